@@ -1,0 +1,1 @@
+//! Key encryption keys and what they wrap.

@@ -1,0 +1,1 @@
+//! Pseudonyms that a shredded salt unlinks.

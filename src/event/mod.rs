@@ -1,0 +1,1 @@
+//! From schema to plan, and the walkers that run a plan over received bytes.

@@ -1,0 +1,1 @@
+//! Freshness has passed; here replay and rate are decided on the record clock.

@@ -1,0 +1,1 @@
+//! The device keys that a gate knows, as one immutable snapshot.

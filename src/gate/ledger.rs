@@ -1,0 +1,1 @@
+//! One record a lane and transaction that accounts for every raw offset.

@@ -1,0 +1,1 @@
+//! The worker loop, its consumer and its transactions.

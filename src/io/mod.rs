@@ -1,0 +1,7 @@
+//! The shell: everything that talks to Kafka, the databases, the schema registry or a socket.
+
+pub mod http;
+pub mod kafka;
+pub mod registry;
+pub mod topology;
+pub mod vault;

@@ -1,0 +1,1 @@
+//! Schema ids, answered by a Confluent-compatible registry.

@@ -1,0 +1,1 @@
+//! Topics, databases and roles as declared in `topology/`, applied and checked.

@@ -1,0 +1,1 @@
+//! The vault database: device keys and subject keys, wrapped.

@@ -1,0 +1,1 @@
+//! Every metric as a documented variant; logs; redaction.
