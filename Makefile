@@ -1,0 +1,3 @@
+.PHONY: up down status reset
+up down status reset:
+	docker/stack $@
