@@ -1,1 +1,458 @@
-//! The sealed field: Tink AEAD wire format, bound to its place by an AWS Encryption SDK context.
+//! The sealed field: Tink's AEAD wire format, bound to its place by an AWS Encryption SDK encryption context.
+//!
+//! `0x01 ‖ key id (u32, big endian) ‖ IV[12] ‖ ciphertext ‖ tag[16]`, AES-256-GCM
+//! (Tink, "Wire format", `TINK` output prefix). Stock Tink opens it.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use aes_gcm::aead::consts::U12;
+use aes_gcm::{AeadInOut, AesGcm, KeyInit, aes::Aes256Enc};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use super::keys::Key32;
+use super::token::{TOKEN_BYTES, Token};
+
+/// First byte of everything that is sealed (Tink's `TINK` output prefix).
+pub const VERSION: u8 = 0x01;
+/// Bytes before the ciphertext: version, key id and IV.
+pub const HEADER_BYTES: usize = 1 + 4 + 12;
+/// Bytes of the authentication tag behind the ciphertext.
+pub const TAG_BYTES: usize = 16;
+/// How much longer the sealed bytes are than the plaintext.
+pub const OVERHEAD_BYTES: usize = HEADER_BYTES + TAG_BYTES;
+/// Encryptions after which a key must not seal any more: random 96-bit IVs under one key (NIST SP 800-38D §8.3).
+pub const SEALS_MAX: u64 = 1 << 32;
+
+/// A 96-bit IV that was drawn from the operating system's random source, and can be used once: sealing consumes it.
+pub struct Nonce([u8; 12]);
+
+impl Nonce {
+    /// Takes twelve fresh random bytes. Whoever calls this vouches that they are used nowhere else.
+    #[must_use]
+    pub const fn from_random(bytes: [u8; 12]) -> Self {
+        Self(bytes)
+    }
+}
+
+/// The key has sealed [`SEALS_MAX`] times. A fault of ours (it should have been rotated long before), never the
+/// message's: nothing is sealed with it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("data key {key_id} has reached 2^32 encryptions and seals no more; rotate it in the vault")]
+pub struct Exhausted {
+    /// The key's id.
+    pub key_id: u32,
+}
+
+/// Why sealed bytes did not open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum OpenError {
+    /// Shorter than the empty plaintext would be.
+    #[error("too short to be a sealed field ({bytes} bytes, the least is {OVERHEAD_BYTES})")]
+    TooShort {
+        /// How many bytes there were.
+        bytes: usize,
+    },
+    /// Does not begin with [`VERSION`].
+    #[error("not a sealed field: the first byte is {found:#04x} where {VERSION:#04x} is due")]
+    Version {
+        /// The first byte.
+        found: u8,
+    },
+    /// Sealed under another key than the one that was tried.
+    #[error("sealed under key {found}, not under key {expected}")]
+    KeyId {
+        /// The id in the sealed bytes.
+        found: u32,
+        /// The id of the key that was tried.
+        expected: u32,
+    },
+    /// The tag does not match: the wrong key, altered bytes, or a ciphertext moved from its place.
+    #[error("refused: wrong key, altered, or moved here from another field, subject, event or topic")]
+    Refused,
+}
+
+// Only the encrypting half of AES is kept expanded: GCM uses the forward direction both ways.
+type Cipher = AesGcm<Aes256Enc, U12>;
+
+/// An AES-256-GCM key, expanded once and kept expanded, with its id and its use count. Zeroized on drop.
+///
+/// `benches/seal.rs` compares this with expanding the key anew for each event.
+pub struct FieldKey {
+    key_id: u32,
+    cipher: Cipher,
+    seals: AtomicU64,
+}
+
+impl FieldKey {
+    /// Expands a key that has not sealed anything yet.
+    #[must_use]
+    pub fn new(key_id: u32, key: &Key32) -> Self {
+        Self::with_seals(key_id, key, 0)
+    }
+
+    /// Expands a key that has sealed `seals` times already, as the vault's row says.
+    #[must_use]
+    pub fn with_seals(key_id: u32, key: &Key32, seals: u64) -> Self {
+        Self {
+            key_id,
+            cipher: Cipher::new(key.bytes().into()),
+            seals: AtomicU64::new(seals),
+        }
+    }
+
+    /// The id that stands in everything sealed under this key.
+    #[must_use]
+    pub const fn key_id(&self) -> u32 {
+        self.key_id
+    }
+
+    /// How often this key has sealed, as far as this process knows.
+    #[must_use]
+    pub fn seals(&self) -> u64 {
+        self.seals.load(Ordering::Relaxed)
+    }
+
+    /// Seals `plaintext` and appends the sealed bytes to `out`. `aad` is the serialised [`Context`].
+    ///
+    /// # Errors
+    /// [`Exhausted`] at [`SEALS_MAX`]; `out` is then as it was.
+    pub fn seal_into(
+        &self,
+        nonce: Nonce,
+        aad: &[u8],
+        plaintext: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), Exhausted> {
+        let exhausted = Exhausted { key_id: self.key_id };
+        // The count only ever grows by one a seal, so 2^64 is out of reach and the limit cannot be wrapped past.
+        if self.seals.fetch_add(1, Ordering::Relaxed) >= SEALS_MAX {
+            return Err(exhausted);
+        }
+        let start = out.len();
+        out.reserve(plaintext.len() + OVERHEAD_BYTES);
+        out.push(VERSION);
+        out.extend_from_slice(&self.key_id.to_be_bytes());
+        out.extend_from_slice(&nonce.0);
+        out.extend_from_slice(plaintext);
+        let body = &mut out[start + HEADER_BYTES..];
+        // The cipher refuses only plaintexts beyond 64 GiB; refusing leaves no plaintext behind in `out`.
+        let Ok(tag) = self
+            .cipher
+            .encrypt_inout_detached(&nonce.0.into(), aad, body.into())
+        else {
+            out.truncate(start);
+            return Err(exhausted);
+        };
+        out.extend_from_slice(&tag);
+        Ok(())
+    }
+
+    /// Opens sealed bytes with this key and no other: stock Tink would go on to try keys without a prefix.
+    ///
+    /// # Errors
+    /// [`OpenError`]; no plaintext is released unless the tag matches.
+    pub fn open(&self, aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+        let found = key_id_of(sealed)?;
+        if found != self.key_id {
+            return Err(OpenError::KeyId {
+                found,
+                expected: self.key_id,
+            });
+        }
+        let (header, rest) = sealed.split_at(HEADER_BYTES);
+        let (ciphertext, tag) = rest.split_at(rest.len() - TAG_BYTES);
+        let refused = |_| OpenError::Refused;
+        let nonce: [u8; 12] = header[5..].try_into().map_err(refused)?;
+        let tag: [u8; TAG_BYTES] = tag.try_into().map_err(refused)?;
+        let mut plaintext = Zeroizing::new(ciphertext.to_vec());
+        self.cipher
+            .decrypt_inout_detached(&nonce.into(), aad, plaintext.as_mut_slice().into(), &tag.into())
+            .map_err(|_| OpenError::Refused)?;
+        Ok(plaintext)
+    }
+}
+
+impl fmt::Debug for FieldKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FieldKey({}, [redacted])", self.key_id)
+    }
+}
+
+/// The id of the key that `sealed` says it was sealed under. Nothing is authenticated yet.
+///
+/// # Errors
+/// [`OpenError::TooShort`] or [`OpenError::Version`] where these are no sealed bytes at all.
+pub fn key_id_of(sealed: &[u8]) -> Result<u32, OpenError> {
+    if sealed.len() < OVERHEAD_BYTES {
+        return Err(OpenError::TooShort { bytes: sealed.len() });
+    }
+    match sealed {
+        [VERSION, a, b, c, d, ..] => Ok(u32::from_be_bytes([*a, *b, *c, *d])),
+        [found, ..] => Err(OpenError::Version { found: *found }),
+        [] => Err(OpenError::TooShort { bytes: 0 }),
+    }
+}
+
+/// A key or value of an encryption context does not fit its 16-bit length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("an encryption context takes at most 65535 bytes a value; this one has {bytes}")]
+pub struct TooLong {
+    /// The length that was too much.
+    pub bytes: usize,
+}
+
+/// Appends the AWS Encryption SDK serialisation of `pairs`: `u16 count ‖ (u16 length, key, u16 length, value)*`, keys
+/// in ascending byte order, integers big endian ("Serializing encryption context", AWS Encryption SDK specification).
+///
+/// # Errors
+/// [`TooLong`] where a length or the count does not fit 16 bits; `out` is then unspecified.
+pub fn write_context(pairs: &[(&str, &[u8])], out: &mut Vec<u8>) -> Result<(), TooLong> {
+    let mut sorted: Vec<_> = pairs.to_vec();
+    sorted.sort_unstable_by_key(|(key, _)| *key);
+    let count = u16::try_from(sorted.len()).map_err(|_| TooLong { bytes: sorted.len() })?;
+    out.extend_from_slice(&count.to_be_bytes());
+    for (key, value) in sorted {
+        write_text(key.as_bytes(), out)?;
+        write_text(value, out)?;
+    }
+    Ok(())
+}
+
+fn write_text(text: &[u8], out: &mut Vec<u8>) -> Result<(), TooLong> {
+    let length = u16::try_from(text.len()).map_err(|_| TooLong { bytes: text.len() })?;
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(text);
+    Ok(())
+}
+
+/// The AAD of a sealed field, `{env, event, field, subject, topic}`, written in place: what is the same for every
+/// record is written once, what is the same for every field of a record once a record.
+#[derive(Debug)]
+pub struct Context {
+    /// `count ‖ env ‖ "event"`, then the event id, then `"field"`, then the path and the tail.
+    buffer: Vec<u8>,
+    /// Where the event id's length begins.
+    event_at: usize,
+    /// `"subject" ‖ token ‖ "topic" ‖ topic`.
+    tail: Vec<u8>,
+    /// Where the token begins in the tail.
+    token_at: usize,
+}
+
+impl Context {
+    /// For fields of records of `topic` in `environment`.
+    ///
+    /// # Errors
+    /// [`TooLong`] where either does not fit.
+    pub fn new(environment: &str, topic: &str) -> Result<Self, TooLong> {
+        let mut buffer = vec![0, 5];
+        write_text(b"env", &mut buffer)?;
+        write_text(environment.as_bytes(), &mut buffer)?;
+        write_text(b"event", &mut buffer)?;
+        let event_at = buffer.len();
+        let mut tail = Vec::new();
+        write_text(b"subject", &mut tail)?;
+        write_text(&[b'-'; TOKEN_BYTES], &mut tail)?;
+        let token_at = tail.len() - TOKEN_BYTES;
+        write_text(b"topic", &mut tail)?;
+        write_text(topic.as_bytes(), &mut tail)?;
+        Ok(Self {
+            buffer,
+            event_at,
+            tail,
+            token_at,
+        })
+    }
+
+    /// Begins a record: its fields belong to this event id and this subject's token.
+    ///
+    /// # Errors
+    /// [`TooLong`] where the event id does not fit.
+    pub fn begin(&mut self, event: &[u8], token: &Token) -> Result<Fields<'_>, TooLong> {
+        self.buffer.truncate(self.event_at);
+        write_text(event, &mut self.buffer)?;
+        write_text(b"field", &mut self.buffer)?;
+        self.tail[self.token_at..self.token_at + TOKEN_BYTES].copy_from_slice(token);
+        Ok(Fields {
+            field_at: self.buffer.len(),
+            buffer: &mut self.buffer,
+            tail: &self.tail,
+        })
+    }
+}
+
+/// The contexts of one record's fields.
+#[derive(Debug)]
+pub struct Fields<'c> {
+    buffer: &'c mut Vec<u8>,
+    /// Where the path's length begins.
+    field_at: usize,
+    tail: &'c [u8],
+}
+
+impl Fields<'_> {
+    /// The serialised context of one field.
+    ///
+    /// # Errors
+    /// [`TooLong`] where the path does not fit.
+    pub fn at(&mut self, path: &[u8]) -> Result<&[u8], TooLong> {
+        self.buffer.truncate(self.field_at);
+        write_text(path, self.buffer)?;
+        self.buffer.extend_from_slice(self.tail);
+        Ok(self.buffer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key(id: u32) -> FieldKey {
+        FieldKey::new(id, &Key32::random([7; 32]))
+    }
+
+    fn seal(key: &FieldKey, aad: &[u8], plaintext: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        key.seal_into(Nonce::from_random([3; 12]), aad, plaintext, &mut out)
+            .expect("the key is fresh");
+        out
+    }
+
+    /// NIST CAVP `gcmEncryptExtIV256`, 96-bit IV, 128-bit plaintext and AAD.
+    #[test]
+    fn a_known_answer_of_nist() {
+        let hex = |text: &str| -> Vec<u8> {
+            (0..text.len() / 2)
+                .map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).expect("hex"))
+                .collect()
+        };
+        let key32: [u8; 32] = hex("92e11dcdaa866f5ce790fd24501f92509aacf4cb8b1339d50c9c1240935dd08b")
+            .try_into()
+            .expect("32");
+        let nonce: [u8; 12] = hex("ac93a1a6145299bde902f21a").try_into().expect("12");
+        let mut out = Vec::new();
+        FieldKey::new(1, &Key32::random(key32))
+            .seal_into(
+                Nonce::from_random(nonce),
+                &hex("1e0889016f67601c8ebea4943bc23ad6"),
+                &hex("2d71bcfa914e4ac045b2aa60955fad24"),
+                &mut out,
+            )
+            .expect("the key is fresh");
+        assert_eq!(
+            out[HEADER_BYTES..],
+            hex("8995ae2e6df3dbf96fac7b7137bae67feca5aa77d51d4a0a14d9c51e1da474ab")
+        );
+    }
+
+    #[test]
+    fn the_layout_is_tinks() {
+        let sealed = seal(&key(0x0102_0304), b"aad", b"plain");
+        assert_eq!(sealed.len(), 5 + OVERHEAD_BYTES);
+        assert_eq!(sealed[..17], [1, 1, 2, 3, 4, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3]);
+        assert_eq!(key_id_of(&sealed), Ok(0x0102_0304));
+    }
+
+    #[test]
+    fn each_refusal_says_what_is_wrong() {
+        let sealed = seal(&key(9), b"aad", b"plain");
+        assert_eq!(
+            key(9).open(b"aad", &sealed[..32]).err(),
+            Some(OpenError::TooShort { bytes: 32 })
+        );
+        assert_eq!(
+            key(9).open(b"aad", &[0; 40]).err(),
+            Some(OpenError::Version { found: 0 })
+        );
+        assert_eq!(
+            key(8).open(b"aad", &sealed).err(),
+            Some(OpenError::KeyId {
+                found: 9,
+                expected: 8
+            })
+        );
+        assert_eq!(key(9).open(b"other", &sealed).err(), Some(OpenError::Refused));
+    }
+
+    #[test]
+    fn a_key_stops_at_its_limit_and_leaves_the_output_alone() {
+        let key = FieldKey::with_seals(4, &Key32::random([7; 32]), SEALS_MAX - 1);
+        let mut out = b"before".to_vec();
+        assert!(
+            key.seal_into(Nonce::from_random([1; 12]), b"", b"x", &mut out)
+                .is_ok()
+        );
+        let sealed = out.len();
+        assert_eq!(
+            key.seal_into(Nonce::from_random([2; 12]), b"", b"x", &mut out),
+            Err(Exhausted { key_id: 4 })
+        );
+        assert_eq!(out.len(), sealed);
+    }
+
+    #[test]
+    fn debug_shows_no_key() {
+        assert_eq!(format!("{:?}", key(5)), "FieldKey(5, [redacted])");
+    }
+
+    #[test]
+    fn the_fast_context_is_the_general_one() {
+        let mut context = Context::new("local", "biometrics.clean").expect("short");
+        for (event, token, path) in [
+            ("e-1", [b'a'; 22], "note"),
+            ("e-1", [b'a'; 22], "subject.name"),
+            ("", [b'b'; 22], "readings[0].value"),
+        ] {
+            let mut fields = context.begin(event.as_bytes(), &token).expect("short");
+            let mut expected = Vec::new();
+            write_context(
+                &[
+                    ("topic", b"biometrics.clean"),
+                    ("env", b"local"),
+                    ("subject", &token),
+                    ("field", path.as_bytes()),
+                    ("event", event.as_bytes()),
+                ],
+                &mut expected,
+            )
+            .expect("short");
+            assert_eq!(fields.at(path.as_bytes()).expect("short"), expected);
+        }
+        assert!(context.begin(&vec![b'x'; 65_536], &[b'a'; 22]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_sealed_opens(
+            plaintext in proptest::collection::vec(any::<u8>(), 0..600),
+            aad in proptest::collection::vec(any::<u8>(), 0..200),
+            key_id: u32,
+        ) {
+            let key = key(key_id);
+            let sealed = seal(&key, &aad, &plaintext);
+            prop_assert_eq!(key.open(&aad, &sealed).map(|plain| plain.to_vec()), Ok(plaintext));
+        }
+
+        #[test]
+        fn any_flipped_bit_is_refused(
+            plaintext in proptest::collection::vec(any::<u8>(), 0..100),
+            at: proptest::sample::Index,
+            bit in 0..8_u32,
+        ) {
+            let key = key(77);
+            let mut sealed = seal(&key, b"aad", &plaintext);
+            let at = at.index(sealed.len());
+            sealed[at] ^= 1 << bit;
+            prop_assert!(key.open(b"aad", &sealed).is_err());
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic_or_open(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(key(16_843_009).open(b"aad", &bytes).is_err());
+        }
+    }
+}

@@ -1,1 +1,188 @@
-//! Key encryption keys and what they wrap.
+//! The key encryption key: the one secret that stays outside every database.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use super::keys::{Commitment, Key32};
+
+/// Where the KEK comes from. AWS KMS and Vault transit are named in the contract and have their place in [`Source`].
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// `environment` (the default): base64 in `PHI_MASTER_KEY`. `file`: the file named by `file`.
+    pub source: Source,
+    /// The key file: 32 raw bytes, or their base64. Others must not be able to read it, outside `local`.
+    pub file: Option<PathBuf>,
+}
+
+/// The kinds of KEK.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// The environment variable `PHI_MASTER_KEY`, 32 bytes in base64.
+    #[default]
+    Environment,
+    /// A file.
+    File,
+}
+
+/// Why bytes are no KEK, or not the right one.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum KekError {
+    /// Neither 32 raw bytes nor the base64 of 32 bytes.
+    #[error(
+        "a KEK is 32 random bytes, raw or in base64 (44 characters); make one with `openssl rand -base64 32`"
+    )]
+    Malformed,
+    /// 32 characters of text: a pass phrase, not a key.
+    #[error(
+        "these are 32 characters of text, not 32 random bytes; make a KEK with `openssl rand -base64 32`"
+    )]
+    Text,
+    /// Not the KEK that the vault was made with.
+    #[error(
+        "this is KEK {found}, but the vault was made with KEK {expected}: nothing was read or written; give the right key"
+    )]
+    Wrong {
+        /// The id of the key that was given.
+        found: String,
+        /// The id that the vault has.
+        expected: String,
+    },
+}
+
+/// The key encryption key: wraps the tenants' branch keys, and nothing else. Zeroized on drop.
+pub struct Kek {
+    wrapping: Key32,
+    id: String,
+    commitment: Commitment,
+}
+
+impl Kek {
+    /// Takes the contents of a key file or of `PHI_MASTER_KEY`: 32 raw bytes, or their base64 with or without a line end.
+    ///
+    /// # Errors
+    /// [`KekError::Malformed`] or [`KekError::Text`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, KekError> {
+        if let Ok(raw) = <[u8; 32]>::try_from(bytes) {
+            if bytes
+                .iter()
+                .all(|byte| matches!(byte, b' '..=b'~' | b'\t' | b'\r' | b'\n'))
+            {
+                return Err(KekError::Text);
+            }
+            return Ok(Self::from_key(&Key32::random(raw)));
+        }
+        let mut decoded = Zeroizing::new([0; 33]);
+        match STANDARD.decode_slice(bytes.trim_ascii(), decoded.as_mut_slice()) {
+            Ok(32) => {
+                let mut key = [0; 32];
+                key.copy_from_slice(&decoded[..32]);
+                Ok(Self::from_key(&Key32::random(key)))
+            }
+            _ => Err(KekError::Malformed),
+        }
+    }
+
+    fn from_key(key: &Key32) -> Self {
+        let id = key.derive("kek id");
+        let id = id.bytes()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        Self {
+            wrapping: key.derive("kek wrapping"),
+            id,
+            commitment: key.commitment(),
+        }
+    }
+
+    /// A name for the key that tells nothing about it: 16 hexadecimal digits, for the vault's KEK table and messages.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What the vault stores beside the id, so that a wrong KEK is known before anything is opened or written.
+    #[must_use]
+    pub const fn commitment(&self) -> &Commitment {
+        &self.commitment
+    }
+
+    /// Checks this key against the vault's KEK row.
+    ///
+    /// # Errors
+    /// [`KekError::Wrong`] where it is another key.
+    pub fn check(&self, id: &str, commitment: &[u8]) -> Result<(), KekError> {
+        if self.id == id && bool::from(self.commitment.as_slice().ct_eq(commitment)) {
+            return Ok(());
+        }
+        Err(KekError::Wrong {
+            found: self.id.clone(),
+            expected: id.to_owned(),
+        })
+    }
+
+    /// The key that wraps branch keys.
+    pub(super) const fn wrapping(&self) -> &Key32 {
+        &self.wrapping
+    }
+}
+
+impl fmt::Debug for Kek {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Kek({}, [redacted])", self.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RAW: [u8; 32] = [0xA5; 32];
+
+    #[test]
+    fn raw_and_base64_are_the_same_key() {
+        let raw = Kek::from_bytes(&RAW).expect("raw");
+        let mut text = STANDARD.encode(RAW);
+        text.push('\n');
+        let base64 = Kek::from_bytes(text.as_bytes()).expect("base64");
+        assert_eq!(raw.id(), base64.id());
+        assert_eq!(raw.id().len(), 16);
+        assert_eq!(raw.check(base64.id(), base64.commitment()), Ok(()));
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused() {
+        for bytes in [
+            &b""[..],
+            &[0xA5; 31],
+            &[0xA5; 33],
+            b"not base64 at all, but long enough!!!",
+            STANDARD.encode([1; 31]).as_bytes(),
+        ] {
+            assert_eq!(Kek::from_bytes(bytes).err(), Some(KekError::Malformed));
+        }
+        assert_eq!(
+            Kek::from_bytes(b"correct horse battery staple 123").err(),
+            Some(KekError::Text)
+        );
+    }
+
+    #[test]
+    fn another_key_is_refused_by_name() {
+        let mine = Kek::from_bytes(&RAW).expect("raw");
+        let vaults = Kek::from_bytes(&[0xA6; 32]).expect("raw");
+        let error = mine
+            .check(vaults.id(), vaults.commitment())
+            .expect_err("another key");
+        assert!(error.to_string().contains(vaults.id()), "{error}");
+        assert!(mine.check(mine.id(), vaults.commitment()).is_err());
+        assert!(mine.check(mine.id(), &[]).is_err());
+    }
+}

@@ -1,6 +1,10 @@
-//! Wire formats and key handling: envelope, tokens, Merkle roots and key encryption keys.
+//! Wire formats and key handling: envelope, tokens, Merkle roots and the key hierarchy.
+//!
+//! KEK → tenant branch key → one data key a subject. Everything here is a pure function: random bytes, key files and
+//! vault rows are read by the shell and arrive as arguments.
 
 pub mod envelope;
 pub mod kek;
+pub mod keys;
 pub mod merkle;
 pub mod token;

@@ -2,6 +2,7 @@
 
 pub mod http;
 pub mod kafka;
+pub mod kek;
 pub mod registry;
 pub mod topology;
 pub mod vault;
