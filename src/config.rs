@@ -1,1 +1,171 @@
-//! Layered configuration.
+//! The configuration: what can be set, where it may come from, and what makes no sense.
+//!
+//! Every stage keeps its own settings beside its logic; here they are composed, layered ([`layers`]) and checked
+//! together. Integers carry their unit last in the name (`batch.time_max_ms`).
+
+pub mod layers;
+mod secret;
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use layers::{Inputs, Loaded};
+pub use secret::{REDACTED, Secret};
+
+/// The environment in which a development stack runs; the only one where plaintext connections are accepted.
+pub const LOCAL: &str = "local";
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The environment's name. Devices sign for it (`aud` is `<environment>/<topic>`), sealed fields are bound to it, and
+    /// outside `local` every connection must be encrypted. Default: the name of the profile.
+    pub environment: String,
+    /// How to reach Kafka.
+    pub kafka: crate::io::kafka::Config,
+    /// The names of the topics.
+    pub topics: crate::io::kafka::Topics,
+    /// The gate: its workers, batches and stages.
+    pub gate: crate::gate::Config,
+    /// Health, readiness and metrics over HTTP.
+    pub http: crate::io::http::Config,
+    /// Logs.
+    pub log: crate::telemetry::log::Config,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            environment: LOCAL.to_owned(),
+            kafka: Default::default(),
+            topics: Default::default(),
+            gate: Default::default(),
+            http: Default::default(),
+            log: Default::default(),
+        }
+    }
+}
+
+/// One thing that is wrong with the configuration. It names a setting, never its value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// The dotted path of the setting, such as `gate.batch.records_max`; empty when it is no single one.
+    pub path: String,
+    /// What is wrong and what to do.
+    pub message: String,
+    /// Where the value came from, unless it is a default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+}
+
+impl Problem {
+    /// A problem of one setting.
+    pub fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            message: message.into(),
+            source: None,
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.message)?;
+        match &self.source {
+            Some(source) => write!(f, " (from {source})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A configuration that can't be used, with everything that is wrong with it.
+#[derive(Debug)]
+pub struct Invalid(pub Vec<Problem>);
+
+impl std::error::Error for Invalid {}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_slice() {
+            [problem] => write!(f, "the configuration has a problem: {problem}"),
+            problems => {
+                write!(f, "the configuration has {} problems:", problems.len())?;
+                problems
+                    .iter()
+                    .try_for_each(|problem| write!(f, "\n  {problem}"))
+            }
+        }
+    }
+}
+
+impl Config {
+    /// What is wrong with the values themselves: all of it, in the order of the settings.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut check = Check {
+            local: self.environment == LOCAL,
+            problems: Vec::new(),
+        };
+        if self.environment.is_empty() || self.environment.contains('/') {
+            check.problem(
+                "environment",
+                "must not be empty or contain a slash: devices sign for <environment>/<topic>",
+            );
+        }
+        self.kafka.check(&mut check);
+        self.topics.check(&mut check);
+        self.gate.check(&mut check);
+        self.http.check(&mut check);
+        self.log.check(&mut check);
+        check.problems
+    }
+
+    /// The JSON schema of the configuration file.
+    #[must_use]
+    pub fn schema() -> serde_json::Value {
+        schemars::schema_for!(Self).to_value()
+    }
+}
+
+/// Collects what is wrong while each section looks at itself.
+pub struct Check {
+    /// Plaintext connections are fine.
+    pub local: bool,
+    problems: Vec<Problem>,
+}
+
+impl Check {
+    /// Notes a problem of the setting at `path`.
+    pub fn problem(&mut self, path: &str, message: impl Into<String>) {
+        self.problems.push(Problem::new(path, message));
+    }
+
+    /// The setting at `path` must lie in `range`.
+    pub fn range(&mut self, path: &str, value: u64, range: std::ops::RangeInclusive<u64>) {
+        if !range.contains(&value) {
+            self.problem(
+                path,
+                format!("must be between {} and {}", range.start(), range.end()),
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_have_no_problem_but_what_only_a_profile_can_know() {
+        let mut config = Config::default();
+        config.kafka.brokers = "127.0.0.1:9092".to_owned();
+        assert_eq!(config.problems(), []);
+    }
+}

@@ -1,9 +1,236 @@
 //! The command line: parses, loads the configuration, dispatches, and turns a failure into an exit code.
 
+pub mod config;
+pub mod demo;
+pub mod device;
+pub mod gate;
+pub mod open;
+pub mod schema;
+pub mod topology;
+
+use std::fmt;
+use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use clap::Parser;
+use serde::Serialize;
+
+use crate::config::{Config, Inputs, Invalid, layers};
+use crate::telemetry;
+
+/// An exactly-once gate for signed biometric events: verify, admit, seal, account.
+#[derive(Parser)]
+#[command(name = "pulsegate", version, propagate_version = true, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 good, 1 found wrong, 2 usage or configuration, 3 a service is unreachable.";
+
+/// Options of every command.
+#[derive(clap::Args)]
+struct Global {
+    /// The configuration file [default: pulsegate.toml if it is there]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Presets: local, dev, staging or prod [default: the environment's name, else local]
+    #[arg(long, global = true, value_name = "NAME")]
+    profile: Option<String>,
+    /// Sets one value, above file and environment; may be repeated
+    #[arg(long, global = true, value_name = "PATH=VALUE")]
+    set: Vec<String>,
+    /// Answers in JSON, for machines
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Runs the gate until it is told to stop: raw topic to clean topic, exactly once
+    Gate(gate::Args),
+    /// Signs and produces a fleet, runs the gate on it and prints what became of every record
+    Demo(demo::Args),
+    /// Topics, databases and roles: apply, check or show them
+    Topology(topology::Args),
+    /// Device keys: add, import, revoke or list them
+    Device(device::Args),
+    /// Decrypts the PHI of clean records, for one who holds the key
+    Open(open::Args),
+    /// Event schemas: check them, derive and register the clean ones
+    Schema(schema::Args),
+    /// The configuration: show it, check it, or print its schema
+    Config(config::Args),
+}
+
+/// What every command is given.
+pub struct Context {
+    /// The effective configuration.
+    pub config: Config,
+    /// Answer in JSON.
+    pub json: bool,
+}
+
+/// Why a command did not succeed. The text says what, where and what to do next, and never holds a secret or PHI.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The command worked and found something wrong.
+    Wrong(String),
+    /// The command line or the configuration can't be used.
+    Usage(String),
+    /// A service that is needed did not answer.
+    Unreachable(String),
+}
+
+impl Failure {
+    /// The exit code.
+    #[must_use]
+    pub const fn code(&self) -> u8 {
+        match self {
+            Self::Wrong(_) => 1,
+            Self::Usage(_) => 2,
+            Self::Unreachable(_) => 3,
+        }
+    }
+
+    const fn kind(&self) -> &'static str {
+        match self {
+            Self::Wrong(_) => "wrong",
+            Self::Usage(_) => "usage",
+            Self::Unreachable(_) => "unreachable",
+        }
+    }
+
+    /// Tells the user, on standard error so that standard output holds nothing but answers.
+    fn report(&self, json: bool) {
+        let mut stderr = std::io::stderr().lock();
+        // There is nobody left to tell when standard error is closed.
+        let _ = if json {
+            writeln!(
+                stderr,
+                "{}",
+                serde_json::json!({ "failure": self.kind(), "message": self.to_string() })
+            )
+        } else {
+            writeln!(stderr, "error: {self}")
+        };
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Wrong(text) | Self::Usage(text) | Self::Unreachable(text)) = self;
+        f.write_str(text)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<Invalid> for Failure {
+    fn from(invalid: Invalid) -> Self {
+        Self::Usage(invalid.to_string())
+    }
+}
 
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let cli = Cli::parse();
+    let json = cli.global.json;
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.report(json);
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let json = cli.global.json;
+    let inputs = inputs(cli.global);
+    if let Command::Config(args) = cli.command {
+        // It has an answer even where the configuration can't be used.
+        return config::run(&args, &inputs, json);
+    }
+    let config = layers::load(&inputs)?.config;
+    telemetry::log::start(&config.log);
+    let context = Context { config, json };
+    // Two threads: commands wait far more than they compute, and the gate's workers are threads of their own.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Usage(format!("can't start the runtime: {error}")))?;
+    runtime.block_on(dispatch(cli.command, &context))
+}
+
+async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
+    match command {
+        Command::Gate(args) => gate::run(args, context).await,
+        Command::Demo(args) => demo::run(args, context).await,
+        Command::Topology(args) => topology::run(args, context).await,
+        Command::Device(args) => device::run(args, context).await,
+        Command::Open(args) => open::run(args, context).await,
+        Command::Schema(args) => schema::run(args, context).await,
+        Command::Config(_) => Ok(()),
+    }
+}
+
+fn inputs(global: Global) -> Inputs {
+    // A name or value that is not UTF-8 is kept with its damage, so that a setting of ours is still refused by its type.
+    let environment = std::env::vars_os()
+        .map(|(name, value)| {
+            (
+                name.to_string_lossy().into_owned(),
+                value.to_string_lossy().into_owned(),
+            )
+        })
+        .collect();
+    Inputs {
+        file: global.config,
+        profile: global.profile,
+        set: global.set,
+        environment,
+    }
+}
+
+/// Prints an answer for people. A reader who has left, such as `head`, is no error.
+///
+/// # Errors
+///
+/// When standard output can't be written.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    match writeln!(stdout, "{}", text.trim_end()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::Usage(
+            format!("can't write to standard output: {error}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Prints an answer for machines.
+///
+/// # Errors
+///
+/// When the value can't be shown as JSON or standard output can't be written.
+pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| Failure::Usage(format!("no JSON: {error}")))?;
+    print(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
 }

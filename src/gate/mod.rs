@@ -4,9 +4,12 @@
 //! bytes are arguments.
 
 pub mod admit;
+mod config;
 pub mod keyring;
 pub mod ledger;
 pub mod outcome;
 pub mod record;
 pub mod seal;
 pub mod verify;
+
+pub use config::{Batch, Config};

@@ -136,7 +136,9 @@ impl Outcome {
 
     /// Every outcome: clean, duplicate, then the reasons in the order of the checks.
     pub fn all() -> impl Iterator<Item = Self> {
-        [Self::Clean, Self::Duplicate].into_iter().chain(Reason::ALL.into_iter().map(Self::Rejected))
+        [Self::Clean, Self::Duplicate]
+            .into_iter()
+            .chain(Reason::ALL.into_iter().map(Self::Rejected))
     }
 
     /// The name on the wire.
@@ -183,7 +185,8 @@ mod tests {
         for (index, outcome) in all.iter().enumerate() {
             assert_eq!(outcome.index(), index);
         }
-        let names: std::collections::HashSet<_> = all.iter().map(|outcome| outcome.as_str()).collect();
+        let names: std::collections::HashSet<_> =
+            all.iter().map(|outcome| outcome.as_str()).collect();
         assert_eq!(names.len(), Outcome::COUNT);
     }
 }

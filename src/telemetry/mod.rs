@@ -1,1 +1,3 @@
-//! Every metric as a documented variant; logs; redaction.
+//! Every metric as a documented variant; health; logs.
+
+pub mod log;

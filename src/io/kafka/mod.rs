@@ -1,1 +1,5 @@
 //! The worker loop, its consumer and its transactions.
+
+pub mod config;
+
+pub use config::{Config, Topics};

@@ -1,0 +1,175 @@
+//! Structured logs on standard error: sentences for a terminal, JSON for machines.
+//!
+//! No PHI, no identity and no payload is ever logged: log calls take positions, counts and closed names.
+
+use std::fmt;
+use std::io::IsTerminal;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
+
+use crate::config::Check;
+
+/// How logs are written.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The least severe level that is written, or a comma-separated filter such as `info,pulsegate::io=debug`.
+    /// Default: `info`.
+    pub level: String,
+    /// The form of a line. Default: `auto`, which is `text` on a terminal and `json` otherwise.
+    pub format: Format,
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// `text` on a terminal, `json` otherwise.
+    #[default]
+    Auto,
+    /// A line for people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            level: "info".to_owned(),
+            format: Format::Auto,
+        }
+    }
+}
+
+impl Config {
+    /// Notes what makes no sense.
+    pub fn check(&self, check: &mut Check) {
+        if self.filter().is_err() {
+            check.problem("log.level", "must be a level (error, warn, info, debug, trace) or a filter such as info,pulsegate::io=debug");
+        }
+    }
+
+    fn filter(&self) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
+        EnvFilter::builder().parse(&self.level)
+    }
+}
+
+/// Starts logging for this process; a second call changes nothing.
+pub fn start(config: &Config) {
+    let terminal = std::io::stderr().is_terminal();
+    let _ = tracing::dispatcher::set_global_default(dispatch(config, terminal, std::io::stderr));
+}
+
+fn dispatch<W>(config: &Config, terminal: bool, writer: W) -> tracing::Dispatch
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let json = match config.format {
+        Format::Auto => !terminal,
+        Format::Text => false,
+        Format::Json => true,
+    };
+    // A filter that can't be read was refused with the configuration; this is for callers that skipped the check.
+    let filter = config.filter().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_timer(Utc)
+        .with_writer(writer);
+    if json {
+        builder
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_ansi(false)
+            .finish()
+            .into()
+    } else {
+        builder.with_ansi(terminal).finish().into()
+    }
+}
+
+/// RFC 3339 in UTC, to the microsecond.
+struct Utc;
+
+impl FormatTime for Utc {
+    fn format_time(&self, w: &mut Writer<'_>) -> fmt::Result {
+        write!(w, "{:.6}", jiff::Timestamp::now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0
+                .lock()
+                .expect("no test panics while it logs")
+                .extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(format: Format, terminal: bool) -> String {
+        let sink = Sink::default();
+        let writer = sink.clone();
+        let config = Config {
+            level: "info".to_owned(),
+            format,
+        };
+        tracing::dispatcher::with_default(
+            &dispatch(&config, terminal, move || writer.clone()),
+            || {
+                tracing::info!(lane = 3, "Lane assigned.");
+                tracing::debug!("Not at this level.");
+            },
+        );
+        let bytes = sink.0.lock().expect("no test panics while it logs").clone();
+        String::from_utf8(bytes).expect("logs are UTF-8")
+    }
+
+    #[test]
+    fn json_without_a_terminal_has_time_level_message_and_fields_at_the_top() {
+        let text = logged(Format::Auto, false);
+        assert_eq!(text.lines().count(), 1);
+        let line: serde_json::Value = serde_json::from_str(&text).expect("a JSON line");
+        assert_eq!(line["lane"], 3);
+        assert_eq!(line["message"], "Lane assigned.");
+        assert_eq!(line["level"], "INFO");
+        let time: jiff::Timestamp = line["timestamp"]
+            .as_str()
+            .expect("a time")
+            .parse()
+            .expect("RFC 3339");
+        assert!(
+            line["timestamp"]
+                .as_str()
+                .is_some_and(|text| text.ends_with('Z')),
+            "{time} is not in UTC"
+        );
+    }
+
+    #[test]
+    fn escapes_only_on_a_terminal() {
+        assert!(logged(Format::Auto, true).contains("\x1b["));
+        assert!(!logged(Format::Text, false).contains('\x1b'));
+        assert!(!logged(Format::Json, true).contains('\x1b'));
+    }
+}
