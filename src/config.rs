@@ -97,9 +97,7 @@ impl fmt::Display for Invalid {
             [problem] => write!(f, "the configuration has a problem: {problem}"),
             problems => {
                 write!(f, "the configuration has {} problems:", problems.len())?;
-                problems
-                    .iter()
-                    .try_for_each(|problem| write!(f, "\n  {problem}"))
+                problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
             }
         }
     }

@@ -88,9 +88,7 @@ fn check(inputs: &Inputs, json: bool) -> Result<(), Failure> {
     match problems.len() {
         0 => Ok(()),
         1 => Err(Failure::Wrong("the configuration has 1 problem".to_owned())),
-        count => Err(Failure::Wrong(format!(
-            "the configuration has {count} problems"
-        ))),
+        count => Err(Failure::Wrong(format!("the configuration has {count} problems"))),
     }
 }
 

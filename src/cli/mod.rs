@@ -207,9 +207,9 @@ fn inputs(global: Global) -> Inputs {
 pub fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     match writeln!(stdout, "{}", text.trim_end()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::Usage(
-            format!("can't write to standard output: {error}"),
-        )),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::Usage(format!("can't write to standard output: {error}")))
+        }
         _ => Ok(()),
     }
 }
@@ -220,8 +220,8 @@ pub fn print(text: &str) -> Result<(), Failure> {
 ///
 /// When the value can't be shown as JSON or standard output can't be written.
 pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(value)
-        .map_err(|error| Failure::Usage(format!("no JSON: {error}")))?;
+    let text =
+        serde_json::to_string_pretty(value).map_err(|error| Failure::Usage(format!("no JSON: {error}")))?;
     print(&text)
 }
 

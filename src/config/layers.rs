@@ -64,8 +64,7 @@ impl Loaded {
 
 /// The origin of the setting at `path`, of the list that it stands in, or of the first setting of the table that it is.
 fn origin_of<'o>(origins: &'o BTreeMap<String, String>, path: &str) -> Option<&'o str> {
-    let ancestors =
-        std::iter::successors(Some(path), |path| path.rfind('.').map(|end| &path[..end]));
+    let ancestors = std::iter::successors(Some(path), |path| path.rfind('.').map(|end| &path[..end]));
     ancestors
         .into_iter()
         .find_map(|path| origins.get(path))
@@ -101,10 +100,7 @@ pub fn load(inputs: &Inputs) -> Result<Loaded, Invalid> {
     let config = extract(merged, &mut problems);
     for problem in config.problems() {
         // A value that was already found wrong stands at its default here: no second complaint about it.
-        if !problems
-            .iter()
-            .any(|known: &Problem| known.path == problem.path)
-        {
+        if !problems.iter().any(|known: &Problem| known.path == problem.path) {
             problems.push(problem);
         }
     }
@@ -331,12 +327,7 @@ fn is_text(root: &Json, schema: &Json) -> bool {
 }
 
 /// Notes for every leaf which layer it came from.
-fn collect_origins(
-    figment: &Figment,
-    value: &Value,
-    path: String,
-    origins: &mut BTreeMap<String, String>,
-) {
+fn collect_origins(figment: &Figment, value: &Value, path: String, origins: &mut BTreeMap<String, String>) {
     if let Value::Dict(_, entries) = value {
         for (key, inner) in entries {
             let path = if path.is_empty() {

@@ -85,10 +85,7 @@ mod tests {
     fn shows_nothing_of_itself() {
         let secret = Secret::from("hunter2");
         assert_eq!(format!("{secret:?}"), "\"[redacted]\"");
-        assert_eq!(
-            serde_json::to_value(&secret).ok(),
-            Some("[redacted]".into())
-        );
+        assert_eq!(serde_json::to_value(&secret).ok(), Some("[redacted]".into()));
         assert_eq!(secret.expose(), "hunter2");
     }
 }

@@ -92,11 +92,7 @@ impl Config {
             self.settle_timeout_ms,
             100..=self.transaction_timeout_ms,
         );
-        check.range(
-            "gate.drain_timeout_ms",
-            self.drain_timeout_ms,
-            100..=600_000,
-        );
+        check.range("gate.drain_timeout_ms", self.drain_timeout_ms, 100..=600_000);
         if self.batch.time_max_ms >= self.transaction_timeout_ms {
             check.problem(
                 "gate.batch.time_max_ms",

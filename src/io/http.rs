@@ -30,10 +30,6 @@ impl Default for Config {
 impl Config {
     /// Notes what makes no sense.
     pub fn check(&self, check: &mut Check) {
-        check.range(
-            "http.connections_max",
-            self.connections_max as u64,
-            1..=1024,
-        );
+        check.range("http.connections_max", self.connections_max as u64, 1..=1024);
     }
 }

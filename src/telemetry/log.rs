@@ -134,13 +134,10 @@ mod tests {
             level: "info".to_owned(),
             format,
         };
-        tracing::dispatcher::with_default(
-            &dispatch(&config, terminal, move || writer.clone()),
-            || {
-                tracing::info!(lane = 3, "Lane assigned.");
-                tracing::debug!("Not at this level.");
-            },
-        );
+        tracing::dispatcher::with_default(&dispatch(&config, terminal, move || writer.clone()), || {
+            tracing::info!(lane = 3, "Lane assigned.");
+            tracing::debug!("Not at this level.");
+        });
         let bytes = sink.0.lock().expect("no test panics while it logs").clone();
         String::from_utf8(bytes).expect("logs are UTF-8")
     }
@@ -159,9 +156,7 @@ mod tests {
             .parse()
             .expect("RFC 3339");
         assert!(
-            line["timestamp"]
-                .as_str()
-                .is_some_and(|text| text.ends_with('Z')),
+            line["timestamp"].as_str().is_some_and(|text| text.ends_with('Z')),
             "{time} is not in UTC"
         );
     }

@@ -166,10 +166,7 @@ const REFUSED: [(&str, &str); 17] = [
     ("sasl.username", "use kafka.security.sasl_username"),
     ("sasl.password", "use kafka.security.sasl_password"),
     ("ssl.ca.location", "use kafka.security.ca_file"),
-    (
-        "ssl.certificate.location",
-        "use kafka.security.certificate_file",
-    ),
+    ("ssl.certificate.location", "use kafka.security.certificate_file"),
     ("ssl.key.location", "use kafka.security.key_file"),
     ("ssl.key.password", "use kafka.security.key_password"),
     ("group.id", "use gate.group"),
@@ -208,10 +205,7 @@ impl Config {
     /// Notes what makes no sense.
     pub fn check(&self, check: &mut Check) {
         if self.brokers.is_empty() {
-            check.problem(
-                "kafka.brokers",
-                "must name at least one broker as host:port",
-            );
+            check.problem("kafka.brokers", "must name at least one broker as host:port");
         }
         for name in self.properties.0.keys() {
             if let Some((_, instead)) = REFUSED.iter().find(|(refused, _)| refused == name) {
@@ -221,12 +215,7 @@ impl Config {
                 );
             }
         }
-        let off = |name: &str, value: &str| {
-            self.properties
-                .0
-                .get(name)
-                .is_some_and(|found| found == value)
-        };
+        let off = |name: &str, value: &str| self.properties.0.get(name).is_some_and(|found| found == value);
         for (name, value) in [
             ("enable.ssl.certificate.verification", "false"),
             ("ssl.endpoint.identification.algorithm", "none"),
@@ -337,11 +326,7 @@ impl Topics {
             let letters = name
                 .bytes()
                 .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
-            if name.is_empty()
-                || name.len() > 249
-                || !letters
-                || matches!(name.as_str(), "." | "..")
-            {
+            if name.is_empty() || name.len() > 249 || !letters || matches!(name.as_str(), "." | "..") {
                 check.problem(
                     &format!("topics.{field}"),
                     "must be 1 to 249 of letters, digits, dot, underscore and hyphen",
