@@ -7,10 +7,16 @@ compose_possible() {
 
 # One project a clone, so that two clones on one machine do not share containers or volumes.
 compose() {
-  KAFKA_PORT=$KAFKA_PORT POSTGRES_PORT=$POSTGRES_PORT REGISTRY_PORT=$REGISTRY_PORT ADMIN_ROLE=$ADMIN_ROLE \
-    ADMIN_PASSWORD_FILE=$STATE/postgres/admin.password \
+  env KAFKA_PORT="$KAFKA_PORT" KAFKA_CONTROLLER_PORT="$KAFKA_CONTROLLER_PORT" POSTGRES_PORT="$POSTGRES_PORT" \
+    REGISTRY_PORT="$REGISTRY_PORT" ADMIN_ROLE="$ADMIN_ROLE" ADMIN_PASSWORD_FILE="$STATE/postgres/admin.password" \
     docker compose --project-name "pulsegate-$(printf '%s' "$STATE" | cksum | cut -d ' ' -f 1)" \
     --file "$DOCKER_DIR/compose.yaml" "$@"
+}
+
+# compose_start SERVICE; the database's container reads the password from our file.
+compose_start() {
+  admin_password >/dev/null
+  compose up --detach --no-recreate "$1"
 }
 
 compose_running() { [[ -n $(compose ps --quiet --status running "$1" 2>/dev/null) ]]; }

@@ -15,7 +15,8 @@ postgres_check_ports() { check_port "$POSTGRES_PORT" postgres PULSEGATE_STACK_PO
 postgres_answers() {
   case $MODE_POSTGRES in
     native) inside "$PG_BIN/pg_isready" --quiet ;;
-    compose) compose exec -T postgres pg_isready --quiet --username "$ADMIN_ROLE" >/dev/null 2>&1 ;;
+    # By TCP: while the image makes its database, a temporary server answers on the socket.
+    compose) compose exec -T postgres pg_isready --quiet --host 127.0.0.1 --username "$ADMIN_ROLE" >/dev/null 2>&1 ;;
     external)
       local host port
       read -r host port <<<"$(host_and_port "$GIVEN_DATABASE_URL" 5432)"

@@ -29,9 +29,11 @@ setting() {
   printf '%s' "${value:-$2}"
 }
 
-# The environment may hold what .stack/env of this very stack exported: that is no address given by anybody.
+# A shell that sourced .stack/env of this very stack holds addresses that nobody gave, except those that somebody did.
 given() {
-  if [[ ${PULSEGATE_STACK_HOME:-} != "$STATE" ]]; then printf '%s' "${!1:-}"; fi
+  if [[ ${PULSEGATE_STACK_HOME:-} != "$STATE" || " ${PULSEGATE_STACK_GIVEN:-} " == *" $1 "* ]]; then
+    printf '%s' "${!1:-}"
+  fi
 }
 
 choose_modes() {
@@ -120,6 +122,7 @@ write_env() {
       echo "# Written by docker/stack at 'up'. Source it; it holds the password of the database's superuser."
       export_line PULSEGATE_STACK_HOME "$STATE"
       export_line PULSEGATE_STACK_MODE "$OUR_MODE"
+      export_line PULSEGATE_STACK_GIVEN "${GIVEN_BROKERS:+PULSEGATE_KAFKA__BROKERS} ${GIVEN_DATABASE_URL:+PULSEGATE_STACK_DATABASE_URL} ${GIVEN_REGISTRY_URL:+PULSEGATE_REGISTRY__URL}"
       export_line PULSEGATE_STACK_KAFKA_PORT "$KAFKA_PORT"
       export_line PULSEGATE_STACK_KAFKA_CONTROLLER_PORT "$KAFKA_CONTROLLER_PORT"
       export_line PULSEGATE_STACK_POSTGRES_PORT "$POSTGRES_PORT"
