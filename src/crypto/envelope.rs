@@ -205,15 +205,18 @@ pub struct TooLong {
 
 /// Appends the AWS Encryption SDK serialisation of `pairs`: `u16 count ‖ (u16 length, key, u16 length, value)*`, keys
 /// in ascending byte order, integers big endian ("Serializing encryption context", AWS Encryption SDK specification).
+/// The pairs are given in that order.
 ///
 /// # Errors
-/// [`TooLong`] where a length or the count does not fit 16 bits; `out` is then unspecified.
-pub fn write_context(pairs: &[(&str, &[u8])], out: &mut Vec<u8>) -> Result<(), TooLong> {
-    let mut sorted: Vec<_> = pairs.to_vec();
-    sorted.sort_unstable_by_key(|(key, _)| *key);
-    let count = u16::try_from(sorted.len()).map_err(|_| TooLong { bytes: sorted.len() })?;
+/// [`TooLong`] where a length does not fit 16 bits; `out` is then unspecified.
+pub fn write_context<const N: usize>(pairs: [(&str, &[u8]); N], out: &mut Vec<u8>) -> Result<(), TooLong> {
+    debug_assert!(
+        pairs.is_sorted_by(|(one, _), (next, _)| one < next),
+        "keys ascend and differ"
+    );
+    let count = u16::try_from(N).map_err(|_| TooLong { bytes: N })?;
     out.extend_from_slice(&count.to_be_bytes());
-    for (key, value) in sorted {
+    for (key, value) in pairs {
         write_text(key.as_bytes(), out)?;
         write_text(value, out)?;
     }
@@ -410,12 +413,12 @@ mod tests {
             let mut fields = context.begin(event.as_bytes(), &token).expect("short");
             let mut expected = Vec::new();
             write_context(
-                &[
-                    ("topic", b"biometrics.clean"),
+                [
                     ("env", b"local"),
-                    ("subject", &token),
-                    ("field", path.as_bytes()),
                     ("event", event.as_bytes()),
+                    ("field", path.as_bytes()),
+                    ("subject", &token),
+                    ("topic", b"biometrics.clean"),
                 ],
                 &mut expected,
             )

@@ -104,13 +104,13 @@ pub enum UnwrapError {
     Commitment,
 }
 
-/// Wraps `plain` under `wrapping`, bound to a non-empty `context` (serialised as in [`write_context`]).
+/// Wraps `plain` under `wrapping`, bound to a non-empty `context` (keys ascending, serialised as in [`write_context`]).
 ///
 /// # Errors
 /// [`WrapError`].
-pub fn wrap(
+pub fn wrap<const N: usize>(
     wrapping: &Key32,
-    context: &[(&str, &str)],
+    context: [(&str, &str); N],
     plain: &Key32,
     nonce: Nonce,
 ) -> Result<Wrapped, WrapError> {
@@ -131,7 +131,11 @@ pub fn wrap(
 ///
 /// # Errors
 /// [`UnwrapError`]; no key is released unless everything matches.
-pub fn unwrap(wrapping: &Key32, context: &[(&str, &str)], wrapped: &Wrapped) -> Result<Key32, UnwrapError> {
+pub fn unwrap<const N: usize>(
+    wrapping: &Key32,
+    context: [(&str, &str); N],
+    wrapped: &Wrapped,
+) -> Result<Key32, UnwrapError> {
     let plain = FieldKey::new(WRAPPING_KEY_ID, wrapping).open(&wrap_context(context)?, &wrapped.sealed)?;
     let key = Key32(plain.as_slice().try_into().map_err(|_| UnwrapError::Commitment)?);
     if bool::from(key.commitment().ct_eq(&wrapped.commitment)) {
@@ -141,14 +145,10 @@ pub fn unwrap(wrapping: &Key32, context: &[(&str, &str)], wrapped: &Wrapped) -> 
     }
 }
 
-fn wrap_context(context: &[(&str, &str)]) -> Result<Vec<u8>, TooLong> {
-    debug_assert!(!context.is_empty(), "a wrapped key is always bound to its place");
-    let pairs: Vec<(&str, &[u8])> = context
-        .iter()
-        .map(|(key, value)| (*key, value.as_bytes()))
-        .collect();
+fn wrap_context<const N: usize>(context: [(&str, &str); N]) -> Result<Vec<u8>, TooLong> {
+    const { assert!(N > 0, "a wrapped key is always bound to its place") };
     let mut aad = Vec::new();
-    write_context(&pairs, &mut aad)?;
+    write_context(context.map(|(key, value)| (key, value.as_bytes())), &mut aad)?;
     Ok(aad)
 }
 
@@ -170,7 +170,7 @@ impl Tenant {
     pub fn wrap_branch(kek: &Kek, name: &str, branch: &Key32, nonce: Nonce) -> Result<Wrapped, WrapError> {
         wrap(
             kek.wrapping(),
-            &[("purpose", "branch"), ("tenant", name)],
+            [("purpose", "branch"), ("tenant", name)],
             branch,
             nonce,
         )
@@ -187,7 +187,7 @@ impl Tenant {
         quarantine_key_id: u32,
         branch: &Wrapped,
     ) -> Result<Self, UnwrapError> {
-        let branch = unwrap(kek.wrapping(), &[("purpose", "branch"), ("tenant", name)], branch)?;
+        let branch = unwrap(kek.wrapping(), [("purpose", "branch"), ("tenant", name)], branch)?;
         Ok(Self {
             name: name.to_owned(),
             data_wrapping: branch.derive("data key wrapping"),
@@ -244,7 +244,7 @@ impl Tenant {
         let (key_id, subject) = (key_id.to_string(), hex(lookup));
         wrap(
             &self.data_wrapping,
-            &self.data_context(&key_id, &subject),
+            self.data_context(&key_id, &subject),
             key,
             nonce,
         )
@@ -262,7 +262,7 @@ impl Tenant {
         wrapped: &Wrapped,
     ) -> Result<FieldKey, UnwrapError> {
         let (id, subject) = (key_id.to_string(), hex(lookup));
-        let key = unwrap(&self.data_wrapping, &self.data_context(&id, &subject), wrapped)?;
+        let key = unwrap(&self.data_wrapping, self.data_context(&id, &subject), wrapped)?;
         Ok(FieldKey::with_seals(key_id, &key, seals))
     }
 
@@ -371,20 +371,20 @@ mod tests {
     #[test]
     fn a_wrapped_key_opens_only_in_its_place() {
         let wrapping = Key32::random([1; 32]);
-        let wrapped = wrap(&wrapping, &[("a", "b")], &Key32::random([2; 32]), nonce(3)).expect("short");
+        let wrapped = wrap(&wrapping, [("a", "b")], &Key32::random([2; 32]), nonce(3)).expect("short");
         assert_eq!(wrapped.sealed.len(), 65);
         assert_eq!(
-            unwrap(&wrapping, &[("a", "b")], &wrapped)
+            unwrap(&wrapping, [("a", "b")], &wrapped)
                 .expect("same place")
                 .bytes(),
             &[2; 32]
         );
         assert_eq!(
-            unwrap(&wrapping, &[("a", "c")], &wrapped).err(),
+            unwrap(&wrapping, [("a", "c")], &wrapped).err(),
             Some(OpenError::Refused.into())
         );
         assert_eq!(
-            unwrap(&Key32::random([9; 32]), &[("a", "b")], &wrapped).err(),
+            unwrap(&Key32::random([9; 32]), [("a", "b")], &wrapped).err(),
             Some(OpenError::Refused.into())
         );
         let swapped = Wrapped {
@@ -392,7 +392,7 @@ mod tests {
             ..wrapped.clone()
         };
         assert_eq!(
-            unwrap(&wrapping, &[("a", "b")], &swapped).err(),
+            unwrap(&wrapping, [("a", "b")], &swapped).err(),
             Some(UnwrapError::Commitment)
         );
         let cut = Wrapped {
@@ -400,7 +400,7 @@ mod tests {
             ..wrapped
         };
         assert_eq!(
-            unwrap(&wrapping, &[("a", "b")], &cut).err(),
+            unwrap(&wrapping, [("a", "b")], &cut).err(),
             Some(OpenError::Refused.into())
         );
     }
