@@ -9,6 +9,7 @@ mod secret;
 use std::fmt;
 
 use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 
 pub use layers::{Inputs, Loaded};
@@ -128,7 +129,12 @@ impl Config {
     /// The JSON schema of the configuration file.
     #[must_use]
     pub fn schema() -> serde_json::Value {
-        schemars::schema_for!(Self).to_value()
+        // Inline, because most sections are called `Config` in the code.
+        let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+        settings
+            .into_generator()
+            .into_root_schema_for::<Self>()
+            .to_value()
     }
 }
 

@@ -254,12 +254,12 @@ fn text_setting(
     let mut keys = Vec::new();
     let mut rest = segments;
     while let Some((key, tail)) = rest.split_first() {
-        let inner = place.and_then(|place| resolve(schema, place));
+        let inner = place.map(resolve);
         let properties = inner.and_then(|inner| inner.get("properties")?.get(key));
         let values = inner
             .and_then(|inner| inner.get("additionalProperties"))
             .filter(|values| values.is_object());
-        if properties.is_none() && values.is_some_and(|values| is_text(schema, values)) {
+        if properties.is_none() && values.is_some_and(|values| is_text(values)) {
             // A map of texts is as deep as it gets: what is left of the path is one key, dots and all.
             keys.push(property_name(&rest.join(".")));
             place = values;
@@ -270,7 +270,7 @@ fn text_setting(
         rest = tail;
     }
     let mut value = match place {
-        Some(place) if !is_text(schema, place) => parse(text),
+        Some(place) if !is_text(place) => parse(text),
         _ => Value::from(text),
     };
     while keys.len() > 1 {
@@ -288,41 +288,23 @@ fn parse(text: &str) -> Value {
         .unwrap_or_else(|| Value::from(text))
 }
 
-/// Follows references and steps over `null` alternatives, to the schema that says something.
-fn resolve<'s>(root: &'s Json, schema: &'s Json) -> Option<&'s Json> {
-    let mut schema = schema;
-    for _ in 0..8 {
-        if let Some(reference) = schema.get("$ref").and_then(Json::as_str) {
-            schema = root.pointer(reference.strip_prefix('#')?)?;
-        } else if let Some(branches) = schema.get("anyOf").and_then(Json::as_array) {
-            schema = branches
-                .iter()
-                .find(|branch| branch.get("type").and_then(Json::as_str) != Some("null"))?;
-        } else {
-            return Some(schema);
-        }
-    }
-    None
+/// Steps over `null` alternatives, to the schema that says something. References need no following: there are none.
+fn resolve(schema: &Json) -> &Json {
+    let branches = schema.get("anyOf").and_then(Json::as_array);
+    let some = branches.and_then(|all| all.iter().find(|branch| branch["type"] != "null"));
+    some.unwrap_or(schema)
 }
 
 /// The setting is a string: plain, optional, or one of a few words.
-fn is_text(root: &Json, schema: &Json) -> bool {
-    let Some(schema) = resolve(root, schema) else {
-        return false;
-    };
-    let is_string = |kind: &Json| kind.as_str() == Some("string");
-    match schema.get("type") {
-        Some(Json::Array(kinds)) => kinds.iter().any(is_string),
-        Some(kind) => is_string(kind),
-        None => {
-            let words = |key| {
-                schema
-                    .get(key)
-                    .and_then(Json::as_array)
-                    .is_some_and(|all| all.iter().all(|one| is_text(root, one)))
-            };
-            words("oneOf") || schema.get("const").is_some_and(Json::is_string)
-        }
+fn is_text(schema: &Json) -> bool {
+    let schema = resolve(schema);
+    match &schema["type"] {
+        Json::Array(kinds) => kinds.iter().any(|kind| kind == "string"),
+        Json::Null => match schema["oneOf"].as_array() {
+            Some(words) => words.iter().all(is_text),
+            None => schema["const"].is_string(),
+        },
+        kind => kind == "string",
     }
 }
 
@@ -388,6 +370,25 @@ fn describe(kind: &Kind) -> String {
         Kind::MissingField(name) => format!("lacks {name}"),
         Kind::Message(message) => message.clone(),
         _ => "does not fit".to_owned(),
+    }
+}
+
+/// What a type of ours is called by people who don't read Rust.
+fn plain(expected: &str) -> String {
+    match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" => {
+            let bits = expected[1..].parse().unwrap_or(u64::BITS);
+            format!("an integer between 0 and {}", u64::MAX >> (u64::BITS - bits))
+        }
+        "i8" | "i16" | "i32" | "i64" | "isize" => "an integer".to_owned(),
+        "f32" | "f64" => "a number".to_owned(),
+        "a boolean" => "true or false".to_owned(),
+        "a string" | "string" => "text".to_owned(),
+        "a map" => "a table".to_owned(),
+        "a sequence" => "a list".to_owned(),
+        other => other
+            .strip_prefix("struct ")
+            .map_or_else(|| other.to_owned(), |_| "a table".to_owned()),
     }
 }
 

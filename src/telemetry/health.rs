@@ -1,0 +1,471 @@
+//! What the process knows of its own state: workers, and the lanes that they own.
+//!
+//! One table answers `/healthz` and `/readyz` and draws the gauges of the lanes, so the three can't disagree, and a
+//! lane that was given away leaves no series behind. Workers write a few times a batch, scrapes read: a mutex does.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+
+use super::metrics::Metric;
+
+/// Why an assigned lane is not being worked on. Always our own fault or that of a service, never a message's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HoldCause {
+    /// Replay windows and rates are being rebuilt from the raw log after the assignment.
+    Rebuilding,
+    /// The lane's last ledger record can't be read yet, or does not agree with the committed offset.
+    Ledger,
+    /// A subject's key is not there yet.
+    SubjectKeys,
+    /// A schema id is not known yet: the registry has not answered.
+    SchemaRegistry,
+    /// The vault database does not answer.
+    Vault,
+    /// Kafka does not take what the lane produces.
+    Kafka,
+}
+
+impl HoldCause {
+    /// Every cause.
+    pub const ALL: [Self; 6] = [
+        Self::Rebuilding,
+        Self::Ledger,
+        Self::SubjectKeys,
+        Self::SchemaRegistry,
+        Self::Vault,
+        Self::Kafka,
+    ];
+
+    /// The name in metrics, logs and `/readyz`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rebuilding => "rebuilding",
+            Self::Ledger => "ledger",
+            Self::SubjectKeys => "subject_keys",
+            Self::SchemaRegistry => "schema_registry",
+            Self::Vault => "vault",
+            Self::Kafka => "kafka",
+        }
+    }
+}
+
+/// How far a worker has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Worker {
+    /// Not in the group yet.
+    Starting,
+    /// In the group, with or without lanes.
+    Joined,
+    /// Ended as it was told to.
+    Stopped,
+    /// Ended by itself.
+    Died,
+}
+
+/// An owned lane.
+#[derive(Clone, Copy, Debug)]
+struct Lane {
+    worker: usize,
+    held: Option<HoldCause>,
+    /// Records up to the last stable offset, and the age of the first of them in seconds; unknown until measured.
+    lag: Option<(u64, f64)>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    workers: Vec<Worker>,
+    lanes: BTreeMap<i32, Lane>,
+    draining: bool,
+}
+
+/// The state of the process; shared between its workers and the HTTP server.
+#[derive(Debug, Default)]
+pub struct Health {
+    state: Mutex<State>,
+}
+
+/// The answer of `/healthz`.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Liveness {
+    /// No worker has ended by itself.
+    pub alive: bool,
+    /// The workers that have.
+    pub dead_workers: Vec<usize>,
+}
+
+/// The answer of `/readyz`.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Readiness {
+    /// Every worker is in the group, no owned lane is held, and nobody asked for a stop.
+    pub ready: bool,
+    /// A stop was asked for.
+    pub draining: bool,
+    /// How many workers there should be.
+    pub workers: usize,
+    /// How many of them are in the group.
+    pub workers_joined: usize,
+    /// How many lanes they own.
+    pub lanes: usize,
+    /// The lanes that are held.
+    pub held: Vec<Held>,
+}
+
+/// A held lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Held {
+    /// The raw partition.
+    pub lane: i32,
+    /// Why.
+    pub cause: HoldCause,
+}
+
+impl Health {
+    /// The state of a process that will run `workers` workers. Until each has said [`WorkerHealth::joined`] it is not
+    /// ready.
+    #[must_use]
+    pub fn new(workers: usize) -> Arc<Self> {
+        let state = State {
+            workers: vec![Worker::Starting; workers],
+            ..State::default()
+        };
+        Arc::new(Self {
+            state: Mutex::new(state),
+        })
+    }
+
+    /// The side of one worker, to be moved into its thread. `index` is below the number given to [`Health::new`].
+    #[must_use]
+    pub fn worker(self: &Arc<Self>, index: usize) -> WorkerHealth {
+        debug_assert!(index < self.lock().workers.len(), "there is no such worker");
+        WorkerHealth {
+            health: Arc::clone(self),
+            index,
+            ended: Worker::Died,
+        }
+    }
+
+    /// A stop was asked for: not ready from here on.
+    pub fn drain(&self) {
+        self.lock().draining = true;
+    }
+
+    /// The answer of `/healthz`.
+    #[must_use]
+    pub fn liveness(&self) -> Liveness {
+        let state = self.lock();
+        let dead = state
+            .workers
+            .iter()
+            .enumerate()
+            .filter(|(_, worker)| **worker == Worker::Died);
+        let dead_workers: Vec<_> = dead.map(|(index, _)| index).collect();
+        Liveness {
+            alive: dead_workers.is_empty(),
+            dead_workers,
+        }
+    }
+
+    /// The answer of `/readyz`.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        let state = self.lock();
+        let held: Vec<_> = state
+            .lanes
+            .iter()
+            .filter_map(|(&lane, owned)| owned.held.map(|cause| Held { lane, cause }))
+            .collect();
+        let workers_joined = state.joined();
+        Readiness {
+            ready: !state.draining && held.is_empty() && workers_joined == state.workers.len(),
+            draining: state.draining,
+            workers: state.workers.len(),
+            workers_joined,
+            lanes: state.lanes.len(),
+            held,
+        }
+    }
+
+    /// Writes the gauges of workers and lanes in Prometheus' text format. Only owned lanes have series.
+    pub fn render(&self, text: &mut String) {
+        let state = self.lock();
+        gauge(
+            text,
+            Metric::WorkersJoined,
+            [(String::new(), state.joined() as f64)],
+        );
+        gauge(
+            text,
+            Metric::LanesAssigned,
+            [(String::new(), state.lanes.len() as f64)],
+        );
+        gauge(
+            text,
+            Metric::LanesHeld,
+            HoldCause::ALL.map(|cause| {
+                let count = state
+                    .lanes
+                    .values()
+                    .filter(|lane| lane.held == Some(cause))
+                    .count();
+                (format!("{{cause=\"{}\"}}", cause.as_str()), count as f64)
+            }),
+        );
+        let measured = || {
+            let lanes = state.lanes.iter();
+            lanes.filter_map(|(lane, owned)| Some((format!("{{lane=\"{lane}\"}}"), owned.lag?)))
+        };
+        gauge(
+            text,
+            Metric::LaneLagRecords,
+            measured().map(|(labels, (records, _))| (labels, records as f64)),
+        );
+        gauge(
+            text,
+            Metric::LaneLagSeconds,
+            measured().map(|(labels, (_, seconds))| (labels, seconds)),
+        );
+    }
+
+    /// A worker that panicked while it held the lock left nothing half done that a reader could not bear.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn joined(&self) -> usize {
+        self.workers
+            .iter()
+            .filter(|worker| **worker == Worker::Joined)
+            .count()
+    }
+}
+
+/// Writes one gauge. Labels are made of numbers and closed names here, so nothing needs escaping.
+fn gauge(text: &mut String, metric: Metric, series: impl IntoIterator<Item = (String, f64)>) {
+    let mut series = series.into_iter().peekable();
+    if series.peek().is_none() {
+        return;
+    }
+    let name = metric.name();
+    // Writing to a string can't fail.
+    let _ = writeln!(text, "# HELP {name} {}\n# TYPE {name} gauge", metric.help());
+    for (labels, value) in series {
+        let _ = writeln!(text, "{name}{labels} {value}");
+    }
+    text.push('\n');
+}
+
+/// One worker's side of [`Health`]. Dropped without [`WorkerHealth::stopped`], by a panic or an early return, it tells
+/// that the worker died.
+#[derive(Debug)]
+pub struct WorkerHealth {
+    health: Arc<Health>,
+    index: usize,
+    ended: Worker,
+}
+
+impl WorkerHealth {
+    /// The worker is in the group; it may own no lane at all.
+    pub fn joined(&self) {
+        self.set(Worker::Joined);
+    }
+
+    /// The worker owns `lane` from now on. It is held until [`WorkerHealth::release`], because its state must be rebuilt.
+    pub fn assigned(&self, lane: i32) {
+        let owned = Lane {
+            worker: self.index,
+            held: Some(HoldCause::Rebuilding),
+            lag: None,
+        };
+        self.health.lock().lanes.insert(lane, owned);
+    }
+
+    /// The worker owns `lane` no more; its gauges go with it.
+    pub fn revoked(&self, lane: i32) {
+        let mut state = self.health.lock();
+        // Another worker of this process may have been given it already.
+        if state
+            .lanes
+            .get(&lane)
+            .is_some_and(|owned| owned.worker == self.index)
+        {
+            state.lanes.remove(&lane);
+        }
+    }
+
+    /// The lane waits.
+    pub fn hold(&self, lane: i32, cause: HoldCause) {
+        self.update(lane, |owned| owned.held = Some(cause));
+    }
+
+    /// The lane goes on.
+    pub fn release(&self, lane: i32) {
+        self.update(lane, |owned| owned.held = None);
+    }
+
+    /// How far the lane is behind the last stable offset: in records, and as the age of the first unread one in seconds.
+    pub fn lag(&self, lane: i32, records: u64, seconds: f64) {
+        self.update(lane, |owned| owned.lag = Some((records, seconds)));
+    }
+
+    /// The worker has ended as it was told to.
+    pub fn stopped(mut self) {
+        self.ended = Worker::Stopped;
+    }
+
+    fn set(&self, worker: Worker) {
+        if let Some(slot) = self.health.lock().workers.get_mut(self.index) {
+            *slot = worker;
+        }
+    }
+
+    fn update(&self, lane: i32, change: impl FnOnce(&mut Lane)) {
+        if let Some(owned) = self
+            .health
+            .lock()
+            .lanes
+            .get_mut(&lane)
+            .filter(|owned| owned.worker == self.index)
+        {
+            change(owned);
+        }
+    }
+}
+
+impl Drop for WorkerHealth {
+    fn drop(&mut self) {
+        self.set(self.ended);
+        let index = self.index;
+        self.health.lock().lanes.retain(|_, owned| owned.worker != index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rendered(health: &Health) -> String {
+        let mut text = String::new();
+        health.render(&mut text);
+        text
+    }
+
+    #[test]
+    fn ready_only_with_all_workers_joined_and_no_lane_held() {
+        let health = Health::new(2);
+        let (first, second) = (health.worker(0), health.worker(1));
+        assert!(!health.readiness().ready);
+        first.joined();
+        first.assigned(3);
+        first.release(3);
+        assert!(!health.readiness().ready, "the second worker has not joined");
+        second.joined();
+        assert!(health.readiness().ready);
+        first.hold(3, HoldCause::Vault);
+        assert_eq!(
+            health.readiness().held,
+            [Held {
+                lane: 3,
+                cause: HoldCause::Vault
+            }]
+        );
+        assert!(!health.readiness().ready);
+        first.revoked(3);
+        assert!(health.readiness().ready, "a lane that is gone holds nobody up");
+        health.drain();
+        assert!(!health.readiness().ready);
+    }
+
+    #[test]
+    fn a_new_lane_is_held_until_its_state_is_rebuilt() {
+        let health = Health::new(1);
+        let worker = health.worker(0);
+        worker.joined();
+        worker.assigned(0);
+        assert_eq!(
+            health.readiness().held,
+            [Held {
+                lane: 0,
+                cause: HoldCause::Rebuilding
+            }]
+        );
+    }
+
+    #[test]
+    fn a_worker_that_ends_by_itself_is_dead_and_owns_nothing() {
+        let health = Health::new(2);
+        let (first, second) = (health.worker(0), health.worker(1));
+        first.joined();
+        first.assigned(1);
+        second.joined();
+        second.stopped();
+        assert!(health.liveness().alive);
+        let panicked = std::thread::spawn(move || {
+            let _worker = first;
+            panic!("a bug");
+        });
+        assert!(panicked.join().is_err());
+        assert_eq!(
+            health.liveness(),
+            Liveness {
+                alive: false,
+                dead_workers: vec![0]
+            }
+        );
+        assert_eq!(health.readiness().lanes, 0);
+        assert!(!health.readiness().ready);
+    }
+
+    #[test]
+    fn a_late_revocation_does_not_take_the_lane_from_its_new_owner() {
+        let health = Health::new(2);
+        let (first, second) = (health.worker(0), health.worker(1));
+        first.assigned(1);
+        second.assigned(1);
+        first.revoked(1);
+        first.release(1);
+        assert_eq!(
+            health.readiness().held,
+            [Held {
+                lane: 1,
+                cause: HoldCause::Rebuilding
+            }]
+        );
+    }
+
+    #[test]
+    fn only_owned_lanes_have_series() {
+        let health = Health::new(1);
+        let worker = health.worker(0);
+        worker.joined();
+        worker.assigned(2);
+        assert!(!rendered(&health).contains("lane="), "not measured yet");
+        worker.lag(2, 17, 0.25);
+        let text = rendered(&health);
+        assert!(
+            text.contains("pulsegate_lane_lag_records{lane=\"2\"} 17\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("pulsegate_lane_lag_seconds{lane=\"2\"} 0.25\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("pulsegate_lanes_held{cause=\"rebuilding\"} 1\n"),
+            "{text}"
+        );
+        worker.revoked(2);
+        let text = rendered(&health);
+        assert!(!text.contains("lane="), "{text}");
+        assert!(
+            text.contains("pulsegate_lanes_held{cause=\"rebuilding\"} 0\n"),
+            "{text}"
+        );
+    }
+}
