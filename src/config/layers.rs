@@ -363,9 +363,9 @@ fn describe(kind: &Kind) -> String {
         }
         Kind::UnknownVariant(_, known) => format!("must be one of {}", known.join(", ")),
         Kind::InvalidType(actual, expected) => {
-            format!("must be {expected}, but is {}", noun(actual))
+            format!("must be {}, but is {}", plain(expected), noun(actual))
         }
-        Kind::InvalidValue(_, expected) => format!("is out of range: must be {expected}"),
+        Kind::InvalidValue(_, expected) => format!("is out of range: must be {}", plain(expected)),
         Kind::InvalidLength(length, expected) => format!("has {length} items: must be {expected}"),
         Kind::MissingField(name) => format!("lacks {name}"),
         Kind::Message(message) => message.clone(),
