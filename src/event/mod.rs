@@ -1,1 +1,81 @@
-//! From schema to plan, and the walkers that run a plan over received bytes.
+//! The event: schemas compiled to plans, walkers over JSON and Avro, and the rewriting of what a plan protects.
+//!
+//! A record goes through here in three steps. [`Catalog::locate`] finds the plan and the format from the first bytes of
+//! the value. [`Plan::walk`] goes over the value once, validates it strictly, finds the event id, the device and the
+//! subject, and notes every span to be replaced. [`Rewriter::rewrite`] copies the untouched spans and writes the
+//! replacements in the format of the clean topic; what a replacement is made of is the caller's affair.
+//!
+//! Nothing here does I/O, and nothing is allocated a record: all that a batch needs lives in one [`Arena`].
+
+mod arena;
+mod avro;
+mod catalog;
+mod clean;
+mod compile;
+mod json;
+mod plan;
+mod rewrite;
+mod scalar;
+mod violation;
+mod walk;
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use arena::{Action, Arena, Edit, Seal, Text, Walk};
+pub use catalog::{Catalog, CatalogError, Ids, Located, Source, Verdict};
+pub use clean::{Sealed, Untranscodable};
+pub use compile::PlanError;
+pub use plan::{Plan, Protect, Role};
+pub use rewrite::Rewriter;
+pub use violation::{Kind as ViolationKind, Violation};
+
+/// How an event is encoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// A JSON object (RFC 8259).
+    #[default]
+    Json,
+    /// An Avro datum (Avro 1.12), framed by the Confluent wire format or as a single object.
+    Avro,
+}
+
+/// What the gate takes for an event, and how it writes one.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The directory of the schemas, one `.avsc` an event type. Default `schemas`.
+    pub directory: PathBuf,
+    /// The event type, which is the file name without `.avsc`, of a value in plain JSON. Default `biometric_event`.
+    pub default_event: String,
+    /// The format of the clean topic, `json` or `avro`. Default `json`.
+    pub clean_format: Format,
+    /// The longest string of an event, in bytes as received. Default 16384.
+    pub string_bytes_max: u32,
+    /// The most items of one array, or entries of one map. Default 1024.
+    pub items_max: u32,
+    /// The longest device id, subject id or key of a map, in bytes. Default 256.
+    pub identity_bytes_max: u32,
+    /// The most protected leaves of one event: each costs a seal. Default 1024.
+    pub protected_max: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            directory: PathBuf::from("schemas"),
+            default_event: "biometric_event".to_owned(),
+            clean_format: Format::Json,
+            string_bytes_max: 16_384,
+            items_max: 1_024,
+            identity_bytes_max: 256,
+            protected_max: 1_024,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

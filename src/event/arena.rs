@@ -1,0 +1,290 @@
+//! What a batch of walks leaves behind, in a handful of vectors that are cleared and used again.
+
+use std::fmt::Write;
+
+use super::Format;
+use super::plan::Node;
+
+/// The edits of a batch and the text that they need. Walks and edits point into it, so it is cleared only when the
+/// batch is done. It holds plaintext: it is never printed.
+#[derive(Default)]
+pub struct Arena {
+    pub(super) edits: Vec<Edit>,
+    /// Text that is not in the received bytes as it is: unescaped, or made from an Avro number.
+    pub(super) scratch: Vec<u8>,
+    /// The rendered paths of the edits.
+    pub(super) paths: String,
+    /// Where the walker stands: one step for every array or map that it is in.
+    pub(super) steps: Vec<Step>,
+    /// The keys of the maps that the walker is in, to find one that is repeated.
+    pub(super) keys: Vec<Text>,
+    /// The JSON tokenizer's buffer for strings with escapes.
+    pub(super) tape: Vec<u8>,
+}
+
+/// A step into an array or a map.
+#[derive(Clone, Copy)]
+pub(super) enum Step {
+    Index(u32),
+    Key(Text),
+}
+
+/// A piece of text, in the received value or in the arena. Eight bytes.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Text {
+    start: u32,
+    /// The highest bit says that the text is in the arena.
+    length: u32,
+}
+
+/// What one walk found.
+#[derive(Clone, Copy)]
+pub struct Walk {
+    /// The event id, a UUID in its hyphenated form.
+    pub event_id: Text,
+    /// The device id in the clear.
+    pub device: Text,
+    /// The subject id in the clear.
+    pub subject: Text,
+    /// The format of the value.
+    pub format: Format,
+    /// The first byte of the event, after the framing.
+    pub(super) datum_start: u32,
+    pub(super) edits_start: u32,
+    pub(super) edits_end: u32,
+}
+
+/// A span of the received value that the clean event does not have as it is.
+#[derive(Clone, Copy)]
+pub struct Edit {
+    pub(super) start: u32,
+    pub(super) end: u32,
+    pub(super) plain: Text,
+    path_start: u32,
+    path_length: u32,
+    /// What stands there instead.
+    pub action: Action,
+}
+
+/// What stands in place of a span.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// What the caller of [`super::Rewriter::rewrite`] makes of the plaintext.
+    Seal(Seal),
+    /// The first four bytes of the plaintext, which is a date.
+    Year,
+    /// Nothing.
+    Drop,
+    /// The plaintext itself: framing that the other edits change.
+    Literal,
+}
+
+/// What the caller makes of a plaintext.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seal {
+    /// A ciphertext under the subject's key: base64 in JSON, `bytes` in Avro.
+    Encrypt,
+    /// A token under the subject's salt.
+    Token,
+    /// A token under the device's salt.
+    DeviceToken,
+}
+
+const IN_ARENA: u32 = 1 << 31;
+
+/// The longest value, and the most of anything in an arena before a walk.
+pub(super) const POSITIONS: usize = 1 << 30;
+
+impl Arena {
+    /// Forgets a batch and keeps the memory.
+    pub fn clear(&mut self) {
+        self.edits.clear();
+        self.scratch.clear();
+        self.paths.clear();
+    }
+
+    /// Whether every position of one more walk fits into 31 bits. A batch is bounded far below it; what one walk adds is
+    /// bounded by `event::Config::protected_max`.
+    pub(super) fn has_room(&self) -> bool {
+        self.scratch.len() < POSITIONS && self.paths.len() < POSITIONS && self.edits.len() < POSITIONS
+    }
+
+    /// The edits of a walk, ascending and without overlap.
+    #[must_use]
+    pub fn edits(&self, walk: &Walk) -> &[Edit] {
+        self.edits
+            .get(walk.edits_start as usize..walk.edits_end as usize)
+            .unwrap_or_default()
+    }
+
+    /// The path that an edit has in the event, such as `subject.name` or `readings[0].value`.
+    #[must_use]
+    pub fn path(&self, edit: &Edit) -> &str {
+        let start = edit.path_start as usize;
+        self.paths
+            .get(start..start + edit.path_length as usize)
+            .unwrap_or_default()
+    }
+
+    /// Notes a span to be replaced.
+    pub(super) fn edit(
+        &mut self,
+        node: &Node,
+        value: &[u8],
+        span: std::ops::Range<usize>,
+        plain: Text,
+        action: Action,
+    ) {
+        let path_start = self.paths.len();
+        if self.steps.is_empty() {
+            self.paths.push_str(&node.path);
+        } else {
+            let mut paths = std::mem::take(&mut self.paths);
+            self.render(node, Some(value), &mut paths);
+            self.paths = paths;
+        }
+        self.edits.push(Edit {
+            start: narrow(span.start),
+            end: narrow(span.end),
+            plain,
+            path_start: narrow(path_start),
+            path_length: narrow(self.paths.len() - path_start),
+            action,
+        });
+    }
+
+    /// Writes the path of a node. The keys of maps are the sender's words: they are part of the path of an edit, quoted
+    /// as in JSON so that no two paths are alike, and left out without `value`.
+    pub(super) fn render(&self, node: &Node, value: Option<&[u8]>, out: &mut String) {
+        let mut steps = self.steps.iter();
+        let mut pieces = node.path.split("[]");
+        out.push_str(pieces.next().unwrap_or_default());
+        for piece in pieces {
+            match (steps.next(), value) {
+                (Some(Step::Index(index)), _) => {
+                    let _ = write!(out, "[{index}]");
+                }
+                (Some(Step::Key(key)), Some(value)) => {
+                    let key = String::from_utf8_lossy(key.of(value, self));
+                    let _ = write!(out, "[{}]", serde_json::Value::from(key.as_ref()));
+                }
+                _ => out.push_str("[]"),
+            }
+            out.push_str(piece);
+        }
+    }
+
+    /// Puts text into the arena.
+    pub(super) fn keep(&mut self, text: &[u8]) -> Text {
+        let start = self.scratch.len();
+        self.scratch.extend_from_slice(text);
+        self.kept_since(start)
+    }
+
+    /// Puts an Avro long into the arena.
+    pub(super) fn keep_long(&mut self, number: i64) -> Text {
+        let start = self.scratch.len();
+        super::rewrite::write_avro_long(number, &mut self.scratch);
+        self.kept_since(start)
+    }
+
+    /// The text that was put into the arena since it had this length.
+    pub(super) fn kept_since(&self, start: usize) -> Text {
+        Text {
+            start: narrow(start),
+            length: narrow(self.scratch.len() - start) | IN_ARENA,
+        }
+    }
+}
+
+impl std::fmt::Debug for Arena {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Arena([redacted], {} edits)", self.edits.len())
+    }
+}
+
+impl Text {
+    pub(super) fn in_value(start: usize, end: usize) -> Self {
+        Self {
+            start: narrow(start),
+            length: narrow(end - start),
+        }
+    }
+
+    /// The bytes, given the value that was walked and the arena that the walk was written to.
+    #[must_use]
+    pub fn of<'a>(self, value: &'a [u8], arena: &'a Arena) -> &'a [u8] {
+        let start = self.start as usize;
+        let end = start + (self.length & !IN_ARENA) as usize;
+        let bytes = if self.length & IN_ARENA == 0 {
+            value
+        } else {
+            &arena.scratch
+        };
+        bytes.get(start..end).unwrap_or_default()
+    }
+
+    /// How many bytes it has.
+    #[must_use]
+    pub fn len(self) -> usize {
+        (self.length & !IN_ARENA) as usize
+    }
+
+    /// Whether it has no bytes.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Walk {
+    pub(super) fn new(
+        event_id: Text,
+        device: Text,
+        subject: Text,
+        format: Format,
+        datum_start: usize,
+        edits: std::ops::Range<usize>,
+    ) -> Self {
+        Self {
+            event_id,
+            device,
+            subject,
+            format,
+            datum_start: narrow(datum_start),
+            edits_start: narrow(edits.start),
+            edits_end: narrow(edits.end),
+        }
+    }
+}
+
+impl Edit {
+    pub(super) fn extend(&mut self, end: usize) {
+        self.end = narrow(end);
+    }
+
+    /// What the caller has to make, where it has to make something: to count nonces before the batch is sealed.
+    #[must_use]
+    pub fn seal(&self) -> Option<Seal> {
+        match self.action {
+            Action::Seal(seal) => Some(seal),
+            Action::Year | Action::Drop | Action::Literal => None,
+        }
+    }
+
+    /// The plaintext: a string's UTF-8 bytes, or the JSON text of any other leaf.
+    #[must_use]
+    pub fn plain(&self) -> Text {
+        self.plain
+    }
+}
+
+/// Positions are 31 bits wide; [`Arena::has_room`] is asked before a walk.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "`Arena::has_room` bounds every position before a walk"
+)]
+fn narrow(position: usize) -> u32 {
+    debug_assert!(position < IN_ARENA as usize);
+    position as u32
+}

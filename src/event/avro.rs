@@ -1,0 +1,300 @@
+//! The walk over an Avro datum: one pass of a cursor, driven by the plan.
+//!
+//! The binary encoding is section "Data Serialization and Deserialization" of the Avro 1.12 specification.
+
+use super::Format;
+use super::arena::{Action, Arena, Step, Text, Walk};
+use super::plan::{Field, Kind as Type, Node, Plan, Protect};
+use super::scalar;
+use super::violation::{Kind, Stop, Violation};
+use super::walk::Walker;
+
+/// Walks the datum that begins at `datum_start` and ends with the value.
+pub(super) fn walk(
+    plan: &Plan,
+    value: &[u8],
+    datum_start: usize,
+    arena: &mut Arena,
+) -> Result<Walk, Violation> {
+    let mut avro = Avro {
+        cursor: Cursor {
+            bytes: value,
+            at: datum_start,
+        },
+        walker: Walker::new(value, plan, arena),
+    };
+    let result = avro.event(&plan.root);
+    avro.walker.finish(result, Format::Avro, datum_start)
+}
+
+struct Avro<'v, 'a> {
+    cursor: Cursor<'v>,
+    walker: Walker<'v, 'a>,
+}
+
+/// A position in a datum. `None` is the end of the bytes, or bytes that no encoder writes.
+pub(super) struct Cursor<'v> {
+    pub bytes: &'v [u8],
+    pub at: usize,
+}
+
+impl<'v> Cursor<'v> {
+    pub fn take(&mut self, length: usize) -> Option<&'v [u8]> {
+        let taken = self.bytes.get(self.at..self.at.checked_add(length)?)?;
+        self.at += length;
+        Some(taken)
+    }
+
+    /// A zigzag varint of at most ten bytes.
+    pub fn long(&mut self) -> Option<i64> {
+        let mut encoded = 0_u64;
+        for shift in (0..70).step_by(7) {
+            let byte = *self.bytes.get(self.at)?;
+            self.at += 1;
+            let bits = u64::from(byte & 0x7f);
+            if shift == 63 && bits > 1 {
+                return None;
+            }
+            encoded |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Some((encoded >> 1).cast_signed() ^ -(encoded & 1).cast_signed());
+            }
+        }
+        None
+    }
+
+    pub fn int(&mut self) -> Option<i32> {
+        i32::try_from(self.long()?).ok()
+    }
+
+    pub fn boolean(&mut self) -> Option<bool> {
+        match self.take(1)? {
+            [0] => Some(false),
+            [1] => Some(true),
+            _ => None,
+        }
+    }
+
+    pub fn float(&mut self) -> Option<f32> {
+        self.take(4)?.try_into().ok().map(f32::from_le_bytes)
+    }
+
+    pub fn double(&mut self) -> Option<f64> {
+        self.take(8)?.try_into().ok().map(f64::from_le_bytes)
+    }
+
+    pub fn prefixed(&mut self) -> Option<&'v [u8]> {
+        let length = usize::try_from(self.long()?).ok()?;
+        self.take(length)
+    }
+
+    pub fn string(&mut self) -> Option<&'v str> {
+        std::str::from_utf8(self.prefixed()?).ok()
+    }
+
+    /// Whether the branch of a union is the one that is not null.
+    pub fn present(&mut self, null_branch: Option<u8>) -> Option<bool> {
+        let Some(null_branch) = null_branch else {
+            return Some(true);
+        };
+        match self.long()? {
+            branch @ (0 | 1) => Some(branch != i64::from(null_branch)),
+            _ => None,
+        }
+    }
+}
+
+impl<'v> Avro<'v, '_> {
+    fn event<'p>(&mut self, root: &'p Node) -> Result<(), Stop<'p>> {
+        self.node(root)?;
+        if self.cursor.at == self.cursor.bytes.len() {
+            Ok(())
+        } else {
+            Err(Stop::Undecodable)
+        }
+    }
+
+    fn node<'p>(&mut self, node: &'p Node) -> Result<(), Stop<'p>> {
+        if !self.cursor.present(node.null_branch).ok_or(Stop::Undecodable)? {
+            return Ok(());
+        }
+        let start = self.cursor.at;
+        match &node.kind {
+            Type::Record(fields) => self.record(fields),
+            Type::Array(item) => self.blocks(node, |avro, index| avro.item(item, index)),
+            Type::Map(entry) => {
+                let first = self.walker.arena.keys.len();
+                self.blocks(node, |avro, _| avro.entry(node, entry, first))?;
+                self.walker.arena.keys.truncate(first);
+                Ok(())
+            }
+            Type::String | Type::Uuid | Type::Enum(_) => self.text(node, start),
+            _ => self.scalar(node, start),
+        }
+    }
+
+    fn record<'p>(&mut self, fields: &'p [Field]) -> Result<(), Stop<'p>> {
+        for field in fields {
+            let start = self.cursor.at;
+            let mark = self.walker.arena.edits.len();
+            self.node(&field.node)?;
+            if field.node.protect == Some(Protect::Drop) {
+                self.walker.drop(&field.node, mark, start..self.cursor.at)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The blocks of an array or a map. A block that states its size in bytes would state a wrong one after the edits
+    /// in it, so its head is replaced by the plain count, which says the same.
+    fn blocks<'p>(
+        &mut self,
+        node: &'p Node,
+        mut each: impl FnMut(&mut Self, u32) -> Result<(), Stop<'p>>,
+    ) -> Result<(), Stop<'p>> {
+        let mut index = 0_u32;
+        loop {
+            let head = self.cursor.at;
+            let count = self.cursor.long().ok_or(Stop::Undecodable)?;
+            if count == 0 {
+                return Ok(());
+            }
+            let sized = if count < 0 {
+                let size = self
+                    .cursor
+                    .long()
+                    .and_then(|size| usize::try_from(size).ok())
+                    .ok_or(Stop::Undecodable)?;
+                let plain = self
+                    .walker
+                    .arena
+                    .keep_long(count.checked_neg().ok_or(Stop::Undecodable)?);
+                self.walker
+                    .edit(node, head..self.cursor.at, plain, Action::Literal)?;
+                Some(self.cursor.at.checked_add(size).ok_or(Stop::Undecodable)?)
+            } else {
+                None
+            };
+            for _ in 0..count.unsigned_abs() {
+                if index as usize >= self.walker.limits.items {
+                    return Err(Stop::Schema(node, Kind::TooMany));
+                }
+                each(self, index)?;
+                index += 1;
+            }
+            if sized.is_some_and(|end| end != self.cursor.at) {
+                return Err(Stop::Undecodable);
+            }
+        }
+    }
+
+    fn item<'p>(&mut self, item: &'p Node, index: u32) -> Result<(), Stop<'p>> {
+        self.walker.arena.steps.push(Step::Index(index));
+        self.node(item)?;
+        self.walker.arena.steps.pop();
+        Ok(())
+    }
+
+    fn entry<'p>(&mut self, node: &'p Node, entry: &'p Node, first: usize) -> Result<(), Stop<'p>> {
+        let key = self.cursor.string().ok_or(Stop::Undecodable)?;
+        let end = self.cursor.at;
+        self.walker
+            .enter_entry(node, Text::in_value(end - key.len(), end), first)?;
+        self.node(entry)?;
+        self.walker.arena.steps.pop();
+        Ok(())
+    }
+
+    fn text<'p>(&mut self, node: &'p Node, start: usize) -> Result<(), Stop<'p>> {
+        if let Type::Enum(symbols) = &node.kind {
+            let index = self.cursor.int().and_then(|index| usize::try_from(index).ok());
+            let symbol = index
+                .and_then(|index| symbols.get(index))
+                .ok_or(Stop::Undecodable)?;
+            let span = start..self.cursor.at;
+            return self.made(node, span, |scratch| scratch.extend_from_slice(symbol.as_bytes()));
+        }
+        let text = self.cursor.string().ok_or(Stop::Undecodable)?;
+        self.walker.check(node, text.as_bytes())?;
+        let end = self.cursor.at;
+        self.walker
+            .leaf(node, start..end, Text::in_value(end - text.len(), end))
+    }
+
+    /// A leaf whose plaintext is what JSON would have in its place.
+    fn scalar<'p>(&mut self, node: &'p Node, start: usize) -> Result<(), Stop<'p>> {
+        let scalar = self.cursor.scalar(&node.kind).ok_or(Stop::Undecodable)?;
+        if let Some(kind) = scalar.problem() {
+            return Err(Stop::Schema(node, kind));
+        }
+        self.made(node, start..self.cursor.at, |scratch| scalar.write(scratch))
+    }
+
+    /// A leaf whose text is not in the datum: it is made where it is needed.
+    fn made<'p>(
+        &mut self,
+        node: &'p Node,
+        span: std::ops::Range<usize>,
+        make: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<(), Stop<'p>> {
+        if node.protect.is_none_or(|protect| protect == Protect::Drop) {
+            return Ok(());
+        }
+        let start = self.walker.arena.scratch.len();
+        make(&mut self.walker.arena.scratch);
+        let plain = self.walker.arena.kept_since(start);
+        self.walker.leaf(node, span, plain)
+    }
+}
+
+/// A leaf that is neither a string nor an enum.
+pub(super) enum Scalar {
+    Boolean(bool),
+    Long(i64),
+    Float(f32),
+    Double(f64),
+    Date(Option<jiff::civil::Date>),
+    Timestamp(Option<jiff::Timestamp>),
+}
+
+impl Cursor<'_> {
+    /// Reads a leaf that is neither a string nor an enum.
+    pub fn scalar(&mut self, kind: &Type) -> Option<Scalar> {
+        Some(match kind {
+            Type::Boolean => Scalar::Boolean(self.boolean()?),
+            Type::Int => Scalar::Long(i64::from(self.int()?)),
+            Type::Long => Scalar::Long(self.long()?),
+            Type::Float => Scalar::Float(self.float()?),
+            Type::Double => Scalar::Double(self.double()?),
+            Type::Date => Scalar::Date(scalar::date_from_days(self.int()?)),
+            Type::Timestamp(unit) => Scalar::Timestamp(scalar::timestamp_from_units(self.long()?, *unit)),
+            _ => return None,
+        })
+    }
+}
+
+impl Scalar {
+    fn problem(&self) -> Option<Kind> {
+        match self {
+            Self::Float(number) if !number.is_finite() => Some(Kind::OutOfRange),
+            Self::Double(number) if !number.is_finite() => Some(Kind::OutOfRange),
+            Self::Date(None) => Some(Kind::BadDate),
+            Self::Timestamp(None) => Some(Kind::BadTimestamp),
+            _ => None,
+        }
+    }
+
+    /// Writes what JSON would have in its place, without the quotes of a date or a time.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        use std::io::Write;
+        // Writing to a vector and serializing a finite number cannot fail.
+        let _ = match self {
+            Self::Boolean(truth) => write!(out, "{truth}"),
+            Self::Long(number) => write!(out, "{number}"),
+            Self::Float(number) => serde_json::to_writer(out, number).map_err(Into::into),
+            Self::Double(number) => serde_json::to_writer(out, number).map_err(Into::into),
+            Self::Date(date) => date.map_or(Ok(()), |date| write!(out, "{date}")),
+            Self::Timestamp(at) => at.map_or(Ok(()), |at| write!(out, "{at}")),
+        };
+    }
+}

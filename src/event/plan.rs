@@ -1,0 +1,286 @@
+//! A schema compiled into what the walkers run: a tree of nodes with names, types, roles and protections.
+
+use serde_json::Value;
+
+use super::clean::Clean;
+use super::{Config, Format};
+
+/// One event type: what its records look like, what they mean and what is protected in them.
+pub struct Plan {
+    pub(crate) name: String,
+    pub(crate) full_name: String,
+    pub(crate) source: Value,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) root: Node,
+    pub(crate) limits: Limits,
+    pub(crate) clean: Clean,
+    /// The place of the plan in its catalog.
+    pub(crate) index: u16,
+}
+
+/// A Rabin fingerprint (CRC-64-AVRO) of a schema's canonical form, little endian as in the single-object header.
+pub(crate) type Fingerprint = [u8; 8];
+
+/// The limits of `event::Config` that the walkers check.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub string_bytes: usize,
+    pub items: usize,
+    pub identity_bytes: usize,
+    pub protected: usize,
+}
+
+/// What `pulsegate:protect` says of a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protect {
+    /// Becomes a ciphertext that only the holder of the subject's key opens.
+    Encrypt,
+    /// Becomes a token that joins equal values and says nothing else.
+    Token,
+    /// A date or a time of which only the year stays.
+    Year,
+    /// Is not in the clean event at all.
+    Drop,
+}
+
+/// What `pulsegate:role` says of a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Names the event; every ciphertext is bound to it.
+    EventId,
+    /// The device that signed.
+    Device,
+    /// The person whose keys protect the event.
+    Subject,
+    /// When the device took the readings.
+    RecordedAt,
+    /// The array of readings.
+    Readings,
+    /// What a reading measures.
+    Metric,
+    /// The measured number.
+    Value,
+    /// The unit of the number.
+    Unit,
+    /// What the device thinks of the reading.
+    Quality,
+    /// The device's firmware version.
+    Firmware,
+    /// The device's model.
+    Model,
+}
+
+/// One value of the schema: a field of a record, an item of an array or an entry of a map.
+pub(crate) struct Node {
+    pub kind: Kind,
+    /// The branch of the null where the schema is a union of null and something.
+    pub null_branch: Option<u8>,
+    /// What is done to it. `Drop` stands on the field that is dropped and on everything below it.
+    pub protect: Option<Protect>,
+    pub role: Option<Role>,
+    /// The path from the event, with `[]` for every step into an array or a map.
+    pub path: Box<str>,
+}
+
+/// The type of a node.
+pub(crate) enum Kind {
+    Boolean,
+    Int,
+    Long,
+    Float,
+    Double,
+    String,
+    Uuid,
+    Date,
+    Timestamp(TimeUnit),
+    Enum(Box<[Box<str>]>),
+    Record(Box<[Field]>),
+    Array(Box<Node>),
+    Map(Box<Node>),
+}
+
+/// The unit of an Avro timestamp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TimeUnit {
+    Milliseconds,
+    Microseconds,
+    Nanoseconds,
+}
+
+/// A field of a record. There are at most 64 in one, so that a bit mask says which were seen.
+pub(crate) struct Field {
+    pub name: Box<str>,
+    /// May be absent in JSON: it is nullable or has a default.
+    pub optional: bool,
+    pub default: Option<Value>,
+    pub node: Node,
+}
+
+/// The most fields of one record.
+pub(crate) const FIELDS_MAX: usize = 64;
+
+impl Plan {
+    /// The event type: the file name of the schema without its extension.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The full name of the Avro record, such as `pulsegate.BiometricEvent`.
+    #[must_use]
+    pub fn full_name(&self) -> &str {
+        &self.full_name
+    }
+
+    /// The schema as it was written.
+    #[must_use]
+    pub fn schema(&self) -> &Value {
+        &self.source
+    }
+
+    /// The schema of the clean event, derived from the plan.
+    #[must_use]
+    pub fn clean_schema(&self) -> &Value {
+        &self.clean.source
+    }
+
+    /// The format of the clean event.
+    #[must_use]
+    pub fn clean_format(&self) -> Format {
+        self.clean.format
+    }
+
+    /// Every protected leaf with its path (`[]` for a step into an array or a map), in the order of the schema.
+    #[must_use]
+    pub fn protected(&self) -> Vec<(&str, Protect)> {
+        let mut found = Vec::new();
+        self.root.visit(&mut |node| {
+            if let (Some(protect), true) = (node.protect, node.is_leaf()) {
+                found.push((&*node.path, protect));
+            }
+        });
+        found
+    }
+
+    /// The path of the node that has a role, where the schema has one.
+    #[must_use]
+    pub fn role(&self, role: Role) -> Option<&str> {
+        let mut found = None;
+        self.root.visit(&mut |node| {
+            if node.role == Some(role) {
+                found = Some(&*node.path);
+            }
+        });
+        found
+    }
+}
+
+impl std::fmt::Debug for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Plan({})", self.name)
+    }
+}
+
+impl Node {
+    /// Visits the node and everything below it, in the order of the schema.
+    pub fn visit<'n>(&'n self, visitor: &mut impl FnMut(&'n Node)) {
+        visitor(self);
+        match &self.kind {
+            Kind::Record(fields) => {
+                for field in fields {
+                    field.node.visit(visitor);
+                }
+            }
+            Kind::Array(item) | Kind::Map(item) => item.visit(visitor),
+            _ => {}
+        }
+    }
+
+    pub fn is_leaf(&self) -> bool {
+        !matches!(self.kind, Kind::Record(_) | Kind::Array(_) | Kind::Map(_))
+    }
+
+    /// What a message names it when something else stands there.
+    pub fn expected(&self) -> &'static str {
+        match self.kind {
+            Kind::Boolean => "a boolean",
+            Kind::Int | Kind::Long => "an integer",
+            Kind::Float | Kind::Double => "a number",
+            Kind::String | Kind::Enum(_) => "a string",
+            Kind::Uuid => "a string with a UUID",
+            Kind::Date => "a string with a date",
+            Kind::Timestamp(_) => "a string with a date-time",
+            Kind::Record(_) | Kind::Map(_) => "an object",
+            Kind::Array(_) => "an array",
+        }
+    }
+}
+
+impl Limits {
+    pub fn of(config: &Config) -> Self {
+        Self {
+            string_bytes: config.string_bytes_max as usize,
+            items: config.items_max as usize,
+            identity_bytes: config.identity_bytes_max as usize,
+            protected: config.protected_max as usize,
+        }
+    }
+}
+
+impl Protect {
+    /// The name in a schema.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Encrypt => "encrypt",
+            Self::Token => "token",
+            Self::Year => "year",
+            Self::Drop => "drop",
+        }
+    }
+
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        [Self::Encrypt, Self::Token, Self::Year, Self::Drop]
+            .into_iter()
+            .find(|protect| protect.as_str() == name)
+    }
+}
+
+impl Role {
+    /// Every role.
+    pub const ALL: [Self; 11] = [
+        Self::EventId,
+        Self::Device,
+        Self::Subject,
+        Self::RecordedAt,
+        Self::Readings,
+        Self::Metric,
+        Self::Value,
+        Self::Unit,
+        Self::Quality,
+        Self::Firmware,
+        Self::Model,
+    ];
+
+    /// The name in a schema.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::EventId => "event-id",
+            Self::Device => "device",
+            Self::Subject => "subject",
+            Self::RecordedAt => "recorded-at",
+            Self::Readings => "readings",
+            Self::Metric => "metric",
+            Self::Value => "value",
+            Self::Unit => "unit",
+            Self::Quality => "quality",
+            Self::Firmware => "firmware",
+            Self::Model => "model",
+        }
+    }
+
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.as_str() == name)
+    }
+}

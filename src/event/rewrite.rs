@@ -1,0 +1,121 @@
+//! From a walked value to the value of the clean topic: untouched spans are copied, edits are written in their place.
+
+use super::Format;
+use super::arena::{Action, Arena, Edit, Seal, Walk};
+use super::clean::Untranscodable;
+use super::plan::Plan;
+
+/// Writes clean values. It owns two buffers, so that nothing is allocated a record.
+#[derive(Default)]
+pub struct Rewriter {
+    replacement: Vec<u8>,
+    transcoded: Vec<u8>,
+}
+
+impl Rewriter {
+    /// Appends the clean value to `out`, framing included.
+    ///
+    /// `replace` appends the raw replacement of one edit to the vector that it is given: ciphertext bytes for
+    /// [`Seal::Encrypt`] (this function writes them as base64 in JSON, as `bytes` in Avro), the token's text for the
+    /// other two. It is given what to make, the plaintext and the path, in the order of the value.
+    ///
+    /// # Errors
+    /// The clean topic has another format than the value, and the rewritten value does not go into it: a defect of
+    /// ours, since the walk was strict.
+    pub fn rewrite(
+        &mut self,
+        plan: &Plan,
+        value: &[u8],
+        walk: &Walk,
+        arena: &Arena,
+        out: &mut Vec<u8>,
+        mut replace: impl FnMut(Seal, &[u8], &str, &mut Vec<u8>),
+    ) -> Result<(), Untranscodable> {
+        out.extend_from_slice(plan.clean.prefix());
+        if walk.format == plan.clean.format {
+            self.edit(value, walk, arena, out, &mut replace);
+            return Ok(());
+        }
+        let mut transcoded = std::mem::take(&mut self.transcoded);
+        transcoded.clear();
+        self.edit(value, walk, arena, &mut transcoded, &mut replace);
+        let result = plan.transcode(walk.format, &transcoded, out);
+        self.transcoded = transcoded;
+        result
+    }
+
+    /// Appends the datum with its edits, in the format that it came in.
+    fn edit(
+        &mut self,
+        value: &[u8],
+        walk: &Walk,
+        arena: &Arena,
+        out: &mut Vec<u8>,
+        replace: &mut impl FnMut(Seal, &[u8], &str, &mut Vec<u8>),
+    ) {
+        let mut copied = walk.datum_start as usize;
+        for edit in arena.edits(walk) {
+            out.extend_from_slice(value.get(copied..edit.start as usize).unwrap_or_default());
+            copied = edit.end as usize;
+            self.write(edit, value, walk.format, arena, out, replace);
+        }
+        out.extend_from_slice(value.get(copied..).unwrap_or_default());
+    }
+
+    fn write(
+        &mut self,
+        edit: &Edit,
+        value: &[u8],
+        format: Format,
+        arena: &Arena,
+        out: &mut Vec<u8>,
+        replace: &mut impl FnMut(Seal, &[u8], &str, &mut Vec<u8>),
+    ) {
+        let plain = edit.plain().of(value, arena);
+        let text = match edit.action {
+            Action::Drop => return,
+            Action::Literal => return out.extend_from_slice(plain),
+            Action::Year => plain.get(..4).unwrap_or_default(),
+            Action::Seal(seal) => {
+                self.replacement.clear();
+                replace(seal, plain, arena.path(edit), &mut self.replacement);
+                &self.replacement
+            }
+        };
+        match format {
+            Format::Json if edit.action == Action::Seal(Seal::Encrypt) => write_json_base64(text, out),
+            Format::Json => write_json_ascii(text, out),
+            Format::Avro => write_avro_bytes(text, out),
+        }
+    }
+}
+
+/// A JSON string of standard base64 with padding (RFC 4648 §4).
+pub(super) fn write_json_base64(bytes: &[u8], out: &mut Vec<u8>) {
+    out.push(b'"');
+    base64_simd::STANDARD.encode_append(bytes, out);
+    out.push(b'"');
+}
+
+/// A JSON string of text that needs no escapes: a token or a year.
+fn write_json_ascii(text: &[u8], out: &mut Vec<u8>) {
+    out.push(b'"');
+    out.extend_from_slice(text);
+    out.push(b'"');
+}
+
+/// Avro `bytes` or `string`: the length, then the bytes.
+pub(super) fn write_avro_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+    write_avro_long(i64::try_from(bytes.len()).unwrap_or(i64::MAX), out);
+    out.extend_from_slice(bytes);
+}
+
+/// Avro `int` or `long`: a zigzag varint.
+pub(super) fn write_avro_long(number: i64, out: &mut Vec<u8>) {
+    let mut encoded = ((number << 1) ^ (number >> 63)).cast_unsigned();
+    while encoded > 0x7f {
+        out.push((encoded & 0x7f) as u8 | 0x80);
+        encoded >>= 7;
+    }
+    out.push(encoded as u8);
+}

@@ -1,0 +1,91 @@
+//! Values that have a form of their own: UUIDs, dates, times and identities.
+
+use jiff::civil::Date;
+use jiff::{SignedDuration, Timestamp};
+
+use super::plan::TimeUnit;
+
+/// The days and seconds of the years 0000 to 9999 (RFC 3339 §1), around 1970.
+const DAYS: std::ops::RangeInclusive<i32> = -719_528..=2_932_896;
+const SECONDS: std::ops::RangeInclusive<i64> = -62_167_219_200..=253_402_207_200;
+
+/// A UUID in its hyphenated form (RFC 9562 §4), of any version.
+pub(super) fn is_uuid(text: &[u8]) -> bool {
+    text.len() == 36 && uuid::Uuid::try_parse_ascii(text).is_ok()
+}
+
+/// An id that may name a device or a subject in a database, a log line or a message: no control characters.
+pub(super) fn is_identity(text: &[u8], bytes_max: usize) -> bool {
+    (1..=bytes_max).contains(&text.len()) && !text.iter().any(u8::is_ascii_control)
+}
+
+/// A full-date of RFC 3339 §5.6.
+pub(super) fn date(text: &[u8]) -> Option<Date> {
+    if text.len() != 10 || text[4] != b'-' || text[7] != b'-' {
+        return None;
+    }
+    jiff::fmt::temporal::DateTimeParser::new()
+        .parse_date(text)
+        .ok()
+        .filter(|date| date.year() >= 0)
+}
+
+/// A date-time of RFC 3339 §5.6: what ISO 8601 allows beyond it is not one.
+pub(super) fn timestamp(text: &[u8]) -> Option<Timestamp> {
+    const PARSER: jiff::fmt::temporal::DateTimeParser = jiff::fmt::temporal::DateTimeParser::new();
+    let (head, tail) = text.split_at_checked(19)?;
+    let dashed = head[4] == b'-' && head[7] == b'-' && head[13] == b':' && head[16] == b':';
+    let zoned = match tail {
+        [.., b'Z' | b'z'] => tail.len() - 1,
+        [.., b'+' | b'-', _, _, b':', _, _] => tail.len() - 6,
+        _ => return None,
+    };
+    let fraction = match &tail[..zoned] {
+        [] => true,
+        [b'.', digits @ ..] => (1..=9).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    if !dashed || !matches!(head[10], b'T' | b't') || !fraction {
+        return None;
+    }
+    PARSER
+        .parse_timestamp(text)
+        .ok()
+        .filter(|at| SECONDS.contains(&at.as_second()))
+}
+
+/// The date of an Avro `date`, where it is in the years of RFC 3339.
+pub(super) fn date_from_days(days: i32) -> Option<Date> {
+    if !DAYS.contains(&days) {
+        return None;
+    }
+    Date::constant(1970, 1, 1)
+        .checked_add(jiff::Span::new().days(days))
+        .ok()
+}
+
+/// The days since 1970 of a date.
+pub(super) fn days_from_date(date: Date) -> i32 {
+    const DAY_SECONDS: i64 = 86_400;
+    let since: SignedDuration = date.duration_since(Date::constant(1970, 1, 1));
+    i32::try_from(since.as_secs() / DAY_SECONDS).unwrap_or(i32::MAX)
+}
+
+/// The instant of an Avro timestamp, where it is in the years of RFC 3339.
+pub(super) fn timestamp_from_units(units: i64, unit: TimeUnit) -> Option<Timestamp> {
+    let at = match unit {
+        TimeUnit::Milliseconds => Timestamp::from_millisecond(units),
+        TimeUnit::Microseconds => Timestamp::from_microsecond(units),
+        TimeUnit::Nanoseconds => Timestamp::from_nanosecond(i128::from(units)),
+    };
+    at.ok().filter(|at| SECONDS.contains(&at.as_second()))
+}
+
+/// The Avro timestamp of an instant: what is finer than the unit is cut off. `None` where the unit cannot reach it.
+pub(super) fn units_from_timestamp(at: Timestamp, unit: TimeUnit) -> Option<i64> {
+    match unit {
+        TimeUnit::Milliseconds => Some(at.as_millisecond()),
+        TimeUnit::Microseconds => Some(at.as_microsecond()),
+        TimeUnit::Nanoseconds => i64::try_from(at.as_nanosecond()).ok(),
+    }
+}

@@ -1,0 +1,204 @@
+//! What both walkers do with a leaf: check it, note its role, and note the span that is to be replaced.
+
+use std::ops::Range;
+
+use super::arena::{Action, Arena, POSITIONS, Seal, Step, Text, Walk};
+use super::plan::{Kind as Type, Limits, Node, Plan, Protect, Role};
+use super::violation::{Kind, Stop, Violation};
+use super::{Format, avro, json, scalar};
+
+impl Plan {
+    /// Goes over a value once: validates it, finds who it is about, and notes in the arena what is to be replaced.
+    /// `datum_start` is where [`super::Located`] says that the event begins.
+    ///
+    /// # Errors
+    /// A [`Violation`] is the message's fault; the arena is as it was before.
+    ///
+    /// # Panics
+    /// Where the arena holds a gigabyte: batches are bounded far below it, and a wrong position would not fail closed.
+    pub fn walk(
+        &self,
+        format: Format,
+        value: &[u8],
+        datum_start: usize,
+        arena: &mut Arena,
+    ) -> Result<Walk, Violation> {
+        assert!(arena.has_room(), "an arena is cleared after every batch");
+        if value.len() >= POSITIONS {
+            return Err(Violation::Schema {
+                path: "".into(),
+                kind: Kind::TooLong,
+            });
+        }
+        match format {
+            Format::Json => json::walk(self, value, arena),
+            Format::Avro => avro::walk(self, value, datum_start, arena),
+        }
+    }
+}
+
+/// The part of a walk that knows no format.
+pub(super) struct Walker<'v, 'a> {
+    pub value: &'v [u8],
+    pub limits: Limits,
+    pub arena: &'a mut Arena,
+    event_id: Text,
+    device: Text,
+    subject: Text,
+    marks: Marks,
+}
+
+/// How long the arena's vectors were before the walk.
+struct Marks {
+    edits: usize,
+    scratch: usize,
+    paths: usize,
+}
+
+impl<'v, 'a> Walker<'v, 'a> {
+    pub fn new(value: &'v [u8], plan: &Plan, arena: &'a mut Arena) -> Self {
+        let marks = Marks {
+            edits: arena.edits.len(),
+            scratch: arena.scratch.len(),
+            paths: arena.paths.len(),
+        };
+        let (event_id, device, subject) = Default::default();
+        Self {
+            value,
+            limits: plan.limits,
+            arena,
+            event_id,
+            device,
+            subject,
+            marks,
+        }
+    }
+
+    /// Turns the end of a walk into its result. After a violation the arena is as it was.
+    pub fn finish(
+        self,
+        result: Result<(), Stop<'_>>,
+        format: Format,
+        datum_start: usize,
+    ) -> Result<Walk, Violation> {
+        let Self {
+            arena,
+            event_id,
+            device,
+            subject,
+            marks,
+            ..
+        } = self;
+        let result = result.map_err(|stop| stop.violation(arena));
+        arena.steps.clear();
+        arena.keys.clear();
+        if result.is_err() {
+            arena.edits.truncate(marks.edits);
+            arena.scratch.truncate(marks.scratch);
+            arena.paths.truncate(marks.paths);
+        }
+        result.map(|()| {
+            Walk::new(
+                event_id,
+                device,
+                subject,
+                format,
+                datum_start,
+                marks.edits..arena.edits.len(),
+            )
+        })
+    }
+
+    /// Checks the text of a string leaf.
+    pub fn check<'p>(&self, node: &'p Node, text: &[u8]) -> Result<(), Stop<'p>> {
+        let stop = |kind| Err(Stop::Schema(node, kind));
+        match &node.kind {
+            _ if text.len() > self.limits.string_bytes => stop(Kind::TooLong),
+            Type::Uuid if !scalar::is_uuid(text) => stop(Kind::BadUuid),
+            Type::Date if scalar::date(text).is_none() => stop(Kind::BadDate),
+            Type::Timestamp(unit) => match scalar::timestamp(text) {
+                Some(at) if scalar::units_from_timestamp(at, *unit).is_some() => Ok(()),
+                _ => stop(Kind::BadTimestamp),
+            },
+            Type::Enum(symbols) if !symbols.iter().any(|symbol| symbol.as_bytes() == text) => {
+                stop(Kind::UnknownSymbol)
+            }
+            Type::String
+                if matches!(node.role, Some(Role::Device | Role::Subject))
+                    && !scalar::is_identity(text, self.limits.identity_bytes) =>
+            {
+                stop(Kind::BadIdentity)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes the role of a leaf and, where it is protected, the span to be replaced.
+    pub fn leaf<'p>(&mut self, node: &'p Node, span: Range<usize>, plain: Text) -> Result<(), Stop<'p>> {
+        match node.role {
+            Some(Role::EventId) => self.event_id = plain,
+            Some(Role::Device) => self.device = plain,
+            Some(Role::Subject) => self.subject = plain,
+            _ => {}
+        }
+        let action = match node.protect {
+            // A dropped leaf goes with the field that is dropped.
+            None | Some(Protect::Drop) => return Ok(()),
+            Some(Protect::Encrypt) => Action::Seal(Seal::Encrypt),
+            Some(Protect::Token) if node.role == Some(Role::Device) => Action::Seal(Seal::DeviceToken),
+            Some(Protect::Token) => Action::Seal(Seal::Token),
+            Some(Protect::Year) => Action::Year,
+        };
+        self.edit(node, span, plain, action)
+    }
+
+    /// Notes that a field is dropped, with all that was noted below it since `mark`. Gives the index of the edit.
+    pub fn drop<'p>(&mut self, node: &'p Node, mark: usize, span: Range<usize>) -> Result<usize, Stop<'p>> {
+        self.arena.edits.truncate(mark);
+        self.edit(node, span, Text::default(), Action::Drop)?;
+        Ok(mark)
+    }
+
+    /// Moves the end of an edit.
+    pub fn extend(&mut self, edit: usize, end: usize) {
+        if let Some(edit) = self.arena.edits.get_mut(edit) {
+            edit.extend(end);
+        }
+    }
+
+    /// Steps into an entry of a map, whose keys begin at `first` in the arena.
+    pub fn enter_entry<'p>(&mut self, node: &'p Node, key: Text, first: usize) -> Result<(), Stop<'p>> {
+        let bytes = key.of(self.value, self.arena);
+        let earlier = self.arena.keys.get(first..).unwrap_or_default();
+        let kind = if earlier.len() >= self.limits.items {
+            Kind::TooMany
+        } else if bytes.len() > self.limits.identity_bytes {
+            Kind::TooLong
+        } else if earlier
+            .iter()
+            .any(|other| other.of(self.value, self.arena) == bytes)
+        {
+            Kind::Duplicate
+        } else {
+            self.arena.keys.push(key);
+            self.arena.steps.push(Step::Key(key));
+            return Ok(());
+        };
+        Err(Stop::Schema(node, kind))
+    }
+
+    /// Notes a span to be replaced.
+    pub fn edit<'p>(
+        &mut self,
+        node: &'p Node,
+        span: Range<usize>,
+        plain: Text,
+        action: Action,
+    ) -> Result<(), Stop<'p>> {
+        if self.arena.edits.len() - self.marks.edits >= self.limits.protected {
+            return Err(Stop::Schema(node, Kind::TooMany));
+        }
+        self.arena.edit(node, self.value, span, plain, action);
+        Ok(())
+    }
+}
