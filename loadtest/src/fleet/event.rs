@@ -1,0 +1,169 @@
+//! The default event, as a device would write it: plain JSON, or Avro in either framing.
+
+use std::sync::Arc;
+
+use apache_avro::Schema;
+use apache_avro::rabin::Rabin;
+use apache_avro::writer::datum::GenericDatumWriter;
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+use uuid::Uuid;
+
+/// One upload of one device. Field order and names are those of `biometric_event.avsc`.
+#[derive(Serialize)]
+pub struct BiometricEvent<'a> {
+    /// Names the event for ever.
+    #[serde(serialize_with = "uuid_text")]
+    pub event_id: Uuid,
+    /// The device.
+    pub device_id: &'a str,
+    /// The wearer.
+    pub subject: Subject<'a>,
+    /// When the readings were taken.
+    #[serde(serialize_with = "time")]
+    pub recorded_at: Timestamp,
+    /// The firmware version.
+    pub firmware: &'a str,
+    /// The device model.
+    pub model: &'a str,
+    /// Where the device was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub location: Option<Location>,
+    /// What was measured.
+    pub readings: &'a [Reading],
+    /// Free text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<&'a str>,
+}
+
+/// The wearer: everything here is PHI (and synthetic).
+#[derive(Serialize)]
+pub struct Subject<'a> {
+    /// The subject id.
+    pub id: &'a str,
+    /// Full name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<&'a str>,
+    /// Medical record number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mrn: Option<&'a str>,
+    /// Date of birth.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "date")]
+    pub birth_date: Option<jiff::civil::Date>,
+    /// E-mail address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub email: Option<&'a str>,
+    /// Telephone number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phone: Option<&'a str>,
+}
+
+/// Degrees of WGS 84.
+#[derive(Clone, Copy, Serialize)]
+pub struct Location {
+    /// North is positive.
+    pub latitude: f64,
+    /// East is positive.
+    pub longitude: f64,
+}
+
+/// One measured value.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Reading {
+    /// A name of `metrics.toml`.
+    pub metric: &'static str,
+    /// In the unit of the metric.
+    pub value: f64,
+    /// UCUM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<&'static str>,
+    /// What the device thinks of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quality: Option<Quality>,
+    /// Milliseconds after `recorded_at`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset_ms: Option<i64>,
+}
+
+/// What a device thinks of a reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Quality {
+    /// Trustworthy.
+    Good,
+    /// Taken in motion, for instance.
+    Uncertain,
+    /// Not to be used.
+    Bad,
+}
+
+fn uuid_text<S: Serializer>(id: &Uuid, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(id.as_hyphenated().encode_lower(&mut Uuid::encode_buffer()))
+}
+
+fn time<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    if serializer.is_human_readable() {
+        serializer.collect_str(at)
+    } else {
+        serializer.serialize_i64(at.as_microsecond())
+    }
+}
+
+fn date<S: Serializer>(date: &Option<jiff::civil::Date>, serializer: S) -> Result<S::Ok, S::Error> {
+    let Some(date) = date else {
+        return serializer.serialize_none();
+    };
+    if serializer.is_human_readable() {
+        serializer.collect_str(date)
+    } else {
+        let days = (*date - jiff::civil::date(1970, 1, 1)).get_days();
+        serializer.serialize_some(&days)
+    }
+}
+
+/// How events are written.
+#[derive(Clone)]
+pub enum Format {
+    /// Plain JSON.
+    Json,
+    /// Avro with the Confluent header: `0x00`, the registry's id in big endian, the datum.
+    AvroConfluent {
+        /// The schema, which must be that of the default event.
+        schema: Arc<Schema>,
+        /// The id that the registry gave it.
+        id: u32,
+    },
+    /// Avro single-object encoding: `0xC3 0x01`, the schema's Rabin fingerprint in little endian, the datum.
+    AvroSingleObject {
+        /// The schema, which must be that of the default event.
+        schema: Arc<Schema>,
+    },
+}
+
+impl Format {
+    /// Writes the event into `out`, which is cleared first.
+    ///
+    /// # Errors
+    /// When the schema does not fit the default event.
+    pub fn write(&self, event: &BiometricEvent<'_>, out: &mut Vec<u8>) -> anyhow::Result<()> {
+        out.clear();
+        let schema = match self {
+            Self::Json => return Ok(serde_json::to_writer(out, event)?),
+            Self::AvroConfluent { schema, id } => {
+                out.push(0);
+                out.extend_from_slice(&id.to_be_bytes());
+                schema
+            }
+            Self::AvroSingleObject { schema } => {
+                out.extend_from_slice(&[0xC3, 0x01]);
+                out.extend_from_slice(&schema.fingerprint::<Rabin>().bytes);
+                schema
+            }
+        };
+        let writer = GenericDatumWriter::builder(schema)
+            .human_readable(false)
+            .build()?;
+        writer.write_ser(out, event)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,390 @@
+//! What can be wrong with a record, how it is made, and which outcome it must have.
+
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+
+use super::event::Format;
+use super::keys::{Claim, DeviceKey, Profile};
+use super::{Draft, keys::Secret};
+use crate::outcome::{Outcome, Outcomes};
+use crate::record::{Header, JWS_SIGNATURE, WEBHOOK_SIGNATURE};
+
+/// Share of records by misdeed, each 0 to 1; the rest is good.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Hostile {
+    /// Signed with a key that is not the device's, with a key id that nobody has, or changed after signing.
+    pub forged: f64,
+    /// An exact copy of a good record, sent again.
+    pub replayed: f64,
+    /// An exact copy of a good record in another partition.
+    pub misplaced: f64,
+    /// Signed an hour ago, or in an hour; or for another topic.
+    pub stale: f64,
+    /// In bursts of `flood_records` from one device.
+    pub flooding: f64,
+    /// Not a signature, not JSON, not the schema, too large.
+    pub malformed: f64,
+    /// Records of a burst. Default 400.
+    pub flood_records: u32,
+    /// Bytes of an oversized value; 0 makes none. Default 0, as the gate's and the broker's limits are the operator's.
+    pub oversized_bytes: usize,
+}
+
+/// What a record is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// Nothing wrong with it.
+    #[default]
+    Good,
+    /// Good, with a header beside the signature whose name is not UTF-8.
+    StrangeHeader,
+    /// Signed with somebody else's secret under the device's key id.
+    ForgedSecret,
+    /// Changed by a byte after signing.
+    Tampered,
+    /// Signed under a key id (or by a device) that nobody has.
+    UnknownKey,
+    /// Signed by one device, speaking of another.
+    Impostor,
+    /// An exact copy of an earlier record.
+    Replayed,
+    /// An exact copy of an earlier record in another partition.
+    Misplaced,
+    /// Signed an hour ago.
+    Old,
+    /// Signed in an hour.
+    Future,
+    /// Signed for another topic.
+    WrongAudience,
+    /// One of a burst.
+    Flood,
+    /// No headers.
+    Unsigned,
+    /// The signature header twice.
+    RepeatedHeader,
+    /// A signature header that is none.
+    GarbageSignature,
+    /// An empty value, well signed.
+    Empty,
+    /// Bytes that are no format.
+    NotJson,
+    /// Cut off in the middle, well signed.
+    Truncated,
+    /// A single-object header with a fingerprint of nothing.
+    UnknownSchema,
+    /// A member that the schema does not have.
+    UnknownField,
+    /// A member of the wrong type.
+    WrongType,
+    /// The same member twice.
+    DuplicateMember,
+    /// Required members missing.
+    MissingField,
+    /// Beyond the limit.
+    Oversized,
+}
+
+const FORGED: [Kind; 4] = [
+    Kind::ForgedSecret,
+    Kind::Tampered,
+    Kind::UnknownKey,
+    Kind::Impostor,
+];
+const STALE: [Kind; 3] = [Kind::Old, Kind::Future, Kind::WrongAudience];
+const MALFORMED_ANYWHERE: [Kind; 8] = [
+    Kind::StrangeHeader,
+    Kind::Unsigned,
+    Kind::RepeatedHeader,
+    Kind::GarbageSignature,
+    Kind::Empty,
+    Kind::NotJson,
+    Kind::Truncated,
+    Kind::UnknownSchema,
+];
+const MALFORMED_JSON: [Kind; 4] = [
+    Kind::UnknownField,
+    Kind::WrongType,
+    Kind::DuplicateMember,
+    Kind::MissingField,
+];
+
+impl Default for Hostile {
+    fn default() -> Self {
+        Self {
+            forged: 0.0,
+            replayed: 0.0,
+            misplaced: 0.0,
+            stale: 0.0,
+            flooding: 0.0,
+            malformed: 0.0,
+            flood_records: 400,
+            oversized_bytes: 0,
+        }
+    }
+}
+
+impl Hostile {
+    /// A little of everything: about one record in eight.
+    #[must_use]
+    pub fn some() -> Self {
+        Self {
+            forged: 0.03,
+            replayed: 0.03,
+            misplaced: 0.01,
+            stale: 0.02,
+            flooding: 0.02,
+            malformed: 0.02,
+            ..Self::default()
+        }
+    }
+
+    /// What the next record is. Floods are drawn by their first record.
+    pub(super) fn draw(&self, rng: &mut ChaCha8Rng, format: &Format) -> Kind {
+        let mut draw: f64 = rng.random();
+        let flood_starts = self.flooding / f64::from(self.flood_records.max(1));
+        let shares = [
+            self.forged,
+            self.replayed,
+            self.misplaced,
+            self.stale,
+            self.malformed,
+            flood_starts,
+        ];
+        let Some(misdeed) = shares.iter().position(|share| {
+            draw -= share;
+            draw < 0.0
+        }) else {
+            return Kind::Good;
+        };
+        match misdeed {
+            0 => one_of(&FORGED, rng),
+            1 => Kind::Replayed,
+            2 => Kind::Misplaced,
+            3 => one_of(&STALE, rng),
+            4 => self.draw_malformed(rng, matches!(format, Format::Json)),
+            _ => Kind::Flood,
+        }
+    }
+
+    fn draw_malformed(&self, rng: &mut ChaCha8Rng, json: bool) -> Kind {
+        let anywhere = MALFORMED_ANYWHERE.len();
+        let oversized = usize::from(self.oversized_bytes > 0);
+        let in_json = if json { MALFORMED_JSON.len() } else { 0 };
+        match rng.random_range(0..anywhere + in_json + oversized) {
+            index if index < anywhere => MALFORMED_ANYWHERE[index],
+            index if index < anywhere + in_json => MALFORMED_JSON[index - anywhere],
+            _ => Kind::Oversized,
+        }
+    }
+}
+
+fn one_of(kinds: &[Kind], rng: &mut ChaCha8Rng) -> Kind {
+    kinds[rng.random_range(0..kinds.len())]
+}
+
+impl Kind {
+    /// What the gate may make of it.
+    #[must_use]
+    pub fn expected(self) -> Outcomes {
+        match self {
+            Self::Good | Self::StrangeHeader => Outcome::Clean.into(),
+            Self::Flood => Outcomes::of(&[Outcome::Clean, Outcome::RateLimited]),
+            Self::ForgedSecret | Self::Tampered => Outcome::BadSignature.into(),
+            Self::UnknownKey => Outcome::UnknownKey.into(),
+            Self::Impostor => Outcome::BindingMismatch.into(),
+            Self::Replayed => Outcome::Duplicate.into(),
+            Self::Misplaced => Outcome::Misrouted.into(),
+            Self::Old | Self::Future => Outcome::Stale.into(),
+            Self::WrongAudience => Outcome::WrongAudience.into(),
+            Self::Unsigned => Outcome::MissingSignature.into(),
+            Self::RepeatedHeader | Self::GarbageSignature => Outcome::MalformedSignature.into(),
+            Self::Empty | Self::NotJson | Self::Truncated => Outcome::Undecodable.into(),
+            Self::UnknownSchema => Outcome::UnknownSchema.into(),
+            Self::UnknownField | Self::WrongType | Self::DuplicateMember | Self::MissingField => {
+                Outcome::SchemaViolation.into()
+            }
+            Self::Oversized => Outcome::TooLarge.into(),
+        }
+    }
+
+    /// Changes what is signed.
+    pub(super) fn before_signing(
+        self,
+        claim: &mut Claim<'_>,
+        key: &DeviceKey,
+        other: &str,
+        draft: &mut Draft,
+    ) {
+        let value = draft.record.value.get_or_insert_default();
+        match self {
+            Self::Old => claim.signed_s -= 3600,
+            Self::Future => claim.signed_s += 3600,
+            // A webhook's signature names no audience.
+            Self::WrongAudience if key.profile() == Profile::Webhook => {
+                claim.signed_s -= 3600;
+                draft.expected = Outcome::Stale.into();
+            }
+            Self::WrongAudience => claim.audience = "elsewhere/biometrics.raw",
+            Self::Empty => value.clear(),
+            Self::NotJson => *value = b"\x7fnot an event".to_vec(),
+            Self::Truncated => value.truncate(value.len() / 2),
+            Self::UnknownSchema => {
+                value.splice(0..0, *b"\xC3\x01\xDE\xAD\xBE\xEF\xDE\xAD\xBE\xEF");
+            }
+            Self::UnknownField => append_member(value, br#""colour":"red""#),
+            Self::WrongType => append_member(value, br#""note":42"#),
+            Self::DuplicateMember => append_member(value, br#""model":"again""#),
+            Self::MissingField => {
+                let event_id = value.get(..50).unwrap_or_default().to_vec();
+                *value = event_id;
+                value.push(b'}');
+            }
+            Self::Impostor => replace(value, key.device.as_bytes(), other.as_bytes()),
+            _ => {}
+        }
+    }
+
+    /// The key that signs instead of the device's.
+    pub(super) fn signs_with(self, key: &DeviceKey, rng: &mut ChaCha8Rng) -> Option<DeviceKey> {
+        let mut forged = key.clone();
+        match self {
+            Self::ForgedSecret => {
+                let bytes: [u8; 32] = rng.random();
+                forged.secret = match key.profile() {
+                    Profile::JwsHs256 => Secret::Hs256(bytes.to_vec()),
+                    Profile::Webhook => Secret::Webhook(bytes.to_vec()),
+                    Profile::JwsEd25519 => {
+                        Secret::Ed25519(Box::new(ed25519_dalek::SigningKey::from_bytes(&bytes)))
+                    }
+                };
+            }
+            Self::UnknownKey => forged.kid = format!("nobody-{:08x}", rng.random::<u32>()),
+            _ => return None,
+        }
+        Some(forged)
+    }
+
+    /// Changes what was signed, and what came of it.
+    pub(super) fn after_signing(self, draft: &mut Draft, rng: &mut ChaCha8Rng) {
+        let record = &mut draft.record;
+        match self {
+            Self::Tampered => {
+                if let Some(value) = &mut record.value {
+                    let at = rng.random_range(0..value.len().max(1));
+                    if let Some(byte) = value.get_mut(at) {
+                        *byte ^= 1;
+                    }
+                }
+            }
+            // A webhook's key is found by the device id that is the record key.
+            Self::UnknownKey if record.header(JWS_SIGNATURE).is_none() => {
+                record.key = Some(format!("nobody-{:08x}", rng.random::<u32>()).into_bytes());
+            }
+            Self::StrangeHeader => record
+                .headers
+                .push(Header::new(b"x-\xFF\xFE", b"\x00\xFF".as_slice())),
+            Self::Unsigned => record.headers.clear(),
+            Self::RepeatedHeader => record.headers.extend(record.headers.last().cloned()),
+            Self::GarbageSignature => {
+                let own =
+                    |header: &&mut Header| header.name == JWS_SIGNATURE || header.name == WEBHOOK_SIGNATURE;
+                if let Some(header) = record.headers.iter_mut().find(own) {
+                    header.value = Some(b"ceci n'est pas une signature".to_vec());
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Puts a member before the closing brace of a JSON object.
+fn append_member(value: &mut Vec<u8>, member: &[u8]) {
+    if value.pop() == Some(b'}') {
+        value.push(b',');
+        value.extend_from_slice(member);
+        value.push(b'}');
+    }
+}
+
+fn replace(value: &mut [u8], from: &[u8], to: &[u8]) {
+    // Device ids of a fleet are all equally long.
+    if from.len() != to.len() {
+        return;
+    }
+    let found = value.windows(from.len()).position(|window| window == from);
+    if let Some(at) = found {
+        value[at..at + from.len()].copy_from_slice(to);
+    }
+}
+
+/// A burst from one device.
+#[derive(Default)]
+pub(super) struct Flood {
+    device: usize,
+    left: u32,
+    going: bool,
+}
+
+impl Flood {
+    /// The device whose burst the next record belongs to, if one is going or `kind` begins one.
+    pub(super) fn device(
+        &mut self,
+        kind: Kind,
+        records: u32,
+        devices: usize,
+        rng: &mut ChaCha8Rng,
+    ) -> Option<usize> {
+        if kind == Kind::Flood && self.left == 0 {
+            self.left = records;
+            self.device = rng.random_range(0..devices);
+        }
+        self.going = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        self.going.then_some(self.device)
+    }
+
+    /// Whether the record whose device was just asked for belongs to a burst.
+    pub(super) fn going(&self) -> bool {
+        self.going
+    }
+}
+
+/// A few good records of late, to be copied.
+#[derive(Default)]
+pub(super) struct Recent {
+    kept: Vec<Draft>,
+    seen: usize,
+}
+
+impl Recent {
+    const CAPACITY: usize = 64;
+    /// One good record in so many is kept.
+    const STRIDE: usize = 5;
+
+    pub(super) fn keep(&mut self, hostile: &Hostile, kind: Kind, draft: &Draft) {
+        if kind != Kind::Good || hostile.replayed + hostile.misplaced <= 0.0 {
+            return;
+        }
+        self.seen += 1;
+        if !self.seen.is_multiple_of(Self::STRIDE) {
+            return;
+        }
+        if self.kept.len() < Self::CAPACITY {
+            self.kept.push(draft.clone());
+        } else {
+            self.kept[self.seen / Self::STRIDE % Self::CAPACITY].clone_from(draft);
+        }
+    }
+
+    /// Copies one of them, unless there is none yet.
+    pub(super) fn take(&self, kind: Kind, rng: &mut ChaCha8Rng, draft: &mut Draft) -> bool {
+        if self.kept.is_empty() {
+            return false;
+        }
+        draft.clone_from(&self.kept[rng.random_range(0..self.kept.len())]);
+        draft.kind = kind;
+        draft.misplaced = kind == Kind::Misplaced;
+        draft.expected = kind.expected();
+        true
+    }
+}

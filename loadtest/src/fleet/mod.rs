@@ -1,0 +1,587 @@
+//! A seeded fleet of devices that sign physiologically plausible events, some of them hostile.
+//!
+//! The same seed gives the same devices, people and keys; the same seed and boot give the same events, but for the time of
+//! signing. Every record comes with the outcomes that its maker expects, which never leave the generator.
+//!
+//! ```no_run
+//! use pulsegate_loadtest::fleet::{Fleet, Hostile, Options};
+//! use pulsegate_loadtest::kafka::Kafka;
+//! use pulsegate_loadtest::outcome::Outcome;
+//!
+//! let mut fleet = Fleet::new(Options { devices: 100, hostile: Hostile::some(), ..Options::new(7) });
+//! for line in fleet.import_lines() {
+//!     println!("{line}"); // for `pulsegate device import`
+//! }
+//! let made = fleet.produce(&Kafka::at("localhost:9092"), 50_000, &mut |produced| eprintln!("{produced}"))?;
+//! println!("{} produced, {} of them signed by nobody we know", made.records, made.expected(Outcome::UnknownKey));
+//! # Ok::<(), anyhow::Error>(())
+//! ```
+
+pub mod event;
+mod hostile;
+pub mod keys;
+pub mod person;
+pub mod physiology;
+mod produce;
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use uuid::Builder;
+
+use crate::outcome::{Outcome, Outcomes};
+use crate::record::Record;
+use event::{BiometricEvent, Format, Location, Reading, Subject};
+pub use hostile::{Hostile, Kind};
+use keys::{Claim, DeviceKey, Profile, Scratch};
+use person::Person;
+use physiology::Body;
+pub use produce::{Made, Pace, Tally};
+
+/// What a fleet is like. `Options::new` gives the defaults.
+#[derive(Clone)]
+pub struct Options {
+    /// Makes devices, people and keys.
+    pub seed: u64,
+    /// How many devices. Default 100.
+    pub devices: u32,
+    /// The boot that sequence numbers count in: a later run over the same devices needs a higher one, or every record is a
+    /// repeat. Default: seconds since the Unix epoch.
+    pub boot: u64,
+    /// First half of the audience. Default `local`.
+    pub environment: String,
+    /// The raw topic, and second half of the audience. Default `biometrics.raw`.
+    pub topic: String,
+    /// Tenants; devices take turns. Default `acme` alone.
+    pub tenants: Vec<String>,
+    /// Device class, which picks the gate's rate limit. Default `wearable`.
+    pub class: String,
+    /// Share of devices by profile.
+    pub profiles: Profiles,
+    /// Share of records by misdeed. Default none.
+    pub hostile: Hostile,
+    /// How much an event says.
+    pub shape: Shape,
+    /// How it is written. Default JSON.
+    pub format: Format,
+    /// Event time of each device's first event, milliseconds since the Unix epoch; `None` lets the last one be now.
+    pub start_ms: Option<i64>,
+    /// Event time from one event of a device to its next, in milliseconds. Default one minute.
+    pub step_ms: i64,
+    /// librdkafka's `compression.type`. Default `none`.
+    pub compression: String,
+}
+
+/// Share of devices by profile; the rest, up to 1, sign with HS256.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Profiles {
+    /// `jws` with Ed25519.
+    pub ed25519: f64,
+    /// `webhook`.
+    pub webhook: f64,
+}
+
+/// How much an event says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// Every metric, every PHI field, now and then a location and a note: 600 to 900 bytes of JSON.
+    Full,
+    /// About 280 bytes of JSON with three encrypted PHI fields and one reading: the benchmark's event.
+    Compact,
+}
+
+/// The synthetic devices and what comes next.
+pub struct Fleet {
+    options: Options,
+    audience: String,
+    devices: Vec<Device>,
+    rng: ChaCha8Rng,
+    turn: usize,
+    flood: hostile::Flood,
+    recent: hostile::Recent,
+    readings: Vec<Reading>,
+    scratch: Scratch,
+}
+
+/// One device, its wearer and its key.
+struct Device {
+    key: DeviceKey,
+    person: Person,
+    body: Body,
+    sequence: u64,
+    events: i64,
+}
+
+/// One record to be produced, and what is expected of it.
+#[derive(Clone, Default)]
+pub struct Draft {
+    /// Key, value and headers.
+    pub record: Record,
+    /// At home, or elsewhere on purpose.
+    pub misplaced: bool,
+    /// What the gate may make of it.
+    pub expected: Outcomes,
+    /// What it is.
+    pub kind: Kind,
+}
+
+impl Options {
+    /// The defaults for a seed.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            devices: 100,
+            boot: jiff::Timestamp::now().as_second().unsigned_abs(),
+            environment: "local".to_owned(),
+            topic: "biometrics.raw".to_owned(),
+            tenants: vec!["acme".to_owned()],
+            class: "wearable".to_owned(),
+            profiles: Profiles {
+                ed25519: 0.1,
+                webhook: 0.2,
+            },
+            hostile: Hostile::default(),
+            shape: Shape::Full,
+            format: Format::Json,
+            start_ms: None,
+            step_ms: 60_000,
+            compression: "none".to_owned(),
+        }
+    }
+}
+
+impl Profiles {
+    /// Every device of one profile.
+    #[must_use]
+    pub fn only(profile: Profile) -> Self {
+        let share = |of| if profile == of { 1.0 } else { 0.0 };
+        Self {
+            ed25519: share(Profile::JwsEd25519),
+            webhook: share(Profile::Webhook),
+        }
+    }
+
+    fn of_device(self, rng: &mut ChaCha8Rng) -> Profile {
+        let draw: f64 = rng.random();
+        match draw {
+            draw if draw < self.ed25519 => Profile::JwsEd25519,
+            draw if draw < self.ed25519 + self.webhook => Profile::Webhook,
+            _ => Profile::JwsHs256,
+        }
+    }
+}
+
+impl Fleet {
+    /// Makes the devices. An Ed25519 device costs about 20 µs, any other about 2 µs.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        let devices = (0..options.devices.max(1))
+            .map(|index| Device::make(&options, index))
+            .collect();
+        let audience = format!("{}/{}", options.environment, options.topic);
+        let rng = ChaCha8Rng::seed_from_u64(options.seed ^ options.boot.rotate_left(32));
+        Self {
+            options,
+            audience,
+            devices,
+            rng,
+            turn: 0,
+            flood: hostile::Flood::default(),
+            recent: hostile::Recent::default(),
+            readings: Vec::new(),
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// The options it was made with.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Every key, as a line for `device import`.
+    pub fn import_lines(&self) -> impl Iterator<Item = String> {
+        self.lines(false)
+    }
+
+    /// Every key with what signing needs: for `replay`, never for a registry.
+    pub fn signing_lines(&self) -> impl Iterator<Item = String> {
+        self.lines(true)
+    }
+
+    fn lines(&self, private: bool) -> impl Iterator<Item = String> {
+        // A struct of strings always serialises.
+        self.devices
+            .iter()
+            .map(move |device| serde_json::to_string(&device.key.line(private)).unwrap_or_default())
+    }
+
+    /// The keys.
+    pub fn keys(&self) -> impl Iterator<Item = &DeviceKey> {
+        self.devices.iter().map(|device| &device.key)
+    }
+
+    /// Every string that must appear nowhere behind the gate: subject ids, names, record numbers, addresses, numbers.
+    #[must_use]
+    pub fn planted(&self) -> Vec<String> {
+        let of = |person: &Person| {
+            [
+                &person.id,
+                &person.name,
+                &person.mrn,
+                &person.email,
+                &person.phone,
+            ]
+            .map(String::clone)
+        };
+        let mut planted: Vec<_> = self
+            .devices
+            .iter()
+            .flat_map(|device| of(&device.person))
+            .collect();
+        planted.sort_unstable();
+        planted.dedup();
+        planted
+    }
+
+    /// Fixes the event time of the first events so that the last of `records` is at `now_ms`, unless the options say one.
+    pub fn schedule(&mut self, records: u64, now_ms: i64) {
+        let rounds = records.div_ceil(self.devices.len() as u64);
+        let span = i64::try_from(rounds)
+            .unwrap_or(i64::MAX)
+            .saturating_mul(self.options.step_ms);
+        self.options.start_ms.get_or_insert(now_ms.saturating_sub(span));
+    }
+
+    /// Makes the next record, signed at `now_ms` (milliseconds since the Unix epoch), in place of what `draft` held.
+    ///
+    /// # Errors
+    /// When the format's Avro schema does not fit the default event.
+    pub fn next(&mut self, now_ms: i64, draft: &mut Draft) -> anyhow::Result<()> {
+        let kind = self.options.hostile.draw(&mut self.rng, &self.options.format);
+        if matches!(kind, Kind::Replayed | Kind::Misplaced) && self.recent.take(kind, &mut self.rng, draft) {
+            return Ok(());
+        }
+        let device = match self.flood.device(
+            kind,
+            self.options.hostile.flood_records,
+            self.devices.len(),
+            &mut self.rng,
+        ) {
+            Some(flooding) => flooding,
+            None => self.turn(),
+        };
+        let kind = match (kind, self.flood.going()) {
+            (_, true) => Kind::Flood,
+            (Kind::Replayed | Kind::Misplaced, false) => Kind::Good,
+            (other, false) => other,
+        };
+        self.write(device, now_ms, &mut draft.record)?;
+        draft.kind = kind;
+        draft.misplaced = false;
+        draft.expected = kind.expected();
+        self.sign(device, kind, now_ms, draft);
+        self.recent.keep(&self.options.hostile, kind, draft);
+        Ok(())
+    }
+
+    fn turn(&mut self) -> usize {
+        let device = self.turn;
+        self.turn = (device + 1) % self.devices.len();
+        device
+    }
+
+    /// Writes key and value of the device's next event.
+    fn write(&mut self, device: usize, now_ms: i64, record: &mut Record) -> anyhow::Result<()> {
+        let Options {
+            shape,
+            step_ms,
+            start_ms,
+            ..
+        } = self.options;
+        let device = &mut self.devices[device];
+        let full = shape == Shape::Full;
+        let at_ms = start_ms
+            .unwrap_or(now_ms)
+            .saturating_add(device.events.saturating_mul(step_ms));
+        let at_ms = at_ms + self.rng.random_range(0..step_ms.clamp(1, 1000));
+        device.events += 1;
+        device
+            .body
+            .measure(at_ms, step_ms, full, &mut self.rng, &mut self.readings);
+        let person = &device.person;
+        let rare = self.rng.random_range(0..64_usize);
+        let note = (full && rare < 4).then(|| person.note(rare));
+        let event = BiometricEvent {
+            event_id: Builder::from_random_bytes(self.rng.random()).into_uuid(),
+            device_id: &device.key.device,
+            subject: Subject {
+                id: &person.id,
+                name: Some(&person.name),
+                mrn: Some(&person.mrn),
+                birth_date: full.then_some(person.birth_date),
+                email: full.then_some(&person.email),
+                phone: Some(&person.phone),
+            },
+            recorded_at: jiff::Timestamp::from_millisecond(at_ms)?,
+            firmware: person.firmware,
+            model: person.model,
+            location: (full && rare % 8 == 7).then_some(Location {
+                latitude: person.latitude,
+                longitude: person.longitude,
+            }),
+            readings: &self.readings,
+            note: note.as_deref(),
+        };
+        let mut value = record.value.take().unwrap_or_default();
+        self.options.format.write(&event, &mut value)?;
+        record.value = Some(value);
+        let key = record.key.get_or_insert_default();
+        key.clear();
+        key.extend_from_slice(device.key.device.as_bytes());
+        Ok(())
+    }
+
+    /// Signs the draft as its kind would, misdeeds before or after the signature as each needs.
+    fn sign(&mut self, device: usize, kind: Kind, now_ms: i64, draft: &mut Draft) {
+        let other = (device + 1) % self.devices.len();
+        let other = self.devices[other].key.device.clone();
+        let device = &mut self.devices[device];
+        device.sequence += 1;
+        let mut claim = Claim {
+            audience: &self.audience,
+            signed_s: now_ms.div_euclid(1000),
+            boot: self.options.boot,
+            sequence: device.sequence,
+        };
+        if kind == Kind::Oversized {
+            // White space behind the object is still JSON, so nothing but the size is wrong.
+            draft
+                .record
+                .value
+                .get_or_insert_default()
+                .resize(self.options.hostile.oversized_bytes, b' ');
+        }
+        kind.before_signing(&mut claim, &device.key, &other, draft);
+        let forged;
+        let key = match kind.signs_with(&device.key, &mut self.rng) {
+            Some(key) => {
+                forged = key;
+                &forged
+            }
+            None => &device.key,
+        };
+        let value = draft.record.value.as_deref().unwrap_or_default();
+        key.sign(&claim, value, &mut self.scratch, &mut draft.record.headers);
+        kind.after_signing(draft, &mut self.rng);
+    }
+}
+
+impl Device {
+    fn make(options: &Options, index: u32) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
+        rng.set_stream(u64::from(index) + 1);
+        let person = Person::make(index, &mut rng);
+        let age_years = f64::from(2026 - person.birth_date.year());
+        let body = Body::make(age_years, &mut rng);
+        let profile = options.profiles.of_device(&mut rng);
+        let tenants = options.tenants.len().max(1);
+        let tenant = options
+            .tenants
+            .get(index as usize % tenants)
+            .map_or("acme", String::as_str);
+        let device = format!("device-{index:06}");
+        let key = DeviceKey::derive(options.seed, index, &device, profile, tenant, &options.class);
+        Self {
+            key,
+            person,
+            body,
+            sequence: 0,
+            events: 0,
+        }
+    }
+}
+
+impl Draft {
+    /// Where the record belongs among so many partitions: its home, or the next one for a misplaced copy.
+    #[must_use]
+    pub fn partition(&self, partitions: i32) -> i32 {
+        let home = crate::murmur2::home(self.record.key.as_deref().unwrap_or_default(), partitions);
+        if self.misplaced {
+            (home + 1) % partitions
+        } else {
+            home
+        }
+    }
+
+    /// The outcomes expected in a topic of so many partitions: with one alone nothing is misplaced.
+    #[must_use]
+    pub fn expected_among(&self, partitions: i32) -> Outcomes {
+        if self.misplaced && partitions == 1 {
+            Outcome::Duplicate.into()
+        } else {
+            self.expected
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::record::{JWS_SIGNATURE, WEBHOOK_SIGNATURE};
+
+    const NOW_MS: i64 = 1_800_000_000_000;
+
+    fn drafts(options: Options, records: u64) -> Vec<Draft> {
+        let mut fleet = Fleet::new(options);
+        fleet.schedule(records, NOW_MS);
+        let mut draft = Draft::default();
+        let mut next = || {
+            fleet
+                .next(NOW_MS, &mut draft)
+                .expect("events of a fleet can be written");
+            draft.clone()
+        };
+        (0..records).map(|_| next()).collect()
+    }
+
+    fn seeded(boot: u64) -> Options {
+        Options {
+            boot,
+            ..Options::new(7)
+        }
+    }
+
+    #[test]
+    fn the_same_seed_and_boot_give_the_same_records_and_another_boot_gives_others() {
+        let hostile = |boot| {
+            drafts(
+                Options {
+                    hostile: Hostile::some(),
+                    ..seeded(boot)
+                },
+                2000,
+            )
+        };
+        let (first, again, later) = (hostile(1), hostile(1), hostile(2));
+        assert!(
+            first
+                .iter()
+                .zip(&again)
+                .all(|(a, b)| a.record == b.record && a.expected == b.expected)
+        );
+        let ids = |drafts: &[Draft]| {
+            drafts
+                .iter()
+                .filter_map(|d| d.record.value.clone())
+                .collect::<HashSet<_>>()
+        };
+        assert!(
+            ids(&first)
+                .iter()
+                .filter(|value| value.len() > 100)
+                .all(|value| !ids(&later).contains(value))
+        );
+        let keys = |boot| Fleet::new(seeded(boot)).import_lines().collect::<Vec<_>>();
+        assert_eq!(keys(1), keys(2));
+    }
+
+    #[test]
+    fn every_kind_of_misdeed_occurs_and_good_records_are_json_of_the_promised_size() {
+        let hostile = Hostile {
+            forged: 0.1,
+            stale: 0.1,
+            malformed: 0.2,
+            oversized_bytes: 70_000,
+            ..Hostile::some()
+        };
+        let made = drafts(Options { hostile, ..seeded(1) }, 20_000);
+        let kinds: HashSet<Kind> = made.iter().map(|draft| draft.kind).collect();
+        assert_eq!(kinds.len(), 24, "{kinds:?}");
+        for draft in made.iter().filter(|draft| draft.kind == Kind::Good) {
+            let value = draft.record.value.as_deref().unwrap_or_default();
+            let event: serde_json::Value = serde_json::from_slice(value).expect("good records are JSON");
+            assert_eq!(
+                event["device_id"].as_str().map(str::as_bytes),
+                draft.record.key.as_deref()
+            );
+            assert!((500..1100).contains(&value.len()), "{} bytes", value.len());
+        }
+        let compact = drafts(
+            Options {
+                shape: Shape::Compact,
+                ..seeded(1)
+            },
+            1000,
+        );
+        let mean = compact
+            .iter()
+            .filter_map(|d| d.record.value.as_ref())
+            .map(Vec::len)
+            .sum::<usize>()
+            / 1000;
+        assert!(
+            (265..=320).contains(&mean),
+            "compact events have {mean} bytes on average"
+        );
+    }
+
+    #[test]
+    fn profiles_decide_the_headers_and_nothing_planted_is_missing_from_raw() {
+        for profile in [Profile::JwsHs256, Profile::JwsEd25519, Profile::Webhook] {
+            let options = Options {
+                profiles: Profiles::only(profile),
+                devices: 3,
+                ..seeded(1)
+            };
+            for draft in drafts(options, 30) {
+                assert_eq!(
+                    draft.record.header(JWS_SIGNATURE).is_some(),
+                    profile != Profile::Webhook
+                );
+                assert_eq!(
+                    draft.record.header(WEBHOOK_SIGNATURE).is_some(),
+                    profile == Profile::Webhook
+                );
+            }
+        }
+        let planted = Fleet::new(seeded(1)).planted();
+        let raw: Vec<_> = drafts(seeded(1), 200)
+            .into_iter()
+            .filter_map(|draft| draft.record.value)
+            .collect();
+        let raw = String::from_utf8(raw.concat()).expect("JSON is UTF-8");
+        assert!(planted.iter().all(|phi| raw.contains(phi.as_str())));
+    }
+
+    #[test]
+    fn avro_in_both_framings_reads_back_with_the_schema() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../schemas/biometric_event.avsc");
+        let text = std::fs::read_to_string(path).expect("the schema is in the repository");
+        let schema = std::sync::Arc::new(apache_avro::Schema::parse_str(&text).expect("the schema is Avro"));
+        let confluent = Format::AvroConfluent {
+            schema: schema.clone(),
+            id: 258,
+        };
+        let single = Format::AvroSingleObject {
+            schema: schema.clone(),
+        };
+        for (format, header) in [
+            (confluent, &[0_u8, 0, 0, 1, 2][..]),
+            (single, &[0xC3_u8, 0x01][..]),
+        ] {
+            for draft in drafts(Options { format, ..seeded(1) }, 200) {
+                let value = draft.record.value.unwrap_or_default();
+                assert!(value.starts_with(header));
+                let mut datum = &value[if header.len() == 5 { 5 } else { 10 }..];
+                let reader = apache_avro::reader::datum::GenericDatumReader::builder(&schema).build();
+                let read = reader
+                    .and_then(|reader| reader.read_value(&mut datum))
+                    .expect("reads back");
+                assert!(datum.is_empty() && matches!(read, apache_avro::types::Value::Record(_)));
+            }
+        }
+    }
+}

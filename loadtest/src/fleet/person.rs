@@ -1,0 +1,128 @@
+//! Synthetic people and their devices. Every identifier is made up: addresses are of RFC 2606 domains, telephone numbers
+//! of the range that is reserved for fiction.
+
+use jiff::civil::Date;
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+
+const GIVEN: [&str; 32] = [
+    "Ada", "Bela", "Chidi", "Dorte", "Emre", "Farah", "Goran", "Hana", "Ines", "Jonas", "Keiko", "Liam",
+    "Mina", "Nuno", "Oksana", "Pavel", "Quentin", "Rosa", "Samir", "Tove", "Uma", "Viktor", "Wanda",
+    "Ximena", "Yusuf", "Zofia", "André", "Björk", "Chloë", "Đorđe", "Łucja", "Søren",
+];
+const FAMILY: [&str; 32] = [
+    "Abara",
+    "Bergström",
+    "Castellanos",
+    "Dvořák",
+    "Eriksen",
+    "Fontaine",
+    "Grünwald",
+    "Hashimoto",
+    "Ibekwe",
+    "Jankowski",
+    "Kowalczyk",
+    "Lindqvist",
+    "Moreau",
+    "Nakagawa",
+    "Okonkwo",
+    "Petrović",
+    "Quintero",
+    "Rasmussen",
+    "Szymański",
+    "Takahashi",
+    "Ulrich",
+    "Vasquez",
+    "Westerberg",
+    "Xanthos",
+    "Yılmaz",
+    "Zielińska",
+    "O'Brien",
+    "Smith-Jones",
+    "de la Cruz",
+    "van den Berg",
+    "Nguyễn",
+    "Müller",
+];
+const MODELS: [(&str, [&str; 3]); 4] = [
+    ("Pulse One", ["1.8.2", "1.9.0", "2.0.0"]),
+    ("Pulse Band 2", ["4.2.1", "4.3.0", "4.3.1"]),
+    ("CardioPatch", ["0.9.14", "1.0.0", "1.0.3"]),
+    ("BedSense", ["7.1", "7.2", "8.0"]),
+];
+
+/// A wearer and the device worn.
+#[derive(Clone, Debug)]
+pub struct Person {
+    /// Subject id.
+    pub id: String,
+    /// Full name.
+    pub name: String,
+    /// Medical record number.
+    pub mrn: String,
+    /// Date of birth.
+    pub birth_date: Date,
+    /// E-mail address.
+    pub email: String,
+    /// Telephone number.
+    pub phone: String,
+    /// Where they live.
+    pub latitude: f64,
+    /// Where they live.
+    pub longitude: f64,
+    /// Device model.
+    pub model: &'static str,
+    /// Firmware version.
+    pub firmware: &'static str,
+}
+
+impl Person {
+    /// The person with that number.
+    pub fn make(index: u32, rng: &mut ChaCha8Rng) -> Self {
+        let given = GIVEN[rng.random_range(0..GIVEN.len())];
+        let family = FAMILY[rng.random_range(0..FAMILY.len())];
+        let (model, firmwares) = MODELS[rng.random_range(0..MODELS.len())];
+        let serial: u32 = rng.random_range(0..10_000_000);
+        Self {
+            id: format!("subject-{index:06}"),
+            name: format!("{given} {family}"),
+            mrn: format!("MRN-{serial:07}-{index:06}"),
+            birth_date: jiff::civil::date(
+                rng.random_range(1935..2006),
+                rng.random_range(1..=12),
+                rng.random_range(1..=28),
+            ),
+            email: format!("wearer.{index:06}.{serial:07}@example.org"),
+            phone: format!(
+                "+1-{:03}-555-{:04}",
+                rng.random_range(201..990),
+                rng.random_range(100..200)
+            ),
+            latitude: rounded(rng.random_range(36.0..60.0), 5),
+            longitude: rounded(rng.random_range(-9.0..30.0), 5),
+            model,
+            firmware: firmwares[rng.random_range(0..firmwares.len())],
+        }
+    }
+
+    /// What the wearer wrote, naming themselves as people do.
+    #[must_use]
+    pub fn note(&self, which: usize) -> String {
+        match which % 4 {
+            0 => format!(
+                "{} felt dizzy after the stairs, please call {}",
+                self.name, self.phone
+            ),
+            1 => format!("chest tightness at night, record {}", self.mrn),
+            2 => format!("took 5 mg at breakfast; reach me at {}", self.email),
+            _ => format!("\"all fine\" says {} \u{1F642}", self.name),
+        }
+    }
+}
+
+/// A value with that many decimals, as a sensor reports it.
+#[must_use]
+pub fn rounded(value: f64, decimals: i32) -> f64 {
+    let scale = 10_f64.powi(decimals);
+    (value * scale).round() / scale
+}

@@ -1,0 +1,134 @@
+//! Which outcomes one raw record may have, from the record and the keys alone.
+
+use super::event::{self, AvroSchemas, EventLimits};
+use super::keys::Keys;
+use super::signature::{Headers, Signed};
+use crate::murmur2;
+use crate::outcome::{Outcome, Outcomes};
+
+/// The limits of the gate's configuration that decide outcomes.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// `gate.verify.value_bytes_max`. Default 1 MiB.
+    pub value_bytes_max: usize,
+    /// `gate.verify.headers_max`. Default 32.
+    pub headers_max: usize,
+    /// `gate.verify.freshness_seconds`, in milliseconds. Default 300,000.
+    pub freshness_ms: i64,
+    /// `gate.verify.budget.failures_burst`: below so many failed verifications in a lane, none is answered with
+    /// `rate_limited`. Default 20,000.
+    pub failures_burst: u64,
+    /// Messages behind the newest one of its device at which the gate may no longer be able to tell a repeat from a late
+    /// one, and says `stale`. Default 1024.
+    pub replay_window: u64,
+    /// Limits of the event.
+    pub event: EventLimits,
+    /// Avro schemas, where the fleet writes Avro.
+    pub avro: AvroSchemas,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            value_bytes_max: 1 << 20,
+            headers_max: 32,
+            freshness_ms: 300_000,
+            failures_burst: 20_000,
+            replay_window: 1024,
+            event: EventLimits::default(),
+            avro: AvroSchemas::default(),
+        }
+    }
+}
+
+/// A raw record as the judge sees it.
+pub(super) struct Evidence<'a> {
+    pub partition: i32,
+    pub appended_ms: i64,
+    pub key: Option<&'a [u8]>,
+    pub value: &'a [u8],
+    pub headers: Headers<'a>,
+}
+
+/// What a device promises to use once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Once {
+    /// The `jti` of a device.
+    Counted { device: u32, boot: u64, number: u64 },
+    /// A digest of the `webhook-id` of a device.
+    Named { device: u32, digest: u128 },
+}
+
+/// What can be said of a record without the records before it.
+pub(super) struct Judgement {
+    /// `Clean` among them means: every check holds that needs no memory.
+    pub allowed: Outcomes,
+    /// The event id, wherever one can be read.
+    pub event: Option<u128>,
+    pub once: Option<Once>,
+}
+
+pub(super) struct Judge<'a> {
+    pub keys: &'a Keys,
+    pub rules: &'a Rules,
+    pub audience: String,
+    pub partitions: i32,
+}
+
+impl Judge<'_> {
+    pub fn judge(&self, record: &Evidence<'_>) -> Judgement {
+        match self.check(record) {
+            Ok((event, once)) => Judgement {
+                allowed: Outcome::Clean.into(),
+                event: Some(event),
+                once: Some(once),
+            },
+            // Should the gate take it for clean all the same, the id says which clean record that is.
+            Err(allowed) => Judgement {
+                allowed,
+                event: event::clean_id(record.value, None),
+                once: None,
+            },
+        }
+    }
+
+    /// The checks, in the order of the contract's §6.
+    fn check(&self, record: &Evidence<'_>) -> Result<(u128, Once), Outcomes> {
+        let rules = self.rules;
+        if record.value.len() > rules.value_bytes_max || record.headers.count > rules.headers_max {
+            return Err(Outcome::TooLarge.into());
+        }
+        let signed = record.headers.check(record.key, record.value, self.keys)?;
+        self.check_claims(&signed, record)?;
+        let home = record.key.map(|key| murmur2::home(key, self.partitions));
+        if home != Some(record.partition) {
+            return Err(Outcome::Misrouted.into());
+        }
+        let event = event::read(record.value, &rules.avro, &rules.event)?;
+        let name = &signed.key.name;
+        if record.key != Some(name.as_bytes()) || event.device != *name {
+            return Err(Outcome::BindingMismatch.into());
+        }
+        Ok((event.id, signed.once))
+    }
+
+    fn check_claims(&self, signed: &Signed<'_>, record: &Evidence<'_>) -> Result<(), Outcomes> {
+        if signed
+            .audience
+            .as_ref()
+            .is_some_and(|audience| *audience != self.audience)
+        {
+            return Err(Outcome::WrongAudience.into());
+        }
+        let apart_ms = signed
+            .signed_s
+            .saturating_mul(1000)
+            .saturating_sub(record.appended_ms)
+            .saturating_abs();
+        if apart_ms > self.rules.freshness_ms {
+            Err(Outcome::Stale.into())
+        } else {
+            Ok(())
+        }
+    }
+}
