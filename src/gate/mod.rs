@@ -5,6 +5,7 @@
 
 pub mod admit;
 mod config;
+pub mod clock;
 pub mod keyring;
 pub mod ledger;
 pub mod outcome;

@@ -1,1 +1,0 @@
-//! The device keys that a gate knows, as one immutable snapshot.
