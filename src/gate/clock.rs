@@ -98,11 +98,7 @@ impl Gcra {
 
     const fn after(&self, arrival_ns: i64, now_ms: i64) -> i64 {
         let now_ns = now_ms.saturating_mul(1_000_000);
-        let from_ns = if arrival_ns > now_ns {
-            arrival_ns
-        } else {
-            now_ns
-        };
+        let from_ns = if arrival_ns > now_ns { arrival_ns } else { now_ns };
         from_ns.saturating_add(self.interval_ns)
     }
 }

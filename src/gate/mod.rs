@@ -4,8 +4,8 @@
 //! bytes are arguments.
 
 pub mod admit;
-mod config;
 pub mod clock;
+mod config;
 pub mod keyring;
 pub mod ledger;
 pub mod outcome;

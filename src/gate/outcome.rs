@@ -185,8 +185,7 @@ mod tests {
         for (index, outcome) in all.iter().enumerate() {
             assert_eq!(outcome.index(), index);
         }
-        let names: std::collections::HashSet<_> =
-            all.iter().map(|outcome| outcome.as_str()).collect();
+        let names: std::collections::HashSet<_> = all.iter().map(|outcome| outcome.as_str()).collect();
         assert_eq!(names.len(), Outcome::COUNT);
     }
 }

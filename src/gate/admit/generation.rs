@@ -157,8 +157,7 @@ impl Generation {
         if entry.window == NONE {
             entry.window = self.windows.len() as u32;
             (entry.boot, entry.highest) = (boot, number);
-            self.windows
-                .resize(self.windows.len() + self.window_words, 0);
+            self.windows.resize(self.windows.len() + self.window_words, 0);
         }
         let window = &mut self.windows[entry.window as usize..][..self.window_words];
         if boot > entry.boot {
@@ -246,20 +245,13 @@ impl Generation {
             .iter()
             .map(|entry| {
                 assert_eq!(
-                    self.find(entry.slot)
-                        .map(|index| self.entries[index as usize]),
+                    self.find(entry.slot).map(|index| self.entries[index as usize]),
                     Some(*entry)
                 );
                 let window = self.window(entry).to_vec();
                 (
                     entry.slot,
-                    (
-                        entry.earlier,
-                        entry.boot,
-                        entry.highest,
-                        entry.arrival_ns,
-                        window,
-                    ),
+                    (entry.earlier, entry.boot, entry.highest, entry.arrival_ns, window),
                 )
             })
             .collect();

@@ -139,13 +139,7 @@ impl Admission {
     /// grow, so known ones are not looked at again.
     pub fn learn_classes<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
         let known = self.limits.len();
-        let rate = |name| {
-            self.config
-                .classes
-                .get(name)
-                .unwrap_or(&self.config.rate)
-                .limit()
-        };
+        let rate = |name| self.config.classes.get(name).unwrap_or(&self.config.rate).limit();
         self.limits.extend(names.into_iter().skip(known).map(rate));
     }
 
@@ -184,15 +178,9 @@ impl Admission {
             Judgement::New if !marked => return Err(Reason::RateLimited.into()),
             Judgement::New => {}
         }
-        let limit = self
-            .limits
-            .get(usize::from(class))
-            .copied()
-            .unwrap_or(self.limit);
+        let limit = self.limits.get(usize::from(class)).copied().unwrap_or(self.limit);
         let entry = self.current.entry_mut(index);
-        entry.arrival_ns = limit
-            .take(entry.arrival_ns, now_ms)
-            .ok_or(Reason::RateLimited)?;
+        entry.arrival_ns = limit.take(entry.arrival_ns, now_ms).ok_or(Reason::RateLimited)?;
         Ok(Admitted(()))
     }
 
@@ -205,10 +193,7 @@ impl Admission {
         if self.current.devices() >= self.config.devices_max as usize {
             return (NONE, earlier);
         }
-        (
-            self.current.insert(slot, earlier, self.undo.epoch()),
-            earlier,
-        )
+        (self.current.insert(slot, earlier, self.undo.epoch()), earlier)
     }
 
     /// Marks the record as seen in this generation. Says whether there was room to.

@@ -24,11 +24,7 @@ pub(super) struct Mark {
 pub(super) enum Step {
     /// A device's entry, which stood in the generation before the savepoint, changed for the first time since. The words
     /// of its window stand in `UndoLog::words`.
-    Device {
-        index: u32,
-        entry: Entry,
-        words: usize,
-    },
+    Device { index: u32, entry: Entry, words: usize },
     /// An id was added.
     WebhookId(WebhookId),
     /// A generation began. `previous` was dropped, and so was `current` unless it became the one before.
@@ -116,18 +112,9 @@ impl UndoLog {
         mark
     }
 
-    fn take_back(
-        &mut self,
-        step: Step,
-        current: &mut Box<Generation>,
-        previous: &mut Box<Generation>,
-    ) {
+    fn take_back(&mut self, step: Step, current: &mut Box<Generation>, previous: &mut Box<Generation>) {
         match step {
-            Step::Device {
-                index,
-                entry,
-                words,
-            } => {
+            Step::Device { index, entry, words } => {
                 let at = self.words.len() - words;
                 current.restore(index, entry, self.words.drain(at..));
             }

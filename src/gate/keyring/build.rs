@@ -7,8 +7,8 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::{
-    Algorithm, DeviceEntry, JWS_SECRET_BYTES_MIN, KeyEntry, KeyRow, Keyring, NAME_BYTES_MAX,
-    NO_KEY, Profile, SECRET_BYTES_MAX, WEBHOOK_SECRET_BYTES_MIN, hash,
+    Algorithm, DeviceEntry, JWS_SECRET_BYTES_MIN, KeyEntry, KeyRow, Keyring, NAME_BYTES_MAX, NO_KEY, Profile,
+    SECRET_BYTES_MAX, WEBHOOK_SECRET_BYTES_MIN, hash,
 };
 
 /// Why a row can't be in the registry. A fault of the vault's contents, never of a message; names no value.
@@ -39,9 +39,7 @@ pub enum KeyringError {
     #[error("the key id already belongs to another device: give the new key an id of its own")]
     KidTaken,
     /// A device with more verifying keys than the limit.
-    #[error(
-        "a device may have two keys that are active or verify_only: revoke one before you add another"
-    )]
+    #[error("a device may have two keys that are active or verify_only: revoke one before you add another")]
     TooManyKeys,
     /// More than 65,536 tenants, 256 classes, or four gigabytes of names.
     #[error("the registry is full: at most 65,536 tenants, 256 device classes and 4 GiB of names")]
@@ -64,10 +62,7 @@ impl KeyRow<'_> {
         match (self.algorithm, self.profile) {
             (Algorithm::Ed25519, Profile::Webhook) => Err(KeyringError::WebhookAlgorithm),
             (Algorithm::Ed25519, Profile::Jws) => {
-                let bytes: &[u8; 32] = self
-                    .material
-                    .try_into()
-                    .map_err(|_| KeyringError::PublicKey)?;
+                let bytes: &[u8; 32] = self.material.try_into().map_err(|_| KeyringError::PublicKey)?;
                 let point = VerifyingKey::from_bytes(bytes).map_err(|_| KeyringError::PublicKey)?;
                 if point.is_weak() {
                     Err(KeyringError::PublicKey)
@@ -81,11 +76,7 @@ impl KeyRow<'_> {
                     Profile::Webhook => WEBHOOK_SECRET_BYTES_MIN,
                 };
                 let fits = (shortest..=SECRET_BYTES_MAX).contains(&self.material.len());
-                if fits {
-                    Ok(())
-                } else {
-                    Err(KeyringError::Secret)
-                }
+                if fits { Ok(()) } else { Err(KeyringError::Secret) }
             }
         }
     }
@@ -145,10 +136,9 @@ impl KeyringBuilder {
 
     fn put_device(&mut self, row: &KeyRow<'_>) -> Result<u32, KeyringError> {
         let keyring = &mut self.keyring;
-        let tenant = u16::try_from(intern(&mut keyring.tenants, row.tenant))
-            .map_err(|_| KeyringError::Full)?;
-        let class = u8::try_from(intern(&mut keyring.classes, row.class))
-            .map_err(|_| KeyringError::Full)?;
+        let tenant =
+            u16::try_from(intern(&mut keyring.tenants, row.tenant)).map_err(|_| KeyringError::Full)?;
+        let class = u8::try_from(intern(&mut keyring.classes, row.class)).map_err(|_| KeyringError::Full)?;
         let webhook = row.profile == Profile::Webhook;
         let id = row.device.as_bytes();
         if let Some(slot) = keyring.find_device(id) {
@@ -203,8 +193,7 @@ impl KeyringBuilder {
             return Ok(index);
         }
         let (kid_at, kid_len) = keyring.texts.put(row.kid).ok_or(KeyringError::Full)?;
-        let (material_at, material_len) =
-            keyring.secrets.put(&material).ok_or(KeyringError::Full)?;
+        let (material_at, material_len) = keyring.secrets.put(&material).ok_or(KeyringError::Full)?;
         let index = keyring.keys.push(KeyEntry {
             kid_at,
             material_at,
@@ -214,14 +203,10 @@ impl KeyringBuilder {
             flags,
         });
         let (keys, texts) = (&keyring.keys, &keyring.texts);
-        Arc::make_mut(&mut keyring.by_kid).insert_unique(
-            hash(row.kid.as_bytes()),
-            index,
-            |&index| {
-                let entry = keys.get(index);
-                hash(texts.bytes(entry.kid_at, entry.kid_len))
-            },
-        );
+        Arc::make_mut(&mut keyring.by_kid).insert_unique(hash(row.kid.as_bytes()), index, |&index| {
+            let entry = keys.get(index);
+            hash(texts.bytes(entry.kid_at, entry.kid_len))
+        });
         Ok(index)
     }
 

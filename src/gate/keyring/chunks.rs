@@ -48,8 +48,7 @@ impl<T: Copy + Default> List<T> {
     }
 
     pub(super) fn heap_bytes(&self) -> usize {
-        self.chunks.len() * (ROWS * size_of::<T>() + 16)
-            + self.chunks.capacity() * size_of::<Arc<[T]>>()
+        self.chunks.len() * (ROWS * size_of::<T>() + 16) + self.chunks.capacity() * size_of::<Arc<[T]>>()
     }
 }
 
@@ -149,8 +148,7 @@ impl Secrets {
             self.chunks
                 .push(Arc::new(SecretChunk(vec![0; BYTES].into_boxed_slice())));
         }
-        self.write(address, material.len())
-            .copy_from_slice(material);
+        self.write(address, material.len()).copy_from_slice(material);
         self.next = at + material.len();
         Some((address, len))
     }
@@ -173,11 +171,8 @@ impl Secrets {
 
     #[cfg(test)]
     pub(super) fn holds(&self, material: &[u8]) -> bool {
-        self.chunks.iter().any(|chunk| {
-            chunk
-                .0
-                .windows(material.len())
-                .any(|window| window == material)
-        })
+        self.chunks
+            .iter()
+            .any(|chunk| chunk.0.windows(material.len()).any(|window| window == material))
     }
 }

@@ -356,16 +356,12 @@ impl Keyring {
 
     /// The key with this id.
     pub(super) fn by_kid(&self, kid: &[u8]) -> Option<Found<'_>> {
-        self.find_kid(kid)
-            .map(|index| self.found(self.keys.get(index)))
+        self.find_kid(kid).map(|index| self.found(self.keys.get(index)))
     }
 
     /// The webhook keys of this device that verify. `None` is a device that nobody knows or that has never had one; all
     /// places are empty if its webhook keys are pending or revoked.
-    pub(super) fn webhook_keys(
-        &self,
-        device: &[u8],
-    ) -> Option<[Option<Found<'_>>; VERIFYING_KEYS_MAX]> {
+    pub(super) fn webhook_keys(&self, device: &[u8]) -> Option<[Option<Found<'_>>; VERIFYING_KEYS_MAX]> {
         let entry = self.devices.get(self.find_device(device)?);
         let verifies = |index: u32| {
             let key = (index != NO_KEY).then(|| self.keys.get(index))?;
@@ -416,12 +412,7 @@ impl Keyring {
 
 impl fmt::Debug for Keyring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Keyring({} devices, {} keys)",
-            self.devices(),
-            self.keys()
-        )
+        write!(f, "Keyring({} devices, {} keys)", self.devices(), self.keys())
     }
 }
 

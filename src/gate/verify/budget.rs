@@ -54,11 +54,7 @@ impl Budget {
         Self {
             clock: LaneClock::new(freshness_ms),
             generation: i64::MIN,
-            limit: Gcra::new(
-                config.failures_per_second,
-                1_000_000_000,
-                config.failures_burst,
-            ),
+            limit: Gcra::new(config.failures_per_second, 1_000_000_000, config.failures_burst),
             arrival_ns: NEVER,
         }
     }
@@ -70,9 +66,7 @@ impl Budget {
             self.generation = self.clock.generation();
             self.arrival_ns = NEVER;
         }
-        self.limit
-            .take(self.arrival_ns, self.clock.now_ms())
-            .is_some()
+        self.limit.take(self.arrival_ns, self.clock.now_ms()).is_some()
     }
 
     /// Takes note that the check which `allows` allowed has failed.

@@ -16,8 +16,8 @@ pub(super) const MAC_BYTES: usize = 32;
 const NOBODY_SECRET: [u8; 32] = [0x5a; 32];
 /// The public key of RFC 8032 §7.1, test 1.
 const NOBODY_PUBLIC: [u8; 32] = [
-    0xd7, 0x5a, 0x98, 0x01, 0x82, 0xb1, 0x0a, 0xb7, 0xd5, 0x4b, 0xfe, 0xd3, 0xc9, 0x64, 0x07, 0x3a,
-    0x0e, 0xe1, 0x72, 0xf3, 0xda, 0xa6, 0x23, 0x25, 0xaf, 0x02, 0x1a, 0x68, 0xf7, 0x07, 0x51, 0x1a,
+    0xd7, 0x5a, 0x98, 0x01, 0x82, 0xb1, 0x0a, 0xb7, 0xd5, 0x4b, 0xfe, 0xd3, 0xc9, 0x64, 0x07, 0x3a, 0x0e,
+    0xe1, 0x72, 0xf3, 0xda, 0xa6, 0x23, 0x25, 0xaf, 0x02, 0x1a, 0x68, 0xf7, 0x07, 0x51, 0x1a,
 ];
 
 /// A signature as received.
@@ -63,12 +63,7 @@ impl SigningInput<'_> {
     }
 
     /// Whether `mac` is this input's HMAC-SHA256. Without a secret the same work is done for the answer no.
-    pub(super) fn hmac_matches(
-        &self,
-        secret: Option<&[u8]>,
-        mac: &Mac,
-        buffer: &mut Vec<u8>,
-    ) -> bool {
+    pub(super) fn hmac_matches(&self, secret: Option<&[u8]>, mac: &Mac, buffer: &mut Vec<u8>) -> bool {
         let input = self.write(buffer);
         let matches = keyed(secret.unwrap_or(&NOBODY_SECRET))
             .chain_update(input)
@@ -79,12 +74,7 @@ impl SigningInput<'_> {
 
     /// Whether `mac` is an Ed25519 signature of this input, by the strict rule (no small-order keys or points, RFC 8032
     /// §5.1.7 without the cofactor). Without a public key the same work is done for the answer no.
-    pub(super) fn ed25519_matches(
-        &self,
-        public: Option<&[u8]>,
-        mac: &Mac,
-        buffer: &mut Vec<u8>,
-    ) -> bool {
+    pub(super) fn ed25519_matches(&self, public: Option<&[u8]>, mac: &Mac, buffer: &mut Vec<u8>) -> bool {
         let input = self.write(buffer);
         let bytes = public
             .and_then(|bytes| bytes.try_into().ok())

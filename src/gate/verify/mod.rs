@@ -169,11 +169,7 @@ impl<'k> Verified<'k> {
     ///
     /// # Errors
     /// `binding_mismatch`.
-    pub fn bind(
-        self,
-        record_key: Option<&[u8]>,
-        payload_device: &[u8],
-    ) -> Result<Bound<'k>, Reason> {
+    pub fn bind(self, record_key: Option<&[u8]>, payload_device: &[u8]) -> Result<Bound<'k>, Reason> {
         let device = self.key.device.as_bytes();
         if record_key != Some(device) || payload_device != device {
             return Err(Reason::BindingMismatch);
@@ -240,8 +236,7 @@ fn authenticate_jws<'k>(
     budget: &mut Budget,
 ) -> Result<(Key<'k>, Sequence), Reason> {
     let header = record.signature.jws.unwrap_or_default();
-    let claim = jws::parse(header, record.value, &mut scratch.protected)
-        .ok_or(Reason::MalformedSignature)?;
+    let claim = jws::parse(header, record.value, &mut scratch.protected).ok_or(Reason::MalformedSignature)?;
     let found = keyring
         .by_kid(claim.kid.as_bytes())
         .filter(|found| found.profile == Profile::Jws);
@@ -259,21 +254,17 @@ fn authenticate_jws<'k>(
             .map(|found| found.material)
     };
     let matches = match claim.algorithm {
-        jws::ClaimedAlgorithm::HmacSha256 => claim.input.hmac_matches(
-            material(Algorithm::HmacSha256),
-            &claim.mac,
-            &mut scratch.input,
-        ),
-        jws::ClaimedAlgorithm::Ed25519 => claim.input.ed25519_matches(
-            material(Algorithm::Ed25519),
-            &claim.mac,
-            &mut scratch.input,
-        ),
-        jws::ClaimedAlgorithm::Other => {
+        jws::ClaimedAlgorithm::HmacSha256 => {
             claim
                 .input
-                .hmac_matches(None, &claim.mac, &mut scratch.input)
+                .hmac_matches(material(Algorithm::HmacSha256), &claim.mac, &mut scratch.input)
         }
+        jws::ClaimedAlgorithm::Ed25519 => {
+            claim
+                .input
+                .ed25519_matches(material(Algorithm::Ed25519), &claim.mac, &mut scratch.input)
+        }
+        jws::ClaimedAlgorithm::Other => claim.input.hmac_matches(None, &claim.mac, &mut scratch.input),
     };
     let key = match found {
         Some(found) if matches => found.key,
@@ -306,10 +297,7 @@ fn authenticate_webhook<'k>(
         return Err(Reason::MalformedSignature);
     }
     let keys = record.key.and_then(|device| keyring.webhook_keys(device));
-    if keys
-        .as_ref()
-        .is_some_and(|keys| keys.iter().all(Option::is_none))
-    {
+    if keys.as_ref().is_some_and(|keys| keys.iter().all(Option::is_none)) {
         return Err(Reason::KeyNotActive);
     }
     if !budget.allows(record.appended_ms) {
@@ -321,8 +309,7 @@ fn authenticate_webhook<'k>(
         return fail(budget, Reason::UnknownKey);
     };
     let mut keys = keys.into_iter().flatten();
-    let Some(found) =
-        keys.find(|found| mac::webhook_matches(Some(found.material), parts, &claim.signatures))
+    let Some(found) = keys.find(|found| mac::webhook_matches(Some(found.material), parts, &claim.signatures))
     else {
         return fail(budget, Reason::BadSignature);
     };
