@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::{admit, verify};
 use crate::config::Check;
 
 /// The gate: its workers, batches and stages.
@@ -18,6 +19,10 @@ pub struct Config {
     pub workers: usize,
     /// What one transaction may hold.
     pub batch: Batch,
+    /// How records are verified.
+    pub verify: verify::Config,
+    /// How records are admitted.
+    pub admit: admit::Config,
     /// How long the broker leaves a transaction open before it aborts it, in milliseconds. Default: 30,000.
     pub transaction_timeout_ms: u64,
     /// How long one call of the transactional producer may take before its worker is given up, in milliseconds. Default:
@@ -46,6 +51,8 @@ impl Default for Config {
             instance: String::new(),
             workers: 1,
             batch: Batch::default(),
+            verify: verify::Config::default(),
+            admit: admit::Config::default(),
             transaction_timeout_ms: 30_000,
             settle_timeout_ms: 20_000,
             drain_timeout_ms: 10_000,
@@ -93,6 +100,8 @@ impl Config {
             100..=self.transaction_timeout_ms,
         );
         check.range("gate.drain_timeout_ms", self.drain_timeout_ms, 100..=600_000);
+        self.verify.check(check);
+        self.admit.check(check);
         if self.batch.time_max_ms >= self.transaction_timeout_ms {
             check.problem(
                 "gate.batch.time_max_ms",

@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use super::clock::{self, Gcra, LaneClock};
 use super::outcome::{Outcome, Reason};
 use super::verify::{MessageId, Sequence};
+use crate::config::Check;
 use generation::{Generation, Judgement, NONE, WebhookId};
 pub use undo::Savepoint;
 use undo::{Mark, Step, UndoLog};
@@ -63,6 +64,27 @@ impl Default for Config {
             rate: Rate::default(),
             classes: BTreeMap::new(),
         }
+    }
+}
+
+impl Config {
+    /// Notes what makes no sense.
+    pub fn check(&self, check: &mut Check) {
+        check.range(
+            "gate.admit.window_messages",
+            u64::from(self.window_messages),
+            64..=4_096,
+        );
+        check.range(
+            "gate.admit.devices_max",
+            u64::from(self.devices_max),
+            1..=16_777_216,
+        );
+        check.range(
+            "gate.admit.webhook_ids_max",
+            u64::from(self.webhook_ids_max),
+            1..=134_217_728,
+        );
     }
 }
 

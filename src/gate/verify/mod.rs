@@ -36,6 +36,7 @@ pub use home::home_partition;
 use super::keyring::{Algorithm, Key, Keyring, Profile};
 use super::outcome::Reason;
 use super::record::Received;
+use crate::config::Check;
 
 /// The limits of verification.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -63,6 +64,21 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Notes what makes no sense.
+    pub fn check(&self, check: &mut Check) {
+        check.range(
+            "gate.verify.value_bytes_max",
+            u64::from(self.value_bytes_max),
+            1..=64 << 20,
+        );
+        check.range("gate.verify.headers_max", u64::from(self.headers_max), 3..=1_000);
+        check.range(
+            "gate.verify.freshness_seconds",
+            u64::from(self.freshness_seconds.get()),
+            1..=86_400,
+        );
+    }
+
     /// The freshness window in milliseconds.
     #[must_use]
     pub fn freshness_ms(&self) -> i64 {
