@@ -31,6 +31,14 @@ pub struct Config {
     pub topics: crate::io::kafka::Topics,
     /// The gate: its workers, batches and stages.
     pub gate: crate::gate::Config,
+    /// Where the key encryption key comes from.
+    pub kek: crate::crypto::kek::Config,
+    /// The vault: device keys and subject keys.
+    pub vault: crate::io::vault::Config,
+    /// The databases, for whoever applies the topology.
+    pub databases: crate::io::topology::databases::Config,
+    /// What may differ between installations that share the declared topology.
+    pub topology: crate::io::topology::Config,
     /// Health, readiness and metrics over HTTP.
     pub http: crate::io::http::Config,
     /// Logs.
@@ -44,6 +52,10 @@ impl Default for Config {
             kafka: Default::default(),
             topics: Default::default(),
             gate: Default::default(),
+            kek: Default::default(),
+            vault: Default::default(),
+            databases: Default::default(),
+            topology: Default::default(),
             http: Default::default(),
             log: Default::default(),
         }
@@ -121,6 +133,9 @@ impl Config {
         self.kafka.check(&mut check);
         self.topics.check(&mut check);
         self.gate.check(&mut check);
+        self.vault.check(&mut check);
+        self.databases.check(&mut check);
+        self.topology.check(&mut check);
         self.http.check(&mut check);
         self.log.check(&mut check);
         check.problems

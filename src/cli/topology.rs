@@ -1,16 +1,126 @@
-//! `pulsegate topology`.
+//! `pulsegate topology`: topics, databases and roles as declared, applied, checked or shown.
 
-use super::{Context, Failure};
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+use serde_json::json;
 
-/// Arguments of `pulsegate topology`.
+use super::{Context, Failure, print, print_json};
+use crate::io::topology::{self, Fault, Item, Report};
+
+/// The arguments of `pulsegate topology`.
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(clap::Subcommand)]
+enum Verb {
+    /// Creates what is missing and corrects what differs, where nothing is lost by it
+    Apply,
+    /// Compares the live services with the declaration; exit 1 names each difference
+    Check,
+    /// Shows everything that is declared or found
+    Show,
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        match &fault {
+            Fault::Unreachable { .. } => Self::Unreachable(fault.to_string()),
+            Fault::Refused { .. } => Self::Wrong(fault.to_string()),
+            Fault::Invalid(_) | Fault::Login { .. } => Self::Usage(fault.to_string()),
+        }
+    }
+}
 
 /// Runs the command.
 ///
 /// # Errors
 ///
-/// Always, until it is built.
-pub async fn run(_args: Args, _context: &Context) -> Result<(), Failure> {
-    Err(Failure::Usage("not built yet".to_owned()))
+/// When a service does not answer or refuses, or when something differs (`apply`, `check`).
+pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
+    match args.verb {
+        Verb::Apply => apply(context).await,
+        Verb::Check => check(context).await,
+        Verb::Show => show(context).await,
+    }
+}
+
+async fn apply(context: &Context) -> Result<(), Failure> {
+    let report = topology::apply(&context.config).await?;
+    let differences: Vec<_> = report.differences().collect();
+    if context.json {
+        print_json(&json!({ "changes": report.changes, "differences": differences }))?;
+    } else if report.changes.is_empty() {
+        print("Nothing to change: topics, databases and roles are as declared.")?;
+    } else {
+        print(&summary(&report))?;
+    }
+    verdict(&differences)
+}
+
+/// Grants come by the dozen; of everything else each change is named.
+fn summary(report: &Report) -> String {
+    let is_grant = |change: &&String| change.starts_with("granted") || change.starts_with("revoked");
+    let (grants, named): (Vec<_>, Vec<_>) = report.changes.iter().partition(is_grant);
+    let mut lines: Vec<String> = named.into_iter().cloned().collect();
+    if !grants.is_empty() {
+        lines.push(format!("granted or revoked {} privileges", grants.len()));
+    }
+    lines.join("\n")
+}
+
+async fn check(context: &Context) -> Result<(), Failure> {
+    let items = topology::inspect(&context.config).await?;
+    let differences: Vec<_> = items.iter().filter(|item| !item.agrees()).collect();
+    if context.json {
+        print_json(&json!({ "compared": items.len(), "differences": differences }))?;
+    } else if differences.is_empty() {
+        print(&format!(
+            "All {} properties of topics, databases and roles are as declared.",
+            items.len()
+        ))?;
+    }
+    verdict(&differences)
+}
+
+fn verdict(differences: &[&Item]) -> Result<(), Failure> {
+    if differences.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<String> = differences.iter().map(|item| format!("  {item}")).collect();
+    let count = differences.len();
+    Err(Failure::Wrong(format!(
+        "{count} propert{} not as declared:\n{}",
+        plural(count),
+        lines.join("\n")
+    )))
+}
+
+const fn plural(count: usize) -> &'static str {
+    if count == 1 { "y is" } else { "ies are" }
+}
+
+async fn show(context: &Context) -> Result<(), Failure> {
+    let items = topology::inspect(&context.config).await?;
+    if context.json {
+        return print_json(&items);
+    }
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    table.set_header(["object", "property", "declared", "live", ""]);
+    for item in &items {
+        let side = |side: &Option<String>| side.clone().unwrap_or_else(|| "-".to_owned());
+        let mark = if item.agrees() { "" } else { "differs" };
+        let row = [
+            item.name.clone(),
+            item.aspect.clone(),
+            side(&item.declared),
+            side(&item.live),
+            mark.to_owned(),
+        ];
+        table.add_row(row);
+    }
+    print(&table.to_string())
 }

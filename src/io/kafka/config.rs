@@ -298,6 +298,8 @@ pub struct Topics {
     pub deadletter: String,
     /// What became of every raw offset. Default: `biometrics.ledger`.
     pub ledger: String,
+    /// What watch found. Default: `biometrics.findings`.
+    pub findings: String,
 }
 
 impl Default for Topics {
@@ -308,6 +310,7 @@ impl Default for Topics {
             clean: name("clean"),
             deadletter: name("deadletter"),
             ledger: name("ledger"),
+            findings: name("findings"),
         }
     }
 }
@@ -320,6 +323,7 @@ impl Topics {
             ("clean", &self.clean),
             ("deadletter", &self.deadletter),
             ("ledger", &self.ledger),
+            ("findings", &self.findings),
         ];
         for (index, (field, name)) in all.iter().enumerate() {
             // The rule of Kafka's `Topic.validate`.

@@ -1,0 +1,329 @@
+//! Databases, their migrations, and who may connect to them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, Row};
+
+use super::access::{self, Matrix};
+use super::{Fault, Item, Kind};
+use crate::config::{Check, Secret};
+
+/// The vault's migrations. The other databases are made empty: their tables come with the service that fills them.
+static VAULT: Migrator = sqlx::migrate!("topology/databases/vault");
+
+/// How the databases are reached by whoever applies the topology. Services connect with their own logins.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// `postgres://user:password@host:port/postgres` of a superuser; used by `pulsegate topology` and by nothing else.
+    pub admin_url: Secret,
+    /// What the names of databases and roles begin with. Default: `pulsegate_`.
+    pub prefix: String,
+    /// Where `topology apply` writes the logins that it makes, one file a role, readable by the owner only, and where a
+    /// service looks for its login when the configuration gives no URL. Default: `.stack/logins`.
+    pub logins_directory: PathBuf,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            admin_url: Secret::default(),
+            prefix: "pulsegate_".to_owned(),
+            logins_directory: PathBuf::from(".stack/logins"),
+        }
+    }
+}
+
+impl Config {
+    /// What is wrong with the values.
+    pub fn check(&self, check: &mut Check) {
+        if !is_name(&self.prefix) || self.prefix.len() > 40 {
+            check.problem(
+                "databases.prefix",
+                "must be 1 to 40 of a-z, 0-9 and _, beginning with a letter",
+            );
+        }
+        check_url("databases.admin_url", &self.admin_url, check);
+    }
+}
+
+/// Notes what is wrong with a PostgreSQL URL; an empty one is not set, and fine.
+pub(crate) fn check_url(path: &str, url: &Secret, check: &mut Check) {
+    if url.is_empty() {
+        return;
+    }
+    match url.expose().parse::<PgConnectOptions>() {
+        Err(_) => check.problem(
+            path,
+            "is not a PostgreSQL URL; write postgres://user:password@host:port/database",
+        ),
+        Ok(options) if !check.local && !is_encrypted(&options) => {
+            check.problem(
+                path,
+                "must have sslmode=require, verify-ca or verify-full outside the local environment",
+            );
+        }
+        Ok(_) => {}
+    }
+}
+
+fn is_encrypted(options: &PgConnectOptions) -> bool {
+    use sqlx::postgres::PgSslMode::{Require, VerifyCa, VerifyFull};
+    matches!(options.get_ssl_mode(), Require | VerifyCa | VerifyFull)
+}
+
+/// A name that needs no thought when it is quoted.
+pub(super) fn is_name(name: &str) -> bool {
+    name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
+fn migrations(database: &str) -> Option<&'static Migrator> {
+    (database == "vault").then_some(&VAULT)
+}
+
+/// An open session of the superuser on one database.
+pub(super) struct Admin<'c> {
+    pub(super) config: &'c crate::config::Config,
+    options: PgConnectOptions,
+}
+
+impl<'c> Admin<'c> {
+    fn new(config: &'c crate::config::Config) -> Result<Self, Fault> {
+        if config.databases.admin_url.is_empty() {
+            return Err(Fault::Invalid(
+                "databases.admin_url is not set: the URL of a superuser that makes databases and roles \
+                 (PULSEGATE_DATABASES__ADMIN_URL)"
+                    .to_owned(),
+            ));
+        }
+        let options: PgConnectOptions = config
+            .databases
+            .admin_url
+            .expose()
+            .parse()
+            .map_err(|_| Fault::Invalid("databases.admin_url is not a PostgreSQL URL".to_owned()))?;
+        let options = options
+            .application_name("pulsegate topology")
+            .options([(
+                "statement_timeout",
+                config.topology.request_time_max_ms.to_string(),
+            )])
+            .disable_statement_logging();
+        Ok(Self { config, options })
+    }
+
+    /// Where the logins of services differ from the superuser's is in user, password and database.
+    pub(super) const fn options(&self) -> &PgConnectOptions {
+        &self.options
+    }
+
+    /// The full name of the database or role `name`.
+    pub(super) fn full(&self, name: &str) -> String {
+        format!("{}{name}", self.config.databases.prefix)
+    }
+
+    /// Connects to the superuser's own database, or to `database` (its full name).
+    pub(super) async fn connect(&self, database: Option<&str>) -> Result<PgConnection, Fault> {
+        let options = match database {
+            Some(database) => self.options.clone().database(database),
+            None => self.options.clone(),
+        };
+        let time_max = Duration::from_millis(self.config.topology.request_time_max_ms);
+        match tokio::time::timeout(time_max, options.connect()).await {
+            Ok(connected) => connected.map_err(|error| Fault::postgres("connecting to PostgreSQL", &error)),
+            Err(_) => Err(Fault::Unreachable {
+                service: "PostgreSQL",
+                reason: "no answer in time".to_owned(),
+            }),
+        }
+    }
+}
+
+/// Runs one statement that was put together from names of ours ([`is_name`]), quoted.
+pub(super) async fn run(connection: &mut PgConnection, sql: String) -> Result<(), Fault> {
+    // What is run can hold a password's verifier, so a failure names the verb and the object only.
+    let action: String = sql.split_whitespace().take(3).collect::<Vec<_>>().join(" ");
+    match connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Fault::postgres(action, &error)),
+    }
+}
+
+/// Creates databases, migrates them, and makes roles and grants what the matrix says.
+pub(super) async fn apply(config: &crate::config::Config, changes: &mut Vec<String>) -> Result<(), Fault> {
+    let matrix = Matrix::declared()?;
+    let admin = Admin::new(config)?;
+    let mut root = admin.connect(None).await?;
+    // Roles are shared by all databases, and PostgreSQL lets two sessions that alter one role fail: one apply at a time.
+    sqlx::query("select pg_advisory_lock(hashtextextended('pulsegate topology apply', 0))")
+        .execute(&mut root)
+        .await
+        .map_err(|error| Fault::postgres("waiting for another topology apply", &error))?;
+    access::apply_roles(&admin, &matrix, &mut root, changes).await?;
+    for database in matrix.databases() {
+        let name = admin.full(database);
+        if !exists(&mut root, &name).await? {
+            run(
+                &mut root,
+                format!("CREATE DATABASE \"{name}\" TEMPLATE template0 ENCODING 'UTF8'"),
+            )
+            .await?;
+            changes.push(format!("created database {name}"));
+        }
+        let mut connection = admin.connect(Some(&name)).await?;
+        if let Some(migrator) = migrations(database) {
+            migrate(&mut connection, migrator, &name, changes).await?;
+        }
+        access::apply_grants(&admin, &matrix, database, &mut connection, changes).await?;
+        close(connection).await;
+    }
+    close(root).await;
+    Ok(())
+}
+
+async fn migrate(
+    connection: &mut PgConnection,
+    migrator: &Migrator,
+    name: &str,
+    changes: &mut Vec<String>,
+) -> Result<(), Fault> {
+    let before = applied(connection).await?.len();
+    migrator
+        .run(&mut *connection)
+        .await
+        .map_err(|error| Fault::Refused {
+            action: format!("migrating {name}"),
+            reason: error.to_string(),
+        })?;
+    let after = applied(connection).await?.len();
+    if after > before {
+        changes.push(format!(
+            "applied {} migration(s) to database {name}",
+            after - before
+        ));
+    }
+    Ok(())
+}
+
+/// Compares databases, migrations, roles and grants with the declaration.
+pub(super) async fn inspect(config: &crate::config::Config) -> Result<Vec<Item>, Fault> {
+    let matrix = Matrix::declared()?;
+    let admin = Admin::new(config)?;
+    let mut root = admin.connect(None).await?;
+    let mut items = access::inspect_roles(&admin, &matrix, &mut root).await?;
+    for database in matrix.databases() {
+        let name = admin.full(database);
+        let there = exists(&mut root, &name).await?;
+        items.push(Item {
+            kind: Kind::Database,
+            name: name.clone(),
+            aspect: "database".to_owned(),
+            declared: Some("exists".to_owned()),
+            live: there.then(|| "exists".to_owned()),
+        });
+        if there {
+            let mut connection = admin.connect(Some(&name)).await?;
+            if let Some(migrator) = migrations(database) {
+                items.push(migration_item(&mut connection, migrator, name).await?);
+            }
+            items.extend(access::inspect_grants(&admin, &matrix, database, &mut connection).await?);
+            close(connection).await;
+        }
+    }
+    close(root).await;
+    Ok(items)
+}
+
+async fn migration_item(
+    connection: &mut PgConnection,
+    migrator: &Migrator,
+    name: String,
+) -> Result<Item, Fault> {
+    let show = |version: i64, checksum: &[u8]| {
+        let digest: String = checksum
+            .iter()
+            .take(4)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        format!("{version:04} ({digest})")
+    };
+    let list = |shown: Vec<String>| (!shown.is_empty()).then(|| shown.join(", "));
+    let declared = migrator
+        .iter()
+        .map(|migration| show(migration.version, &migration.checksum))
+        .collect();
+    let live = applied(connection)
+        .await?
+        .iter()
+        .map(|(version, checksum)| show(*version, checksum))
+        .collect();
+    Ok(Item {
+        kind: Kind::Database,
+        name,
+        aspect: "migrations".to_owned(),
+        declared: list(declared),
+        live: list(live),
+    })
+}
+
+async fn applied(connection: &mut PgConnection) -> Result<Vec<(i64, Vec<u8>)>, Fault> {
+    let fault = |error| Fault::postgres("reading the applied migrations", &error);
+    let there: bool = sqlx::query_scalar("select to_regclass('public._sqlx_migrations') is not null")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(fault)?;
+    if !there {
+        return Ok(Vec::new());
+    }
+    let rows =
+        sqlx::query("select version, checksum from public._sqlx_migrations where success order by version")
+            .fetch_all(connection)
+            .await
+            .map_err(fault)?;
+    rows.iter()
+        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+        .collect::<Result<_, _>>()
+        .map_err(fault)
+}
+
+async fn exists(connection: &mut PgConnection, database: &str) -> Result<bool, Fault> {
+    sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
+        .bind(database)
+        .fetch_one(connection)
+        .await
+        .map_err(|error| Fault::postgres("looking for databases", &error))
+}
+
+/// A session that can't say goodbye is gone all the same.
+async fn close(connection: PgConnection) {
+    drop(connection.close().await);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_need_no_escaping() {
+        for good in ["pulsegate_", "a", "t1_"] {
+            assert!(is_name(good), "{good}");
+        }
+        for bad in ["", "1a", "A", "a\"", "a-b", "ä"] {
+            assert!(!is_name(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_database_of_the_matrix_has_its_migrations_or_none() {
+        assert!(migrations("vault").is_some_and(|migrator| migrator.iter().count() > 0));
+        assert!(migrations("audit").is_none());
+    }
+}
