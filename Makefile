@@ -15,7 +15,7 @@ TEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help setup up down status reset demo test bench fmt lint doc deny fuzz ci
+.PHONY: help setup up down status reset demo test bench fmt lint lint-format lint-clippy lint-shell doc deny fuzz ci
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,10 +47,16 @@ bench: setup up ## the benchmarks
 fmt: ## format the code
 	cargo fmt --all
 
-lint: ## formatting, clippy and shellcheck, as CI asks for them
+lint: lint-format lint-clippy lint-shell ## formatting, clippy and shellcheck, as CI asks for them
+
+lint-format:
 	cargo fmt --all --check
+
+lint-clippy:
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	shellcheck --external-sources docker/stack docker/setup docker/lib/*.sh .ci/run .ci/fuzz
+
+lint-shell:
+	shellcheck --external-sources docker/stack docker/setup docker/lib/*.sh .ci/run .ci/fuzz .ci/deny
 
 doc: ## the documentation, private items included
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items --locked
