@@ -129,6 +129,8 @@ write_env() {
       export_line PULSEGATE_STACK_REGISTRY_PORT "$REGISTRY_PORT"
       export_line PULSEGATE_STACK_DATABASE_URL "$(database_url)"
       export_line PULSEGATE_DATABASES__ADMIN_URL "$(database_url)"
+      # The same for the programs: a setting of theirs, by its name there.
+      export_line PULSEGATE_DATABASES__ADMIN_URL "$(database_url)"
       export_line PULSEGATE_KAFKA__BROKERS "$(brokers)"
       export_line PULSEGATE_REGISTRY__URL "$(registry_url)"
     } >"$file.new"
