@@ -9,7 +9,7 @@ use hkdf::Hkdf;
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use thiserror::Error;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::envelope::{Exhausted, FieldKey, Nonce, OpenError, TooLong, write_context};
 use super::kek::Kek;
@@ -159,7 +159,8 @@ pub struct Tenant {
     data_wrapping: Key32,
     tokens: TokenKey,
     lookups: LookupKey,
-    quarantine: FieldKey,
+    quarantines: Key32,
+    device_secrets: FieldKey,
 }
 
 impl Tenant {
@@ -176,24 +177,19 @@ impl Tenant {
         )
     }
 
-    /// Opens a tenant's row. `quarantine_key_id` is the id that sealed deadletter payloads carry; it comes from the same
-    /// sequence as the ids of data keys.
+    /// Opens a tenant's row.
     ///
     /// # Errors
     /// [`UnwrapError`] where the row does not belong to this KEK and this name.
-    pub fn open(
-        kek: &Kek,
-        name: &str,
-        quarantine_key_id: u32,
-        branch: &Wrapped,
-    ) -> Result<Self, UnwrapError> {
+    pub fn open(kek: &Kek, name: &str, branch: &Wrapped) -> Result<Self, UnwrapError> {
         let branch = unwrap(kek.wrapping(), [("purpose", "branch"), ("tenant", name)], branch)?;
         Ok(Self {
             name: name.to_owned(),
             data_wrapping: branch.derive("data key wrapping"),
             tokens: TokenKey::new(&branch.derive("tokens")),
             lookups: LookupKey::new(&branch.derive("lookups")),
-            quarantine: FieldKey::new(quarantine_key_id, &branch.derive("quarantine")),
+            quarantines: branch.derive("quarantines"),
+            device_secrets: FieldKey::new(WRAPPING_KEY_ID, &branch.derive("device secrets")),
         })
     }
 
@@ -203,10 +199,52 @@ impl Tenant {
         &self.name
     }
 
-    /// The key that deadletter payloads are sealed to.
+    /// A key that deadletter payloads are sealed to, with its row's use count. It is derived from its id, so that it can
+    /// be replaced like a data key: what is rejected can be more than what is not.
     #[must_use]
-    pub const fn quarantine(&self) -> &FieldKey {
-        &self.quarantine
+    pub fn quarantine(&self, key_id: u32, seals: u64) -> FieldKey {
+        FieldKey::with_seals(key_id, &self.quarantines.derive(&key_id.to_string()), seals)
+    }
+
+    /// Wraps a device key's HMAC secret for its vault row: bound to the tenant, the device and the key id.
+    ///
+    /// # Errors
+    /// [`WrapError`].
+    pub fn wrap_device_secret(
+        &self,
+        device: &str,
+        kid: &str,
+        secret: &[u8],
+        nonce: Nonce,
+    ) -> Result<Vec<u8>, WrapError> {
+        let aad = wrap_context(self.device_context(device, kid))?;
+        let mut sealed = Vec::new();
+        self.device_secrets.seal_into(nonce, &aad, secret, &mut sealed)?;
+        Ok(sealed)
+    }
+
+    /// Opens what [`Tenant::wrap_device_secret`] made.
+    ///
+    /// # Errors
+    /// [`UnwrapError`] where the row is not this tenant's, this device's and this key's.
+    pub fn open_device_secret(
+        &self,
+        device: &str,
+        kid: &str,
+        wrapped: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, UnwrapError> {
+        Ok(self
+            .device_secrets
+            .open(&wrap_context(self.device_context(device, kid))?, wrapped)?)
+    }
+
+    fn device_context<'a>(&'a self, device: &'a str, kid: &'a str) -> [(&'static str, &'a str); 4] {
+        [
+            ("device", device),
+            ("kid", kid),
+            ("purpose", "device secret"),
+            ("tenant", &self.name),
+        ]
     }
 
     /// The key of this tenant's tokens.
@@ -356,7 +394,7 @@ mod tests {
 
     fn tenant(name: &str) -> Tenant {
         let branch = Tenant::wrap_branch(&kek(), name, &Key32::random([6; 32]), nonce(1)).expect("short");
-        Tenant::open(&kek(), name, 42, &branch).expect("just wrapped")
+        Tenant::open(&kek(), name, &branch).expect("just wrapped")
     }
 
     /// RFC 5869 has no vector with our `info`, so this one is computed with Python's `hmac`, extract then expand.
@@ -408,15 +446,45 @@ mod tests {
     #[test]
     fn a_branch_opens_for_its_tenant_and_kek_only() {
         let wrapped = Tenant::wrap_branch(&kek(), "acme", &Key32::random([6; 32]), nonce(1)).expect("short");
-        assert!(Tenant::open(&kek(), "other", 42, &wrapped).is_err());
+        assert!(Tenant::open(&kek(), "other", &wrapped).is_err());
         let other = Kek::from_bytes(&[0xA6; 32]).expect("32 bytes");
-        assert!(Tenant::open(&other, "acme", 42, &wrapped).is_err());
-        assert_eq!(
-            Tenant::open(&kek(), "acme", 42, &wrapped)
+        assert!(Tenant::open(&other, "acme", &wrapped).is_err());
+        let quarantine = |id| {
+            Tenant::open(&kek(), "acme", &wrapped)
                 .expect("right")
-                .quarantine()
-                .key_id(),
-            42
+                .quarantine(id, 7)
+        };
+        assert_eq!((quarantine(42).key_id(), quarantine(42).seals()), (42, 7));
+        let mut sealed = Vec::new();
+        quarantine(42)
+            .seal_into(nonce(1), b"aad", b"payload", &mut sealed)
+            .expect("fresh");
+        assert!(quarantine(42).open(b"aad", &sealed).is_ok());
+        sealed[4] = 43;
+        assert!(
+            quarantine(43).open(b"aad", &sealed).is_err(),
+            "another id is another key"
+        );
+    }
+
+    #[test]
+    fn a_device_secret_opens_for_its_row_only() {
+        let acme = tenant("acme");
+        let wrapped = acme
+            .wrap_device_secret("d1", "d1-a", &[7; 40], nonce(3))
+            .expect("short");
+        assert_eq!(
+            *acme
+                .open_device_secret("d1", "d1-a", &wrapped)
+                .expect("its own row"),
+            [7; 40]
+        );
+        assert!(acme.open_device_secret("d2", "d1-a", &wrapped).is_err());
+        assert!(acme.open_device_secret("d1", "d1-b", &wrapped).is_err());
+        assert!(
+            tenant("other")
+                .open_device_secret("d1", "d1-a", &wrapped)
+                .is_err()
         );
     }
 
