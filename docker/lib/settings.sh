@@ -128,7 +128,6 @@ write_env() {
       export_line PULSEGATE_STACK_POSTGRES_PORT "$POSTGRES_PORT"
       export_line PULSEGATE_STACK_REGISTRY_PORT "$REGISTRY_PORT"
       export_line PULSEGATE_STACK_DATABASE_URL "$(database_url)"
-      export_line PULSEGATE_DATABASES__ADMIN_URL "$(database_url)"
       # The same for the programs: a setting of theirs, by its name there.
       export_line PULSEGATE_DATABASES__ADMIN_URL "$(database_url)"
       export_line PULSEGATE_KAFKA__BROKERS "$(brokers)"
