@@ -122,8 +122,9 @@ fn seal(field: &str, plain: &[u8], iv: u8) -> (Vec<u8>, Vec<u8>) {
     let mut fields = context.begin(EVENT.as_bytes(), TOKEN).expect("short");
     let aad = fields.at(field.as_bytes()).expect("short");
     let mut sealed = Vec::new();
-    let key = FieldKey::new(KEY_ID, &Key32::random(KEY));
-    key.seal_into(Nonce::from_random([iv; 12]), aad, plain, &mut sealed)
+    let key = FieldKey::new(KEY_ID, Key32::random(KEY));
+    key.expand()
+        .seal_into(Nonce::from_random([iv; 12]), aad, plain, &mut sealed)
         .expect("a fresh key");
     (aad.to_vec(), sealed)
 }
@@ -148,7 +149,8 @@ fn stock_tink_opens_our_fields_and_we_open_its_own() {
         );
         assert_eq!(answer.plain, Some(hex(plain)), "Tink does not open {field}");
         let theirs = unhex(&answer.resealed.expect("sealed again"));
-        let opened = FieldKey::new(KEY_ID, &Key32::random(KEY))
+        let opened = FieldKey::new(KEY_ID, Key32::random(KEY))
+            .expand()
             .open(&aad, &theirs)
             .expect("we open Tink's");
         assert_eq!(opened.as_slice(), plain);
@@ -167,7 +169,7 @@ fn a_moved_ciphertext_does_not_open() {
         ("topic", "biometrics.raw"),
         ("env", "prod"),
     ];
-    let ours = FieldKey::new(KEY_ID, &Key32::random(KEY));
+    let ours = FieldKey::new(KEY_ID, Key32::random(KEY));
     for (what, elsewhere) in moves {
         let mut moved = place("subject.name");
         moved.insert(what, elsewhere);
@@ -179,7 +181,7 @@ fn a_moved_ciphertext_does_not_open() {
         let there = unhex(&answer.aad);
         assert_ne!(there, aad);
         assert!(
-            ours.open(&there, &sealed).is_err(),
+            ours.expand().open(&there, &sealed).is_err(),
             "we open a ciphertext that was moved to another {what}"
         );
     }

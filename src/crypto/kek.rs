@@ -11,7 +11,8 @@ use subtle::ConstantTimeEq;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::keys::{Commitment, Key32};
+use super::envelope::FieldKey;
+use super::keys::{Commitment, Key32, WRAPPING_KEY_ID};
 
 /// Where the KEK comes from. AWS KMS and Vault transit are named in the contract and have their place in [`Source`].
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -61,7 +62,7 @@ pub enum KekError {
 
 /// The key encryption key: wraps the tenants' branch keys, and nothing else. Zeroized on drop.
 pub struct Kek {
-    wrapping: Key32,
+    wrapping: FieldKey,
     id: String,
     commitment: Commitment,
 }
@@ -96,7 +97,7 @@ impl Kek {
         let id = key.derive("kek id");
         let id = id.bytes()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
         Self {
-            wrapping: key.derive("kek wrapping"),
+            wrapping: FieldKey::new(WRAPPING_KEY_ID, key.derive("kek wrapping")),
             id,
             commitment: key.commitment(),
         }
@@ -129,7 +130,7 @@ impl Kek {
     }
 
     /// The key that wraps branch keys.
-    pub(super) const fn wrapping(&self) -> &Key32 {
+    pub(super) const fn wrapping(&self) -> &FieldKey {
         &self.wrapping
     }
 }

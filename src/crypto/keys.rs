@@ -25,7 +25,7 @@ pub const ROTATE_AGE_MS: i64 = 30 * 24 * 60 * 60 * 1000;
 pub const ROTATE_SEALS: u64 = 1 << 24;
 
 // A wrapping key stands in no keyset of its own: rows name it by where they are.
-const WRAPPING_KEY_ID: u32 = 0;
+pub(super) const WRAPPING_KEY_ID: u32 = 0;
 
 /// A 256-bit key. Zeroized on drop; nothing prints it.
 #[derive(Zeroize, ZeroizeOnDrop)]
@@ -109,18 +109,15 @@ pub enum UnwrapError {
 /// # Errors
 /// [`WrapError`].
 pub fn wrap<const N: usize>(
-    wrapping: &Key32,
+    wrapping: &FieldKey,
     context: [(&str, &str); N],
     plain: &Key32,
     nonce: Nonce,
 ) -> Result<Wrapped, WrapError> {
     let mut sealed = Vec::new();
-    FieldKey::new(WRAPPING_KEY_ID, wrapping).seal_into(
-        nonce,
-        &wrap_context(context)?,
-        &plain.0,
-        &mut sealed,
-    )?;
+    wrapping
+        .expand()
+        .seal_into(nonce, &wrap_context(context)?, &plain.0, &mut sealed)?;
     Ok(Wrapped {
         sealed,
         commitment: plain.commitment(),
@@ -132,11 +129,11 @@ pub fn wrap<const N: usize>(
 /// # Errors
 /// [`UnwrapError`]; no key is released unless everything matches.
 pub fn unwrap<const N: usize>(
-    wrapping: &Key32,
+    wrapping: &FieldKey,
     context: [(&str, &str); N],
     wrapped: &Wrapped,
 ) -> Result<Key32, UnwrapError> {
-    let plain = FieldKey::new(WRAPPING_KEY_ID, wrapping).open(&wrap_context(context)?, &wrapped.sealed)?;
+    let plain = wrapping.expand().open(&wrap_context(context)?, &wrapped.sealed)?;
     let key = Key32(plain.as_slice().try_into().map_err(|_| UnwrapError::Commitment)?);
     if bool::from(key.commitment().ct_eq(&wrapped.commitment)) {
         Ok(key)
@@ -156,7 +153,7 @@ fn wrap_context<const N: usize>(context: [(&str, &str); N]) -> Result<Vec<u8>, T
 #[derive(Debug)]
 pub struct Tenant {
     name: String,
-    data_wrapping: Key32,
+    data_wrapping: FieldKey,
     tokens: TokenKey,
     lookups: LookupKey,
     quarantines: Key32,
@@ -185,11 +182,11 @@ impl Tenant {
         let branch = unwrap(kek.wrapping(), [("purpose", "branch"), ("tenant", name)], branch)?;
         Ok(Self {
             name: name.to_owned(),
-            data_wrapping: branch.derive("data key wrapping"),
+            data_wrapping: FieldKey::new(WRAPPING_KEY_ID, branch.derive("data key wrapping")),
             tokens: TokenKey::new(&branch.derive("tokens")),
             lookups: LookupKey::new(&branch.derive("lookups")),
             quarantines: branch.derive("quarantines"),
-            device_secrets: FieldKey::new(WRAPPING_KEY_ID, &branch.derive("device secrets")),
+            device_secrets: FieldKey::new(WRAPPING_KEY_ID, branch.derive("device secrets")),
         })
     }
 
@@ -203,7 +200,7 @@ impl Tenant {
     /// be replaced like a data key: what is rejected can be more than what is not.
     #[must_use]
     pub fn quarantine(&self, key_id: u32, seals: u64) -> FieldKey {
-        FieldKey::with_seals(key_id, &self.quarantines.derive(&key_id.to_string()), seals)
+        FieldKey::with_seals(key_id, self.quarantines.derive(&key_id.to_string()), seals)
     }
 
     /// Wraps a device key's HMAC secret for its vault row: bound to the tenant, the device and the key id.
@@ -219,7 +216,9 @@ impl Tenant {
     ) -> Result<Vec<u8>, WrapError> {
         let aad = wrap_context(self.device_context(device, kid))?;
         let mut sealed = Vec::new();
-        self.device_secrets.seal_into(nonce, &aad, secret, &mut sealed)?;
+        self.device_secrets
+            .expand()
+            .seal_into(nonce, &aad, secret, &mut sealed)?;
         Ok(sealed)
     }
 
@@ -235,6 +234,7 @@ impl Tenant {
     ) -> Result<Zeroizing<Vec<u8>>, UnwrapError> {
         Ok(self
             .device_secrets
+            .expand()
             .open(&wrap_context(self.device_context(device, kid))?, wrapped)?)
     }
 
@@ -301,7 +301,7 @@ impl Tenant {
     ) -> Result<FieldKey, UnwrapError> {
         let (id, subject) = (key_id.to_string(), hex(lookup));
         let key = unwrap(&self.data_wrapping, self.data_context(&id, &subject), wrapped)?;
-        Ok(FieldKey::with_seals(key_id, &key, seals))
+        Ok(FieldKey::with_seals(key_id, key, seals))
     }
 
     fn data_context<'a>(&'a self, key_id: &'a str, subject: &'a str) -> [(&'static str, &'a str); 4] {
@@ -408,7 +408,8 @@ mod tests {
 
     #[test]
     fn a_wrapped_key_opens_only_in_its_place() {
-        let wrapping = Key32::random([1; 32]);
+        let wrapping = FieldKey::new(WRAPPING_KEY_ID, Key32::random([1; 32]));
+        let other = FieldKey::new(WRAPPING_KEY_ID, Key32::random([9; 32]));
         let wrapped = wrap(&wrapping, [("a", "b")], &Key32::random([2; 32]), nonce(3)).expect("short");
         assert_eq!(wrapped.sealed.len(), 65);
         assert_eq!(
@@ -422,7 +423,7 @@ mod tests {
             Some(OpenError::Refused.into())
         );
         assert_eq!(
-            unwrap(&Key32::random([9; 32]), [("a", "b")], &wrapped).err(),
+            unwrap(&other, [("a", "b")], &wrapped).err(),
             Some(OpenError::Refused.into())
         );
         let swapped = Wrapped {
@@ -457,12 +458,13 @@ mod tests {
         assert_eq!((quarantine(42).key_id(), quarantine(42).seals()), (42, 7));
         let mut sealed = Vec::new();
         quarantine(42)
+            .expand()
             .seal_into(nonce(1), b"aad", b"payload", &mut sealed)
             .expect("fresh");
-        assert!(quarantine(42).open(b"aad", &sealed).is_ok());
+        assert!(quarantine(42).expand().open(b"aad", &sealed).is_ok());
         sealed[4] = 43;
         assert!(
-            quarantine(43).open(b"aad", &sealed).is_err(),
+            quarantine(43).expand().open(b"aad", &sealed).is_err(),
             "another id is another key"
         );
     }
@@ -508,7 +510,7 @@ mod tests {
     #[test]
     fn a_key_is_due_by_age_and_by_use() {
         let subject = |seals| {
-            let key = FieldKey::with_seals(1, &Key32::random([5; 32]), seals);
+            let key = FieldKey::with_seals(1, Key32::random([5; 32]), seals);
             tenant("acme")
                 .subject_key(b"patient-1", [1; 16], key, 1_000)
                 .expect("short")

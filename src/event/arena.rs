@@ -86,7 +86,9 @@ pub enum Seal {
     Encrypt,
     /// A token under the subject's salt.
     Token,
-    /// A token under the device's salt.
+    /// The token of the subject itself: the same in every event type.
+    SubjectToken,
+    /// The token of the device.
     DeviceToken,
 }
 

@@ -17,7 +17,7 @@ impl Rewriter {
     ///
     /// `replace` appends the raw replacement of one edit to the vector that it is given: ciphertext bytes for
     /// [`Seal::Encrypt`] (this function writes them as base64 in JSON, as `bytes` in Avro), the token's text for the
-    /// other two. It is given what to make, the plaintext and the path, in the order of the value.
+    /// others. It is given what to make, the plaintext and the path, in the order of the value.
     ///
     /// # Errors
     /// The clean topic has another format than the value, and the rewritten value does not go into it: a defect of

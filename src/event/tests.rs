@@ -84,7 +84,7 @@ fn json_is_rewritten_in_place() {
     let clean = rewrite(&default_plan(), &value).expect("is an event");
     let mut clean: Value = serde_json::from_slice(&clean).expect("is JSON");
     assert_eq!(clean["device_id"], "DeviceToken(device_id=d-17)");
-    assert_eq!(clean["subject"]["id"], "Token(subject.id=s-4)");
+    assert_eq!(clean["subject"]["id"], "SubjectToken(subject.id=s-4)");
     assert_eq!(clean["subject"]["birth_date"], "1984");
     assert_eq!(
         unbase64(&clean["subject"]["name"]),

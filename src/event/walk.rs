@@ -146,6 +146,7 @@ impl<'v, 'a> Walker<'v, 'a> {
             None | Some(Protect::Drop) => return Ok(()),
             Some(Protect::Encrypt) => Action::Seal(Seal::Encrypt),
             Some(Protect::Token) if node.role == Some(Role::Device) => Action::Seal(Seal::DeviceToken),
+            Some(Protect::Token) if node.role == Some(Role::Subject) => Action::Seal(Seal::SubjectToken),
             Some(Protect::Token) => Action::Seal(Seal::Token),
             Some(Protect::Year) => Action::Year,
         };

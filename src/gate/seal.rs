@@ -3,69 +3,25 @@
 //! A [`SealedBatch`] has no other way in than the functions of this module, and the producer takes nothing else, so a
 //! value that was not sealed cannot leave the gate.
 
+mod batch;
+mod nonces;
+
 use std::io::Write as _;
 use std::ops::Range;
 
 use thiserror::Error;
 
-use crate::crypto::envelope::{Exhausted, FieldKey, Nonce, TooLong, write_context};
+use crate::crypto::envelope::{Context, Exhausted, Expanded, FieldKey, Fields, TooLong, write_context};
+use crate::crypto::keys::{SubjectKey, Tenant};
+use crate::crypto::token::Token;
+use crate::event::{Arena, Plan, Rewriter, Seal, Walk};
 use crate::gate::outcome::Reason;
 use crate::gate::record::Received;
 
-/// Bytes of one IV.
-const NONCE_BYTES: usize = 12;
+use batch::{Entry, Letter};
 
-/// Random bytes from the operating system, handed in by the shell and taken twelve at a time, each once.
-///
-/// The shell fills it at the start of a batch, so that a forked or restored virtual machine can repeat IVs for at most
-/// the records of the batch that was open, which the fork then reads and seals alike.
-#[derive(Default)]
-pub struct Nonces {
-    bytes: Vec<u8>,
-    taken: usize,
-}
-
-impl Nonces {
-    /// None at all: the first [`Nonces::refill`] gives it its bytes.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Replaces what is left by `count` fresh ones. `fill` writes random bytes over its whole argument.
-    ///
-    /// # Errors
-    /// Whatever `fill` returns; there is then no nonce left.
-    pub fn refill<E>(
-        &mut self,
-        count: usize,
-        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
-        self.bytes.resize(count * NONCE_BYTES, 0);
-        self.taken = self.bytes.len();
-        fill(&mut self.bytes)?;
-        self.taken = 0;
-        Ok(())
-    }
-
-    /// How many are left.
-    #[must_use]
-    pub fn left(&self) -> usize {
-        (self.bytes.len() - self.taken) / NONCE_BYTES
-    }
-
-    fn take(&mut self) -> Result<Nonce, SealError> {
-        let bytes = self.bytes[self.taken..].first_chunk().ok_or(SealError::Nonces)?;
-        self.taken += NONCE_BYTES;
-        Ok(Nonce::from_random(*bytes))
-    }
-}
-
-impl std::fmt::Debug for Nonces {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Nonces({} left)", self.left())
-    }
-}
+pub use batch::{Deadletter, SealedBatch};
+pub use nonces::Nonces;
 
 /// Why a record could not be sealed. The batch is then as it was before the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -79,6 +35,11 @@ pub enum SealError {
     /// A path or a value for a token is longer than an encryption context can hold.
     #[error(transparent)]
     TooLong(#[from] TooLong),
+    /// The rewritten event does not go into the format of the clean topic: a defect of the plan.
+    #[error(
+        "a walked event cannot be written in the format of the clean topic; this is a defect, please report it"
+    )]
+    Untranscodable,
 }
 
 impl SealError {
@@ -87,158 +48,16 @@ impl SealError {
     pub const fn reason(&self) -> Option<Reason> {
         match self {
             Self::TooLong(_) => Some(Reason::SchemaViolation),
-            Self::Nonces | Self::Exhausted(_) => None,
+            Self::Nonces | Self::Exhausted(_) | Self::Untranscodable => None,
         }
-    }
-}
-
-/// Everything that one transaction produces: the records' bytes in one arena, and where each record's begin and end.
-#[derive(Default)]
-pub struct SealedBatch {
-    bytes: Vec<u8>,
-    clean: Vec<Entry>,
-    ledger: Vec<Entry>,
-    letters: Vec<Letter>,
-}
-
-/// A record of the clean or ledger topic.
-struct Entry {
-    partition: i32,
-    key: Range<usize>,
-    value: Range<usize>,
-}
-
-struct Letter {
-    entry: Entry,
-    reason: Reason,
-    origin: Range<usize>,
-    received: Range<usize>,
-}
-
-/// A record of the deadletter topic.
-#[derive(Clone, Copy)]
-pub struct Deadletter<'b> {
-    /// The partition: the raw one.
-    pub partition: i32,
-    /// The device id as received, or empty where it cannot be trusted.
-    pub key: &'b [u8],
-    /// The received bytes, sealed to the quarantine key.
-    pub value: &'b [u8],
-    reason: Reason,
-    origin: &'b [u8],
-    received: &'b [u8],
-}
-
-impl<'b> Deadletter<'b> {
-    /// The headers, in the order in which they are written. Nothing of the payload and no identity is in them.
-    #[must_use]
-    pub const fn headers(&self) -> [(&'static str, &'b [u8]); 4] {
-        [
-            ("pg-reason", self.reason.as_str().as_bytes()),
-            ("pg-stage", self.reason.stage().as_str().as_bytes()),
-            ("pg-origin", self.origin),
-            ("pg-received", self.received),
-        ]
-    }
-}
-
-impl SealedBatch {
-    /// Forgets all records and keeps the memory.
-    pub fn clear(&mut self) {
-        self.bytes.clear();
-        self.clean.clear();
-        self.ledger.clear();
-        self.letters.clear();
-    }
-
-    /// How many records there are in all.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.clean.len() + self.ledger.len() + self.letters.len()
-    }
-
-    /// Whether there is no record.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Bytes of all keys and values, for the batch's limit.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.bytes.len()
-    }
-
-    /// The records of the clean topic: partition, key, value.
-    pub fn clean(&self) -> impl Iterator<Item = (i32, &[u8], &[u8])> {
-        self.clean.iter().map(|entry| self.parts(entry))
-    }
-
-    /// The records of the ledger topic: partition, key, value.
-    pub fn ledger(&self) -> impl Iterator<Item = (i32, &[u8], &[u8])> {
-        self.ledger.iter().map(|entry| self.parts(entry))
-    }
-
-    /// The records of the deadletter topic.
-    pub fn deadletters(&self) -> impl Iterator<Item = Deadletter<'_>> {
-        self.letters.iter().map(|letter| {
-            let (partition, key, value) = self.parts(&letter.entry);
-            Deadletter {
-                partition,
-                key,
-                value,
-                reason: letter.reason,
-                origin: &self.bytes[letter.origin.clone()],
-                received: &self.bytes[letter.received.clone()],
-            }
-        })
-    }
-
-    /// Adds a ledger record, which holds positions, counts and hashes and nothing of any payload.
-    pub(in crate::gate) fn add_ledger(&mut self, partition: i32, lane: &str, entry: &[u8]) {
-        let key = self.append(lane.as_bytes());
-        let value = self.append(entry);
-        self.ledger.push(Entry {
-            partition,
-            key,
-            value,
-        });
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> Range<usize> {
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(bytes);
-        start..self.bytes.len()
-    }
-
-    fn parts(&self, entry: &Entry) -> (i32, &[u8], &[u8]) {
-        (
-            entry.partition,
-            &self.bytes[entry.key.clone()],
-            &self.bytes[entry.value.clone()],
-        )
-    }
-}
-
-impl std::fmt::Debug for SealedBatch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            bytes,
-            clean,
-            ledger,
-            letters,
-        } = self;
-        let (clean, ledger, letters) = (clean.len(), ledger.len(), letters.len());
-        write!(
-            f,
-            "SealedBatch({clean} clean, {letters} deadletter, {ledger} ledger, {} bytes)",
-            bytes.len()
-        )
     }
 }
 
 /// One worker's sealing: what is the same for all its records, and buffers that are used again.
 pub struct Sealer {
+    /// The AAD of fields in the clean topic.
+    context: Context,
+    rewriter: Rewriter,
     environment: Box<str>,
     raw: Box<str>,
     deadletter: Box<str>,
@@ -257,6 +76,28 @@ pub struct Topics<'t> {
     pub deadletter: &'t str,
 }
 
+/// An event that was walked.
+#[derive(Clone, Copy)]
+pub struct Event<'e> {
+    /// What protects it.
+    pub plan: &'e Plan,
+    /// What the walk found.
+    pub walk: &'e Walk,
+    /// What the walk was written to.
+    pub arena: &'e Arena,
+}
+
+/// Whose keys a clean record is sealed with.
+#[derive(Clone, Copy, Debug)]
+pub struct Keys<'k> {
+    /// The tenant, for tokens of tagged values.
+    pub tenant: &'k Tenant,
+    /// The subject that the event is about.
+    pub subject: &'k SubjectKey,
+    /// The token of the device that signed: the record's key, and what stands for the device in the event.
+    pub device_token: &'k Token,
+}
+
 impl Sealer {
     /// For one environment and its topics.
     ///
@@ -264,11 +105,73 @@ impl Sealer {
     /// [`TooLong`] where a name does not fit into an encryption context.
     pub fn new(environment: &str, topics: Topics<'_>) -> Result<Self, TooLong> {
         Ok(Self {
+            context: Context::new(environment, topics.clean)?,
+            rewriter: Rewriter::default(),
             environment: environment.into(),
             raw: topics.raw.into(),
             deadletter: topics.deadletter.into(),
             aad: Vec::new(),
         })
+    }
+
+    /// Adds the clean record of an event that was verified, walked and admitted.
+    ///
+    /// # Errors
+    /// [`SealError`]; the batch is then as it was.
+    pub fn seal_clean(
+        &mut self,
+        record: &Received<'_>,
+        event: Event<'_>,
+        keys: Keys<'_>,
+        nonces: &mut Nonces,
+        batch: &mut SealedBatch,
+    ) -> Result<(), SealError> {
+        let start = batch.bytes.len();
+        let sealed = self.write_clean(record, event, keys, nonces, batch);
+        if sealed.is_err() {
+            batch.bytes.truncate(start);
+        }
+        sealed
+    }
+
+    fn write_clean(
+        &mut self,
+        record: &Received<'_>,
+        event: Event<'_>,
+        keys: Keys<'_>,
+        nonces: &mut Nonces,
+        batch: &mut SealedBatch,
+    ) -> Result<(), SealError> {
+        let Event { plan, walk, arena } = event;
+        let fields = self
+            .context
+            .begin(walk.event_id.of(record.value, arena), keys.subject.token())?;
+        let mut maker = Maker {
+            keys,
+            fields,
+            expanded: None,
+            nonces,
+        };
+        let mut made = Ok(());
+        let replace = |seal, plain: &[u8], path: &str, out: &mut Vec<u8>| {
+            if made.is_ok() {
+                made = maker.make(seal, plain, path, out);
+            }
+        };
+        let key = batch.append(keys.device_token);
+        let start = batch.bytes.len();
+        let rewritten = self
+            .rewriter
+            .rewrite(plan, record.value, walk, arena, &mut batch.bytes, replace);
+        made?;
+        rewritten.map_err(|_| SealError::Untranscodable)?;
+        let value = start..batch.bytes.len();
+        batch.clean.push(Entry {
+            partition: record.partition,
+            key,
+            value,
+        });
+        Ok(())
     }
 
     /// Adds the deadletter of a rejected record: the received bytes, sealed to the quarantine key and bound to where
@@ -308,7 +211,9 @@ impl Sealer {
         )
         .map_err(SealError::from)
         .and_then(|()| {
-            Ok(quarantine.seal_into(nonces.take()?, &self.aad, record.value, &mut batch.bytes)?)
+            Ok(quarantine
+                .expand()
+                .seal_into(nonces.take()?, &self.aad, record.value, &mut batch.bytes)?)
         });
         if let Err(error) = sealed {
             batch.bytes.truncate(start);
@@ -325,6 +230,35 @@ impl Sealer {
             origin,
             received,
         });
+        Ok(())
+    }
+}
+
+/// Makes the replacements of one record.
+struct Maker<'r, 'k> {
+    keys: Keys<'k>,
+    fields: Fields<'r>,
+    /// The subject's key, once a field needs it.
+    expanded: Option<Expanded<'k>>,
+    nonces: &'r mut Nonces,
+}
+
+impl Maker<'_, '_> {
+    fn make(&mut self, seal: Seal, plain: &[u8], path: &str, out: &mut Vec<u8>) -> Result<(), SealError> {
+        let Keys {
+            tenant,
+            subject,
+            device_token,
+        } = self.keys;
+        match seal {
+            Seal::Encrypt => {
+                let key = self.expanded.get_or_insert_with(|| subject.field_key().expand());
+                key.seal_into(self.nonces.take()?, self.fields.at(path.as_bytes())?, plain, out)?;
+            }
+            Seal::SubjectToken => out.extend_from_slice(subject.token()),
+            Seal::DeviceToken => out.extend_from_slice(device_token),
+            Seal::Token => out.extend_from_slice(&tenant.tokens().token(path, subject.salt(), plain)?),
+        }
         Ok(())
     }
 }
@@ -358,23 +292,15 @@ fn format_into(bytes: &mut Vec<u8>, text: std::fmt::Arguments<'_>) -> Range<usiz
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::crypto::keys::Key32;
-    use crate::gate::record::SignatureHeaders;
+    use serde_json::Value;
 
-    fn nonces(count: usize) -> Nonces {
-        let mut nonces = Nonces::new();
-        let mut next = 0;
-        let counting = |bytes: &mut [u8]| {
-            bytes.chunks_mut(NONCE_BYTES).for_each(|chunk| {
-                next += 1;
-                chunk.fill(next);
-            });
-            Ok::<_, ()>(())
-        };
-        nonces.refill(count, counting).expect("infallible");
-        nonces
-    }
+    use super::nonces::tests::nonces;
+    use super::*;
+    use crate::crypto::envelope::Nonce;
+    use crate::crypto::kek::Kek;
+    use crate::crypto::keys::Key32;
+    use crate::event::{self, Catalog, Format, Ids, Located, Source};
+    use crate::gate::record::SignatureHeaders;
 
     fn sealer() -> Sealer {
         let topics = Topics {
@@ -398,17 +324,150 @@ mod tests {
     }
 
     fn quarantine() -> FieldKey {
-        FieldKey::new(9, &Key32::random([9; 32]))
+        FieldKey::new(9, Key32::random([9; 32]))
+    }
+
+    const EVENT: &str = r#"{"event_id":"0192f0c1-2345-7abc-8def-0123456789ab","device_id":"d-17","subject":{"id":"s-4",
+        "name":"Jane \"J\" Roe","mrn":"MRN-1","birth_date":"1984-05-02"},"recorded_at":"2026-11-22T16:44:01Z",
+        "firmware":"2.1.0","model":"band-3","location":{"latitude":59.33,"longitude":18.06},"readings":[],"note":null}"#;
+
+    fn catalog(clean_format: Format) -> Catalog {
+        let config = event::Config {
+            clean_format,
+            ..event::Config::default()
+        };
+        let text = include_str!("../../schemas/biometric_event.avsc").to_owned();
+        Catalog::compile(
+            &[Source {
+                name: config.default_event.clone(),
+                text,
+            }],
+            &config,
+        )
+        .expect("the default event")
+    }
+
+    fn tenant() -> Tenant {
+        let kek = Kek::from_bytes(&[0xA5; 32]).expect("32 bytes");
+        let nonce = Nonce::from_random([1; 12]);
+        let branch = Tenant::wrap_branch(&kek, "acme", &Key32::random([6; 32]), nonce).expect("short");
+        Tenant::open(&kek, "acme", &branch).expect("just wrapped")
+    }
+
+    fn subject(seals: u64) -> SubjectKey {
+        let field_key = FieldKey::with_seals(7, Key32::random([7; 32]), seals);
+        tenant()
+            .subject_key(b"s-4", [4; 16], field_key, 0)
+            .expect("short")
+    }
+
+    /// Seals [`EVENT`] and gives it back as JSON.
+    fn clean(
+        format: Format,
+        nonces: &mut Nonces,
+        subject: &SubjectKey,
+        batch: &mut SealedBatch,
+    ) -> Result<Value, SealError> {
+        let catalog = catalog(format);
+        let Located::Plan {
+            plan,
+            format,
+            datum_start,
+        } = catalog.locate(EVENT.as_bytes(), &Ids::default())
+        else {
+            panic!("the default event is located");
+        };
+        let mut arena = Arena::default();
+        let walk = plan
+            .walk(format, EVENT.as_bytes(), datum_start, &mut arena)
+            .expect("valid");
+        let tenant = tenant();
+        let keys = Keys {
+            tenant: &tenant,
+            subject,
+            device_token: b"device-token-22-chars.",
+        };
+        let event = Event {
+            plan,
+            walk: &walk,
+            arena: &arena,
+        };
+        sealer().seal_clean(
+            &record(Some(b"d-17"), EVENT.as_bytes()),
+            event,
+            keys,
+            nonces,
+            batch,
+        )?;
+        let (partition, key, value) = batch.clean().next().expect("one");
+        assert_eq!((partition, key), (3, &b"device-token-22-chars."[..]));
+        let Located::Plan {
+            format, datum_start, ..
+        } = catalog.locate_clean(value, &Ids::default())
+        else {
+            panic!("the clean event is located");
+        };
+        Ok(plan
+            .clean_json(format, &value[datum_start..])
+            .expect("a clean event"))
     }
 
     #[test]
-    fn nonces_come_once_each_and_run_out() {
-        let mut nonces = nonces(2);
-        assert_eq!(nonces.left(), 2);
-        assert!(nonces.take().is_ok() && nonces.take().is_ok());
-        assert_eq!(nonces.take().err(), Some(SealError::Nonces));
-        assert_eq!(nonces.refill(4, |_| Err("no entropy")), Err("no entropy"));
-        assert_eq!(nonces.left(), 0);
+    fn a_clean_record_has_nothing_in_clear_and_opens_in_its_place() {
+        for format in [Format::Json, Format::Avro] {
+            let (mut batch, subject) = (SealedBatch::default(), subject(0));
+            let clean = clean(format, &mut nonces(4), &subject, &mut batch).expect("sealed");
+            for plain in ["Jane", "MRN-1", "d-17", "s-4", "59.33", "05-02"] {
+                assert!(
+                    !batch
+                        .bytes
+                        .windows(plain.len())
+                        .any(|window| window == plain.as_bytes()),
+                    "{plain} leaks"
+                );
+            }
+            let token = std::str::from_utf8(subject.token()).expect("text");
+            assert_eq!(clean["subject"]["id"], token);
+            assert_eq!(clean["device_id"], "device-token-22-chars.");
+            assert_eq!(clean["subject"]["birth_date"], "1984");
+            assert_eq!(clean["note"], Value::Null);
+            let mut context = Context::new("local", "clean").expect("short");
+            let mut fields = context
+                .begin(b"0192f0c1-2345-7abc-8def-0123456789ab", subject.token())
+                .expect("short");
+            let key = subject.field_key().expand();
+            for (pointer, path, plain) in [
+                ("/subject/name", "subject.name", "Jane \"J\" Roe"),
+                ("/subject/mrn", "subject.mrn", "MRN-1"),
+                ("/location/latitude", "location.latitude", "59.33"),
+                ("/location/longitude", "location.longitude", "18.06"),
+            ] {
+                let leaf = clean.pointer(pointer).and_then(Value::as_str).expect("a string");
+                let sealed = base64_simd::STANDARD.decode_to_vec(leaf).expect("base64");
+                let opened = key
+                    .open(fields.at(path.as_bytes()).expect("short"), &sealed)
+                    .expect("in its place");
+                assert_eq!(opened.as_slice(), plain.as_bytes());
+                assert!(key.open(fields.at(b"note").expect("short"), &sealed).is_err());
+            }
+            assert_eq!(subject.field_key().seals(), 4);
+        }
+    }
+
+    #[test]
+    fn a_clean_record_that_fails_half_way_is_not_there() {
+        let mut batch = SealedBatch::default();
+        assert_eq!(
+            clean(Format::Json, &mut nonces(3), &subject(0), &mut batch),
+            Err(SealError::Nonces)
+        );
+        let spent = subject(crate::crypto::envelope::SEALS_MAX - 1);
+        let error = clean(Format::Json, &mut nonces(4), &spent, &mut batch).expect_err("spent");
+        assert_eq!(
+            (error, error.reason()),
+            (SealError::Exhausted(Exhausted { key_id: 7 }), None)
+        );
+        assert!(batch.is_empty() && batch.bytes() == 0);
     }
 
     #[test]
@@ -440,7 +499,10 @@ mod tests {
         let open = |origin: &[u8]| {
             let mut aad = Vec::new();
             quarantine_context("local", origin, "deadletter", &mut aad).expect("short");
-            quarantine().open(&aad, letter.value).map(|plain| plain.to_vec())
+            quarantine()
+                .expand()
+                .open(&aad, letter.value)
+                .map(|plain| plain.to_vec())
         };
         assert_eq!(open(b"raw/3/42"), Ok(value.to_vec()));
         assert!(open(b"raw/3/43").is_err());
