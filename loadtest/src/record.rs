@@ -64,6 +64,8 @@ pub struct Captured {
     pub log_append_time: bool,
     /// Milliseconds since the Unix epoch.
     pub timestamp_ms: i64,
+    /// The broker that it was read from; -1 where nobody knows.
+    pub broker: i32,
     /// Key, value and headers.
     pub record: Record,
 }

@@ -24,7 +24,7 @@ pub struct Hostile {
     pub flooding: f64,
     /// Not a signature, not JSON, not the schema, too large.
     pub malformed: f64,
-    /// Records of a burst. Default 400.
+    /// Records of a burst. Default 2,500, well beyond the gate's default burst of 1,000 a device.
     pub flood_records: u32,
     /// Bytes of an oversized value; 0 makes none. Default 0, as the gate's and the broker's limits are the operator's.
     pub oversized_bytes: usize,
@@ -117,14 +117,14 @@ impl Default for Hostile {
             stale: 0.0,
             flooding: 0.0,
             malformed: 0.0,
-            flood_records: 400,
+            flood_records: 2_500,
             oversized_bytes: 0,
         }
     }
 }
 
 impl Hostile {
-    /// A little of everything: about one record in eight.
+    /// A little of everything, about one record in six, and the first burst after about 20,000.
     #[must_use]
     pub fn some() -> Self {
         Self {
@@ -132,13 +132,13 @@ impl Hostile {
             replayed: 0.03,
             misplaced: 0.01,
             stale: 0.02,
-            flooding: 0.02,
+            flooding: 0.06,
             malformed: 0.02,
             ..Self::default()
         }
     }
 
-    /// What the next record is. Floods are drawn by their first record.
+    /// What the next record is, floods aside.
     pub(super) fn draw(&self, rng: &mut ChaCha8Rng, format: &Format) -> Kind {
         let mut draw: f64 = rng.random();
         let flood_starts = self.flooding / f64::from(self.flood_records.max(1));
@@ -161,8 +161,7 @@ impl Hostile {
             1 => Kind::Replayed,
             2 => Kind::Misplaced,
             3 => one_of(&STALE, rng),
-            4 => self.draw_malformed(rng, matches!(format, Format::Json)),
-            _ => Kind::Flood,
+            _ => self.draw_malformed(rng, matches!(format, Format::Json)),
         }
     }
 
@@ -227,9 +226,14 @@ impl Kind {
             Self::WrongAudience => claim.audience = "elsewhere/biometrics.raw",
             Self::Empty => value.clear(),
             Self::NotJson => *value = b"\x7fnot an event".to_vec(),
-            Self::Truncated => value.truncate(value.len() / 2),
+            // Between two characters, as a webhook's body that is not UTF-8 is malformed for another reason.
+            Self::Truncated => value.truncate(ascii_at(value, value.len() / 2)),
             Self::UnknownSchema => {
                 value.splice(0..0, *b"\xC3\x01\xDE\xAD\xBE\xEF\xDE\xAD\xBE\xEF");
+                // A webhook's body is UTF-8 by its specification, so this is no webhook to begin with.
+                if key.profile() == Profile::Webhook {
+                    draft.expected = Outcome::MalformedSignature.into();
+                }
             }
             Self::UnknownField => append_member(value, br#""colour":"red""#),
             Self::WrongType => append_member(value, br#""note":42"#),
@@ -270,7 +274,7 @@ impl Kind {
         match self {
             Self::Tampered => {
                 if let Some(value) = &mut record.value {
-                    let at = rng.random_range(0..value.len().max(1));
+                    let at = ascii_at(value, rng.random_range(0..value.len().max(1)));
                     if let Some(byte) = value.get_mut(at) {
                         *byte ^= 1;
                     }
@@ -297,6 +301,14 @@ impl Kind {
     }
 }
 
+/// The position of the first ASCII byte from `from` on.
+fn ascii_at(value: &[u8], from: usize) -> usize {
+    let rest = value.get(from..).unwrap_or_default();
+    rest.iter()
+        .position(u8::is_ascii)
+        .map_or(value.len(), |skipped| from + skipped)
+}
+
 /// Puts a member before the closing brace of a JSON object.
 fn append_member(value: &mut Vec<u8>, member: &[u8]) {
     if value.pop() == Some(b'}') {
@@ -317,35 +329,31 @@ fn replace(value: &mut [u8], from: &[u8], to: &[u8]) {
     }
 }
 
-/// A burst from one device.
+/// Bursts from one device at a time, as often as their share asks for.
 #[derive(Default)]
 pub(super) struct Flood {
     device: usize,
     left: u32,
-    going: bool,
+    owed: f64,
 }
 
 impl Flood {
-    /// The device whose burst the next record belongs to, if one is going or `kind` begins one.
+    /// The device whose burst the next record belongs to, if one is going or begins here; and whether it begins here.
     pub(super) fn device(
         &mut self,
-        kind: Kind,
-        records: u32,
+        hostile: &Hostile,
         devices: usize,
         rng: &mut ChaCha8Rng,
-    ) -> Option<usize> {
-        if kind == Kind::Flood && self.left == 0 {
-            self.left = records;
+    ) -> Option<(usize, bool)> {
+        self.owed += hostile.flooding;
+        let begins = self.left == 0 && self.owed * 2.0 >= f64::from(hostile.flood_records.max(1));
+        if begins {
+            self.left = hostile.flood_records;
+            self.owed -= f64::from(hostile.flood_records);
             self.device = rng.random_range(0..devices);
         }
-        self.going = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        self.going.then_some(self.device)
-    }
-
-    /// Whether the record whose device was just asked for belongs to a burst.
-    pub(super) fn going(&self) -> bool {
-        self.going
+        self.left = self.left.checked_sub(1)?;
+        Some((self.device, begins))
     }
 }
 
@@ -372,8 +380,14 @@ impl Recent {
         if self.kept.len() < Self::CAPACITY {
             self.kept.push(draft.clone());
         } else {
-            self.kept[self.seen / Self::STRIDE % Self::CAPACITY].clone_from(draft);
+            let oldest = self.seen / Self::STRIDE % Self::CAPACITY;
+            self.kept[oldest].clone_from(draft);
         }
+    }
+
+    /// Forgets them: what is about to come would push their numbers out of the gate's replay window.
+    pub(super) fn forget(&mut self) {
+        self.kept.clear();
     }
 
     /// Copies one of them, unless there is none yet.

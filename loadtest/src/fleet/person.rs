@@ -84,9 +84,9 @@ impl Person {
         let (model, firmwares) = MODELS[rng.random_range(0..MODELS.len())];
         let serial: u32 = rng.random_range(0..10_000_000);
         Self {
-            id: format!("subject-{index:06}"),
+            id: format!("sub-{index:06}"),
             name: format!("{given} {family}"),
-            mrn: format!("MRN-{serial:07}-{index:06}"),
+            mrn: format!("MRN{serial:07}"),
             birth_date: jiff::civil::date(
                 rng.random_range(1935..2006),
                 rng.random_range(1..=12),
@@ -94,7 +94,7 @@ impl Person {
             ),
             email: format!("wearer.{index:06}.{serial:07}@example.org"),
             phone: format!(
-                "+1-{:03}-555-{:04}",
+                "{:03}-555-{:04}",
                 rng.random_range(201..990),
                 rng.random_range(100..200)
             ),

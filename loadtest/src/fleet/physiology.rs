@@ -81,7 +81,7 @@ impl Body {
         readings.push(Reading {
             metric: "heart_rate",
             value: rounded(heart.clamp(34.0, 212.0), 0),
-            unit: Some("/min"),
+            unit: all.then_some("/min"),
             quality: in_motion.then_some(Quality::Uncertain),
             offset_ms: None,
         });

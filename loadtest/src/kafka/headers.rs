@@ -4,12 +4,14 @@
 use std::ffi::{CStr, c_char};
 use std::ptr;
 
+use rdkafka::Timestamp;
 use rdkafka::bindings::{
-    rd_kafka_header_add, rd_kafka_header_get_all, rd_kafka_headers_t, rd_kafka_resp_err_t,
+    rd_kafka_header_add, rd_kafka_header_get_all, rd_kafka_headers_t, rd_kafka_message_broker_id,
+    rd_kafka_resp_err_t,
 };
 use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Message, OwnedHeaders};
 
-use crate::record::Header;
+use crate::record::{Captured, Header, Record};
 
 /// Calls `visit` with each header's name and value, in order.
 pub fn each_header<'m>(message: &'m BorrowedMessage<'_>, mut visit: impl FnMut(&'m [u8], Option<&'m [u8]>)) {
@@ -31,6 +33,33 @@ pub fn each_header<'m>(message: &'m BorrowedMessage<'_>, mut visit: impl FnMut(&
             (CStr::from_ptr(name).to_bytes(), value)
         };
         visit(name, value);
+    }
+}
+
+/// Takes a message out of the client's hands, whole.
+#[must_use]
+pub fn captured(message: &BorrowedMessage<'_>) -> Captured {
+    let mut headers = Vec::new();
+    each_header(message, |name, value| {
+        headers.push(Header {
+            name: name.to_vec(),
+            value: value.map(<[u8]>::to_vec),
+        });
+    });
+    // SAFETY: the pointer is the message's own and is only read.
+    let broker = unsafe { rd_kafka_message_broker_id(message.ptr()) };
+    Captured {
+        topic: message.topic().to_owned(),
+        partition: message.partition(),
+        offset: message.offset(),
+        log_append_time: matches!(message.timestamp(), Timestamp::LogAppendTime(_)),
+        timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
+        broker,
+        record: Record {
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().map(<[u8]>::to_vec),
+            headers,
+        },
     }
 }
 

@@ -7,10 +7,11 @@ mod reader;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use backon::{BlockingRetryable, ConstantBuilder};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
-pub use headers::{each_header, owned_headers};
+pub use headers::{captured, each_header, owned_headers};
 pub use producer::Producer;
 pub use reader::{Range, ReadError, offsets_at, read_all, watermarks};
 
@@ -106,19 +107,28 @@ impl Kafka {
         self.partitions_by(&consumer, topic)
     }
 
+    /// A topic that was created a moment ago may not be known to every broker yet, so its absence is asked for again.
     fn partitions_by(&self, consumer: &BaseConsumer, topic: &str) -> Result<i32, KafkaError> {
-        let metadata = consumer
-            .fetch_metadata(Some(topic), ANSWER_TIMEOUT)
-            .map_err(|cause| self.unreachable(cause))?;
-        let count = metadata
-            .topics()
-            .iter()
-            .find(|t| t.name() == topic)
-            .map_or(0, |t| t.partitions().len());
-        match i32::try_from(count) {
-            Ok(partitions) if partitions > 0 => Ok(partitions),
-            _ => Err(KafkaError::NoTopic(topic.to_owned())),
-        }
+        let ask = || {
+            let metadata = consumer
+                .fetch_metadata(Some(topic), ANSWER_TIMEOUT)
+                .map_err(|cause| self.unreachable(cause))?;
+            let count = metadata
+                .topics()
+                .iter()
+                .find(|t| t.name() == topic)
+                .map_or(0, |t| t.partitions().len());
+            match i32::try_from(count) {
+                Ok(partitions) if partitions > 0 => Ok(partitions),
+                _ => Err(KafkaError::NoTopic(topic.to_owned())),
+            }
+        };
+        let patience = ConstantBuilder::default()
+            .with_delay(Duration::from_millis(100))
+            .with_max_times(20);
+        ask.retry(patience)
+            .when(|error| matches!(error, KafkaError::NoTopic(_)))
+            .call()
     }
 
     fn unreachable(&self, cause: rdkafka::error::KafkaError) -> KafkaError {

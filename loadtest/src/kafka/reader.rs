@@ -223,6 +223,9 @@ pub fn offsets_at(
         // An aborted record at the first offset gives nothing to ask from: the range stays as it is.
         Err(_) => return Ok(offsets),
     }
+    if asked.count() == 0 {
+        return Ok(offsets);
+    }
     let found = consumer
         .offsets_for_times(asked, ANSWER_TIMEOUT)
         .map_err(|cause| kafka.unreachable(cause))?;

@@ -18,8 +18,8 @@ pub struct Rules {
     /// `gate.verify.budget.failures_burst`: below so many failed verifications in a lane, none is answered with
     /// `rate_limited`. Default 20,000.
     pub failures_burst: u64,
-    /// Messages behind the newest one of its device at which the gate may no longer be able to tell a repeat from a late
-    /// one, and says `stale`. Default 1024.
+    /// `gate.admit.window_messages`: so far behind the newest message of its device the gate can no longer tell a repeat
+    /// from a late one, and says `stale`. Default 512.
     pub replay_window: u64,
     /// Limits of the event.
     pub event: EventLimits,
@@ -34,7 +34,7 @@ impl Default for Rules {
             headers_max: 32,
             freshness_ms: 300_000,
             failures_burst: 20_000,
-            replay_window: 1024,
+            replay_window: 512,
             event: EventLimits::default(),
             avro: AvroSchemas::default(),
         }
@@ -52,11 +52,23 @@ pub(super) struct Evidence<'a> {
 
 /// What a device promises to use once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Once {
+pub enum Once {
     /// The `jti` of a device.
-    Counted { device: u32, boot: u64, number: u64 },
+    Counted {
+        /// The device's number among the keys.
+        device: u32,
+        /// The boot.
+        boot: u64,
+        /// The number in it.
+        number: u64,
+    },
     /// A digest of the `webhook-id` of a device.
-    Named { device: u32, digest: u128 },
+    Named {
+        /// The device's number among the keys.
+        device: u32,
+        /// 128 bits of the id's SHA-256.
+        digest: u128,
+    },
 }
 
 /// What can be said of a record without the records before it.

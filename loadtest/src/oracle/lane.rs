@@ -398,10 +398,10 @@ impl<'l> History<'l> {
                 raw.allowed
             };
         };
-        if self.accepted.contains(&once) {
-            return Outcome::Duplicate.into();
-        }
-        let mut allowed = raw.allowed.with(Outcome::RateLimited);
+        let mut allowed = match self.accepted.contains(&once) {
+            true => Outcome::Duplicate.into(),
+            false => raw.allowed.with(Outcome::RateLimited),
+        };
         if self.before.contains(&once) || self.limited.contains(&once) {
             allowed = allowed.with(Outcome::Duplicate);
         }
@@ -428,17 +428,13 @@ impl<'l> History<'l> {
         self.failures += u64::from(matches!(observed, Outcome::BadSignature | Outcome::UnknownKey));
         let Some(once) = raw.once else { return };
         match observed {
-            Outcome::Clean => {
-                self.accepted.insert(once);
-                if let Once::Counted { device, boot, number } = once {
-                    let newest = self.newest.entry(device).or_default();
-                    *newest = (*newest).max((boot, number));
-                }
-            }
-            Outcome::RateLimited => {
-                self.limited.insert(once);
-            }
-            _ => {}
+            Outcome::Clean => self.accepted.insert(once),
+            Outcome::RateLimited => self.limited.insert(once),
+            _ => return,
+        };
+        if let Once::Counted { device, boot, number } = once {
+            let newest = self.newest.entry(device).or_default();
+            *newest = (*newest).max((boot, number));
         }
     }
 }

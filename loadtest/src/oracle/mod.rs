@@ -51,14 +51,15 @@ use sha2::{Digest, Sha256};
 use crate::kafka::{Kafka, KafkaError, Range, ReadError, each_header, read_all, watermarks};
 use crate::outcome::Outcome;
 pub use event::{AvroSchemas, EventLimits};
-pub use judge::Rules;
 use judge::{Evidence, Judge};
+pub use judge::{Once, Rules};
 pub use keys::{BadKey, Keys};
 use lane::Lane;
 use ledger::Chain;
 pub use mark::Mark;
 pub use report::{Account, Occurrences, Place, Problem, Report};
 use signature::Headers;
+pub use signature::{Signature, check_signature};
 
 /// The four topics.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
-use ed25519_dalek::Signature;
+use ed25519_dalek::Signature as Ed25519Signature;
 use hmac::{Hmac, KeyInit, Mac};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::judge::Once;
 use super::keys::{Key, Keys, Material};
 use crate::outcome::{Outcome, Outcomes};
-use crate::record::{JWS_SIGNATURE, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
+use crate::record::{JWS_SIGNATURE, Record, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
 
 const PROTECTED_BYTES_MAX: usize = 512;
 
@@ -32,6 +32,48 @@ pub(super) struct Signed<'k> {
     /// `None` where the profile names no audience.
     pub audience: Option<String>,
     pub once: Once,
+}
+
+/// What a signature that holds says, for those who hand records on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signature {
+    /// Whose it is.
+    pub device: String,
+    /// Which of the device's messages.
+    pub once: Once,
+    /// When it was made, in seconds since the Unix epoch.
+    pub signed_s: i64,
+    /// For whom; `None` where the profile names no audience.
+    pub audience: Option<String>,
+}
+
+/// The signature of a record, if it is one that holds.
+#[must_use]
+pub fn check_signature(record: &Record, keys: &Keys) -> Option<Signature> {
+    let mut headers = Headers::default();
+    record
+        .headers
+        .iter()
+        .for_each(|header| headers.take(&header.name, header.value.as_deref()));
+    let signed = headers
+        .check(
+            record.key.as_deref(),
+            record.value.as_deref().unwrap_or_default(),
+            keys,
+        )
+        .ok()?;
+    let Signed {
+        key,
+        signed_s,
+        audience,
+        once,
+    } = signed;
+    Some(Signature {
+        device: key.name.clone(),
+        once,
+        signed_s,
+        audience,
+    })
 }
 
 #[derive(Deserialize)]
@@ -152,7 +194,7 @@ fn check_jws<'k>(header: &[u8], value: &[u8], keys: &'k Keys) -> Result<Signed<'
     let holds = match (&key.material, claim.alg.as_str()) {
         (Material::Hmac(secret), "HS256") => hmac_holds(secret, &[input.as_bytes()], &signature),
         (Material::Ed25519(key), "Ed25519" | "EdDSA") => {
-            let signature = Signature::from_slice(&signature);
+            let signature = Ed25519Signature::from_slice(&signature);
             signature.is_ok_and(|signature| key.verify_strict(input.as_bytes(), &signature).is_ok())
         }
         _ => false,

@@ -1,0 +1,303 @@
+//! A make-believe gate: it knows from the generator what each raw record deserves, and writes clean, deadletter and ledger
+//! accordingly, or with one thing wrong.
+
+use std::collections::BTreeMap;
+
+use pulsegate_loadtest::fleet::{Draft, Fleet};
+use pulsegate_loadtest::kafka::{Kafka, Producer, read_all, watermarks};
+use pulsegate_loadtest::oracle::Topics;
+use pulsegate_loadtest::outcome::Outcome;
+use pulsegate_loadtest::record::{Header, Record};
+use sha2::{Digest, Sha256};
+
+use crate::topics::PARTITIONS;
+
+/// Raw records of one ledger record.
+const TRANSACTION: usize = 40;
+
+/// A raw record and what it deserves.
+#[derive(Clone)]
+pub struct Raw {
+    offset: i64,
+    appended_ms: i64,
+    value: Vec<u8>,
+    key: Option<Vec<u8>>,
+    pub outcome: Outcome,
+}
+
+/// The one thing that is wrong. Each concerns lane 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    Nothing,
+    DropClean,
+    DoubleClean,
+    AlienClean,
+    SwapClean,
+    NakedClean,
+    PassRepeat,
+    PassForged,
+    DropDead,
+    DoubleDead,
+    AlienDead,
+    WrongReason,
+    WrongStage,
+    WrongReceived,
+    WrongRoot,
+    WrongCount,
+    WrongTime,
+    BreakHash,
+    SkipSequence,
+    LeaveGap,
+    ForgetTail,
+    AddSpace,
+}
+
+/// Produces so many records of the fleet to the raw topic and reads those back, by partition.
+pub fn produce(kafka: &Kafka, topics: &Topics, fleet: &mut Fleet, records: u64) -> Vec<Vec<Raw>> {
+    let before = watermarks(kafka, &topics.raw).expect("watermarks");
+    let mut producer = Producer::new(kafka, &topics.raw, "none").expect("a producer");
+    let mut expected = vec![Vec::new(); PARTITIONS as usize];
+    let mut draft = Draft::default();
+    for _ in 0..records {
+        fleet
+            .next(jiff::Timestamp::now().as_millisecond(), &mut draft)
+            .expect("a record");
+        let partition = draft.partition(PARTITIONS);
+        producer.send(&draft.record, partition);
+        let mut outcomes = draft.expected.iter();
+        expected[partition as usize].push(outcomes.next().expect("an outcome"));
+        assert_eq!(outcomes.next(), None, "what a gate would do must be certain here");
+    }
+    producer.finish().expect("all delivered");
+    let mut lanes = vec![Vec::new(); PARTITIONS as usize];
+    let mut ranges = watermarks(kafka, &topics.raw).expect("watermarks");
+    ranges
+        .iter_mut()
+        .zip(&before)
+        .for_each(|(range, before)| range.first = before.next);
+    read_all(kafka, &topics.raw, &ranges, |message| {
+        use rdkafka::Message;
+        let lane: &mut Vec<Raw> = &mut lanes[message.partition() as usize];
+        let outcome = expected[message.partition() as usize][lane.len()];
+        lane.push(Raw {
+            offset: message.offset(),
+            appended_ms: message.timestamp().to_millis().expect("a time"),
+            value: message.payload().unwrap_or_default().to_vec(),
+            key: message.key().map(<[u8]>::to_vec),
+            outcome,
+        });
+        Ok(())
+    })
+    .expect("reads back");
+    lanes
+}
+
+/// Writes what a gate would.
+pub fn run(kafka: &Kafka, topics: &Topics, lanes: &[Vec<Raw>], sabotage: Sabotage) {
+    let producer = |topic: &str| Producer::new(kafka, topic, "none").expect("a producer");
+    let (mut clean, mut dead, mut ledger) = (
+        producer(&topics.clean),
+        producer(&topics.deadletter),
+        producer(&topics.ledger),
+    );
+    for (partition, lane) in lanes.iter().enumerate() {
+        let here = |what| partition == 1 && sabotage == what;
+        let partition = partition as i32;
+        let mut lane = lane.clone();
+        // A repeat or a forged record that is let through, as a gate would that does not look.
+        let passed = [
+            (Sabotage::PassRepeat, Outcome::Duplicate),
+            (Sabotage::PassForged, Outcome::BadSignature),
+        ];
+        for (_, from) in passed.into_iter().filter(|(what, _)| here(*what)) {
+            lane.iter_mut()
+                .find(|raw| raw.outcome == from)
+                .expect("there is one")
+                .outcome = Outcome::Clean;
+        }
+        let mut cleans: Vec<_> = lane
+            .iter()
+            .filter(|raw| raw.outcome == Outcome::Clean)
+            .map(clean_record)
+            .collect();
+        match sabotage {
+            _ if partition != 1 => {}
+            Sabotage::DropClean => drop(cleans.remove(5)),
+            Sabotage::DoubleClean => cleans.insert(9, cleans[5].clone()),
+            Sabotage::SwapClean => cleans.swap(5, 6),
+            Sabotage::AlienClean => {
+                let value = br#"{"event_id":"00000000-0000-4000-8000-000000000000"}"#.to_vec();
+                cleans.insert(
+                    5,
+                    Record {
+                        value: Some(value),
+                        ..cleans[5].clone()
+                    },
+                );
+            }
+            Sabotage::NakedClean => cleans[5]
+                .value
+                .get_or_insert_default()
+                .extend(lane[0].value.iter()),
+            _ => {}
+        }
+        cleans.iter().for_each(|record| clean.send(record, partition));
+        for record in deadletters(topics, partition, &lane, &here) {
+            dead.send(&record, partition);
+        }
+        for record in ledger_records(topics, partition, &lane, &here) {
+            ledger.send(&record, partition);
+        }
+    }
+    for producer in [clean, dead, ledger] {
+        producer.finish().expect("all delivered");
+    }
+}
+
+fn clean_record(raw: &Raw) -> Record {
+    // The make-believe sealing keeps the event id and nothing else.
+    let event: serde_json::Value = serde_json::from_slice(&raw.value).unwrap_or_default();
+    let value = serde_json::json!({ "event_id": event["event_id"], "subject": { "name": "c2VhbGVk" } });
+    Record {
+        key: Some(b"token".to_vec()),
+        value: Some(value.to_string().into_bytes()),
+        headers: Vec::new(),
+    }
+}
+
+fn deadletters(
+    topics: &Topics,
+    partition: i32,
+    lane: &[Raw],
+    here: &impl Fn(Sabotage) -> bool,
+) -> Vec<Record> {
+    let mut records = Vec::new();
+    for raw in lane.iter().filter(|raw| raw.outcome.is_rejection()) {
+        let first = records.is_empty();
+        let reason = match raw.outcome {
+            _ if first && here(Sabotage::WrongReason) && raw.outcome == Outcome::TooLarge => Outcome::Stale,
+            _ if first && here(Sabotage::WrongReason) => Outcome::TooLarge,
+            outcome => outcome,
+        };
+        let stage = if first && here(Sabotage::WrongStage) {
+            "nowhere"
+        } else {
+            reason.stage().expect("a stage")
+        };
+        let received = raw.appended_ms + i64::from(first && here(Sabotage::WrongReceived));
+        let offset = raw.offset
+            + if first && here(Sabotage::AlienDead) {
+                1_000_000_000
+            } else {
+                0
+            };
+        let headers = vec![
+            Header::new(b"pg-reason", reason.as_str()),
+            Header::new(b"pg-stage", stage),
+            Header::new(b"pg-origin", format!("{}/{partition}/{offset}", topics.raw)),
+            Header::new(b"pg-received", received.to_string()),
+        ];
+        records.push(Record {
+            key: raw.key.clone(),
+            value: Some(b"sealed".to_vec()),
+            headers,
+        });
+    }
+    if here(Sabotage::DropDead) {
+        records.remove(1);
+    }
+    if here(Sabotage::DoubleDead) {
+        records.push(records[1].clone());
+    }
+    records
+}
+
+fn ledger_records(
+    topics: &Topics,
+    partition: i32,
+    lane: &[Raw],
+    here: &impl Fn(Sabotage) -> bool,
+) -> Vec<Record> {
+    let name = format!("{}/{partition}", topics.raw);
+    let mut prev = "0".repeat(64);
+    let mut records = Vec::new();
+    let transactions: Vec<&[Raw]> = lane.chunks(TRANSACTION).collect();
+    for (seq, raws) in transactions.iter().enumerate() {
+        let third = seq == 2;
+        let (mut first, next) = (raws[0].offset, raws[raws.len() - 1].offset + 1);
+        let mut counts = BTreeMap::<&str, u64>::new();
+        raws.iter()
+            .for_each(|raw| *counts.entry(raw.outcome.as_str()).or_default() += 1);
+        let mut count = raws.len();
+        let mut root = root(raws);
+        let mut t_first = raws.iter().map(|raw| raw.appended_ms).min().expect("not empty");
+        let t_last = raws.iter().map(|raw| raw.appended_ms).max().expect("not empty");
+        let mut seq = seq;
+        match () {
+            () if third && here(Sabotage::WrongRoot) => {
+                root.replace_range(0..1, if root.starts_with('0') { "1" } else { "0" })
+            }
+            () if third && here(Sabotage::WrongCount) => {
+                count += 1;
+                *counts.entry("clean").or_default() += 1;
+            }
+            () if third && here(Sabotage::WrongTime) => t_first -= 1,
+            () if third && here(Sabotage::BreakHash) => prev = "ab".repeat(32),
+            () if third && here(Sabotage::LeaveGap) => first += 1,
+            () if seq >= 2 && here(Sabotage::SkipSequence) => seq += 1,
+            () if seq + 1 == transactions.len() && here(Sabotage::ForgetTail) => break,
+            () => {}
+        }
+        let outcomes = serde_json::to_string(&counts).expect("a map");
+        let mut value = format!(
+            "{{\"v\":1,\"lane\":\"{name}\",\"seq\":{seq},\"prev\":\"{prev}\",\"first\":{first},\"next\":{next},\
+             \"records\":{count},\"outcomes\":{outcomes},\"root\":\"{root}\",\"worker\":\"gate-a-0\",\"epoch\":0,\
+             \"schema_rev\":\"00112233aabbccdd\",\"key_rev\":12,\"t_first\":{t_first},\"t_last\":{t_last}}}"
+        );
+        if third && here(Sabotage::AddSpace) {
+            value.insert(1, ' ');
+        }
+        prev = hex(&Sha256::digest(value.as_bytes()));
+        let key = Some(name.clone().into_bytes());
+        records.push(Record {
+            key,
+            value: Some(value.into_bytes()),
+            headers: Vec::new(),
+        });
+    }
+    records
+}
+
+/// RFC 6962 root by a stack of complete subtrees: another way than the oracle's.
+fn root(raws: &[Raw]) -> String {
+    let mut stack: Vec<(usize, [u8; 32])> = Vec::new();
+    let join = |left: [u8; 32], right: [u8; 32]| -> [u8; 32] {
+        Sha256::new()
+            .chain_update([1])
+            .chain_update(left)
+            .chain_update(right)
+            .finalize()
+            .into()
+    };
+    for raw in raws {
+        let leaf = Sha256::new()
+            .chain_update([0])
+            .chain_update((raw.offset as u64).to_be_bytes())
+            .chain_update(raw.outcome.as_str())
+            .chain_update(Sha256::digest(&raw.value));
+        let mut node: (usize, [u8; 32]) = (1, leaf.finalize().into());
+        while let Some((_, left)) = stack.pop_if(|(size, _)| *size == node.0) {
+            node = (node.0 * 2, join(left, node.1));
+        }
+        stack.push(node);
+    }
+    let last = stack.pop().expect("not empty").1;
+    hex(&stack
+        .into_iter()
+        .rev()
+        .fold(last, |right, (_, left)| join(left, right)))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
