@@ -3,6 +3,7 @@
 //! Every stage keeps its own settings beside its logic; here they are composed, layered ([`layers`]) and checked
 //! together. Integers carry their unit last in the name (`batch.time_max_ms`).
 
+mod checks;
 pub mod layers;
 mod secret;
 
@@ -31,6 +32,8 @@ pub struct Config {
     pub topics: crate::io::kafka::Topics,
     /// The gate: its workers, batches and stages.
     pub gate: crate::gate::Config,
+    /// Events: their schemas, and their limits.
+    pub event: crate::event::Config,
     /// Where the key encryption key comes from.
     pub kek: crate::crypto::kek::Config,
     /// The vault: device keys and subject keys.
@@ -52,6 +55,7 @@ impl Default for Config {
             kafka: Default::default(),
             topics: Default::default(),
             gate: Default::default(),
+            event: Default::default(),
             kek: Default::default(),
             vault: Default::default(),
             databases: Default::default(),
@@ -124,12 +128,7 @@ impl Config {
             local: self.environment == LOCAL,
             problems: Vec::new(),
         };
-        if self.environment.is_empty() || self.environment.contains('/') {
-            check.problem(
-                "environment",
-                "must not be empty or contain a slash: devices sign for <environment>/<topic>",
-            );
-        }
+        checks::check(self, &mut check);
         self.kafka.check(&mut check);
         self.topics.check(&mut check);
         self.gate.check(&mut check);
@@ -178,13 +177,4 @@ impl Check {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_defaults_have_no_problem_but_what_only_a_profile_can_know() {
-        let mut config = Config::default();
-        config.kafka.brokers = "127.0.0.1:9092".to_owned();
-        assert_eq!(config.problems(), []);
-    }
-}
+mod tests;

@@ -8,7 +8,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Failure, print, print_json};
-use crate::config::{Config, Inputs, layers};
+use crate::config::{Config, Inputs, Loaded, Problem, layers};
+use crate::io;
 
 /// Arguments of `pulsegate config`.
 #[derive(clap::Args)]
@@ -73,10 +74,17 @@ fn show(inputs: &Inputs, json: bool) -> Result<(), Failure> {
 }
 
 fn check(inputs: &Inputs, json: bool) -> Result<(), Failure> {
-    let problems = layers::load(inputs)
-        .err()
-        .map(|invalid| invalid.0)
-        .unwrap_or_default();
+    let problems = match layers::load(inputs) {
+        // What it points to is looked at only here: other commands read the key when they need it.
+        Ok(Loaded { config, .. }) => {
+            let unread = io::kek::read(&config.kek, &config.environment).err();
+            unread
+                .map(|error| Problem::new("kek", error.to_string()))
+                .into_iter()
+                .collect()
+        }
+        Err(invalid) => invalid.0,
+    };
     if json {
         print_json(&json!({ "problems": problems }))?;
     } else if problems.is_empty() {

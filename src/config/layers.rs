@@ -376,10 +376,10 @@ fn describe(kind: &Kind) -> String {
 /// What a type of ours is called by people who don't read Rust.
 fn plain(expected: &str) -> String {
     match expected {
-        "u8" | "u16" | "u32" | "u64" | "usize" => {
-            let bits = expected[1..].parse().unwrap_or(u64::BITS);
-            format!("an integer between 0 and {}", u64::MAX >> (u64::BITS - bits))
-        }
+        "u8" => format!("an integer between 0 and {}", u8::MAX),
+        "u16" => format!("an integer between 0 and {}", u16::MAX),
+        "u32" => format!("an integer between 0 and {}", u32::MAX),
+        "u64" | "usize" => "an integer of at least 0".to_owned(),
         "i8" | "i16" | "i32" | "i64" | "isize" => "an integer".to_owned(),
         "f32" | "f64" => "a number".to_owned(),
         "a boolean" => "true or false".to_owned(),

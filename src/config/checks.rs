@@ -1,0 +1,67 @@
+//! What the sections can't tell by themselves: the limits of the pure core, and what must fit together.
+
+use super::{Check, Config};
+use crate::crypto::kek::Source;
+
+/// Checks the core's settings, and the settings that depend on each other.
+pub(super) fn check(config: &Config, check: &mut Check) {
+    if config.environment.is_empty() || config.environment.contains('/') {
+        check.problem(
+            "environment",
+            "must not be empty or contain a slash: devices sign for <environment>/<topic>",
+        );
+    }
+    if config.kek.source == Source::File && config.kek.file.is_none() {
+        check.problem("kek.file", "must name the key file, because kek.source is file");
+    }
+    event(config, check);
+    timeouts(config, check);
+}
+
+fn event(config: &Config, check: &mut Check) {
+    let event = &config.event;
+    if event.default_event.is_empty() || event.default_event.contains('/') {
+        check.problem(
+            "event.default_event",
+            "must be a file name of event.directory without .avsc",
+        );
+    }
+    let limits = [
+        ("event.string_bytes_max", event.string_bytes_max),
+        ("event.items_max", event.items_max),
+        ("event.identity_bytes_max", event.identity_bytes_max),
+        ("event.protected_max", event.protected_max),
+    ];
+    for (path, limit) in limits {
+        check.range(path, limit.into(), 1..=1 << 20);
+    }
+}
+
+/// librdkafka's own defaults, in milliseconds, for what is not passed through.
+const LIBRDKAFKA: [(&str, u64); 2] = [("max.poll.interval.ms", 300_000), ("session.timeout.ms", 45_000)];
+
+fn timeouts(config: &Config, check: &mut Check) {
+    for (property, default) in LIBRDKAFKA {
+        let path = format!("kafka.properties.{property}");
+        let value = config
+            .kafka
+            .properties
+            .0
+            .get(property)
+            .map_or(Ok(default), |text| text.parse());
+        match value {
+            Err(_) => check.problem(&path, "must be a number of milliseconds"),
+            // A worker that is thrown out of the group while its transaction is still open would leave it to another
+            // worker to wait for its end.
+            Ok(limit)
+                if property == "max.poll.interval.ms" && config.gate.transaction_timeout_ms >= limit =>
+            {
+                check.problem(
+                    "gate.transaction_timeout_ms",
+                    format!("must be less than {path}, which is {limit}"),
+                );
+            }
+            Ok(_) => {}
+        }
+    }
+}
