@@ -1,5 +1,7 @@
 //! What the sections can't tell by themselves: the limits of the pure core, and what must fit together.
 
+use std::num::NonZeroU32;
+
 use super::{Check, Config};
 use crate::crypto::kek::Source;
 
@@ -15,6 +17,7 @@ pub(super) fn check(config: &Config, check: &mut Check) {
         check.problem("kek.file", "must name the key file, because kek.source is file");
     }
     event(config, check);
+    rates(config, check);
     timeouts(config, check);
 }
 
@@ -35,6 +38,41 @@ fn event(config: &Config, check: &mut Check) {
     for (path, limit) in limits {
         check.range(path, limit.into(), 1..=1 << 20);
     }
+}
+
+/// A rate begins afresh with a generation, which lasts two freshness windows: a burst that takes longer than that to come
+/// back would never be paid for.
+fn rates(config: &Config, check: &mut Check) {
+    let generation_seconds = 2 * u64::from(config.gate.verify.freshness_seconds.get());
+    let mut refill = |path: &str, burst: NonZeroU32, count: NonZeroU32, period_seconds: u64| {
+        if u64::from(burst.get()) * period_seconds > generation_seconds * u64::from(count.get()) {
+            let message =
+                format!("is more than the rate allows in two freshness windows ({generation_seconds} s)");
+            check.problem(path, message);
+        }
+    };
+    let admit = &config.gate.admit;
+    refill(
+        "gate.admit.rate.burst",
+        admit.rate.burst,
+        admit.rate.events_per_minute,
+        60,
+    );
+    for (class, rate) in &admit.classes {
+        refill(
+            &format!("gate.admit.classes.{class}.burst"),
+            rate.burst,
+            rate.events_per_minute,
+            60,
+        );
+    }
+    let budget = &config.gate.verify.budget;
+    refill(
+        "gate.verify.budget.failures_burst",
+        budget.failures_burst,
+        budget.failures_per_second,
+        1,
+    );
 }
 
 /// librdkafka's own defaults, in milliseconds, for what is not passed through.

@@ -380,6 +380,9 @@ fn plain(expected: &str) -> String {
         "u16" => format!("an integer between 0 and {}", u16::MAX),
         "u32" => format!("an integer between 0 and {}", u32::MAX),
         "u64" | "usize" => "an integer of at least 0".to_owned(),
+        "a nonzero u8" | "a nonzero u16" | "a nonzero u32" | "a nonzero u64" => {
+            "an integer of at least 1".to_owned()
+        }
         "i8" | "i16" | "i32" | "i64" | "isize" => "an integer".to_owned(),
         "f32" | "f64" => "a number".to_owned(),
         "a boolean" => "true or false".to_owned(),

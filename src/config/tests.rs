@@ -129,6 +129,7 @@ fn text_is_read_as_the_type_that_the_setting_has() {
         ("PULSEGATE_KAFKA__PROPERTIES__SESSION_TIMEOUT_MS", "45000"),
         ("PULSEGATE_GATE__GROUP", "true"),
         ("PULSEGATE_LOG__FORMAT", "json"),
+        ("PULSEGATE_GATE__ADMIT__CLASSES__WEARABLE__BURST", "7"),
     ];
     let set = [
         "kafka.properties.client.rack=1a",
@@ -143,6 +144,7 @@ fn text_is_read_as_the_type_that_the_setting_has() {
     assert_eq!(config.kafka.properties.0["session.timeout.ms"], "45000");
     assert_eq!(config.kafka.properties.0["client.rack"], "1a");
     assert_eq!(config.gate.group, "true");
+    assert_eq!(config.gate.admit.classes["wearable"].burst.get(), 7);
     assert_eq!(config.gate.batch.bytes_max, 1_000_000);
     assert_eq!(config.gate.instance, "a=b");
     assert_eq!(config.log.format, crate::telemetry::log::Format::Json);
@@ -203,6 +205,48 @@ fn outside_local_nothing_goes_unencrypted() {
 }
 
 #[test]
+fn settings_must_fit_together() {
+    let empty = file("");
+    for (set, told) in [
+        (
+            "gate.admit.rate.burst=100000",
+            "gate.admit.rate.burst: is more than the rate allows",
+        ),
+        (
+            "gate.admit.classes.ecg.events_per_minute=1",
+            "gate.admit.classes.ecg.burst: is more than",
+        ),
+        (
+            "gate.admit.rate.burst=0",
+            "gate.admit.rate.burst: is out of range: must be an integer of at least 1",
+        ),
+        (
+            "gate.verify.budget.failures_per_second=1",
+            "gate.verify.budget.failures_burst: is more than",
+        ),
+        (
+            "kafka.properties.max.poll.interval.ms=30000",
+            "gate.transaction_timeout_ms: must be less than",
+        ),
+        (
+            "kafka.properties.session.timeout.ms=soon",
+            "session.timeout.ms: must be a number of milliseconds",
+        ),
+        (
+            "gate.batch.time_max_ms=60000",
+            "gate.batch.time_max_ms: must be less than gate.transaction",
+        ),
+        ("kek.source=file", "kek.file: must name the key file"),
+        ("topics.clean=a/b", "topics.clean: must be 1 to 249 of letters"),
+        ("event.items_max=0", "event.items_max: must be between 1 and"),
+        ("vault.url=nonsense", "vault.url: is not a PostgreSQL URL"),
+    ] {
+        let found = listed(&inputs(&empty, &[], &[set]));
+        assert!(found.contains(told), "{set}: {found}");
+    }
+}
+
+#[test]
 fn a_broken_file_is_named_with_its_line_and_not_quoted() {
     for text in [
         format!("[gate]\nworkers = 1\npassword = {PLANTED}\n"),
@@ -230,19 +274,32 @@ fn looks(loaded: &Loaded) -> String {
 
 #[test]
 fn planted_secrets_in_their_places_are_never_shown() {
-    let text = format!(
-        "[kafka.security]\nprotocol = 'sasl_plaintext'\nsasl_username = 'gate'\nsasl_password = '{PLANTED}'\n\
-         key_password = '{PLANTED}'\n[kafka.properties]\n\"ssl.key.pem\" = '{PLANTED}'\n\
-         \"sasl.oauthbearer.config\" = '{PLANTED}'\n\"ssl.keystore.password\" = '{PLANTED}'\n"
-    );
-    let empty_or_set = layers::load(&inputs(&file(&text), &[], &[])).expect("a good configuration");
-    assert_eq!(empty_or_set.config.kafka.security.sasl_password.expose(), PLANTED);
-    assert!(
-        !looks(&empty_or_set).contains(PLANTED),
-        "{}",
-        looks(&empty_or_set)
-    );
-    assert!(looks(&empty_or_set).contains(REDACTED));
+    // Good for every secret that there is, be it a password or a URL with one.
+    let url = format!("postgres://user:{PLANTED}@host/database");
+    let mut set = Vec::new();
+    walk(&Config::schema(), "", &mut |path, schema| {
+        if schema["writeOnly"] == true {
+            set.push(format!("{path}={url}"));
+        }
+    });
+    assert!(set.len() >= 4, "{set:?}");
+    for property in [
+        "ssl.key.pem",
+        "ssl.keystore.password",
+        "sasl.oauthbearer.config",
+        "ssl.certificate.pem",
+    ] {
+        set.push(format!("kafka.properties.{property}={PLANTED}"));
+    }
+    let inputs = Inputs {
+        set,
+        ..inputs(&file(""), &[], &[])
+    };
+    let loaded = layers::load(&inputs).expect("a good configuration");
+    assert_eq!(loaded.config.kafka.security.sasl_password.expose(), url);
+    let shown = looks(&loaded);
+    assert!(!shown.contains(PLANTED), "{shown}");
+    assert!(shown.matches(REDACTED).count() >= 2 * inputs.set.len(), "{shown}");
 }
 
 #[test]
