@@ -291,9 +291,10 @@ fn planted_secrets_in_their_places_are_never_shown() {
     ] {
         set.push(format!("kafka.properties.{property}={PLANTED}"));
     }
+    let empty = file("");
     let inputs = Inputs {
         set,
-        ..inputs(&file(""), &[], &[])
+        ..inputs(&empty, &[], &[])
     };
     let loaded = layers::load(&inputs).expect("a good configuration");
     assert_eq!(loaded.config.kafka.security.sasl_password.expose(), url);
