@@ -1,10 +1,45 @@
 //! The vault database: device keys and subject keys, wrapped.
+//!
+//! A gate holds all device keys in memory and follows their changes; subject keys it fetches in batches and keeps for a
+//! while. While the vault is down nothing is rejected for it: subjects that are known go on from memory for a bounded
+//! time, and the records of others wait.
 
+mod copy;
+mod devices;
+pub mod import;
+pub mod lines;
+pub mod opening;
+pub mod registrar;
+pub mod subjects;
+mod tenants;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use backon::{BackoffBuilder, ExponentialBuilder};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions, PgConnection};
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
 
-use crate::config::{Check, Secret};
-use crate::io::topology::databases::check_url;
+use self::devices::Keys;
+use self::subjects::Subjects;
+use crate::config::{Check, LOCAL, Secret};
+use crate::crypto::envelope::FieldKey;
+use crate::crypto::kek::{Kek, KekError};
+use crate::gate::keyring::Keyring;
+use crate::io::topology::databases::{check_url, is_encrypted};
+use crate::io::topology::logins;
+use crate::telemetry::metrics::{Metrics, Service};
+
+pub use self::tenants::HOUSE;
 
 /// How the vault is reached and what is kept of it in memory.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -66,4 +101,335 @@ impl Config {
         );
         check.range("vault.report_interval_s", self.report_interval_s, 1..=3_600);
     }
+}
+
+/// Why the vault did not do what was asked. Always a fault of ours: what needs it waits.
+#[derive(Debug, Error)]
+pub enum VaultFault {
+    /// No answer within the time that is configured.
+    #[error("the vault database can't be reached ({action}): {reason}")]
+    Unreachable {
+        /// What was asked.
+        action: &'static str,
+        /// What the client library said.
+        reason: String,
+    },
+    /// The database answered with a refusal.
+    #[error("the vault database refused ({action}): {reason}")]
+    Refused {
+        /// What was asked.
+        action: &'static str,
+        /// What the database said.
+        reason: String,
+    },
+    /// This process holds another KEK than the vault was made with.
+    #[error(transparent)]
+    Kek(#[from] KekError),
+    /// Something in the vault is not what was put there, or is not for this reader.
+    #[error("the vault's {what} can't be used: {reason}")]
+    Damaged {
+        /// Which kind of row.
+        what: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The configuration does not lead to a vault.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl VaultFault {
+    fn database(action: &'static str, error: &sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed => Self::Unreachable {
+                action,
+                reason: error.to_string(),
+            },
+            // Class 57 is the operator's doing: shutting down, starting up, cancelled for time. 53: no connection left.
+            sqlx::Error::Database(database)
+                if database
+                    .code()
+                    .is_some_and(|code| code.starts_with("57") || code.starts_with("53")) =>
+            {
+                Self::Unreachable {
+                    action,
+                    reason: error.to_string(),
+                }
+            }
+            _ => Self::Refused {
+                action,
+                reason: error.to_string(),
+            },
+        }
+    }
+
+    fn damaged(what: &'static str, reason: impl ToString) -> Self {
+        Self::Damaged {
+            what,
+            reason: reason.to_string(),
+        }
+    }
+}
+
+/// A pool of one role's connections, with a limit of time on everything that is asked.
+#[derive(Clone)]
+pub(super) struct Database {
+    pool: PgPool,
+    request_time_max: Duration,
+}
+
+impl Database {
+    /// Connects with the login of `role`, or with the URL that is configured.
+    async fn connect(config: &crate::config::Config, role: &str) -> Result<Self, VaultFault> {
+        let url = if config.vault.url.is_empty() {
+            logins::read(&config.databases, role).map_err(|fault| VaultFault::Invalid(fault.to_string()))?
+        } else {
+            config.vault.url.clone()
+        };
+        let invalid =
+            |text: &str| VaultFault::Invalid(format!("the vault's URL (vault.url or the login file) {text}"));
+        let options: PgConnectOptions = url
+            .expose()
+            .parse()
+            .map_err(|_| invalid("is not a PostgreSQL URL"))?;
+        if config.environment != LOCAL && !is_encrypted(&options) {
+            return Err(invalid(
+                "must have sslmode=require, verify-ca or verify-full outside the local environment",
+            ));
+        }
+        let request_time_max = Duration::from_millis(config.vault.request_time_max_ms);
+        let options = options
+            .application_name("pulsegate")
+            .options([("statement_timeout", config.vault.request_time_max_ms.to_string())])
+            .disable_statement_logging();
+        let pool = PgPoolOptions::new()
+            .max_connections(config.vault.connections_max)
+            .acquire_timeout(Duration::from_millis(config.vault.acquire_time_max_ms))
+            .connect_with(options)
+            .await
+            .map_err(|error| VaultFault::database("connecting", &error))?;
+        Ok(Self {
+            pool,
+            request_time_max,
+        })
+    }
+
+    /// Waits for an answer as long as is configured, and no longer: the server's own limit does not help where the
+    /// server is not there. A request that is given up takes its connection with it.
+    async fn ask<T>(
+        &self,
+        action: &'static str,
+        request: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, VaultFault> {
+        // The request waits for a connection first, which has a limit of its own.
+        match tokio::time::timeout(self.request_time_max, request).await {
+            Ok(answer) => answer.map_err(|error| VaultFault::database(action, &error)),
+            Err(_) => Err(VaultFault::Unreachable {
+                action,
+                reason: format!("no answer within {} ms", self.request_time_max.as_millis()),
+            }),
+        }
+    }
+}
+
+/// What the parts of an open vault share.
+struct Shared {
+    database: Database,
+    kek: Kek,
+    /// The device keys and the tenants, swapped whole.
+    keys: ArcSwap<Keys>,
+    /// The last request had no answer.
+    down: AtomicBool,
+    metrics: Arc<Metrics>,
+}
+
+impl Shared {
+    /// Notes whether the vault answered, for those who may use what is in memory for longer while it does not.
+    fn heard<T>(&self, answer: Result<T, VaultFault>) -> Result<T, VaultFault> {
+        self.down.store(
+            matches!(answer, Err(VaultFault::Unreachable { .. })),
+            Ordering::Relaxed,
+        );
+        answer
+    }
+}
+
+/// The vault as a gate sees it.
+pub struct Vault {
+    shared: Arc<Shared>,
+    subjects: Arc<Subjects>,
+    stop: watch::Sender<bool>,
+    tasks: tokio::sync::Mutex<JoinSet<()>>,
+}
+
+impl Vault {
+    /// Connects, reads all device keys, and begins to follow their changes.
+    ///
+    /// # Errors
+    /// [`VaultFault`]: no gate starts without its keys.
+    pub async fn connect(
+        config: &crate::config::Config,
+        metrics: Arc<Metrics>,
+    ) -> Result<Arc<Self>, VaultFault> {
+        let database = Database::connect(config, "gate_vault").await?;
+        let kek = read_kek(config)?;
+        let keys = devices::load(&database, &kek).await?;
+        info!(
+            devices = keys.keyring().devices(),
+            revision = keys.revision(),
+            "device keys read"
+        );
+        let shared = Arc::new(Shared {
+            database,
+            kek,
+            keys: ArcSwap::from_pointee(keys),
+            down: AtomicBool::new(false),
+            metrics,
+        });
+        let subjects = Arc::new(Subjects::new(&config.vault, Arc::clone(&shared))?);
+        let (stop, stopped) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        let poll = Duration::from_millis(config.vault.poll_interval_ms);
+        tasks.spawn(follow(Arc::clone(&shared), poll, stopped.clone()));
+        let report = Duration::from_secs(config.vault.report_interval_s);
+        tasks.spawn(report_regularly(
+            Arc::clone(&shared),
+            Arc::clone(&subjects),
+            report,
+            stopped,
+        ));
+        Ok(Arc::new(Self {
+            shared,
+            subjects,
+            stop,
+            tasks: tasks.into(),
+        }))
+    }
+
+    /// The device keys as of now.
+    #[must_use]
+    pub fn keyring(&self) -> Arc<Keyring> {
+        Arc::clone(self.shared.keys.load().keyring())
+    }
+
+    /// The change of device keys that [`Vault::keyring`] has come to.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.shared.keys.load().revision()
+    }
+
+    /// The key that the deadletters of a tenant (by its number in the keyring) are sealed to; `None` for records that
+    /// nobody is known to have signed.
+    #[must_use]
+    pub fn quarantine(&self, tenant: Option<u16>) -> Arc<FieldKey> {
+        self.shared.keys.load().quarantine(tenant)
+    }
+
+    /// The subject keys.
+    #[must_use]
+    pub fn subjects(&self) -> &Subjects {
+        &self.subjects
+    }
+
+    /// Stops following, reports how often keys were used, and closes the connections.
+    pub async fn close(&self) {
+        // Nobody listens any more when the tasks have ended already.
+        let _ = self.stop.send(true);
+        while self.tasks.lock().await.join_next().await.is_some() {}
+        report(&self.shared, &self.subjects).await;
+        self.shared.database.pool.close().await;
+    }
+}
+
+fn read_kek(config: &crate::config::Config) -> Result<Kek, VaultFault> {
+    crate::io::kek::read(&config.kek, &config.environment)
+        .map_err(|error| VaultFault::Invalid(error.to_string()))
+}
+
+/// Asks for changes of device keys again and again. A failure is logged and counted, the pause grows, and the gate goes
+/// on with what it has: a revoked key then verifies for as long as the vault is away, and no longer.
+async fn follow(shared: Arc<Shared>, poll: Duration, mut stopped: watch::Receiver<bool>) {
+    let backoff = || {
+        ExponentialBuilder::default()
+            .with_min_delay(poll)
+            .with_max_delay(poll * 8)
+            .without_max_times()
+    };
+    let mut pauses = backoff().build();
+    let mut pause = poll;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = stopped.changed() => return,
+        }
+        let followed = devices::follow(&shared).await;
+        match shared.heard(followed) {
+            Ok(more) => {
+                pauses = backoff().build();
+                pause = if more { Duration::ZERO } else { poll };
+                let keys = shared.keys.load();
+                let checked = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                shared
+                    .metrics
+                    .keyring(keys.keyring().devices() as usize, keys.revision(), checked);
+                let (size, idle) = (
+                    shared.database.pool.size() as usize,
+                    shared.database.pool.num_idle(),
+                );
+                shared.metrics.vault_pool(idle, size.saturating_sub(idle));
+            }
+            Err(fault) => {
+                pause = pauses.next().unwrap_or(poll);
+                shared.metrics.failed(Service::Vault);
+                warn!(%fault, "can't follow the device keys; the gate goes on with those it has");
+            }
+        }
+    }
+}
+
+async fn report_regularly(
+    shared: Arc<Shared>,
+    subjects: Arc<Subjects>,
+    interval: Duration,
+    mut stopped: watch::Receiver<bool>,
+) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(interval) => report(&shared, &subjects).await,
+            _ = stopped.changed() => return,
+        }
+    }
+}
+
+/// Tells the vault how often keys were used, and renews quarantine keys that were used enough.
+async fn report(shared: &Arc<Shared>, subjects: &Subjects) {
+    let reported = subjects.report().await;
+    let renewed = tenants::renew_quarantines(shared).await;
+    for fault in [reported.err(), renewed.err()].into_iter().flatten() {
+        shared.metrics.failed(Service::Vault);
+        warn!(%fault, "can't report the use of keys; it is added to the next report");
+    }
+}
+
+/// Random bytes from the operating system.
+fn random<const N: usize>() -> Result<zeroize::Zeroizing<[u8; N]>, VaultFault> {
+    let mut bytes = zeroize::Zeroizing::new([0; N]);
+    fill(bytes.as_mut_slice())?;
+    Ok(bytes)
+}
+
+fn fill(bytes: &mut [u8]) -> Result<(), VaultFault> {
+    getrandom::fill(bytes)
+        .map_err(|error| VaultFault::Invalid(format!("the operating system gave no random bytes: {error}")))
+}
+
+/// Lets the statements of this transaction take as long as a whole registry needs.
+async fn without_haste(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("set local statement_timeout = '10min'")
+        .execute(connection)
+        .await
+        .map(drop)
 }

@@ -22,7 +22,7 @@ create table tenant (
 create table device (
     id bigint generated always as identity primary key,
     tenant_id integer not null references tenant,
-    name text not null unique check (name ~ '^[!#-[\]-~]{1,128}$'),
+    name text not null unique check (octet_length(name) between 1 and 128 and name !~ '[[:cntrl:]]'),
     class text not null check (class ~ '^[a-z0-9][a-z0-9._-]{0,30}$'),
     token_salt bytea not null check (octet_length(token_salt) = 16),
     created_at timestamptz not null default now()
@@ -32,7 +32,8 @@ create table device (
 create sequence device_key_revision as bigint no cycle;
 
 create table device_key (
-    kid text primary key check (kid ~ '^[!#-[\]-~]{1,128}$'),
+    -- Printable ASCII that stands in JSON as it is.
+    kid text primary key check (kid ~ '^[ !#-[\]-~]{1,128}$'),
     device_id bigint not null references device,
     profile text not null check (profile in ('jws', 'webhook')),
     alg text not null check (alg in ('HS256', 'Ed25519')),
@@ -68,6 +69,25 @@ begin
 end $$;
 create trigger device_key_revise before insert or update on device_key
     for each row execute function device_key_revise();
+
+-- Two keys of a device may verify, so that rotation needs no pause; a third would be one that somebody forgot to revoke.
+create function device_key_limit() returns trigger language plpgsql as $$
+begin
+    if exists (
+        select from device_key k
+        where k.state in ('active', 'verify_only')
+          and k.device_id in (select c.device_id from changed c where c.state in ('active', 'verify_only'))
+        group by k.device_id having count(*) > 2
+    ) then
+        raise exception 'a device would have more than two keys that are active or verify_only'
+            using errcode = 'check_violation', constraint = 'device_key_limit';
+    end if;
+    return null;
+end $$;
+create trigger device_key_limit_insert after insert on device_key
+    referencing new table as changed for each statement execute function device_key_limit();
+create trigger device_key_limit_update after update on device_key
+    referencing new table as changed for each statement execute function device_key_limit();
 
 create table subject (
     id bigint generated always as identity primary key,
@@ -106,7 +126,7 @@ create function subject_keys(
     age_max interval, encryptions_max bigint
 ) returns table (
     tenant_id integer, lookup bytea, salt bytea, key_id bigint, wrapped bytea, commitment bytea, encryptions bigint,
-    created_at timestamptz
+    created_ms bigint
 ) language plpgsql as $$
 #variable_conflict use_column
 begin
@@ -130,7 +150,8 @@ begin
     on conflict do nothing;
 
     return query
-    select s.tenant_id, s.lookup, s.salt, k.key_id, k.wrapped, k.commitment, k.encryptions, k.created_at
+    select s.tenant_id, s.lookup, s.salt, k.key_id, k.wrapped, k.commitment, k.encryptions,
+           (extract(epoch from k.created_at) * 1000)::bigint
     from unnest(tenants, lookups) as i (tenant_id, lookup)
     join subject s on s.tenant_id = i.tenant_id and s.lookup = i.lookup
     join lateral (

@@ -1,0 +1,262 @@
+//! Device keys in memory: read as a whole at the start, then followed change by change.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+use sqlx::postgres::PgRow;
+use sqlx::{Acquire, Row};
+use tracing::{error, info};
+use zeroize::Zeroizing;
+
+use super::tenants::{self, Branch, HOUSE, Home, Which};
+use super::{Database, Shared, VaultFault, without_haste};
+use crate::crypto::envelope::FieldKey;
+use crate::crypto::kek::Kek;
+use crate::crypto::token::Token;
+use crate::gate::keyring::{Algorithm, KeyRow, KeyState, Keyring, KeyringBuilder, Profile};
+
+/// Changes that are read at once.
+const CHANGES_MAX: i64 = 20_000;
+/// As long as the transaction that reads everything may take.
+const LOAD_TIME_MAX: Duration = Duration::from_mins(10);
+
+/// All device keys as of one revision, with the tenants that they belong to.
+pub(super) struct Keys {
+    keyring: Arc<Keyring>,
+    revision: u64,
+    /// By the keyring's tenant number.
+    by_number: Vec<Arc<Home>>,
+    by_id: HashMap<i32, Arc<Home>>,
+    house: Arc<Home>,
+}
+
+impl Keys {
+    pub(super) const fn keyring(&self) -> &Arc<Keyring> {
+        &self.keyring
+    }
+
+    pub(super) const fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    pub(super) fn quarantine(&self, tenant: Option<u16>) -> Arc<FieldKey> {
+        let home = tenant.and_then(|number| self.home(number)).unwrap_or(&self.house);
+        Arc::clone(&home.quarantine.load().key)
+    }
+
+    /// A tenant by its number in the keyring.
+    pub(super) fn home(&self, number: u16) -> Option<&Arc<Home>> {
+        self.by_number.get(usize::from(number))
+    }
+
+    /// Every tenant, the house's own included.
+    pub(super) fn homes(&self) -> Vec<Arc<Home>> {
+        self.by_id.values().cloned().collect()
+    }
+
+    fn new(keyring: Keyring, revision: u64, by_id: HashMap<i32, Arc<Home>>) -> Result<Self, VaultFault> {
+        let by_name: HashMap<&str, &Arc<Home>> = by_id
+            .values()
+            .map(|home| (home.branch.tenant.name(), home))
+            .collect();
+        let missing = || VaultFault::damaged("tenant", "a tenant of the keyring has no row");
+        let named = |name: &str| by_name.get(name).map(|home| Arc::clone(home)).ok_or_else(missing);
+        let by_number = keyring.tenants().map(named).collect::<Result<_, _>>()?;
+        let house = named(HOUSE)?;
+        Ok(Self {
+            keyring: Arc::new(keyring),
+            revision,
+            by_number,
+            by_id,
+            house,
+        })
+    }
+}
+
+const COLUMNS: &str = "
+select k.kid, d.name, d.tenant_id, d.class, d.token_salt, k.profile, k.alg, k.state,
+       coalesce(k.secret_wrapped, k.public_key), k.revision
+from device_key k join device d on d.id = k.device_id";
+
+/// Reads everything, as of one moment.
+pub(super) async fn load(database: &Database, kek: &Kek) -> Result<Keys, VaultFault> {
+    let action = "reading the device keys";
+    let late = |_| VaultFault::Unreachable {
+        action,
+        reason: "no end within ten minutes".to_owned(),
+    };
+    tokio::time::timeout(LOAD_TIME_MAX, read_all(database, kek))
+        .await
+        .map_err(late)?
+}
+
+async fn read_all(database: &Database, kek: &Kek) -> Result<Keys, VaultFault> {
+    let fault = |error| VaultFault::database("reading the device keys", &error);
+    let mut connection = database.pool.acquire().await.map_err(fault)?;
+    tenants::check_kek(&mut connection, kek, true).await?;
+    tenants::ensure(&mut connection, kek, &[HOUSE.to_owned()]).await?;
+
+    let mut transaction = connection.begin().await.map_err(fault)?;
+    sqlx::query("set transaction isolation level repeatable read, read only")
+        .execute(&mut *transaction)
+        .await
+        .map_err(fault)?;
+    without_haste(&mut transaction).await.map_err(fault)?;
+    let branches = tenants::read(&mut transaction, kek, Which::All).await?;
+    let by_id: HashMap<i32, &Branch> = branches.iter().map(|branch| (branch.id, branch)).collect();
+    let mut builder = KeyringBuilder::default();
+    let mut revision = 0;
+    let mut rows = sqlx::query(sqlx::AssertSqlSafe(COLUMNS)).fetch(&mut *transaction);
+    while let Some(row) = rows.try_next().await.map_err(fault)? {
+        let decoded = Decoded::new(&row, |id| by_id.get(&id).copied())?;
+        decoded.put(&mut builder)?;
+        revision = revision.max(decoded.revision);
+    }
+    drop(rows);
+    transaction.commit().await.map_err(fault)?;
+    drop(connection);
+    let keyring = builder
+        .finish()
+        .map_err(|error| VaultFault::damaged("device keys", error))?;
+    let homes = tenants::settle(database, branches).await?;
+    Keys::new(
+        keyring,
+        revision,
+        homes.into_iter().map(|home| (home.branch.id, home)).collect(),
+    )
+}
+
+/// Takes the changes since the revision in memory, and says whether there may be more. Revisions commit in their order
+/// (see the migration), so nothing that commits later can be below the last one seen.
+pub(super) async fn follow(shared: &Shared) -> Result<bool, VaultFault> {
+    let keys = shared.keys.load_full();
+    let query = format!("{COLUMNS} where k.revision > $1 order by k.revision limit $2");
+    let rows = sqlx::query(sqlx::AssertSqlSafe(query))
+        .bind(keys.revision.cast_signed())
+        .bind(CHANGES_MAX)
+        .fetch_all(&shared.database.pool);
+    let rows = shared
+        .database
+        .ask("reading the changes of device keys", rows)
+        .await?;
+    if rows.is_empty() {
+        return Ok(false);
+    }
+    let by_id = with_new_tenants(shared, &keys, &rows).await?;
+    let (mut builder, mut revision) = (keys.keyring.edit(), keys.revision);
+    for row in &rows {
+        // The rows come in the order of their revisions.
+        revision = row.try_get::<i64, _>(9).map_or(revision, i64::cast_unsigned);
+        match Decoded::new(row, |id| by_id.get(&id).map(|home| &home.branch)) {
+            Ok(decoded) => decoded.put(&mut builder)?,
+            // One row that somebody damaged must not keep the revocations behind it from this gate.
+            Err(fault) => error!(%fault, revision, "a changed device key is left out"),
+        }
+    }
+    let keyring = builder
+        .finish()
+        .map_err(|error| VaultFault::damaged("device keys", error))?;
+    shared.keys.store(Arc::new(Keys::new(keyring, revision, by_id)?));
+    info!(changes = rows.len(), revision, "device keys changed");
+    Ok(rows.len() as i64 == CHANGES_MAX)
+}
+
+/// The tenants in memory and those that came with these rows.
+async fn with_new_tenants(
+    shared: &Shared,
+    keys: &Keys,
+    rows: &[PgRow],
+) -> Result<HashMap<i32, Arc<Home>>, VaultFault> {
+    let mut by_id = keys.by_id.clone();
+    let ids: BTreeSet<i32> = rows.iter().filter_map(|row| row.try_get(2).ok()).collect();
+    let new: Vec<i32> = ids.into_iter().filter(|id| !by_id.contains_key(id)).collect();
+    if !new.is_empty() {
+        let action = "reading new tenants";
+        let mut connection = shared
+            .database
+            .ask(action, shared.database.pool.acquire())
+            .await?;
+        let branches = tenants::read(&mut connection, &shared.kek, Which::Numbered(&new)).await?;
+        drop(connection);
+        let homes = tenants::settle(&shared.database, branches).await?;
+        by_id.extend(homes.into_iter().map(|home| (home.branch.id, home)));
+    }
+    Ok(by_id)
+}
+
+/// A row with its secret opened and its token made, checked.
+struct Decoded<'r> {
+    kid: &'r str,
+    device: &'r str,
+    tenant: &'r str,
+    class: &'r str,
+    profile: Profile,
+    algorithm: Algorithm,
+    state: KeyState,
+    stored: &'r [u8],
+    secret: Option<Zeroizing<Vec<u8>>>,
+    token: Token,
+    revision: u64,
+}
+
+impl<'r> Decoded<'r> {
+    fn new(row: &'r PgRow, branch: impl Fn(i32) -> Option<&'r Branch>) -> Result<Self, VaultFault> {
+        let damaged = |reason: &dyn std::fmt::Display| VaultFault::damaged("device key", reason);
+        let fault = |error| VaultFault::database("reading a device key", &error);
+        let unknown = || damaged(&"profile, algorithm, state or tenant is none that is known here");
+        let text = |index: usize| row.try_get::<&str, _>(index).map_err(fault);
+        let (kid, device) = (text(0)?, text(1)?);
+        let Branch { tenant, .. } = branch(row.try_get(2).map_err(fault)?).ok_or_else(unknown)?;
+        let salt: &[u8] = row.try_get(4).map_err(fault)?;
+        let salt = salt.try_into().map_err(|error| damaged(&error))?;
+        let algorithm = Algorithm::from_name(text(6)?).ok_or_else(unknown)?;
+        let stored: &[u8] = row.try_get(8).map_err(fault)?;
+        let secret = match algorithm {
+            Algorithm::HmacSha256 => Some(tenant.open_device_secret(device, kid, stored)),
+            Algorithm::Ed25519 => None,
+        };
+        let decoded = Self {
+            kid,
+            device,
+            tenant: tenant.name(),
+            class: text(3)?,
+            profile: Profile::from_name(text(5)?).ok_or_else(unknown)?,
+            algorithm,
+            state: KeyState::from_name(text(7)?).ok_or_else(unknown)?,
+            stored,
+            secret: secret.transpose().map_err(|error| damaged(&error))?,
+            token: tenant
+                .device_token(&salt, device)
+                .map_err(|error| damaged(&error))?,
+            revision: row.try_get::<i64, _>(9).map(i64::cast_unsigned).map_err(fault)?,
+        };
+        // A builder that has refused a row is of no more use, so the row is looked at before.
+        decoded.row().check().map_err(|error| damaged(&error))?;
+        Ok(decoded)
+    }
+
+    fn row(&self) -> KeyRow<'_> {
+        KeyRow {
+            kid: self.kid,
+            device: self.device,
+            tenant: self.tenant,
+            class: self.class,
+            profile: self.profile,
+            algorithm: self.algorithm,
+            state: self.state,
+            material: self
+                .secret
+                .as_ref()
+                .map_or(self.stored, |secret| secret.as_slice()),
+            device_token: &self.token,
+        }
+    }
+
+    fn put(&self, builder: &mut KeyringBuilder) -> Result<(), VaultFault> {
+        builder
+            .put(&self.row())
+            .map_err(|error| VaultFault::damaged("device keys", error))
+    }
+}

@@ -1,0 +1,136 @@
+//! Keys for reading: what `pulsegate open` asks for, by the ids that stand in sealed bytes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use sqlx::Row;
+
+use super::tenants::{self, Branch, Which};
+use super::{Database, VaultFault, read_kek};
+use crate::crypto::envelope::FieldKey;
+use crate::crypto::kek::Kek;
+use crate::crypto::keys::Wrapped;
+
+/// Key ids that one request asks for at most.
+const REQUEST_KEYS_MAX: usize = 5_000;
+
+/// The vault as a reader of sealed fields sees it: it changes nothing.
+pub struct Opener {
+    database: Database,
+    kek: Kek,
+    branches: tokio::sync::Mutex<HashMap<i32, Arc<Branch>>>,
+}
+
+impl Opener {
+    /// Connects with the reader's login.
+    ///
+    /// # Errors
+    /// [`VaultFault`], also where the KEK at hand is not the vault's.
+    pub async fn connect(config: &crate::config::Config) -> Result<Self, VaultFault> {
+        let database = Database::connect(config, "open_vault").await?;
+        let kek = read_kek(config)?;
+        let mut connection = database.ask("connecting", database.pool.acquire()).await?;
+        tenants::check_kek(&mut connection, &kek, false).await?;
+        drop(connection);
+        Ok(Self {
+            database,
+            kek,
+            branches: HashMap::new().into(),
+        })
+    }
+
+    /// The data keys with these ids, current or not. One that is missing in the answer was never given, or its subject
+    /// was shredded.
+    ///
+    /// # Errors
+    /// [`VaultFault`].
+    pub async fn keys_by_id(&self, ids: &[u32]) -> Result<HashMap<u32, FieldKey>, VaultFault> {
+        let mut keys = HashMap::with_capacity(ids.len());
+        for chunk in ids.chunks(REQUEST_KEYS_MAX) {
+            self.read_data_keys(chunk, &mut keys).await?;
+        }
+        Ok(keys)
+    }
+
+    /// The keys with these ids that deadletter payloads are sealed to. Their ids are a space of their own.
+    ///
+    /// # Errors
+    /// [`VaultFault`].
+    pub async fn quarantine_keys(&self, ids: &[u32]) -> Result<HashMap<u32, FieldKey>, VaultFault> {
+        let mut keys = HashMap::with_capacity(ids.len());
+        for chunk in ids.chunks(REQUEST_KEYS_MAX) {
+            self.read_quarantine_keys(chunk, &mut keys).await?;
+        }
+        Ok(keys)
+    }
+
+    async fn read_data_keys(&self, ids: &[u32], keys: &mut HashMap<u32, FieldKey>) -> Result<(), VaultFault> {
+        let action = "reading subject keys";
+        let fault = |error| VaultFault::database(action, &error);
+        let length = |error| VaultFault::damaged("subject key", error);
+        let ids: Vec<i64> = ids.iter().copied().map(i64::from).collect();
+        let query = sqlx::query(
+            "select k.key_id, s.tenant_id, s.lookup, k.wrapped, k.commitment, k.encryptions
+             from subject_key k join subject s on s.id = k.subject_id where k.key_id = any($1)",
+        )
+        .bind(ids)
+        .fetch_all(&self.database.pool);
+        for row in self.database.ask(action, query).await? {
+            let id: i64 = row.try_get(0).map_err(fault)?;
+            let id = u32::try_from(id).map_err(|error| VaultFault::damaged("key id", error))?;
+            let branch = self.branch(row.try_get(1).map_err(fault)?).await?;
+            let (lookup, commitment): (&[u8], &[u8]) =
+                (row.try_get(2).map_err(fault)?, row.try_get(4).map_err(fault)?);
+            let wrapped = Wrapped {
+                sealed: row.try_get(3).map_err(fault)?,
+                commitment: commitment.try_into().map_err(length)?,
+            };
+            let seals = row.try_get::<i64, _>(5).map_err(fault)?.cast_unsigned();
+            let key = branch
+                .tenant
+                .open_data_key(id, &lookup.try_into().map_err(length)?, seals, &wrapped)
+                .map_err(|error| VaultFault::damaged("subject key", error))?;
+            keys.insert(id, key);
+        }
+        Ok(())
+    }
+
+    async fn read_quarantine_keys(
+        &self,
+        ids: &[u32],
+        keys: &mut HashMap<u32, FieldKey>,
+    ) -> Result<(), VaultFault> {
+        let action = "reading quarantine keys";
+        let fault = |error| VaultFault::database(action, &error);
+        let ids: Vec<i64> = ids.iter().copied().map(i64::from).collect();
+        let query =
+            sqlx::query("select key_id, tenant_id, encryptions from quarantine_key where key_id = any($1)")
+                .bind(ids)
+                .fetch_all(&self.database.pool);
+        for row in self.database.ask(action, query).await? {
+            let id: i64 = row.try_get(0).map_err(fault)?;
+            let id = u32::try_from(id).map_err(|error| VaultFault::damaged("key id", error))?;
+            let branch = self.branch(row.try_get(1).map_err(fault)?).await?;
+            let seals = row.try_get::<i64, _>(2).map_err(fault)?.cast_unsigned();
+            keys.insert(id, branch.tenant.quarantine(id, seals));
+        }
+        Ok(())
+    }
+
+    async fn branch(&self, id: i32) -> Result<Arc<Branch>, VaultFault> {
+        let mut branches = self.branches.lock().await;
+        if let Some(branch) = branches.get(&id) {
+            return Ok(Arc::clone(branch));
+        }
+        let mut connection = self
+            .database
+            .ask("reading a tenant", self.database.pool.acquire())
+            .await?;
+        let read = tenants::read(&mut connection, &self.kek, Which::Numbered(&[id])).await?;
+        let branch = read
+            .into_iter()
+            .next()
+            .ok_or_else(|| VaultFault::damaged("tenant", "a key's has no row"))?;
+        Ok(Arc::clone(branches.entry(id).or_insert(Arc::new(branch))))
+    }
+}

@@ -1,0 +1,133 @@
+//! The vault as whoever registers devices sees it: keys are added, revoked and listed. Subjects are none of its business.
+
+use serde::Serialize;
+use sqlx::Row;
+
+use super::{Database, VaultFault, read_kek};
+use crate::crypto::kek::Kek;
+
+/// Device keys, for `pulsegate device`.
+pub struct Registrar {
+    pub(super) database: Database,
+    pub(super) kek: Kek,
+}
+
+/// A device key as it is listed: without its secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Listed {
+    /// The device id.
+    pub device: String,
+    /// The key id.
+    pub kid: String,
+    /// The tenant.
+    pub tenant: String,
+    /// The device class.
+    pub class: String,
+    /// How the device signs.
+    pub profile: String,
+    /// With what.
+    pub alg: String,
+    /// Where the key stands in its life.
+    pub state: String,
+    /// When it was added, RFC 3339 in UTC.
+    pub created_at: String,
+}
+
+/// Which keys to list; each part that is given narrows.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only this tenant's.
+    pub tenant: Option<String>,
+    /// Only this device's.
+    pub device: Option<String>,
+    /// Only those in this state.
+    pub state: Option<String>,
+    /// At most so many.
+    pub keys_max: u32,
+}
+
+impl Registrar {
+    /// Connects with the registrar's login.
+    ///
+    /// # Errors
+    /// [`VaultFault`].
+    pub async fn connect(config: &crate::config::Config) -> Result<Self, VaultFault> {
+        Ok(Self {
+            database: Database::connect(config, "device_vault").await?,
+            kek: read_kek(config)?,
+        })
+    }
+
+    /// Lists keys by device and key id.
+    ///
+    /// # Errors
+    /// [`VaultFault`].
+    pub async fn list(&self, filter: &Filter) -> Result<Vec<Listed>, VaultFault> {
+        let action = "listing device keys";
+        let query = sqlx::query(
+            "select d.name, k.kid, t.name, d.class, k.profile, k.alg, k.state,
+                    to_char(k.created_at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')
+             from device_key k join device d on d.id = k.device_id join tenant t on t.id = d.tenant_id
+             where ($1::text is null or t.name = $1) and ($2::text is null or d.name = $2)
+               and ($3::text is null or k.state = $3)
+             order by d.name, k.kid limit $4",
+        )
+        .bind(&filter.tenant)
+        .bind(&filter.device)
+        .bind(&filter.state)
+        .bind(i64::from(filter.keys_max))
+        .fetch_all(&self.database.pool);
+        let rows = self.database.ask(action, query).await?;
+        let fault = |error| VaultFault::database(action, &error);
+        let listed = |row: &sqlx::postgres::PgRow| {
+            let text = |index: usize| row.try_get::<String, _>(index).map_err(fault);
+            Ok(Listed {
+                device: text(0)?,
+                kid: text(1)?,
+                tenant: text(2)?,
+                class: text(3)?,
+                profile: text(4)?,
+                alg: text(5)?,
+                state: text(6)?,
+                created_at: text(7)?,
+            })
+        };
+        rows.iter().map(listed).collect()
+    }
+
+    /// Revokes keys; those that are revoked already stay so. Returns the key ids that nobody knows: then nothing was
+    /// revoked.
+    ///
+    /// # Errors
+    /// [`VaultFault`].
+    pub async fn revoke(&self, kids: &[String]) -> Result<Vec<String>, VaultFault> {
+        let action = "revoking device keys";
+        let work = async {
+            let mut transaction = self.database.pool.begin().await?;
+            let unknown: Vec<String> = sqlx::query_scalar(
+                "select g.kid from unnest($1::text[]) as g (kid)
+                 where not exists (select from device_key k where k.kid = g.kid) order by 1",
+            )
+            .bind(kids)
+            .fetch_all(&mut *transaction)
+            .await?;
+            if unknown.is_empty() {
+                sqlx::query(
+                    "update device_key set state = 'revoked', revoked_at = now()
+                     where kid = any($1) and state <> 'revoked'",
+                )
+                .bind(kids)
+                .execute(&mut *transaction)
+                .await?;
+                transaction.commit().await?;
+            }
+            Ok(unknown)
+        };
+        self.database.ask(action, work).await
+    }
+
+    /// Closes the connections.
+    pub async fn close(self) {
+        self.database.pool.close().await;
+    }
+}
