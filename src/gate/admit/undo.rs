@@ -45,7 +45,7 @@ pub(super) struct UndoLog {
     /// Identity, the step at which it was taken, and the rest.
     savepoints: VecDeque<(u64, u64, Mark)>,
     taken: u64,
-    /// Grows with every savepoint and every rollback. An entry that carries the present one need not be written down
+    /// Grows with every savepoint. An entry that carries the present one need not be written down
     /// again. It may wrap: no entry outlives two generations.
     epoch: u32,
 }
@@ -108,7 +108,6 @@ impl UndoLog {
             };
             self.take_back(step, current, previous);
         }
-        self.epoch = self.epoch.wrapping_add(1);
         mark
     }
 
@@ -149,5 +148,10 @@ impl UndoLog {
             }
             self.left += 1;
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.steps.is_empty() && self.words.is_empty() && self.savepoints.is_empty()
     }
 }

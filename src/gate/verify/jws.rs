@@ -63,8 +63,9 @@ pub(super) fn parse<'a>(
     let decoded: &'a [u8] = URL_SAFE_NO_PAD
         .decode(protected, decoded.as_mut_slice().as_out())
         .ok()?;
-    // serde would take an array of the six values for the object, too.
-    if *decoded.iter().find(|byte| !byte.is_ascii_whitespace())? != b'{' {
+    // serde would take an array of the six values for the object, and an escaped name for the name.
+    let first = decoded.iter().find(|byte| !byte.is_ascii_whitespace());
+    if first != Some(&b'{') || memchr::memchr(b'\\', decoded).is_some() {
         return None;
     }
     let header: Protected<'a> = serde_json::from_slice(decoded).ok()?;
