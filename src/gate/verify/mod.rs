@@ -160,6 +160,10 @@ pub enum MessageId {
     },
 }
 
+/// What keeps everybody else from making the two types below.
+#[derive(Clone, Copy, Debug)]
+struct Proof;
+
 /// A record that passed every check of this stage. Only [`verify`] makes one.
 #[derive(Clone, Copy, Debug)]
 pub struct Verified<'k> {
@@ -167,7 +171,7 @@ pub struct Verified<'k> {
     pub key: Key<'k>,
     /// Which of its messages this is.
     pub sequence: Sequence,
-    _proof: (),
+    _proof: Proof,
 }
 
 /// A verified record whose payload and record key name the device that signed it. Only [`Verified::bind`] makes one.
@@ -177,7 +181,7 @@ pub struct Bound<'k> {
     pub key: Key<'k>,
     /// Which of its messages this is.
     pub sequence: Sequence,
-    _proof: (),
+    _proof: Proof,
 }
 
 impl<'k> Verified<'k> {
@@ -193,7 +197,7 @@ impl<'k> Verified<'k> {
         Ok(Bound {
             key: self.key,
             sequence: self.sequence,
-            _proof: (),
+            _proof: Proof,
         })
     }
 }
@@ -219,7 +223,7 @@ pub fn verify<'k>(
     Ok(Verified {
         key,
         sequence,
-        _proof: (),
+        _proof: Proof,
     })
 }
 

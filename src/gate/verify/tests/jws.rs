@@ -3,6 +3,8 @@ use proptest::prelude::*;
 use super::super::mac::{Mac, SigningInput};
 use super::*;
 
+type Sign = dyn Fn(&[u8]) -> Vec<u8>;
+
 fn signed(protected: &str) -> Record {
     jws_record("d-hs", protected, |input| hmac(&SECRET, input))
 }
@@ -85,7 +87,7 @@ fn none_without_a_signature_is_not_even_well_formed() {
 
 #[test]
 fn a_signature_of_something_else_is_bad() {
-    let others: [&dyn Fn(&[u8]) -> Vec<u8>; 6] = [
+    let others: [&Sign; 6] = [
         &|input| hmac(&OTHER_SECRET, input),
         &|input| hmac(&SECRET, &[input, b"="].concat()),
         &|input| hmac(&SECRET, input)[..31].to_vec(),

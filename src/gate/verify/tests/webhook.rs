@@ -102,7 +102,7 @@ fn one_good_signature_in_a_list_is_enough() {
     for list in [
         format!("{wrong} v2,{} {good} {wrong}", &wrong[3..]),
         format!("v1a,anything {good}"),
-        format!("{good} {}", vec!["v0,x"; 7].join(" ")),
+        format!("{good} {}", ["v0,x"; 7].join(" ")),
     ] {
         assert!(with("webhook-signature", list.as_str()).check().is_ok(), "{list}");
     }
@@ -136,7 +136,7 @@ fn lists_that_are_not_lists_are_malformed() {
         format!("v1,{}", BASE64_STANDARD.encode([0; 33])),
         format!("v1,{}", BASE64_STANDARD.encode([0xff; 32]).replace('/', "_")),
         format!("{good} v1,short"),
-        vec![good.as_str(); 9].join(" "),
+        [good.as_str(); 9].join(" "),
     ];
     for case in cases {
         assert_eq!(
