@@ -1,16 +1,79 @@
-//! `pulsegate gate`.
+//! `pulsegate gate`: runs until it is told to stop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::interval;
+use tracing::info;
 
 use super::{Context, Failure};
+use crate::io::http::Server;
+use crate::io::kafka::gate::Gate;
+use crate::io::kafka::worker::WorkerError;
+use crate::io::kafka::workers::Workers;
+use crate::telemetry::health::Health;
+use crate::telemetry::metrics::Metrics;
+
+/// How often recorded samples are moved into their buckets when nobody scrapes.
+const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Arguments of `pulsegate gate`.
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Goes on from the group's committed offsets where they are not what the ledger says, and has the ledger say so
+    #[arg(long)]
+    rewind: bool,
+}
 
 /// Runs the command.
 ///
 /// # Errors
 ///
-/// Always, until it is built.
-pub async fn run(_args: Args, _context: &Context) -> Result<(), Failure> {
-    Err(Failure::Usage("not built yet".to_owned()))
+/// `Wrong` when a worker had to give up, `Usage` when something is configured that cannot work, `Unreachable` when a
+/// service does not answer at the start.
+pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
+    let config = &context.config;
+    let (health, metrics) = (Health::new(config.gate.workers), Arc::new(Metrics::new()));
+    let http = Server::start(&config.http, Arc::clone(&health), Arc::clone(&metrics));
+    let http = http.await.map_err(|error| Failure::Usage(error.to_string()))?;
+    let gate = Gate::connect(config, args.rewind, health, metrics).await?;
+    info!(http = %http.address(), workers = config.gate.workers, lanes = gate.partitions(), "gate started");
+    let result = until_told(&gate).await;
+    gate.vault.close().await;
+    result
+}
+
+/// Runs the workers until a signal comes or one of them gives up.
+async fn until_told(gate: &Arc<Gate>) -> Result<(), Failure> {
+    let listen = |kind| signal(kind).map_err(|error| Failure::Wrong(format!("cannot listen for signals: {error}")));
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let mut workers =
+        Workers::start(gate).map_err(|error| Failure::Wrong(format!("cannot start the workers: {error}")))?;
+    let mut upkeep = interval(UPKEEP);
+    let gave_up = loop {
+        tokio::select! {
+            _ = terminate.recv() => break Ok(()),
+            _ = interrupt.recv() => break Ok(()),
+            _ = upkeep.tick() => gate.metrics.upkeep(),
+            ended = workers.ended() => break ended.unwrap_or(Ok(())),
+        }
+    };
+    info!("draining");
+    gate.health.drain();
+    let limit = Duration::from_millis(gate.config.gate.drain_timeout_ms);
+    let drained = workers.drain(limit).await;
+    gave_up.map_err(|error| gave_up_with(&error))?;
+    match drained {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Failure::Wrong(format!(
+            "not drained within {} ms (gate.drain_timeout_ms); what was not committed is read again at the next start",
+            limit.as_millis()
+        ))),
+        Err(error) => Err(gave_up_with(&error)),
+    }
+}
+
+fn gave_up_with(error: &WorkerError) -> Failure {
+    Failure::Wrong(format!("a worker gave up: {error}"))
 }

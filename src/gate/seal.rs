@@ -40,6 +40,9 @@ pub enum SealError {
         "a walked event cannot be written in the format of the clean topic; this is a defect, please report it"
     )]
     Untranscodable,
+    /// Keys and tenants are of two different snapshots: a defect of the shell.
+    #[error("the tenant of a verified key is not known; this is a defect, please report it")]
+    Tenant,
 }
 
 impl SealError {
@@ -48,7 +51,7 @@ impl SealError {
     pub const fn reason(&self) -> Option<Reason> {
         match self {
             Self::TooLong(_) => Some(Reason::SchemaViolation),
-            Self::Nonces | Self::Exhausted(_) | Self::Untranscodable => None,
+            Self::Nonces | Self::Exhausted(_) | Self::Untranscodable | Self::Tenant => None,
         }
     }
 }

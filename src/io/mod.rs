@@ -4,5 +4,6 @@ pub mod http;
 pub mod kafka;
 pub mod kek;
 pub mod registry;
+pub mod schemas;
 pub mod topology;
 pub mod vault;

@@ -116,7 +116,9 @@ pub enum Stage {
     Decode,
     /// Binding, replay and rate.
     Admit,
-    /// Keys, tokens and ciphertexts.
+    /// Finding, fetching and making subject keys.
+    Keys,
+    /// Tokens and ciphertexts.
     Seal,
     /// Handing records to the producer and waiting for their acknowledgement.
     Produce,
@@ -164,7 +166,7 @@ macro_rules! label_values {
     };
 }
 
-label_values!(Stage { Verify = "verify", Decode = "decode", Admit = "admit", Seal = "seal", Produce = "produce", Commit = "commit" });
+label_values!(Stage { Verify = "verify", Decode = "decode", Admit = "admit", Keys = "keys", Seal = "seal", Produce = "produce", Commit = "commit" });
 label_values!(AbortCause { LostAssignment = "lost_assignment", Kafka = "kafka", Fenced = "fenced", Draining = "draining" });
 label_values!(Service { Kafka = "kafka", SchemaRegistry = "schema_registry", Vault = "vault" });
 

@@ -1,5 +1,22 @@
-//! The worker loop, its consumer and its transactions.
+//! Kafka: the worker loop, its consumer and its transactions.
+//!
+//! ```text
+//!            consumer ──▶ filling ──▶ settle ──▶ broker
+//! worker ─┬─ opening (a thread a lane, before its first record)
+//!         └─ gate (what all workers share)
+//! ```
 
 pub mod config;
+pub mod consumer;
+pub mod filling;
+pub mod gate;
+pub mod opening;
+pub mod progress;
+pub mod raw;
+pub mod settings;
+pub mod settle;
+pub mod topics;
+pub mod worker;
+pub mod workers;
 
 pub use config::{Config, Topics};

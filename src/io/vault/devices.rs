@@ -15,6 +15,7 @@ use super::{Database, Shared, VaultFault, without_haste};
 use crate::crypto::envelope::FieldKey;
 use crate::crypto::kek::Kek;
 use crate::crypto::token::Token;
+use crate::crypto::keys::Tenant;
 use crate::gate::keyring::{Algorithm, KeyRow, KeyState, Keyring, KeyringBuilder, Profile};
 
 /// Changes that are read at once.
@@ -23,7 +24,7 @@ const CHANGES_MAX: i64 = 20_000;
 const LOAD_TIME_MAX: Duration = Duration::from_mins(10);
 
 /// All device keys as of one revision, with the tenants that they belong to.
-pub(super) struct Keys {
+pub struct Keys {
     keyring: Arc<Keyring>,
     revision: u64,
     /// By the keyring's tenant number.
@@ -33,20 +34,32 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    pub(super) const fn keyring(&self) -> &Arc<Keyring> {
+    /// The device keys.
+    #[must_use]
+    pub const fn keyring(&self) -> &Arc<Keyring> {
         &self.keyring
     }
 
-    pub(super) const fn revision(&self) -> u64 {
+    /// The last change of a device key that is in here.
+    #[must_use]
+    pub const fn revision(&self) -> u64 {
         self.revision
     }
 
-    pub(super) fn quarantine(&self, tenant: Option<u16>) -> Arc<FieldKey> {
+    /// The key that the deadletters of a tenant (by its number in the keyring) are sealed to; `None` for records that
+    /// nobody is known to have signed.
+    #[must_use]
+    pub fn quarantine(&self, tenant: Option<u16>) -> Arc<FieldKey> {
         let home = tenant.and_then(|number| self.home(number)).unwrap_or(&self.house);
         Arc::clone(&home.quarantine.load().key)
     }
 
-    /// A tenant by its number in the keyring.
+    /// A tenant's keys, by its number in the keyring.
+    #[must_use]
+    pub fn tenant(&self, number: u16) -> Option<&Tenant> {
+        self.home(number).map(|home| &home.branch.tenant)
+    }
+
     pub(super) fn home(&self, number: u16) -> Option<&Arc<Home>> {
         self.by_number.get(usize::from(number))
     }

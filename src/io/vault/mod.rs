@@ -29,12 +29,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use self::devices::Keys;
+pub use self::devices::Keys;
 use self::subjects::Subjects;
 use crate::config::{Check, LOCAL, Secret};
-use crate::crypto::envelope::FieldKey;
 use crate::crypto::kek::{Kek, KekError};
-use crate::gate::keyring::Keyring;
 use crate::io::topology::databases::{check_url, is_encrypted};
 use crate::io::topology::logins;
 use crate::telemetry::metrics::{Metrics, Service};
@@ -309,23 +307,10 @@ impl Vault {
         }))
     }
 
-    /// The device keys as of now.
+    /// What is known of devices and tenants as of now.
     #[must_use]
-    pub fn keyring(&self) -> Arc<Keyring> {
-        Arc::clone(self.shared.keys.load().keyring())
-    }
-
-    /// The change of device keys that [`Vault::keyring`] has come to.
-    #[must_use]
-    pub fn revision(&self) -> u64 {
-        self.shared.keys.load().revision()
-    }
-
-    /// The key that the deadletters of a tenant (by its number in the keyring) are sealed to; `None` for records that
-    /// nobody is known to have signed.
-    #[must_use]
-    pub fn quarantine(&self, tenant: Option<u16>) -> Arc<FieldKey> {
-        self.shared.keys.load().quarantine(tenant)
+    pub fn keys(&self) -> Arc<Keys> {
+        self.shared.keys.load_full()
     }
 
     /// The subject keys.

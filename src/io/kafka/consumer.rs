@@ -1,0 +1,248 @@
+//! The worker's consumer: group membership on the wrapper's safe side, records through one queue of our own.
+//!
+//! Rebalances are only noted while polling and answered by the worker afterwards, when it can finish or drop the
+//! transaction that they concern: librdkafka waits for the answer (`RD_KAFKA_EVENT_REBALANCE`).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, ConsumerGroupMetadata};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{Offset, TopicPartitionList};
+use serde::Deserialize;
+use tracing::warn;
+
+use super::raw::{Messages, Queue};
+
+/// How long librdkafka may take to apply a seek.
+const SEEK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the group coordinator asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Rebalance {
+    /// These partitions are now ours.
+    Assign(Vec<i32>),
+    /// These partitions go to somebody else; `lost` when they already have.
+    Revoke {
+        /// Which.
+        partitions: Vec<i32>,
+        /// The assignment was lost: what was consumed from it must not be committed.
+        lost: bool,
+    },
+}
+
+/// A consumer of the raw topic. It never commits by itself.
+pub struct Consumer {
+    // Before the client, which it points into.
+    queue: Queue,
+    client: BaseConsumer<Events>,
+    topic: String,
+}
+
+impl Consumer {
+    /// Joins the group of `config` and subscribes to `topic`.
+    ///
+    /// # Errors
+    ///
+    /// When librdkafka refuses the configuration.
+    pub fn subscribe(config: &ClientConfig, topic: &str) -> KafkaResult<Self> {
+        let client = BaseConsumer::from_config_and_context(config, Events::new(topic))?;
+        let queue = Queue::new(client.client().native_ptr());
+        client.subscribe(&[topic])?;
+        Ok(Self { queue, client, topic: topic.to_owned() })
+    }
+
+    /// Serves the group protocol without waiting. Returns a fatal error, after which the consumer is of no use.
+    pub fn serve(&self) -> Option<KafkaError> {
+        loop {
+            match self.client.poll(Duration::ZERO) {
+                None => return None,
+                Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => return Some(error),
+                Some(Err(error)) => warn!(%error, "consumer"),
+                // Fetched before its queue was forwarded: lanes that are not open yet seek before they begin.
+                Some(Ok(_)) => {}
+            }
+        }
+    }
+
+    /// The oldest rebalance that is not answered.
+    pub fn rebalance(&self) -> Option<Rebalance> {
+        self.events().rebalances.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    /// Takes the partitions, paused and without an offset: [`Consumer::start`] gives them one.
+    ///
+    /// # Errors
+    ///
+    /// When librdkafka does not know them.
+    pub fn assign(&self, partitions: &[i32]) -> KafkaResult<()> {
+        let mut list = TopicPartitionList::new();
+        for &partition in partitions {
+            self.queue.forward(&self.topic, partition)?;
+            list.add_partition_offset(&self.topic, partition, Offset::End)?;
+        }
+        self.client.incremental_assign(&list)?;
+        self.client.pause(&list)
+    }
+
+    /// Gives the partitions back.
+    ///
+    /// # Errors
+    ///
+    /// When librdkafka does not know them.
+    pub fn unassign(&self, partitions: &[i32]) -> KafkaResult<()> {
+        self.client.incremental_unassign(&self.list(partitions))
+    }
+
+    /// Stops fetching a partition.
+    ///
+    /// # Errors
+    ///
+    /// When it is not assigned.
+    pub fn pause(&self, partition: i32) -> KafkaResult<()> {
+        self.client.pause(&self.list(&[partition]))
+    }
+
+    /// Fetches a partition from `offset` on. What was fetched before is never delivered: a seek is a barrier.
+    ///
+    /// # Errors
+    ///
+    /// When it is not assigned, or the assignment is not applied yet: call again.
+    pub fn start(&self, partition: i32, offset: i64) -> KafkaResult<()> {
+        self.client.seek(&self.topic, partition, Offset::Offset(offset), SEEK_TIMEOUT)?;
+        self.client.resume(&self.list(&[partition]))
+    }
+
+    /// Takes up to `records_max` of what was fetched, waiting at most `timeout` for as many.
+    pub fn consume(&self, messages: &mut Messages, records_max: usize, timeout: Duration) {
+        self.queue.consume(messages, records_max, timeout);
+    }
+
+    /// Who is consuming, as of now.
+    #[must_use]
+    pub fn group(&self) -> Option<ConsumerGroupMetadata> {
+        self.client.group_metadata()
+    }
+
+    /// The last stable offset of each partition, when librdkafka has reported since the last call.
+    pub fn take_stable_offsets(&self) -> Option<BTreeMap<i32, i64>> {
+        self.events().stable_offsets.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn list(&self, partitions: &[i32]) -> TopicPartitionList {
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for &partition in partitions {
+            list.add_partition(&self.topic, partition);
+        }
+        list
+    }
+
+    fn events(&self) -> &Events {
+        self.client.context()
+    }
+}
+
+impl Drop for Consumer {
+    /// Leaving the group revokes what is left, which the client must answer by itself: nobody polls any more.
+    fn drop(&mut self) {
+        self.events().closing.store(true, Ordering::Release);
+    }
+}
+
+/// What librdkafka says between records.
+struct Events {
+    topic: String,
+    rebalances: Mutex<VecDeque<Rebalance>>,
+    stable_offsets: Mutex<Option<BTreeMap<i32, i64>>>,
+    closing: AtomicBool,
+}
+
+impl Events {
+    fn new(topic: &str) -> Self {
+        Self {
+            topic: topic.to_owned(),
+            rebalances: Mutex::default(),
+            stable_offsets: Mutex::default(),
+            closing: AtomicBool::new(false),
+        }
+    }
+}
+
+impl ClientContext for Events {
+    fn error(&self, error: KafkaError, reason: &str) {
+        warn!(%error, reason, "consumer");
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        match serde_json::from_slice::<Statistics>(statistics) {
+            Ok(statistics) => {
+                let offsets = statistics.stable_offsets(&self.topic);
+                *self.stable_offsets.lock().unwrap_or_else(PoisonError::into_inner) = Some(offsets);
+            }
+            Err(error) => warn!(%error, "librdkafka's statistics are not what they were"),
+        }
+    }
+}
+
+impl ConsumerContext for Events {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        let partitions: Vec<_> = list.elements().iter().map(|element| element.partition()).collect();
+        let rebalance = if event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            Rebalance::Assign(partitions)
+        } else if self.closing.load(Ordering::Acquire) {
+            if let Err(error) = consumer.incremental_unassign(list) {
+                warn!(%error, "giving partitions back while leaving the group");
+            }
+            return;
+        } else {
+            Rebalance::Revoke { partitions, lost: consumer.assignment_lost() }
+        };
+        self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).push_back(rebalance);
+    }
+}
+
+/// The few of librdkafka's statistics that matter here (`STATISTICS.md`).
+#[derive(Deserialize)]
+struct Statistics {
+    #[serde(default)]
+    topics: BTreeMap<String, TopicStatistics>,
+}
+
+#[derive(Deserialize)]
+struct TopicStatistics {
+    #[serde(default)]
+    partitions: BTreeMap<String, PartitionStatistics>,
+}
+
+#[derive(Deserialize)]
+struct PartitionStatistics {
+    ls_offset: i64,
+}
+
+impl Statistics {
+    fn stable_offsets(self, topic: &str) -> BTreeMap<i32, i64> {
+        let partitions = self.topics.into_iter().filter(|(name, _)| name == topic).flat_map(|(_, of)| of.partitions);
+        let numbered = partitions.filter_map(|(id, of)| Some((id.parse().ok()?, of.ls_offset)));
+        numbered.filter(|&(id, stable): &(i32, i64)| id >= 0 && stable >= 0).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_real_partitions_of_the_topic_with_a_known_offset_are_reported() {
+        let statistics = br#"{"name":"x","topics":{
+            "raw":{"topic":"raw","partitions":{
+                "-1":{"ls_offset":0},"0":{"ls_offset":7,"more":1},"1":{"ls_offset":-1001}}},
+            "other":{"partitions":{"0":{"ls_offset":9}}}}}"#;
+        let statistics: Statistics = serde_json::from_slice(statistics).expect("statistics");
+        assert_eq!(statistics.stable_offsets("raw"), BTreeMap::from([(0, 7)]));
+    }
+}

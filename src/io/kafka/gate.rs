@@ -1,0 +1,185 @@
+//! What the workers of one process share: the configuration, what is known of devices, subjects and schemas, and how
+//! they are told about.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::runtime::Handle;
+use tracing::warn;
+
+use super::settings::Settings;
+use super::topics;
+use crate::cli::Failure;
+use crate::config::Config;
+use crate::crypto::envelope::TooLong;
+use crate::crypto::keys::SubjectKey;
+use crate::event::{Catalog, Ids};
+use crate::gate::Rules;
+use crate::gate::admit::Admission;
+use crate::gate::seal::{Sealer, Topics};
+use crate::gate::verify::{self, Budget};
+use crate::io::schemas::Schemas;
+use crate::io::vault::{Keys, Vault, VaultFault};
+use crate::telemetry::health::Health;
+use crate::telemetry::metrics::{Metrics, Service};
+
+/// What the workers of one process share.
+pub struct Gate {
+    /// As it was when the process started.
+    pub config: Config,
+    /// What librdkafka is told.
+    pub settings: Settings,
+    /// The operator allows lanes to be moved.
+    pub rewind: bool,
+    /// Which schemas decide: the first 8 bytes of a hash over all of them, in hex.
+    pub schema_rev: String,
+    /// What `/healthz` and `/readyz` say.
+    pub health: Arc<Health>,
+    /// What `/metrics` says.
+    pub metrics: Arc<Metrics>,
+    /// Device and subject keys.
+    pub vault: Arc<Vault>,
+    catalog: Catalog,
+    verify: verify::Context,
+    partitions: NonZeroU32,
+    runtime: Handle,
+}
+
+/// One snapshot of what is known, for one chunk of records.
+pub struct Knowledge {
+    /// Devices and tenants.
+    pub keys: Arc<Keys>,
+    ids: Option<Arc<Ids>>,
+}
+
+impl Gate {
+    /// Reads the schemas, connects to the vault and to the registry, and asks Kafka about the topics.
+    ///
+    /// # Errors
+    ///
+    /// `Usage` when something is configured that cannot work, `Unreachable` when a service does not answer, `Wrong`
+    /// when the topics are not what they must be.
+    pub async fn connect(
+        config: &Config,
+        rewind: bool,
+        health: Arc<Health>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Arc<Self>, Failure> {
+        let partitions = topics::check(config).await?;
+        let schemas = Schemas::read(&config.event)?;
+        let vault = Vault::connect(config, Arc::clone(&metrics)).await?;
+        let host = whoami::hostname().unwrap_or_else(|_| "gate".to_owned());
+        let verify = config.gate.verify.clone();
+        Ok(Arc::new(Self {
+            settings: Settings::new(config, &host),
+            rewind,
+            schema_rev: schemas.revision,
+            health,
+            metrics,
+            vault,
+            catalog: schemas.catalog,
+            verify: verify::Context::new(&config.environment, &config.topics.raw, partitions, verify),
+            partitions,
+            runtime: Handle::current(),
+            config: config.clone(),
+        }))
+    }
+
+    /// The raw topic's partitions, each of which is a lane.
+    #[must_use]
+    pub fn partitions(&self) -> usize {
+        self.partitions.get() as usize
+    }
+
+    /// What is known now.
+    #[must_use]
+    pub fn knowledge(&self) -> Knowledge {
+        Knowledge { keys: self.vault.keys(), ids: None }
+    }
+
+    /// A lane's limits, of which nothing is spent.
+    #[must_use]
+    pub fn budget(&self) -> Budget {
+        self.verify.budget()
+    }
+
+    /// A lane that remembers nothing.
+    #[must_use]
+    pub fn admission(&self) -> Admission {
+        Admission::new(&self.config.gate.admit, self.freshness_ms())
+    }
+
+    /// From when on the log has to be read again to know what a lane knew at `time_ms`.
+    #[must_use]
+    pub fn rebuild_start_ms(&self, time_ms: i64) -> i64 {
+        Admission::rebuild_start_ms(self.freshness_ms(), time_ms)
+    }
+
+    /// What seals for one worker.
+    ///
+    /// # Errors
+    ///
+    /// When a name does not fit into an encryption context.
+    pub fn sealer(&self) -> Result<Sealer, TooLong> {
+        let topics = &self.config.topics;
+        let topics = Topics { raw: &topics.raw, clean: &topics.clean, deadletter: &topics.deadletter };
+        Sealer::new(&self.config.environment, topics)
+    }
+
+    /// The key of a subject, if it is in memory and may still be used.
+    #[must_use]
+    pub fn subject_key(&self, tenant: u16, subject: &[u8]) -> Option<Arc<SubjectKey>> {
+        self.vault.subjects().get(tenant, subject)
+    }
+
+    /// Fetches, and makes where there are none, the keys of subjects: one round trip, as long as the vault may take.
+    /// What is still missing then has to wait.
+    pub fn fetch_subject_keys(&self, subjects: &[(u16, &[u8])]) {
+        if let Err(error) = self.runtime.block_on(self.vault.subjects().fetch_or_create(subjects)) {
+            self.metrics.failed(Service::Vault);
+            warn!(%error, subjects = subjects.len(), "no subject keys from the vault");
+        }
+    }
+
+    /// The registry has answered about a schema id, or there is none to ask.
+    #[must_use]
+    pub fn knows_schema(&self, _id: u32) -> bool {
+        true
+    }
+
+    /// Asks the registry about a schema id, in the background.
+    pub fn resolve_schema(self: &Arc<Self>, _id: u32) {}
+
+    /// How old the oldest record is that a lane has not settled, when `records` are waiting.
+    #[must_use]
+    pub fn lag_seconds(&self, records: u64, last_appended_ms: i64) -> f64 {
+        if records == 0 || last_appended_ms == 0 {
+            return 0.0;
+        }
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as i64);
+        (now_ms - last_appended_ms).max(0) as f64 / 1000.0
+    }
+
+    fn freshness_ms(&self) -> i64 {
+        self.config.gate.verify.freshness_ms()
+    }
+}
+
+impl Knowledge {
+    /// What the checks need of it.
+    #[must_use]
+    pub fn rules<'k>(&'k self, gate: &'k Gate) -> Rules<'k> {
+        Rules { keyring: self.keys.keyring(), catalog: &gate.catalog, ids: self.ids.as_deref(), verify: &gate.verify }
+    }
+}
+
+impl From<VaultFault> for Failure {
+    fn from(fault: VaultFault) -> Self {
+        match fault {
+            VaultFault::Unreachable { .. } => Self::Unreachable(fault.to_string()),
+            VaultFault::Refused { .. } | VaultFault::Damaged { .. } => Self::Wrong(fault.to_string()),
+            VaultFault::Kek(_) | VaultFault::Invalid(_) => Self::Usage(fault.to_string()),
+        }
+    }
+}

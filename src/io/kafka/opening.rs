@@ -1,0 +1,328 @@
+//! Opening a lane: what the group committed, what the ledger says, what the raw log still has, and the replay windows
+//! and rates rebuilt from the log itself. Everything here blocks, so each lane opens on a thread of its own.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use backon::{BlockingRetryable, ExponentialBuilder};
+use rdkafka::config::FromClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{Message as _, Offset, TopicPartitionList};
+use thiserror::Error;
+use tracing::{info, warn};
+
+use super::gate::Gate;
+use super::raw::{Messages, Queue};
+use crate::gate::admit::Admission;
+use crate::gate::lane::Lane;
+use crate::gate::ledger::{EntryError, Head, Outset, Refusal, Standing};
+use crate::gate::verify::Budget;
+use crate::gate::{Checked, Checker};
+
+/// How long one question to the broker may take.
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many records are taken at once while rescanning.
+const RESCAN_RECORDS: usize = 1000;
+/// How far back the first look for the last ledger record goes: records and the markers between them.
+const TAIL_OFFSETS: i64 = 16;
+/// How long a rescan waits for a full chunk.
+const RESCAN_WAIT: Duration = Duration::from_millis(50);
+
+/// Why a lane did not open.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// A person has to decide.
+    #[error("lane {partition}: {refusal}")]
+    Refused {
+        /// Which lane.
+        partition: i32,
+        /// What does not agree.
+        refusal: Refusal,
+    },
+    /// The last ledger record is not one.
+    #[error("lane {partition}: the last ledger record cannot be read: {error}")]
+    Ledger {
+        /// Which lane.
+        partition: i32,
+        /// What is wrong with it.
+        error: EntryError,
+    },
+    /// A broker or registry that does not answer: open again later.
+    #[error("lane {partition}: {error}")]
+    Kafka {
+        /// Which lane.
+        partition: i32,
+        /// What the client says.
+        error: KafkaError,
+    },
+    /// The log has a record with a schema that the registry has not answered for: open again when it has.
+    #[error("lane {partition}: waiting for the schema registry's answer about schema {id}")]
+    Schema {
+        /// Which lane.
+        partition: i32,
+        /// The schema's id.
+        id: u32,
+    },
+    /// The lane is not ours any more.
+    #[error("lane {partition} was revoked while it was being opened")]
+    Cancelled {
+        /// Which lane.
+        partition: i32,
+    },
+}
+
+/// Opens one lane.
+pub struct Opening {
+    gate: Arc<Gate>,
+    partition: i32,
+    cancelled: Arc<AtomicBool>,
+    client: BaseConsumer,
+}
+
+impl Opening {
+    /// Prepares to open `partition`; `cancelled` ends it early.
+    ///
+    /// # Errors
+    ///
+    /// When librdkafka refuses the configuration.
+    pub fn new(gate: Arc<Gate>, partition: i32, cancelled: Arc<AtomicBool>) -> Result<Self, OpenError> {
+        let client = BaseConsumer::from_config(&gate.settings.opener)
+            .map_err(|error| OpenError::Kafka { partition, error })?;
+        Ok(Self { gate, partition, cancelled, client })
+    }
+
+    /// Opens the lane.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] says who has to act.
+    pub fn run(&self) -> Result<Lane, OpenError> {
+        let started = Instant::now();
+        let outset = self.agree()?;
+        let position = outset.position();
+        let (past, rescanned) = self.rebuild(position)?;
+        let lane = Lane::open(&self.gate.config.topics.raw, self.partition, outset, past.admission, past.budget);
+        let elapsed_ms = started.elapsed().as_millis();
+        info!(lane = self.partition, position, rescanned, elapsed_ms, "lane opened");
+        Ok(lane)
+    }
+
+    /// Asks all three until they agree: the markers of the transaction that was committed last may still be on their
+    /// way to the ledger's partition, for as long as a transaction may take.
+    fn agree(&self) -> Result<Outset, OpenError> {
+        let gate = &self.gate;
+        let ask = || {
+            let standing = self.standing()?;
+            standing
+                .reconcile(gate.rewind)
+                .map_err(|refusal| OpenError::Refused { partition: self.partition, refusal })
+        };
+        let patience = Duration::from_millis(gate.config.gate.transaction_timeout_ms);
+        let pace = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(50))
+            .with_max_delay(Duration::from_secs(1))
+            .without_max_times()
+            .with_total_delay(Some(patience));
+        ask.retry(pace)
+            .sleep(thread::sleep)
+            .when(|error| {
+                let passing = matches!(error, OpenError::Refused { refusal: Refusal::Moved { ledger, committed }, .. }
+                    if ledger < committed);
+                passing && !gate.rewind && !self.cancelled.load(Ordering::Relaxed)
+            })
+            .call()
+    }
+
+    fn standing(&self) -> Result<Standing, OpenError> {
+        let topics = &self.gate.config.topics;
+        // The committed offset first: the broker answers only when no transaction has offsets pending here, so the
+        // ledger that is read afterwards cannot be older.
+        let committed = self.committed(&topics.raw)?;
+        let head = self.head(&topics.ledger)?;
+        let (low, high) = self.watermarks(&topics.raw)?;
+        Ok(Standing { head, committed, low, high })
+    }
+
+    fn committed(&self, topic: &str) -> Result<Option<i64>, OpenError> {
+        let mut list = TopicPartitionList::new();
+        list.add_partition(topic, self.partition);
+        let list = self.kafka(self.client.committed_offsets(list, ASK_TIMEOUT))?;
+        Ok(list.elements().first().and_then(|element| match element.offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        }))
+    }
+
+    fn watermarks(&self, topic: &str) -> Result<(i64, i64), OpenError> {
+        self.kafka(self.client.fetch_watermarks(topic, self.partition, ASK_TIMEOUT))
+    }
+
+    /// The last record of the lane's ledger partition: looks at the end, and further back while it sees only markers.
+    fn head(&self, topic: &str) -> Result<Option<Head>, OpenError> {
+        let (low, high) = self.watermarks(topic)?;
+        let mut back = TAIL_OFFSETS;
+        loop {
+            let from = (high - back).max(low);
+            if let Some(value) = self.last_value(topic, from)? {
+                let head = Head::after(&value);
+                return head.map(Some).map_err(|error| OpenError::Ledger { partition: self.partition, error });
+            }
+            if from == low {
+                return Ok(None);
+            }
+            back *= 16;
+        }
+    }
+
+    fn last_value(&self, topic: &str, from: i64) -> Result<Option<Vec<u8>>, OpenError> {
+        self.assign(topic, from)?;
+        let mut last = None;
+        loop {
+            match self.client.poll(ASK_TIMEOUT) {
+                Some(Ok(message)) => last = message.payload().map(<[u8]>::to_vec),
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(last),
+                Some(Err(error)) => return Err(OpenError::Kafka { partition: self.partition, error }),
+                None => return Err(self.silence()),
+            }
+        }
+    }
+
+    fn assign(&self, topic: &str, from: i64) -> Result<(), OpenError> {
+        let mut list = TopicPartitionList::new();
+        self.kafka(list.add_partition_offset(topic, self.partition, Offset::Offset(from)))?;
+        self.kafka(self.client.assign(&list))
+    }
+
+    /// Replays the log from the start of the previous generation up to `position`, which gives the admission the state
+    /// that it would have had without a pause (see [`Admission`]).
+    fn rebuild(&self, position: i64) -> Result<(Past, u64), OpenError> {
+        let mut past = Past { admission: self.gate.admission(), budget: self.gate.budget() };
+        let Some(from) = self.rescan_start(position)? else {
+            return Ok((past, 0));
+        };
+        let topic = &self.gate.config.topics.raw;
+        let queue = Queue::new(self.client.client().native_ptr());
+        self.kafka(queue.forward(topic, self.partition))?;
+        self.assign(topic, from)?;
+        let mut messages = Messages::with_capacity(RESCAN_RECORDS);
+        let mut checker = Checker::default();
+        let (mut rescanned, mut heard) = (0, Instant::now());
+        loop {
+            if self.cancelled.load(Ordering::Relaxed) {
+                return Err(OpenError::Cancelled { partition: self.partition });
+            }
+            queue.consume(&mut messages, RESCAN_RECORDS, RESCAN_WAIT);
+            if !messages.is_empty() {
+                heard = Instant::now();
+            } else if heard.elapsed() > ASK_TIMEOUT {
+                return Err(self.silence());
+            }
+            let ended = self.replay(&mut past, &mut checker, &messages, position)?;
+            rescanned += messages.len();
+            if ended {
+                return Ok((past, rescanned as u64));
+            }
+        }
+    }
+
+    /// Replays one chunk. True when it reached `position` or the end of the log.
+    fn replay(
+        &self,
+        past: &mut Past,
+        checker: &mut Checker,
+        messages: &Messages,
+        position: i64,
+    ) -> Result<bool, OpenError> {
+        let knowledge = self.gate.knowledge();
+        let rules = knowledge.rules(&self.gate);
+        checker.clear();
+        past.admission.learn_classes(knowledge.keys.keyring().classes());
+        for message in messages.iter() {
+            match message.error() {
+                Some(RDKafkaErrorCode::PartitionEOF) => return Ok(true),
+                Some(code) => return self.kafka(Err(KafkaError::MessageConsumption(code))),
+                None => {}
+            }
+            let (record, _) = message.received();
+            if record.offset >= position {
+                return Ok(true);
+            }
+            let Ok(verified) = checker.verify(&record, &rules, &mut past.budget) else { continue };
+            match checker.decode(&record, verified, &rules) {
+                // Whatever comes of it, the admission has seen it.
+                Checked::Admissible(found) => {
+                    let bound = &found.bound;
+                    let _ =
+                        past.admission.admit(bound.key.slot, bound.key.class, bound.sequence, record.appended_ms);
+                }
+                Checked::Rejected(..) => {}
+                Checked::NeedsSchema(id) => {
+                    self.gate.resolve_schema(id);
+                    return Err(OpenError::Schema { partition: self.partition, id });
+                }
+            }
+        }
+        Ok(messages.iter().last().is_some_and(|message| message.offset() + 1 >= position))
+    }
+
+    /// The first offset of the generation before the one of the record at `position`; none when there is nothing
+    /// before it.
+    fn rescan_start(&self, position: i64) -> Result<Option<i64>, OpenError> {
+        let topic = &self.gate.config.topics.raw;
+        let (low, _) = self.watermarks(topic)?;
+        if position <= low {
+            return Ok(None);
+        }
+        let Some(last_ms) = self.appended_ms(topic, position - 1)? else {
+            return Ok(None);
+        };
+        let start_ms = self.gate.rebuild_start_ms(last_ms);
+        let mut list = TopicPartitionList::new();
+        self.kafka(list.add_partition_offset(topic, self.partition, Offset::Offset(start_ms)))?;
+        let found = self.kafka(self.client.offsets_for_times(list, ASK_TIMEOUT))?;
+        let offset = found.elements().first().map(|element| element.offset());
+        match offset {
+            Some(Offset::Offset(offset)) if offset < position => Ok(Some(offset.max(low))),
+            _ => Ok(None),
+        }
+    }
+
+    /// When the last record at or before `offset` was appended; offsets may be missing.
+    fn appended_ms(&self, topic: &str, offset: i64) -> Result<Option<i64>, OpenError> {
+        self.assign(topic, offset)?;
+        loop {
+            match self.client.poll(ASK_TIMEOUT) {
+                Some(Ok(message)) => return Ok(message.timestamp().to_millis()),
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(None),
+                Some(Err(error)) => return Err(OpenError::Kafka { partition: self.partition, error }),
+                None => return Err(self.silence()),
+            }
+        }
+    }
+
+    fn kafka<T>(&self, result: Result<T, KafkaError>) -> Result<T, OpenError> {
+        result.map_err(|error| OpenError::Kafka { partition: self.partition, error })
+    }
+
+    fn silence(&self) -> OpenError {
+        OpenError::Kafka { partition: self.partition, error: KafkaError::NoMessageReceived }
+    }
+}
+
+/// What a lane remembers of its log.
+struct Past {
+    admission: Admission,
+    budget: Budget,
+}
+
+/// Says what went wrong with an opening, at the level of what an operator has to do.
+pub fn report(error: &OpenError) {
+    match error {
+        OpenError::Refused { .. } | OpenError::Ledger { .. } => tracing::error!(%error, "lane refused"),
+        OpenError::Kafka { .. } | OpenError::Schema { .. } => warn!(%error, "lane not opened yet"),
+        OpenError::Cancelled { .. } => {}
+    }
+}

@@ -1,0 +1,326 @@
+//! The four librdkafka calls that the safe wrapper lacks, and the reason for each.
+//!
+//! - A batch of messages is taken from one queue with `rd_kafka_consume_batch_queue`: the wrapper's `poll` costs an event
+//!   object and an `Arc` a message, three times the CPU of the batch call.
+//! - Partition queues are forwarded to that one queue, so that rebalances stay on the consumer's own queue, where the
+//!   batch call would lose them.
+//! - Records are produced with `rd_kafka_produce_batch` from memory that we own, without a copy.
+//! - `rd_kafka_flush` is called with a real timeout: the wrapper's `flush` polls for 100 ms at a time.
+//!
+//! Unsafe code stands here, and once in `settle`, which keeps the promise that [`Topic::produce`] asks for.
+#![expect(unsafe_code, reason = "librdkafka calls that rdkafka 0.39 does not wrap")]
+
+use std::ffi::{CStr, CString, c_void};
+use std::marker::PhantomData;
+use std::time::Duration;
+use std::{ptr, slice};
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka_sys as sys;
+
+use crate::gate::record::{Received, SignatureHeaders};
+
+/// A queue of our own that partition queues are forwarded to.
+pub struct Queue {
+    client: *mut sys::rd_kafka_t,
+    queue: *mut sys::rd_kafka_queue_t,
+}
+
+impl Queue {
+    /// Makes an empty queue on the client behind `native`, which the caller keeps alive for longer than the queue.
+    #[must_use]
+    pub fn new(native: *mut sys::rd_kafka_t) -> Self {
+        // SAFETY: `native` is a live client; the call only allocates.
+        let queue = unsafe { sys::rd_kafka_queue_new(native) };
+        Self { client: native, queue }
+    }
+
+    /// Sends what is fetched for one partition here instead of to the consumer's own queue. Call it before the
+    /// partition is assigned, or messages may already stand in the consumer's queue.
+    ///
+    /// # Errors
+    ///
+    /// When the topic name holds a NUL byte or librdkafka does not know the partition.
+    pub fn forward(&self, topic: &str, partition: i32) -> Result<(), KafkaError> {
+        let topic = CString::new(topic).map_err(KafkaError::from)?;
+        // SAFETY: the client is live and the returned reference is dropped below; forwarding takes its own.
+        unsafe {
+            let source = sys::rd_kafka_queue_get_partition(self.client, topic.as_ptr(), partition);
+            if source.is_null() {
+                return Err(KafkaError::Subscription("no such partition to forward".to_owned()));
+            }
+            sys::rd_kafka_queue_forward(source, self.queue);
+            sys::rd_kafka_queue_destroy(source);
+        }
+        Ok(())
+    }
+
+    /// Takes up to `records_max` messages, waiting at most `timeout` for as many: librdkafka does not return early with
+    /// fewer. A zero timeout takes what is there.
+    pub fn consume(&self, messages: &mut Messages, records_max: usize, timeout: Duration) {
+        messages.clear();
+        let records_max = records_max.min(messages.pointers.capacity());
+        let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: the pointer array has room for at least `records_max` entries.
+        let count = unsafe {
+            sys::rd_kafka_consume_batch_queue(
+                self.queue,
+                timeout_ms,
+                messages.pointers.as_mut_ptr(),
+                records_max,
+            )
+        };
+        if let Ok(count) = usize::try_from(count) {
+            // SAFETY: the call has written `count` valid message pointers, which we now own.
+            unsafe { messages.pointers.set_len(count) };
+        }
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        // SAFETY: we own this reference and nothing uses it afterwards.
+        unsafe { sys::rd_kafka_queue_destroy(self.queue) }
+    }
+}
+
+/// The messages of one batch call. They are returned to librdkafka when cleared or dropped.
+pub struct Messages {
+    pointers: Vec<*mut sys::rd_kafka_message_t>,
+}
+
+impl Messages {
+    /// Room for at most `records_max` messages.
+    #[must_use]
+    pub fn with_capacity(records_max: usize) -> Self {
+        Self { pointers: Vec::with_capacity(records_max) }
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.pointers.len()
+    }
+
+    /// None at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pointers.is_empty()
+    }
+
+    /// One after the other.
+    pub fn iter(&self) -> impl Iterator<Item = Message<'_>> {
+        self.pointers.iter().map(|&pointer| Message { pointer, messages: PhantomData })
+    }
+
+    fn clear(&mut self) {
+        for message in self.pointers.drain(..) {
+            // SAFETY: each pointer is ours and is destroyed once, as it leaves the vector.
+            unsafe { sys::rd_kafka_message_destroy(message) }
+        }
+    }
+}
+
+impl Drop for Messages {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// One message of a batch.
+#[derive(Clone, Copy)]
+pub struct Message<'a> {
+    pointer: *mut sys::rd_kafka_message_t,
+    messages: PhantomData<&'a Messages>,
+}
+
+impl<'a> Message<'a> {
+    /// The partition that it is of, even when it is an error.
+    #[must_use]
+    pub fn partition(self) -> i32 {
+        // SAFETY: the message lives as long as `messages`.
+        unsafe { (*self.pointer).partition }
+    }
+
+    /// The offset that it is at.
+    #[must_use]
+    pub fn offset(self) -> i64 {
+        // SAFETY: the message lives as long as `messages`.
+        unsafe { (*self.pointer).offset }
+    }
+
+    /// The key, if it has one.
+    #[must_use]
+    pub fn key(self) -> Option<&'a [u8]> {
+        // SAFETY: the message lives as long as `messages`, and so do the bytes it points to.
+        unsafe { bytes((*self.pointer).key, (*self.pointer).key_len) }
+    }
+
+    /// The value; a null value is empty.
+    #[must_use]
+    pub fn value(self) -> &'a [u8] {
+        // SAFETY: the message lives as long as `messages`, and so do the bytes it points to.
+        unsafe { bytes((*self.pointer).payload, (*self.pointer).len).unwrap_or_default() }
+    }
+
+    /// The error that stands in the place of a record, if it is one.
+    #[must_use]
+    pub fn error(self) -> Option<RDKafkaErrorCode> {
+        // SAFETY: the message lives as long as `messages`.
+        let error = unsafe { (*self.pointer).err };
+        (error != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR).then(|| error.into())
+    }
+
+    /// The record, and whether its timestamp is the broker's (`LogAppendTime`).
+    #[must_use]
+    pub fn received(self) -> (Received<'a>, bool) {
+        // SAFETY: the message lives as long as `messages`, and so do the bytes it points to.
+        unsafe {
+            let message = &*self.pointer;
+            let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+            let appended_ms = sys::rd_kafka_message_timestamp(self.pointer, &raw mut kind);
+            let record = Received {
+                partition: message.partition,
+                offset: message.offset,
+                appended_ms,
+                key: self.key(),
+                value: self.value(),
+                signature: signature_headers(self.pointer),
+            };
+            (record, kind == sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME)
+        }
+    }
+}
+
+/// # Safety
+///
+/// `pointer` is null or points to `len` bytes that live for `'a`.
+unsafe fn bytes<'a>(pointer: *const c_void, len: usize) -> Option<&'a [u8]> {
+    // SAFETY: by the contract of this function.
+    (!pointer.is_null()).then(|| unsafe { slice::from_raw_parts(pointer.cast(), len) })
+}
+
+/// Header names are read as bytes: the wrapper panics on one that is not UTF-8.
+///
+/// # Safety
+///
+/// `message` points to a live message; the headers live as long as it does.
+unsafe fn signature_headers<'a>(message: *const sys::rd_kafka_message_t) -> SignatureHeaders<'a> {
+    let mut taken = SignatureHeaders::default();
+    let mut headers = ptr::null_mut();
+    // SAFETY: by the contract of this function; librdkafka parses into memory that the message owns.
+    unsafe {
+        if sys::rd_kafka_message_headers(message, &raw mut headers)
+            != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+        {
+            return taken;
+        }
+        let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
+        while sys::rd_kafka_header_get_all(headers, taken.count, &raw mut name, &raw mut value, &raw mut size)
+            == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+        {
+            taken.take(CStr::from_ptr(name).to_bytes(), bytes(value, size));
+        }
+    }
+    taken
+}
+
+/// One record for [`Topic::produce`]: borrowed memory that outlives its delivery.
+pub struct Outgoing<'a> {
+    /// The partition; always explicit.
+    pub partition: i32,
+    /// The key; empty means null.
+    pub key: &'a [u8],
+    /// The value.
+    pub value: &'a [u8],
+}
+
+/// A producer's handle on one topic.
+pub struct Topic {
+    topic: *mut sys::rd_kafka_topic_t,
+    batch: Vec<sys::rd_kafka_message_t>,
+}
+
+// SAFETY: librdkafka's topic handles may be used from any thread, and the vector holds no pointer between calls.
+unsafe impl Send for Topic {}
+
+impl Topic {
+    /// Opens `name` on the producer behind `native`, which the caller keeps alive for longer than the topic.
+    ///
+    /// # Errors
+    ///
+    /// When the name holds a NUL byte or is refused.
+    pub fn new(native: *mut sys::rd_kafka_t, name: &str) -> Result<Self, KafkaError> {
+        let name = CString::new(name).map_err(KafkaError::from)?;
+        // SAFETY: a null configuration means the client's defaults.
+        let topic = unsafe { sys::rd_kafka_topic_new(native, name.as_ptr(), ptr::null_mut()) };
+        if topic.is_null() {
+            return Err(KafkaError::ClientCreation("topic handle refused".to_owned()));
+        }
+        Ok(Self { topic, batch: Vec::new() })
+    }
+
+    /// Enqueues every record without copying it.
+    ///
+    /// # Errors
+    ///
+    /// The first refusal. Some records may be enqueued: the transaction must be aborted.
+    ///
+    /// # Safety
+    ///
+    /// The bytes must stay where they are until the producer has nothing in flight, or is destroyed.
+    pub unsafe fn produce<'a>(&mut self, records: impl Iterator<Item = Outgoing<'a>>) -> Result<(), KafkaError> {
+        self.batch.clear();
+        self.batch.extend(records.map(|record| sys::rd_kafka_message_t {
+            err: sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR,
+            rkt: ptr::null_mut(),
+            partition: record.partition,
+            payload: record.value.as_ptr().cast_mut().cast(),
+            len: record.value.len(),
+            key: if record.key.is_empty() { ptr::null_mut() } else { record.key.as_ptr().cast_mut().cast() },
+            key_len: record.key.len(),
+            offset: 0,
+            _private: ptr::null_mut(),
+        }));
+        let Ok(count) = i32::try_from(self.batch.len()) else {
+            return Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull));
+        };
+        // SAFETY: the array holds `count` messages; the caller keeps their bytes in place.
+        let enqueued = unsafe {
+            sys::rd_kafka_produce_batch(
+                self.topic,
+                -1, // RD_KAFKA_PARTITION_UA: each message names its own.
+                sys::RD_KAFKA_MSG_F_PARTITION,
+                self.batch.as_mut_ptr(),
+                count,
+            )
+        };
+        if enqueued == count {
+            return Ok(());
+        }
+        let refused = self.batch.iter().map(|message| message.err);
+        let first = refused.into_iter().find(|err| *err != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR);
+        let code = first.map_or(RDKafkaErrorCode::Fail, RDKafkaErrorCode::from);
+        self.batch.clear();
+        Err(KafkaError::MessageProduction(code))
+    }
+}
+
+impl Drop for Topic {
+    fn drop(&mut self) {
+        // SAFETY: the handle is ours and is destroyed once.
+        unsafe { sys::rd_kafka_topic_destroy(self.topic) }
+    }
+}
+
+/// Sends what is enqueued without waiting for linger and waits until nothing is in flight, or until `timeout`.
+/// True when nothing is in flight.
+///
+/// Failed deliveries stay in flight until the producer is polled for their reports.
+#[must_use]
+pub fn flush(native: *mut sys::rd_kafka_t, timeout: Duration) -> bool {
+    let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: `native` is a live producer.
+    let result = unsafe { sys::rd_kafka_flush(native, timeout_ms) };
+    result == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+}

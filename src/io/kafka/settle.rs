@@ -1,0 +1,326 @@
+//! Settling: one thread a worker that owns the transactional producer and turns a sealed batch into one committed
+//! transaction, while the worker fills the next batch.
+//!
+//! librdkafka's transaction calls can hang (librdkafka#5456: `send_offsets_to_transaction` ignores its timeout). They
+//! hang here and not in the worker: [`Settler::wait`] is the watchdog, on the worker's own thread. When a settlement
+//! misses its deadline the worker abandons this thread; a new producer with the same transactional id fences the old
+//! one, whose thread drops it as soon as the call returns.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
+use rdkafka::consumer::ConsumerGroupMetadata;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::{TopicPartitionList, message::Message as _};
+use thiserror::Error;
+use tracing::{error, warn};
+
+use super::config::Topics;
+use super::raw::{self, Outgoing, Topic};
+use crate::gate::seal::SealedBatch;
+
+/// How often a wait looks for failed deliveries and at its deadline.
+const DRAIN_STEP: Duration = Duration::from_millis(20);
+
+/// One transaction to settle.
+pub struct Job {
+    /// What is produced.
+    pub batch: SealedBatch,
+    /// What is consumed: the next offset of each lane.
+    pub offsets: TopicPartitionList,
+    /// Who consumed it, taken fresh, so that a worker that lost its lanes is refused (KIP-447).
+    pub group: ConsumerGroupMetadata,
+}
+
+/// What became of a job.
+pub struct Settled {
+    /// The batch, to be cleared and filled again.
+    pub batch: SealedBatch,
+    /// Committed, or why not.
+    pub result: Result<Timings, SettleError>,
+}
+
+/// How long the parts of a settlement took.
+#[derive(Clone, Copy, Debug)]
+pub struct Timings {
+    /// Enqueueing.
+    pub produce: Duration,
+    /// Sending the offsets and waiting for deliveries.
+    pub deliver: Duration,
+    /// Committing.
+    pub commit: Duration,
+}
+
+/// Why a transaction did not commit.
+#[derive(Debug, Error)]
+pub enum SettleError {
+    /// Aborted for certain: rewind and go on with the same producer.
+    #[error("the transaction was aborted: {0}")]
+    Aborted(KafkaError),
+    /// Another producer has this transactional id, or the coordinator timed this one out: stop.
+    #[error("fenced: {0}; another worker has this transactional id, or this one was away for too long")]
+    Fenced(KafkaError),
+    /// Nobody knows whether it committed: a new producer must find out.
+    #[error("the outcome of the transaction is unknown: {0}")]
+    Unknown(KafkaError),
+    /// The deadline passed: as [`SettleError::Unknown`], and the thread is abandoned.
+    #[error("a transaction call hung for longer than its deadline")]
+    Hung,
+}
+
+/// The worker's handle on its settling thread.
+pub struct Settler {
+    jobs: Sender<Job>,
+    settled: Receiver<Settled>,
+    deadline: Option<Instant>,
+    limit: Duration,
+}
+
+/// Which producer to make, and how long its calls may take.
+#[derive(Clone)]
+pub struct Settings {
+    /// Everything librdkafka has to know.
+    pub client: ClientConfig,
+    /// Where records go.
+    pub topics: Topics,
+    /// The bound on one settlement.
+    pub settle_timeout: Duration,
+}
+
+impl Settler {
+    /// Makes the producer, which fences every earlier one with its transactional id and ends what it left open, and
+    /// starts the thread.
+    ///
+    /// # Errors
+    ///
+    /// When the producer cannot be made or the coordinator does not answer in time.
+    pub fn start(settings: &Settings) -> Result<Self, KafkaError> {
+        let mut producer = SettlingProducer::new(settings)?;
+        producer.client.init_transactions(settings.settle_timeout)?;
+        let (jobs, inbox) = bounded::<Job>(1);
+        let (outbox, settled) = bounded(1);
+        thread::Builder::new()
+            .name("settle".to_owned())
+            .spawn(move || {
+                for job in inbox {
+                    let result = producer.settle(&job);
+                    let ended = matches!(result, Err(SettleError::Fenced(_) | SettleError::Unknown(_)));
+                    if ended {
+                        // Destroyed before the batch that it may still point into.
+                        drop(producer);
+                        let _ = outbox.send(Settled { batch: job.batch, result });
+                        return;
+                    }
+                    if outbox.send(Settled { batch: job.batch, result }).is_err() {
+                        return;
+                    }
+                }
+            })
+            .map_err(|error| KafkaError::ClientCreation(format!("no thread to settle on: {error}")))?;
+        Ok(Self { jobs, settled, deadline: None, limit: settings.settle_timeout })
+    }
+
+    /// A job is under way.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.deadline.is_some()
+    }
+
+    /// Hands over a job. The settler must not be busy.
+    pub fn begin(&mut self, job: Job) {
+        debug_assert!(!self.is_busy(), "one transaction at a time");
+        self.deadline = Some(Instant::now() + self.limit);
+        // A thread that has ended shows in `wait`.
+        let _ = self.jobs.send(job);
+    }
+
+    /// Waits for the job under way, at most for `patience`. None when there is none or it is not done yet; the error
+    /// `Hung` when its deadline has passed: then the settler must be dropped.
+    pub fn wait(&mut self, patience: Duration) -> Option<Result<Settled, SettleError>> {
+        let deadline = self.deadline?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        match self.settled.recv_timeout(patience.min(left)) {
+            Ok(settled) => {
+                self.deadline = None;
+                Some(Ok(settled))
+            }
+            Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => None,
+            Err(_) => {
+                self.deadline = None;
+                Some(Err(SettleError::Hung))
+            }
+        }
+    }
+}
+
+/// Remembers that a delivery failed; successes are never reported (`delivery.report.only.error`).
+#[derive(Default)]
+struct Deliveries {
+    failed: AtomicBool,
+}
+
+impl ClientContext for Deliveries {
+    fn error(&self, error: KafkaError, reason: &str) {
+        warn!(%error, reason, "producer");
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        if let Err((error, message)) = result {
+            warn!(%error, topic = message.topic(), partition = message.partition(), "delivery failed");
+            self.failed.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The producer and its topics; the topics go first.
+struct SettlingProducer {
+    clean: Topic,
+    ledger: Topic,
+    deadletter: String,
+    client: Arc<BaseProducer<Deliveries>>,
+    timeout: Duration,
+}
+
+impl SettlingProducer {
+    fn new(settings: &Settings) -> Result<Self, KafkaError> {
+        let client = BaseProducer::from_config_and_context(&settings.client, Deliveries::default())?;
+        let native = client.client().native_ptr();
+        Ok(Self {
+            clean: Topic::new(native, &settings.topics.clean)?,
+            ledger: Topic::new(native, &settings.topics.ledger)?,
+            deadletter: settings.topics.deadletter.clone(),
+            client: Arc::new(client),
+            timeout: settings.settle_timeout,
+        })
+    }
+
+    fn settle(&mut self, job: &Job) -> Result<Timings, SettleError> {
+        let deadline = Instant::now() + self.timeout;
+        let outcome = self.client.begin_transaction().map_err(Failure::from).and_then(|()| self.attempt(job, deadline));
+        match outcome {
+            Ok(timings) => Ok(timings),
+            Err(Failure::Abortable(error)) => Err(self.abort(error, deadline)),
+            Err(Failure::Fenced(error)) => Err(SettleError::Fenced(error)),
+            Err(Failure::Unknown(error)) => Err(SettleError::Unknown(error)),
+        }
+    }
+
+    /// The one path on which a transaction commits.
+    fn attempt(&mut self, job: &Job, deadline: Instant) -> Result<Timings, Failure> {
+        let started = Instant::now();
+        self.produce(&job.batch)?;
+        let produced = Instant::now();
+        let client = Arc::clone(&self.client);
+        retry(deadline, || client.send_offsets_to_transaction(&job.offsets, &job.group, self.timeout))?;
+        self.drain(deadline)?;
+        let delivered = Instant::now();
+        // Nothing is in flight, so the wrapper's flush inside returns at once.
+        retry(deadline, || client.commit_transaction(self.timeout))?;
+        let (produce, deliver, commit) = (produced - started, delivered - produced, delivered.elapsed());
+        Ok(Timings { produce, deliver, commit })
+    }
+
+    fn produce(&mut self, batch: &SealedBatch) -> Result<(), Failure> {
+        fn outgoing<'a>((partition, key, value): (i32, &'a [u8], &'a [u8])) -> Outgoing<'a> {
+            Outgoing { partition, key, value }
+        }
+        // SAFETY: the batch is owned by the job, which `Settler::start` keeps until nothing is in flight or the
+        // producer is destroyed.
+        #[expect(unsafe_code, reason = "produces without a copy from a batch that outlives its delivery")]
+        let enqueued = unsafe {
+            self.clean
+                .produce(batch.clean().map(outgoing))
+                .and_then(|()| self.ledger.produce(batch.ledger().map(outgoing)))
+        };
+        enqueued.map_err(Failure::Abortable)?;
+        for letter in batch.deadletters() {
+            let mut headers = OwnedHeaders::new();
+            for (key, value) in letter.headers() {
+                headers = headers.insert(Header { key, value: Some(value) });
+            }
+            let record = BaseRecord::<[u8], [u8]>::to(&self.deadletter).partition(letter.partition).headers(headers);
+            let record = record.payload(letter.value);
+            let record = if letter.key.is_empty() { record } else { record.key(letter.key) };
+            self.client.send(record).map_err(|(error, _)| Failure::Abortable(error))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until every record is delivered or has failed.
+    fn drain(&self, deadline: Instant) -> Result<(), Failure> {
+        while !raw::flush(self.client.client().native_ptr(), DRAIN_STEP) {
+            self.client.poll(Duration::ZERO);
+            if Instant::now() > deadline {
+                return Err(Failure::Unknown(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)));
+            }
+        }
+        self.client.poll(Duration::ZERO);
+        if self.client.context().failed.swap(false, Ordering::Relaxed) {
+            return Err(Failure::Abortable(KafkaError::MessageProduction(RDKafkaErrorCode::Fail)));
+        }
+        Ok(())
+    }
+
+    /// `abort_transaction` fails while deliveries are pending and does not poll for them: drain first.
+    fn abort(&self, cause: KafkaError, deadline: Instant) -> SettleError {
+        let drained = match self.drain(deadline) {
+            Ok(()) | Err(Failure::Abortable(_)) => Ok(()),
+            Err(failure) => Err(failure),
+        };
+        match drained.and_then(|()| retry(deadline, || self.client.abort_transaction(self.timeout))) {
+            Ok(()) => SettleError::Aborted(cause),
+            Err(Failure::Fenced(error)) => SettleError::Fenced(error),
+            Err(Failure::Abortable(error) | Failure::Unknown(error)) => {
+                error!(%cause, %error, "the abort failed as well");
+                SettleError::Unknown(error)
+            }
+        }
+    }
+}
+
+/// What a failed call asks for.
+enum Failure {
+    Abortable(KafkaError),
+    Fenced(KafkaError),
+    Unknown(KafkaError),
+}
+
+impl From<KafkaError> for Failure {
+    /// In librdkafka's own order: fatal, then abortable; a retriable error that is still one at the deadline, and
+    /// anything else, leaves the outcome unknown.
+    fn from(error: KafkaError) -> Self {
+        use RDKafkaErrorCode::{Fenced, InvalidProducerEpoch, ProducerFenced};
+        let KafkaError::Transaction(inner) = &error else { return Self::Unknown(error) };
+        if matches!(inner.code(), Fenced | InvalidProducerEpoch | ProducerFenced) {
+            Self::Fenced(error)
+        } else if !inner.is_fatal() && inner.txn_requires_abort() {
+            Self::Abortable(error)
+        } else {
+            Self::Unknown(error)
+        }
+    }
+}
+
+/// Repeats the same call while librdkafka says that it may be repeated: a commit that timed out must be retried and
+/// never aborted. Each call waits inside librdkafka, so there is no pause to add.
+fn retry(deadline: Instant, call: impl Fn() -> Result<(), KafkaError>) -> Result<(), Failure> {
+    loop {
+        match call() {
+            Err(KafkaError::Transaction(error)) if error.is_retriable() && Instant::now() < deadline => {
+                warn!(%error, "repeating a transaction call");
+            }
+            result => return result.map_err(Failure::from),
+        }
+    }
+}

@@ -1,0 +1,558 @@
+//! The worker loop: one thread, one consumer, one settler.
+//!
+//! ```text
+//! serve rebalances ─▶ open lanes ─▶ collect the last settlement ─▶ fill the batch ─▶ hand it over
+//! ```
+//!
+//! While one batch settles, the next is filled. Only this thread touches lanes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use rdkafka::error::KafkaError;
+use rdkafka::{Offset, TopicPartitionList};
+use thiserror::Error;
+use tracing::{info, warn};
+
+use super::consumer::{Consumer, Rebalance};
+use super::filling::{Cut, Filling, Size};
+use super::gate::Gate;
+use super::opening::{self, OpenError, Opening};
+use super::settle::{Job, SettleError, Settled, Settler, Timings};
+use crate::gate::lane::Lane;
+use crate::gate::ledger::Stamp;
+use crate::gate::outcome::Outcome;
+use crate::crypto::envelope::TooLong;
+use crate::gate::seal::{SealError, SealedBatch};
+use crate::telemetry::health::{HoldCause, WorkerHealth};
+use crate::telemetry::metrics::{self, AbortCause, Stage};
+
+/// How long an idle worker waits for the first record of a batch.
+const IDLE_WAIT: Duration = Duration::from_millis(20);
+/// How long a full or due batch waits for the settler before the group protocol is served again.
+const SETTLE_STEP: Duration = Duration::from_millis(5);
+/// How long to wait before something that failed is tried again.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// How long to wait before looking whether the registry has answered.
+const SCHEMA_PAUSE: Duration = Duration::from_millis(20);
+
+/// Why a worker stopped by itself.
+#[derive(Debug, Error)]
+pub enum WorkerError {
+    /// A fatal error of the client.
+    #[error("Kafka: {0}")]
+    Kafka(#[from] KafkaError),
+    /// Another worker took over.
+    #[error("{0}")]
+    Fenced(SettleError),
+    /// A person has to decide.
+    #[error("{0}")]
+    Refused(OpenError),
+    /// The raw topic's timestamps are the producers': no freshness, replay or rate decision can rest on them.
+    #[error(
+        "the raw topic does not use LogAppendTime: set message.timestamp.type=LogAppendTime (pulsegate topology apply)"
+    )]
+    Timestamps,
+    /// The raw topic has grown: home partitions are computed from their number.
+    #[error("the raw topic has more than the {known} partitions that it had: start the gate again")]
+    Partitions {
+        /// How many there were.
+        known: usize,
+    },
+    /// A record cannot be sealed.
+    #[error("sealing: {0}")]
+    Seal(SealError),
+    /// A name is too long to be bound into ciphertexts.
+    #[error(transparent)]
+    TooLong(#[from] TooLong),
+    /// No random bytes, hence no IVs.
+    #[error("the operating system gives no random bytes: {0}")]
+    Random(getrandom::Error),
+}
+
+/// One assigned partition.
+pub enum Slot {
+    /// Not ours.
+    Absent,
+    /// Ours, to be opened from this instant on.
+    Closed(Instant),
+    /// Being opened; the flag cancels it.
+    Opening(Arc<AtomicBool>),
+    /// Open.
+    Open(Box<Lane>),
+    /// Open, but waiting for something of ours since a record at its position could not be decided.
+    Held {
+        /// The lane as it was before that record.
+        lane: Box<Lane>,
+        /// What it waits for.
+        need: Need,
+        /// When to look again.
+        retry_at: Instant,
+    },
+}
+
+/// What a held lane waits for.
+#[derive(Clone, Copy, Debug)]
+pub enum Need {
+    /// The vault's answer about a subject.
+    SubjectKeys,
+    /// The registry's answer about a schema id.
+    Schema(u32),
+}
+
+impl Need {
+    /// The name by which operators know it.
+    #[must_use]
+    pub fn cause(self) -> HoldCause {
+        match self {
+            Self::SubjectKeys => HoldCause::SubjectKeys,
+            Self::Schema(_) => HoldCause::SchemaRegistry,
+        }
+    }
+}
+
+impl Slot {
+    fn lane(&mut self) -> Option<&mut Lane> {
+        match self {
+            Self::Open(lane) | Self::Held { lane, .. } => Some(lane),
+            Self::Absent | Self::Closed(_) | Self::Opening(_) => None,
+        }
+    }
+
+    fn close(&mut self) {
+        if let Self::Opening(cancelled) = self {
+            cancelled.store(true, Ordering::Relaxed);
+        }
+        *self = Self::Closed(Instant::now());
+    }
+}
+
+/// The batch that is being settled.
+struct InFlight {
+    lanes: Vec<i32>,
+    outcomes: [u64; Outcome::COUNT],
+    size: Size,
+}
+
+/// One worker.
+pub struct Worker {
+    gate: Arc<Gate>,
+    health: WorkerHealth,
+    index: usize,
+    transactional_id: String,
+    consumer: Consumer,
+    settler: Option<Settler>,
+    settler_at: Instant,
+    slots: Vec<Slot>,
+    filling: Filling,
+    spare: Option<SealedBatch>,
+    in_flight: Option<InFlight>,
+    openings: (Sender<Opened>, Receiver<Opened>),
+}
+
+type Opened = (i32, Arc<AtomicBool>, Result<Lane, OpenError>);
+
+impl InFlight {
+    fn into_metrics(self, timings: &Timings) -> metrics::Batch {
+        let mut stages = self.size.stages;
+        stages[Stage::Produce as usize] = timings.produce + timings.deliver;
+        stages[Stage::Commit as usize] = timings.commit;
+        let transaction = timings.produce + timings.deliver + timings.commit;
+        metrics::Batch { outcomes: self.outcomes, bytes: self.size.bytes as u64, stages, transaction }
+    }
+}
+
+impl Worker {
+    /// Joins the group as worker `index`.
+    ///
+    /// # Errors
+    ///
+    /// When librdkafka refuses the configuration.
+    pub fn new(gate: Arc<Gate>, index: usize) -> Result<Self, WorkerError> {
+        let consumer = Consumer::subscribe(&gate.settings.consumer(index), &gate.config.topics.raw)?;
+        Ok(Self {
+            health: gate.health.worker(index),
+            index,
+            transactional_id: gate.settings.transactional_id(index),
+            consumer,
+            settler: None,
+            settler_at: Instant::now(),
+            slots: (0..gate.partitions()).map(|_| Slot::Absent).collect(),
+            filling: Filling::new(&gate)?,
+            spare: Some(SealedBatch::default()),
+            in_flight: None,
+            openings: unbounded(),
+            gate,
+        })
+    }
+
+    /// Works until told to stop, then drains.
+    ///
+    /// # Errors
+    ///
+    /// [`WorkerError`]: the process should end and say why.
+    pub fn run(mut self, stop: &AtomicBool) -> Result<(), WorkerError> {
+        while !stop.load(Ordering::Relaxed) {
+            self.serve()?;
+            self.ensure_settler();
+            self.open_lanes()?;
+            self.release_holds();
+            self.collect(Duration::ZERO)?;
+            self.fill()?;
+            self.report_lag();
+        }
+        self.drain()
+    }
+
+    /// Answers the group.
+    fn serve(&mut self) -> Result<(), WorkerError> {
+        if let Some(error) = self.consumer.serve() {
+            return Err(error.into());
+        }
+        while let Some(rebalance) = self.consumer.rebalance() {
+            match rebalance {
+                Rebalance::Assign(partitions) => {
+                    info!(worker = self.index, ?partitions, "lanes assigned");
+                    self.health.joined();
+                    if partitions.iter().any(|&partition| self.slots.len() <= partition as usize) {
+                        return Err(WorkerError::Partitions { known: self.slots.len() });
+                    }
+                    self.consumer.assign(&partitions)?;
+                    for partition in partitions {
+                        self.slots[partition as usize] = Slot::Closed(Instant::now());
+                        self.health.assigned(partition);
+                    }
+                }
+                Rebalance::Revoke { partitions, lost } => {
+                    info!(worker = self.index, ?partitions, lost, "lanes revoked");
+                    self.revoke(&partitions, lost)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What was consumed from lanes that are still ours is committed before they go; what was consumed from lost ones
+    /// is dropped, since somebody else consumes it again.
+    fn revoke(&mut self, partitions: &[i32], lost: bool) -> Result<(), WorkerError> {
+        if lost {
+            self.settle_in_flight()?;
+            self.gate.metrics.aborted(AbortCause::LostAssignment);
+        } else {
+            self.finish()?;
+        }
+        // Nothing of a lane that goes may stay in the open batch.
+        if self.is_dirty() {
+            self.rewind();
+        }
+        for &partition in partitions {
+            let slot = self.slot(partition);
+            slot.close();
+            *slot = Slot::Absent;
+            self.health.revoked(partition);
+        }
+        self.consumer.unassign(partitions)?;
+        Ok(())
+    }
+
+    /// Makes a producer when there is none. Until there is, lanes stay closed.
+    fn ensure_settler(&mut self) {
+        if self.settler.is_some() || Instant::now() < self.settler_at {
+            return;
+        }
+        match Settler::start(&self.gate.settings.settler(self.index)) {
+            Ok(settler) => self.settler = Some(settler),
+            Err(error) => {
+                warn!(worker = self.index, %error, "no transactional producer yet");
+                self.settler_at = Instant::now() + RETRY_PAUSE;
+            }
+        }
+    }
+
+    /// Starts to open closed lanes, and takes those that are open.
+    fn open_lanes(&mut self) -> Result<(), WorkerError> {
+        while let Ok((partition, cancelled, opened)) = self.openings.1.try_recv() {
+            // Revoked meanwhile, or revoked and assigned again: another opening is or will be under way.
+            if !matches!(self.slot(partition), Slot::Opening(current) if Arc::ptr_eq(current, &cancelled)) {
+                continue;
+            }
+            *self.slot(partition) = match opened {
+                Ok(lane) => self.start(partition, Box::new(lane)),
+                Err(refused @ (OpenError::Refused { .. } | OpenError::Ledger { .. })) => {
+                    return Err(WorkerError::Refused(refused));
+                }
+                Err(error) => {
+                    opening::report(&error);
+                    Slot::Closed(Instant::now() + RETRY_PAUSE)
+                }
+            };
+        }
+        if self.settler.is_none() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        for partition in 0..self.slots.len() as i32 {
+            if matches!(self.slot(partition), Slot::Closed(at) if *at <= now) {
+                *self.slot(partition) = self.begin_opening(partition);
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_opening(&self, partition: i32) -> Slot {
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let (gate, flag, outbox) = (Arc::clone(&self.gate), Arc::clone(&cancelled), self.openings.0.clone());
+        let spawned = thread::Builder::new().name(format!("open-{partition}")).spawn(move || {
+            let opened = Opening::new(gate, partition, Arc::clone(&flag)).and_then(|opening| opening.run());
+            // A worker that has ended does not listen.
+            let _ = outbox.send((partition, flag, opened));
+        });
+        match spawned {
+            Ok(_) => Slot::Opening(cancelled),
+            Err(error) => {
+                warn!(%error, "no thread to open a lane on");
+                Slot::Closed(Instant::now() + RETRY_PAUSE)
+            }
+        }
+    }
+
+    /// Fetches from the lane's position on.
+    fn start(&mut self, partition: i32, lane: Box<Lane>) -> Slot {
+        match self.consumer.start(partition, lane.position()) {
+            Ok(()) => {
+                self.health.release(partition);
+                if lane.is_dirty() {
+                    // A notice is written even when no record follows it.
+                    self.filling.begin();
+                }
+                Slot::Open(lane)
+            }
+            Err(error) => {
+                warn!(lane = partition, %error, "cannot seek yet");
+                Slot::Closed(Instant::now() + RETRY_PAUSE)
+            }
+        }
+    }
+
+    /// Looks whether held lanes may go on.
+    fn release_holds(&mut self) {
+        let now = Instant::now();
+        for partition in 0..self.slots.len() as i32 {
+            let Slot::Held { need, retry_at, .. } = &mut self.slots[partition as usize] else { continue };
+            if *retry_at > now {
+                continue;
+            }
+            if let Need::Schema(id) = *need
+                && !self.gate.knows_schema(id)
+            {
+                *retry_at = now + SCHEMA_PAUSE;
+                self.gate.resolve_schema(id);
+                continue;
+            }
+            if let Slot::Held { lane, .. } = std::mem::replace(self.slot(partition), Slot::Absent) {
+                *self.slot(partition) = self.start(partition, lane);
+            }
+        }
+    }
+
+    /// Fills the batch, and hands it over when it is due.
+    fn fill(&mut self) -> Result<(), WorkerError> {
+        let settling = self.settler.as_ref().is_some_and(Settler::is_busy);
+        let patience = self.filling.patience(&self.gate);
+        let due = patience.is_some_and(|left| left.is_zero());
+        if self.filling.is_full(&self.gate) || (due && !settling) {
+            self.collect(SETTLE_STEP)?;
+            self.hand_over();
+            return Ok(());
+        }
+        if self.filling.take(&self.consumer, &self.gate, patience.unwrap_or(IDLE_WAIT)) > 0 {
+            for cut in self.filling.process(&self.gate, &mut self.slots)? {
+                self.hold(cut);
+            }
+        } else if due {
+            self.collect(SETTLE_STEP)?;
+        }
+        Ok(())
+    }
+
+    fn hold(&mut self, Cut { partition, need }: Cut) {
+        let slot = std::mem::replace(self.slot(partition), Slot::Absent);
+        let Slot::Open(lane) = slot else {
+            *self.slot(partition) = slot;
+            return;
+        };
+        warn!(lane = partition, cause = need.cause().as_str(), offset = lane.position(), "lane held");
+        if let Err(error) = self.consumer.pause(partition) {
+            warn!(lane = partition, %error, "cannot pause");
+        }
+        self.health.hold(partition, need.cause());
+        let pause = match need {
+            Need::SubjectKeys => RETRY_PAUSE,
+            Need::Schema(id) => {
+                self.gate.resolve_schema(id);
+                SCHEMA_PAUSE
+            }
+        };
+        *self.slot(partition) = Slot::Held { lane, need, retry_at: Instant::now() + pause };
+    }
+
+    /// Closes the batch and gives it to the settler, if the settler is free.
+    fn hand_over(&mut self) {
+        let (Some(settler), Some(group)) = (&mut self.settler, self.consumer.group()) else { return };
+        if settler.is_busy() {
+            return;
+        }
+        let (mut batch, size) = self.filling.close(self.spare.take().unwrap_or_default());
+        let stamp =
+            Stamp { worker: &self.transactional_id, schema_rev: &self.gate.schema_rev, key_rev: size.key_rev };
+        let mut offsets = TopicPartitionList::new();
+        let mut in_flight = InFlight { lanes: Vec::new(), outcomes: [0; Outcome::COUNT], size };
+        for (partition, slot) in (0..).zip(&mut self.slots) {
+            let Some(lane) = slot.lane().filter(|lane| lane.is_dirty()) else { continue };
+            let counts = lane.hand_over(&stamp, &mut batch);
+            in_flight.outcomes.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+            in_flight.lanes.push(partition);
+            let position = Offset::Offset(lane.position());
+            // Refused only for a negative offset.
+            let added = offsets.add_partition_offset(&self.gate.config.topics.raw, partition, position);
+            debug_assert!(added.is_ok());
+        }
+        if in_flight.lanes.is_empty() {
+            self.spare = Some(batch);
+            return;
+        }
+        settler.begin(Job { batch, offsets, group });
+        self.in_flight = Some(in_flight);
+    }
+
+    /// Takes the result of the settlement under way, waiting at most for `patience`.
+    fn collect(&mut self, patience: Duration) -> Result<(), WorkerError> {
+        let Some(done) = self.settler.as_mut().and_then(|settler| settler.wait(patience)) else { return Ok(()) };
+        let in_flight = self.in_flight.take();
+        let result = match done {
+            Ok(Settled { mut batch, result }) => {
+                batch.clear();
+                self.spare = Some(batch);
+                result
+            }
+            Err(hung) => Err(hung),
+        };
+        match result {
+            Ok(timings) => {
+                let Some(in_flight) = in_flight else { return Ok(()) };
+                for &partition in &in_flight.lanes {
+                    if let Some(lane) = self.slot(partition).lane() {
+                        lane.commit();
+                    }
+                }
+                self.gate.metrics.committed(&in_flight.into_metrics(&timings));
+                Ok(())
+            }
+            Err(fenced @ SettleError::Fenced(_)) => {
+                self.gate.metrics.aborted(AbortCause::Fenced);
+                Err(WorkerError::Fenced(fenced))
+            }
+            Err(SettleError::Aborted(error)) => {
+                warn!(worker = self.index, %error, "transaction aborted, rewinding");
+                self.gate.metrics.aborted(AbortCause::Kafka);
+                self.rewind();
+                Ok(())
+            }
+            Err(error @ (SettleError::Unknown(_) | SettleError::Hung)) => {
+                warn!(worker = self.index, %error, "replacing the producer and opening the lanes again");
+                self.gate.metrics.aborted(AbortCause::Kafka);
+                self.reopen();
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits until nothing is being settled.
+    fn settle_in_flight(&mut self) -> Result<(), WorkerError> {
+        while self.settler.as_ref().is_some_and(Settler::is_busy) {
+            self.collect(Duration::from_secs(1))?;
+        }
+        Ok(())
+    }
+
+    /// Commits all that was consumed.
+    fn finish(&mut self) -> Result<(), WorkerError> {
+        self.settle_in_flight()?;
+        if self.is_dirty() {
+            self.hand_over();
+            self.settle_in_flight()?;
+        }
+        Ok(())
+    }
+
+    /// Goes back to the last commit in every lane.
+    fn rewind(&mut self) {
+        self.filling.clear();
+        for partition in 0..self.slots.len() as i32 {
+            let slot = std::mem::replace(self.slot(partition), Slot::Absent);
+            *self.slot(partition) = match slot {
+                Slot::Open(mut lane) => {
+                    lane.abort();
+                    self.start(partition, lane)
+                }
+                Slot::Held { mut lane, need, retry_at } => {
+                    lane.abort();
+                    Slot::Held { lane, need, retry_at }
+                }
+                other => other,
+            };
+        }
+    }
+
+    /// Nobody knows what was committed: everything is found out again, with a new producer.
+    fn reopen(&mut self) {
+        self.settler = None;
+        self.filling.clear();
+        for partition in 0..self.slots.len() as i32 {
+            if self.slot(partition).lane().is_none() {
+                continue;
+            }
+            if let Err(error) = self.consumer.pause(partition) {
+                warn!(lane = partition, %error, "cannot pause");
+            }
+            self.slot(partition).close();
+            self.health.hold(partition, HoldCause::Kafka);
+        }
+    }
+
+    fn report_lag(&mut self) {
+        let Some(stable) = self.consumer.take_stable_offsets() else { return };
+        for (partition, stable) in stable {
+            if let Some(lane) = self.slots.get_mut(partition as usize).and_then(Slot::lane) {
+                let records = (stable - lane.settled()).max(0).cast_unsigned();
+                let appended_ms = self.filling.last_appended_ms(partition);
+                self.health.lag(partition, records, self.gate.lag_seconds(records, appended_ms));
+            }
+        }
+    }
+
+    /// Commits what was consumed, gives the lanes back and leaves the group.
+    fn drain(mut self) -> Result<(), WorkerError> {
+        self.finish()?;
+        for partition in 0..self.slots.len() as i32 {
+            self.slot(partition).close();
+            self.health.revoked(partition);
+        }
+        let Self { consumer, health, .. } = self;
+        drop(consumer);
+        health.stopped();
+        Ok(())
+    }
+
+    /// Something is accounted for that is not committed or being committed.
+    fn is_dirty(&mut self) -> bool {
+        self.slots.iter_mut().filter_map(Slot::lane).any(|lane| lane.is_dirty())
+    }
+
+    fn slot(&mut self, partition: i32) -> &mut Slot {
+        &mut self.slots[partition as usize]
+    }
+}

@@ -1,0 +1,66 @@
+//! The event schemas, read from their directory.
+
+use std::fs;
+use std::path::Path;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::cli::Failure;
+use crate::event::{Catalog, Config, Source};
+
+/// The largest schema that is read: the default one has 5 KiB.
+const SCHEMA_BYTES_MAX: u64 = 1 << 20;
+
+/// All event types, compiled.
+pub struct Schemas {
+    /// The plans.
+    pub catalog: Catalog,
+    /// The first 8 bytes of a SHA-256 over names and texts, in hex: which schemas decided, in the ledger.
+    pub revision: String,
+}
+
+impl Schemas {
+    /// Reads and compiles every `.avsc` in the directory.
+    ///
+    /// # Errors
+    ///
+    /// `Usage`, with the file and what is wrong with it.
+    pub fn read(config: &Config) -> Result<Self, Failure> {
+        let sources = sources(&config.directory)?;
+        let mut hasher = Sha256::new();
+        for source in &sources {
+            for part in [&source.name, &source.text] {
+                hasher.update((part.len() as u64).to_be_bytes());
+                hasher.update(part);
+            }
+        }
+        let revision = hex::encode(&hasher.finalize()[..8]);
+        let catalog = Catalog::compile(&sources, config).map_err(|error| {
+            Failure::Usage(format!("the schemas in {} (event.directory): {error}", config.directory.display()))
+        })?;
+        Ok(Self { catalog, revision })
+    }
+}
+
+/// The schema files of a directory, by name, so that the order of the file system decides nothing.
+fn sources(directory: &Path) -> Result<Vec<Source>, Failure> {
+    let refused = |path: &Path, what: String| Failure::Usage(format!("{}: {what}", path.display()));
+    let entries = fs::read_dir(directory)
+        .map_err(|error| refused(directory, format!("cannot be listed (event.directory): {error}")))?;
+    let mut sources = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|error| refused(directory, error.to_string()))?.path();
+        let Some(name) = path.file_stem().and_then(|stem| stem.to_str()) else { continue };
+        if path.extension().is_none_or(|extension| extension != "avsc") {
+            continue;
+        }
+        let length = fs::metadata(&path).map_err(|error| refused(&path, error.to_string()))?.len();
+        if length > SCHEMA_BYTES_MAX {
+            return Err(refused(&path, format!("larger than {SCHEMA_BYTES_MAX} bytes")));
+        }
+        let text = fs::read_to_string(&path).map_err(|error| refused(&path, error.to_string()))?;
+        sources.push(Source { name: name.to_owned(), text });
+    }
+    sources.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(sources)
+}

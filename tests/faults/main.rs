@@ -1,0 +1,173 @@
+//! Faults, made by doing them: kill −9, a gate that was away, a broker and a vault that stop. After each the oracle, which
+//! shares no code with the gate, finds every raw offset accounted for once.
+//!
+//! The tests take turns: some of them stop servers that the others need.
+#![expect(missing_docs, reason = "tests")]
+
+#[path = "../support/mod.rs"]
+mod support;
+#[path = "../live/world.rs"]
+mod world;
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use pulsegate_loadtest::fleet::{Fleet, Hostile, Options};
+use world::{Gate, World, in_a_world, wait_for};
+
+static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Small transactions, so that there are many points at which to be hit, and short sessions, so that a gate that was hit
+/// is missed soon.
+const SMALL_BATCHES: &str = "gate.batch.records_max = 400\ngate.batch.time_max_ms = 20\n\
+    gate.transaction_timeout_ms = 10000\ngate.settle_timeout_ms = 8000\n\
+    kafka.properties.\"session.timeout.ms\" = \"6000\"\n";
+
+fn fleet(world: &World, seed: u64, devices: u32) -> Fleet {
+    let hostile = Hostile::some();
+    Fleet::new(Options { devices, hostile, topic: world.config.topics.raw.clone(), ..Options::new(seed) })
+}
+
+fn produce(world: &World, fleet: &mut Fleet, records: u64) {
+    fleet.produce(&world.kafka(), records, &mut |_| {}).expect("produced");
+}
+
+/// `docker/stack COMMAND SERVER`.
+fn stack(command: &str, server: &str) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("docker/stack");
+    let output = Command::new(script).args([command, server]).output().expect("the stack's script runs");
+    assert!(output.status.success(), "stack {command} {server}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Starts a server again, also when the test fails: others need it.
+struct Stopped(&'static str);
+
+impl Stopped {
+    fn stop(server: &'static str) -> Self {
+        stack("stop", server);
+        Self(server)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        stack("start", self.0);
+    }
+}
+
+#[test]
+fn killed_twenty_times_during_200_000_events_nothing_is_lost_or_doubled() {
+    let _turn = turn();
+    in_a_world("kill", SMALL_BATCHES, |world| {
+        let records = 200_000;
+        let mut fleet = fleet(world, 11, 500);
+        world.import(&fleet);
+        produce(world, &mut fleet, records);
+        // Anywhere in its life: while it joins, while it opens lanes, and in the middle of transactions.
+        let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+        for kill in 0..20 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let before = world.settled();
+            let progress = if kill % 5 == 4 { 0 } else { (random >> 33) % (records / 25) };
+            let mut gate = world.start_gate("killed", &[], &[]);
+            wait_for("the gate to make some progress", || {
+                gate.expect_running();
+                world.settled() >= (before + progress).min(records)
+            });
+            gate.kill();
+        }
+        assert!(world.settled() < records, "the last kill has to hit a gate that is at work");
+        let mut gate = world.gate("killed");
+        world.settle(&mut [&mut gate]);
+        let report = world.judged_good(&fleet);
+        assert_eq!(report.total.records, records);
+        assert!(gate.terminate().success());
+    });
+}
+
+#[test]
+fn a_gate_that_was_stopped_past_its_session_and_comes_back_changes_nothing() {
+    let _turn = turn();
+    in_a_world("zombie", SMALL_BATCHES, |world| {
+        let mut fleet = fleet(world, 12, 200);
+        world.import(&fleet);
+        produce(world, &mut fleet, 20_000);
+        let (mut one, mut two) = (world.gate("one"), world.gate("two"));
+        produce(world, &mut fleet, 20_000);
+        one.signal("-STOP");
+        let lanes = world.config.topology.partitions.expect("set by the corner") as usize;
+        wait_for("the other gate to own every lane", || two.lanes() == lanes);
+        produce(world, &mut fleet, 20_000);
+        world.settle(&mut [&mut two]);
+        one.signal("-CONT");
+        produce(world, &mut fleet, 20_000);
+        wait_for("the group to commit everything", || world.behind_by() == 0);
+        two.expect_running();
+        let report = world.judged_good(&fleet);
+        assert_eq!(report.total.records, 80_000);
+        // Fenced or not, it ends when it is told to.
+        let _ = one.terminate();
+        assert!(two.terminate().success());
+    });
+}
+
+#[test]
+fn a_broker_that_stops_and_starts_loses_nothing() {
+    let _turn = turn();
+    in_a_world("broker", SMALL_BATCHES, |world| {
+        let mut fleet = fleet(world, 13, 200);
+        world.import(&fleet);
+        produce(world, &mut fleet, 50_000);
+        let mut gate = world.start_gate("one", &[], &[]);
+        wait_for("some progress", || world.settled() > 1_000);
+        drop(Stopped::stop("kafka"));
+        produce(world, &mut fleet, 10_000);
+        world.settle(&mut [&mut gate]);
+        let report = world.judged_good(&fleet);
+        assert_eq!(report.total.records, 60_000);
+        assert!(gate.terminate().success());
+    });
+}
+
+#[test]
+fn without_the_vault_known_subjects_go_on_and_unknown_ones_are_held() {
+    let _turn = turn();
+    in_a_world("vault", SMALL_BATCHES, |world| {
+        let (mut known, mut unknown) = (fleet(world, 14, 100), strangers(world));
+        world.import(&known);
+        world.import(&unknown);
+        produce(world, &mut known, 5_000);
+        let mut gate = world.gate("one");
+        world.settle(&mut [&mut gate]);
+        {
+            let _vault = Stopped::stop("postgres");
+            produce(world, &mut known, 5_000);
+            world.settle(&mut [&mut gate]);
+            assert_eq!(gate.get("/readyz").map(|(status, _)| status), Some(200), "nothing is held");
+            produce(world, &mut unknown, 2_000);
+            wait_for("a lane to be held for the vault", || held_for_keys(&mut gate));
+            assert!(world.behind_by() > 0, "unknown subjects wait");
+        }
+        world.settle(&mut [&mut gate]);
+        gate.wait_ready();
+        let report = world.judge_all(&[&known, &unknown]);
+        assert!(report.is_good(), "{}\n{:#?}", report.table(), report.problems);
+        assert!(gate.terminate().success());
+    });
+}
+
+/// Devices of subjects that no gate has seen, and that do nothing wrong.
+fn strangers(world: &World) -> Fleet {
+    let options = Options { devices: 100, topic: world.config.topics.raw.clone(), ..Options::new(15) };
+    Fleet::new(options)
+}
+
+fn held_for_keys(gate: &mut Gate) -> bool {
+    gate.expect_running();
+    gate.get("/readyz").is_some_and(|(status, body)| status == 503 && body.contains("subject_keys"))
+}

@@ -1,0 +1,306 @@
+//! A world of its own for one test: a corner of the stack, a fleet, and gates that can be started, stopped and killed.
+
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use pulsegate::config::Config;
+use pulsegate_loadtest::fleet::Fleet;
+use pulsegate_loadtest::kafka::Kafka;
+use pulsegate_loadtest::oracle::{self, Report};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::support::{Corner, in_a_corner};
+
+/// How long anything may take that a test waits for. Generous: a loaded machine must not fail a test.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+/// How often a condition is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Everything that one test has to itself.
+pub struct World {
+    pub config: Config,
+    pub directory: PathBuf,
+    file: PathBuf,
+    _corner: Corner,
+}
+
+/// Runs `test` in a world of its own, with the topology applied. `settings` is TOML that goes into the configuration.
+pub fn in_a_world(name: &str, settings: &str, test: impl FnOnce(&World) + Send + 'static) {
+    let settings = settings.to_owned();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(in_a_corner(name, move |corner| async move {
+        // The test blocks, and speaks to the world through processes: it needs a thread and no runtime.
+        let world = World::new(corner, &settings);
+        let result = tokio::task::spawn_blocking(move || {
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(&world)))
+        });
+        if let Err(panic) = result.await.expect("the test's thread") {
+            std::panic::resume_unwind(panic);
+        }
+    }));
+}
+
+impl World {
+    fn new(corner: Corner, settings: &str) -> Self {
+        let directory = corner.directory.path().to_owned();
+        let file = directory.join("pulsegate.toml");
+        let config = &corner.config;
+        let topics = &config.topics;
+        let (kek, schemas) = (directory.join("kek"), Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas"));
+        fs::write(&kek, [7; 32]).expect("written");
+        let mut text = File::create(&file).expect("created");
+        write!(
+            text,
+            "kafka.brokers = {:?}\ndatabases.prefix = {:?}\ndatabases.logins_directory = {:?}\n\
+             topology.partitions = {}\ntopics.raw = {:?}\ntopics.clean = {:?}\ntopics.deadletter = {:?}\n\
+             topics.ledger = {:?}\ntopics.findings = {:?}\nkek.source = \"file\"\nkek.file = {kek:?}\n\
+             event.directory = {schemas:?}\ngate.group = {:?}\n{settings}",
+            config.kafka.brokers,
+            config.databases.prefix,
+            config.databases.logins_directory,
+            config.topology.partitions.expect("set by the corner"),
+            topics.raw,
+            topics.clean,
+            topics.deadletter,
+            topics.ledger,
+            topics.findings,
+            topics.raw,
+        )
+        .expect("written");
+        let world = Self { config: config.clone(), directory, file, _corner: corner };
+        world.done(&["topology", "apply"]);
+        world
+    }
+
+    /// The binary, pointed at this world.
+    pub fn pulsegate(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pulsegate"));
+        command.arg("--config").arg(&self.file).env("PULSEGATE_DATABASES__ADMIN_URL", self.config.databases.admin_url.expose());
+        command.current_dir(&self.directory).env_remove("PHI_MASTER_KEY");
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.pulsegate().args(arguments).output().expect("started")
+    }
+
+    /// Runs a command that has to succeed, and gives what it printed.
+    pub fn done(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "pulsegate {arguments:?}: {}\n{out}\n{err}", output.status);
+        out.into_owned()
+    }
+
+    /// Makes the fleet's keys known.
+    pub fn import(&self, fleet: &Fleet) {
+        let file = self.directory.join("keys.jsonl");
+        let lines: Vec<_> = fleet.import_lines().collect();
+        fs::write(&file, lines.join("\n")).expect("written");
+        self.done(&["device", "import", file.to_str().expect("a path in UTF-8")]);
+    }
+
+    pub fn kafka(&self) -> Kafka {
+        Kafka::at(&self.config.kafka.brokers)
+    }
+
+    /// Starts a gate and returns at once. `sets` are `a.b=c`.
+    pub fn start_gate(&self, instance: &str, sets: &[&str], flags: &[&str]) -> Gate {
+        // Bound and let go: the port is free, and nobody else here takes ports that he was not given.
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("an address").port();
+        drop(listener);
+        let log = self.directory.join(format!("{instance}-{port}.log"));
+        let file = File::create(&log).expect("created");
+        let mut command = self.pulsegate();
+        command.args(["--set", &format!("http.listen=127.0.0.1:{port}"), "--set", &format!("gate.instance={instance}")]);
+        for set in sets {
+            command.args(["--set", set]);
+        }
+        command.arg("gate").args(flags).stdin(Stdio::null());
+        command.stdout(file.try_clone().expect("cloned")).stderr(file);
+        Gate { child: command.spawn().expect("started"), port, log }
+    }
+
+    /// Starts a gate that is known to work on all its lanes when this returns.
+    pub fn gate(&self, instance: &str) -> Gate {
+        let mut gate = self.start_gate(instance, &[], &[]);
+        gate.wait_ready();
+        gate
+    }
+
+    /// Waits until the group has committed everything that is in the raw topic.
+    pub fn settle(&self, gates: &mut [&mut Gate]) {
+        let group = self.group();
+        wait_for("the group to commit everything", || {
+            gates.iter_mut().for_each(|gate| gate.expect_running());
+            self.behind(&group) == 0
+        });
+    }
+
+    /// How many raw offsets the group has not committed.
+    pub fn behind_by(&self) -> i64 {
+        self.behind(&self.group())
+    }
+
+    /// How many raw offsets the group has committed.
+    pub fn settled(&self) -> u64 {
+        let group = self.group();
+        let Ok(committed) = group.committed_offsets(self.lanes(), LOOK * 100) else { return 0 };
+        let offsets = committed.elements().into_iter().map(|element| element.offset().to_raw().unwrap_or(0));
+        offsets.map(|offset| offset.max(0).cast_unsigned()).sum()
+    }
+
+    fn group(&self) -> BaseConsumer {
+        let mut client = self.config.kafka.client();
+        client.set("group.id", &self.config.topics.raw).create().expect("a client")
+    }
+
+    fn lanes(&self) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        let partitions = self.config.topology.partitions.expect("set by the corner") as i32;
+        list.add_partition_range(&self.config.topics.raw, 0, partitions - 1);
+        list
+    }
+
+    fn behind(&self, group: &BaseConsumer) -> i64 {
+        let raw = &self.config.topics.raw;
+        let Ok(committed) = group.committed_offsets(self.lanes(), LOOK * 100) else { return i64::MAX };
+        let behind = committed.elements().into_iter().map(|element| {
+            let (low, high) = group.fetch_watermarks(raw, element.partition(), LOOK * 100).unwrap_or((0, i64::MAX));
+            match element.offset() {
+                Offset::Offset(offset) => high - offset,
+                _ => high - low,
+            }
+        });
+        behind.sum()
+    }
+
+    /// What the oracle makes of the topics.
+    pub fn judge(&self, fleet: &Fleet) -> Report {
+        self.judge_all(&[fleet])
+    }
+
+    /// What the oracle makes of the topics, when several fleets produced to them.
+    pub fn judge_all(&self, fleets: &[&Fleet]) -> Report {
+        let mut config = oracle::Config::new(self.kafka());
+        let topics = &self.config.topics;
+        config.topics = oracle::Topics {
+            raw: topics.raw.clone(),
+            clean: topics.clean.clone(),
+            deadletter: topics.deadletter.clone(),
+            ledger: topics.ledger.clone(),
+        };
+        config.planted = fleets.iter().flat_map(|fleet| fleet.planted()).collect();
+        let lines: Vec<_> = fleets.iter().flat_map(|fleet| fleet.import_lines()).collect();
+        let keys = oracle::Keys::read(lines.iter().map(String::as_str)).expect("the fleets' own lines");
+        oracle::verify(&config, &keys, &mut |_| {}).expect("the oracle can read the topics")
+    }
+
+    /// The oracle finds nothing wrong. Gives its report.
+    pub fn judged_good(&self, fleet: &Fleet) -> Report {
+        let report = self.judge(fleet);
+        assert!(report.is_good(), "{}\n{:#?}", report.table(), report.problems);
+        assert!(report.total.is_conserved());
+        report
+    }
+}
+
+/// A running gate.
+pub struct Gate {
+    child: Child,
+    port: u16,
+    pub log: PathBuf,
+}
+
+impl Gate {
+    pub fn expect_running(&mut self) {
+        if let Some(status) = self.child.try_wait().expect("waited") {
+            panic!("the gate ended with {status}:\n{}", self.logged());
+        }
+    }
+
+    pub fn logged(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Every lane that it owns is open, and it owns some.
+    pub fn wait_ready(&mut self) {
+        wait_for("the gate to be ready", || {
+            self.expect_running();
+            self.get("/readyz").is_some_and(|(status, _)| status == 200)
+        });
+    }
+
+    /// Status and body of an answer.
+    pub fn get(&self, path: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: gate\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let status = answer.split(' ').nth(1)?.parse().ok()?;
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        Some((status, body.to_owned()))
+    }
+
+    /// How many lanes it owns, by its own account.
+    pub fn lanes(&mut self) -> usize {
+        self.expect_running();
+        let metrics = self.get("/metrics").map(|(_, body)| body).unwrap_or_default();
+        let line = metrics.lines().find_map(|line| line.strip_prefix("pulsegate_lanes_assigned "));
+        line.and_then(|count| count.parse::<f64>().ok()).map_or(0, |count| count as usize)
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        let status = Command::new("kill").args([signal, &pid]).status().expect("kill is there");
+        assert!(status.success(), "kill {signal} {pid}");
+    }
+
+    /// Ends at once, without a chance to say anything.
+    pub fn kill(mut self) -> PathBuf {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("waited");
+        self.log.clone()
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub fn terminate(mut self) -> ExitStatus {
+        self.signal("-TERM");
+        self.wait()
+    }
+
+    /// Waits until it ends by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut status = None;
+        wait_for("the gate to end", || {
+            status = self.child.try_wait().expect("waited");
+            status.is_some()
+        });
+        status.expect("it ended")
+    }
+}
+
+impl Drop for Gate {
+    /// A test that failed must not leave a process behind.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Looks again and again until `condition` holds; fails when it takes too long.
+pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
+        std::thread::sleep(LOOK);
+    }
+}
