@@ -20,7 +20,7 @@ use crate::gate::admit::Admission;
 use crate::gate::seal::{Sealer, Topics};
 use crate::gate::verify::{self, Budget};
 use crate::io::schemas::Schemas;
-use crate::io::vault::{Keys, Vault, VaultFault};
+use crate::io::vault::{Keys, Vault};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::{Metrics, Service};
 
@@ -171,15 +171,5 @@ impl Knowledge {
     #[must_use]
     pub fn rules<'k>(&'k self, gate: &'k Gate) -> Rules<'k> {
         Rules { keyring: self.keys.keyring(), catalog: &gate.catalog, ids: self.ids.as_deref(), verify: &gate.verify }
-    }
-}
-
-impl From<VaultFault> for Failure {
-    fn from(fault: VaultFault) -> Self {
-        match fault {
-            VaultFault::Unreachable { .. } => Self::Unreachable(fault.to_string()),
-            VaultFault::Refused { .. } | VaultFault::Damaged { .. } => Self::Wrong(fault.to_string()),
-            VaultFault::Kek(_) | VaultFault::Invalid(_) => Self::Usage(fault.to_string()),
-        }
     }
 }
