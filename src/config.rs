@@ -34,6 +34,8 @@ pub struct Config {
     pub gate: crate::gate::Config,
     /// Events: their schemas, and their limits.
     pub event: crate::event::Config,
+    /// The schema registry.
+    pub registry: crate::io::registry::Config,
     /// Where the key encryption key comes from.
     pub kek: crate::crypto::kek::Config,
     /// The vault: device keys and subject keys.
@@ -56,6 +58,7 @@ impl Default for Config {
             topics: Default::default(),
             gate: Default::default(),
             event: Default::default(),
+            registry: Default::default(),
             kek: Default::default(),
             vault: Default::default(),
             databases: Default::default(),
@@ -132,6 +135,7 @@ impl Config {
         self.kafka.check(&mut check);
         self.topics.check(&mut check);
         self.gate.check(&mut check);
+        self.registry.check(&mut check);
         self.vault.check(&mut check);
         self.databases.check(&mut check);
         self.topology.check(&mut check);

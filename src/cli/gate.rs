@@ -55,7 +55,7 @@ async fn until_told(gate: &Arc<Gate>) -> Result<(), Failure> {
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
             _ = interrupt.recv() => break Ok(()),
-            _ = upkeep.tick() => gate.metrics.upkeep(),
+            _ = upkeep.tick() => gate.upkeep().await,
             ended = workers.ended() => break ended.unwrap_or(Ok(())),
         }
     };

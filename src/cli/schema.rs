@@ -1,16 +1,111 @@
-//! `pulsegate schema`.
+//! `pulsegate schema`: what the event schemas protect, what their clean events look like, and the registry's ids of them.
 
-use super::{Context, Failure};
+use clap::Subcommand;
+use comfy_table::{Table, presets};
+use serde_json::json;
+
+use super::{Context, Failure, print, print_json};
+use crate::event::Plan;
+use crate::io::registry::{Registry, RegistryFault};
+use crate::io::schemas::Schemas;
 
 /// Arguments of `pulsegate schema`.
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(subcommand)]
+    command: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Compiles every schema and lists what is protected, and how
+    Check,
+    /// Prints the schema of an event type's clean events
+    Clean {
+        /// The event type [default: `event.default_event`]
+        event: Option<String>,
+    },
+    /// Registers raw and clean schemas under `<topic>-<record name>`
+    Register,
+}
+
+impl From<RegistryFault> for Failure {
+    fn from(fault: RegistryFault) -> Self {
+        match fault {
+            RegistryFault::Unreachable(_) => Self::Unreachable(fault.to_string()),
+            RegistryFault::Refused { .. } => Self::Wrong(fault.to_string()),
+        }
+    }
+}
 
 /// Runs the command.
 ///
 /// # Errors
 ///
-/// Always, until it is built.
-pub async fn run(_args: Args, _context: &Context) -> Result<(), Failure> {
-    Err(Failure::Usage("not built yet".to_owned()))
+/// `Usage` when a schema does not compile, `Wrong` when the registry refuses one, `Unreachable` when it does not answer.
+pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
+    let schemas = Schemas::read(&context.config.event)?;
+    match args.command {
+        Verb::Check => check(&schemas, context.json),
+        Verb::Clean { event } => clean(&schemas, event.as_deref(), context),
+        Verb::Register => register(&schemas, context).await,
+    }
+}
+
+fn check(schemas: &Schemas, json: bool) -> Result<(), Failure> {
+    let plans = schemas.catalog.plans();
+    if json {
+        let of = |plan: &Plan| {
+            let protected: Vec<_> = plan
+                .protected()
+                .into_iter()
+                .map(|(path, protect)| json!({ "field": path, "protect": protect.as_str() }))
+                .collect();
+            json!({ "event": plan.name(), "record": plan.full_name(), "protected": protected })
+        };
+        return print_json(&json!({ "revision": schemas.revision, "events": plans.iter().map(of).collect::<Vec<_>>() }));
+    }
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(["event", "field", "protection"]);
+    for plan in plans {
+        for (path, protect) in plan.protected() {
+            table.add_row([plan.name(), path, protect.as_str()]);
+        }
+    }
+    print(&format!("{table}\n{} event types, revision {}: good.", plans.len(), schemas.revision))
+}
+
+fn clean(schemas: &Schemas, event: Option<&str>, context: &Context) -> Result<(), Failure> {
+    let name = event.unwrap_or(&context.config.event.default_event);
+    let plan = schemas.catalog.plan(name);
+    let plan = plan.ok_or_else(|| Failure::Usage(format!("there is no event type {name}: see `schema check`")))?;
+    print_json(plan.clean_schema())
+}
+
+async fn register(schemas: &Schemas, context: &Context) -> Result<(), Failure> {
+    let registry = Registry::new(&context.config.registry)?;
+    let registry = registry.ok_or_else(|| Failure::Usage("registry.url is not set".to_owned()))?;
+    let topics = &context.config.topics;
+    let mut registered = Vec::new();
+    for plan in schemas.catalog.plans() {
+        for (topic, schema) in [(&topics.raw, plan.schema()), (&topics.clean, plan.clean_schema())] {
+            let subject = subject(topic, plan);
+            let id = registry.register(&subject, &schema.to_string()).await?;
+            registered.push((subject, id));
+        }
+    }
+    if context.json {
+        let registered = registered.iter().map(|(subject, id)| json!({ "subject": subject, "id": id }));
+        return print_json(&registered.collect::<Vec<_>>());
+    }
+    for (subject, id) in registered {
+        print(&format!("{subject} has id {id}."))?;
+    }
+    Ok(())
+}
+
+/// The subject of a record type on a topic (Confluent's TopicRecordNameStrategy), since a topic may carry several types.
+#[must_use]
+pub fn subject(topic: &str, plan: &Plan) -> String {
+    format!("{topic}-{}", plan.full_name())
 }

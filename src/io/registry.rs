@@ -1,1 +1,238 @@
 //! Schema ids, answered by a Confluent-compatible registry.
+//!
+//! What the registry says of an id is kept in one immutable snapshot that workers read without a lock. A known id is
+//! known for good, since registries never give one out twice; a denied one is asked for again after a while. A registry
+//! that does not answer says nothing: the lane waits.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use reqwest::{Client, Response, StatusCode, Url};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use thiserror::Error;
+use tokio::sync::Mutex;
+
+use crate::config::Check;
+use crate::event::{Catalog, Ids, Verdict};
+
+/// The largest answer that is read: a schema of the size that a gate compiles, quoted.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
+/// The media type of the API.
+const MEDIA_TYPE: &str = "application/vnd.schemaregistry.v1+json";
+
+/// Where the schema registry is.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The base URL of a Confluent-compatible API, such as `https://registry:8081`. Default: none; Avro values that carry
+    /// a registry's id are then `unknown_schema`.
+    pub url: String,
+    /// How long one request may take, in milliseconds. Default: 2,000.
+    pub request_time_max_ms: u64,
+    /// How long an id that the registry does not have is not asked for again, in seconds. Default: 30.
+    pub denied_s: u64,
+    /// How many ids are remembered. Default: 10,000.
+    pub ids_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { url: String::new(), request_time_max_ms: 2_000, denied_s: 30, ids_max: 10_000 }
+    }
+}
+
+impl Config {
+    /// Notes what makes no sense.
+    pub fn check(&self, check: &mut Check) {
+        if !self.url.is_empty() {
+            match Url::parse(&self.url) {
+                Err(_) => check.problem("registry.url", "is not a URL such as https://registry:8081"),
+                Ok(url) if url.scheme() != "https" && !check.local => {
+                    check.problem("registry.url", "must be https outside the environment local");
+                }
+                Ok(_) => {}
+            }
+        }
+        check.range("registry.request_time_max_ms", self.request_time_max_ms, 10..=60_000);
+        check.range("registry.denied_s", self.denied_s, 1..=3_600);
+        check.range("registry.ids_max", self.ids_max as u64, 1..=1_000_000);
+    }
+}
+
+/// The registry did not answer, or not in a way that it should. The message's sender has no part in it.
+#[derive(Debug, Error)]
+pub enum RegistryFault {
+    /// No answer.
+    #[error("the schema registry (registry.url) does not answer: {0}")]
+    Unreachable(String),
+    /// An answer that is none.
+    #[error("the schema registry answered {status} to {action}: {reason}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// What was asked.
+        action: &'static str,
+        /// What it said, cut short.
+        reason: String,
+    },
+}
+
+/// A client with what it has learned.
+pub struct Registry {
+    client: Client,
+    base: Url,
+    ids: ArcSwap<Ids>,
+    config: Config,
+    /// One question at a time; when each denied id was denied.
+    denied: Mutex<HashMap<u32, Instant>>,
+}
+
+#[derive(Deserialize)]
+struct SchemaAnswer {
+    schema: String,
+    #[serde(rename = "schemaType", default)]
+    schema_type: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct IdAnswer {
+    id: u32,
+}
+
+impl Registry {
+    /// A client for the configured registry; none when none is configured.
+    ///
+    /// # Errors
+    ///
+    /// When the URL is none, or TLS cannot be set up.
+    pub fn new(config: &Config) -> Result<Option<Self>, RegistryFault> {
+        if config.url.is_empty() {
+            return Ok(None);
+        }
+        let mut base = Url::parse(&config.url).map_err(|error| RegistryFault::Unreachable(error.to_string()))?;
+        if !base.path().ends_with('/') {
+            base.set_path(&format!("{}/", base.path()));
+        }
+        let timeout = Duration::from_millis(config.request_time_max_ms);
+        let client = Client::builder().timeout(timeout).build().map_err(unreachable)?;
+        Ok(Some(Self {
+            client,
+            base,
+            ids: ArcSwap::default(),
+            config: config.clone(),
+            denied: Mutex::default(),
+        }))
+    }
+
+    /// What is known so far.
+    #[must_use]
+    pub fn ids(&self) -> Arc<Ids> {
+        self.ids.load_full()
+    }
+
+    /// Finds out about an id, unless it is known. Afterwards [`Registry::ids`] has it.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryFault`]: nothing was found out, ask again.
+    pub async fn resolve(&self, id: u32, catalog: &Catalog) -> Result<(), RegistryFault> {
+        let mut denied = self.denied.lock().await;
+        if self.ids.load().get(id).is_some() {
+            return Ok(());
+        }
+        let verdict = match self.schema(id).await? {
+            Some(schema) => catalog.judge(&schema),
+            None => Verdict::Denied,
+        };
+        self.forget_old_denials(&mut denied);
+        if verdict == Verdict::Denied {
+            denied.insert(id, Instant::now());
+        }
+        let ids = self.ids.load();
+        // A flood of made-up ids must not grow without bound: what was learned is learned again.
+        let kept = if ids.len() < self.config.ids_max { Ids::clone(&ids) } else { Ids::default() };
+        self.ids.store(Arc::new(kept.with(id, verdict)));
+        Ok(())
+    }
+
+    /// Takes back denials that are old enough to be asked about again. To be called now and then.
+    pub async fn refresh(&self) {
+        let mut denied = self.denied.lock().await;
+        self.forget_old_denials(&mut denied);
+    }
+
+    fn forget_old_denials(&self, denied: &mut HashMap<u32, Instant>) {
+        let patience = Duration::from_secs(self.config.denied_s);
+        let old: Vec<_> = denied.iter().filter(|(_, since)| since.elapsed() >= patience).map(|(id, _)| *id).collect();
+        if old.is_empty() {
+            return;
+        }
+        let mut ids = Ids::clone(&self.ids.load());
+        for id in old {
+            denied.remove(&id);
+            ids = ids.without(id);
+        }
+        self.ids.store(Arc::new(ids));
+    }
+
+    /// The text of a schema; none when the registry does not have the id, or it is not Avro.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryFault`].
+    pub async fn schema(&self, id: u32) -> Result<Option<String>, RegistryFault> {
+        let answer = self.client.get(self.url(&["schemas", "ids", &id.to_string()])).send().await.map_err(unreachable)?;
+        if answer.status() == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        let answer: SchemaAnswer = read(answer, "a schema id").await?;
+        let avro = answer.schema_type.as_deref().is_none_or(|kind| kind == "AVRO");
+        Ok(avro.then_some(answer.schema))
+    }
+
+    /// Registers a schema under a subject, and gives its id. A schema that is there already keeps its id.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryFault`], above all when the schema is not compatible with the subject's earlier ones.
+    pub async fn register(&self, subject: &str, schema: &str) -> Result<u32, RegistryFault> {
+        let request = self.client.post(self.url(&["subjects", subject, "versions"]));
+        let request = request.header(reqwest::header::CONTENT_TYPE, MEDIA_TYPE).json(&json!({ "schema": schema }));
+        let answer: IdAnswer = read(request.send().await.map_err(unreachable)?, "a new schema").await?;
+        Ok(answer.id)
+    }
+
+    fn url(&self, segments: &[&str]) -> Url {
+        let mut url = self.base.clone();
+        // Refused only by URLs that cannot be a base, which `Url::parse` of an http URL never is.
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(segments);
+        }
+        url
+    }
+}
+
+/// Reads an answer piece by piece, so that its size is bounded whatever its header says.
+async fn read<T: for<'d> Deserialize<'d>>(mut answer: Response, action: &'static str) -> Result<T, RegistryFault> {
+    let status = answer.status();
+    let refused = |reason: String| RegistryFault::Refused { status: status.as_u16(), action, reason };
+    let mut body = Vec::new();
+    while let Some(piece) = answer.chunk().await.map_err(unreachable)? {
+        if body.len() + piece.len() > ANSWER_BYTES_MAX {
+            return Err(refused(format!("an answer of more than {ANSWER_BYTES_MAX} bytes")));
+        }
+        body.extend_from_slice(&piece);
+    }
+    if !status.is_success() {
+        return Err(refused(String::from_utf8_lossy(&body).chars().take(200).collect()));
+    }
+    serde_json::from_slice(&body).map_err(|error| refused(error.to_string()))
+}
+
+fn unreachable(error: reqwest::Error) -> RegistryFault {
+    RegistryFault::Unreachable(error.without_url().to_string())
+}

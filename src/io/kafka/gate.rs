@@ -11,14 +11,16 @@ use tracing::warn;
 use super::settings::Settings;
 use super::topics;
 use crate::cli::Failure;
+use crate::cli::schema::subject;
 use crate::config::Config;
 use crate::crypto::envelope::TooLong;
 use crate::crypto::keys::SubjectKey;
-use crate::event::{Catalog, Ids};
+use crate::event::{Catalog, Format, Ids, Plan};
 use crate::gate::Rules;
 use crate::gate::admit::Admission;
 use crate::gate::seal::{Sealer, Topics};
 use crate::gate::verify::{self, Budget};
+use crate::io::registry::Registry;
 use crate::io::schemas::Schemas;
 use crate::io::vault::{Keys, Vault};
 use crate::telemetry::health::Health;
@@ -41,6 +43,7 @@ pub struct Gate {
     /// Device and subject keys.
     pub vault: Arc<Vault>,
     catalog: Catalog,
+    registry: Option<Registry>,
     verify: verify::Context,
     partitions: NonZeroU32,
     runtime: Handle,
@@ -67,7 +70,11 @@ impl Gate {
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, Failure> {
         let partitions = topics::check(config).await?;
-        let schemas = Schemas::read(&config.event)?;
+        let mut schemas = Schemas::read(&config.event)?;
+        let registry = Registry::new(&config.registry)?;
+        if let Some(registry) = &registry {
+            frame_clean(config, registry, &mut schemas.catalog).await?;
+        }
         let vault = Vault::connect(config, Arc::clone(&metrics)).await?;
         let host = whoami::hostname().unwrap_or_else(|_| "gate".to_owned());
         let verify = config.gate.verify.clone();
@@ -79,6 +86,7 @@ impl Gate {
             metrics,
             vault,
             catalog: schemas.catalog,
+            registry,
             verify: verify::Context::new(&config.environment, &config.topics.raw, partitions, verify),
             partitions,
             runtime: Handle::current(),
@@ -95,7 +103,8 @@ impl Gate {
     /// What is known now.
     #[must_use]
     pub fn knowledge(&self) -> Knowledge {
-        Knowledge { keys: self.vault.keys(), ids: None }
+        let ids = self.registry.as_ref().map(Registry::ids);
+        Knowledge { keys: self.vault.keys(), ids }
     }
 
     /// A lane's limits, of which nothing is spent.
@@ -144,12 +153,29 @@ impl Gate {
 
     /// The registry has answered about a schema id, or there is none to ask.
     #[must_use]
-    pub fn knows_schema(&self, _id: u32) -> bool {
-        true
+    pub fn knows_schema(&self, id: u32) -> bool {
+        self.registry.as_ref().is_none_or(|registry| registry.ids().get(id).is_some())
     }
 
     /// Asks the registry about a schema id, in the background.
-    pub fn resolve_schema(self: &Arc<Self>, _id: u32) {}
+    pub fn resolve_schema(self: &Arc<Self>, id: u32) {
+        let gate = Arc::clone(self);
+        self.runtime.spawn(async move {
+            let Some(registry) = &gate.registry else { return };
+            if let Err(error) = registry.resolve(id, &gate.catalog).await {
+                gate.metrics.failed(Service::SchemaRegistry);
+                warn!(%error, schema = id, "no answer from the schema registry");
+            }
+        });
+    }
+
+    /// What has to be done now and then.
+    pub async fn upkeep(&self) {
+        self.metrics.upkeep();
+        if let Some(registry) = &self.registry {
+            registry.refresh().await;
+        }
+    }
 
     /// How old the oldest record is that a lane has not settled, when `records` are waiting.
     #[must_use]
@@ -172,4 +198,15 @@ impl Knowledge {
     pub fn rules<'k>(&'k self, gate: &'k Gate) -> Rules<'k> {
         Rules { keyring: self.keys.keyring(), catalog: &gate.catalog, ids: self.ids.as_deref(), verify: &gate.verify }
     }
+}
+
+/// Clean Avro values carry the registry's ids of their schemas, which are registered for that.
+async fn frame_clean(config: &Config, registry: &Registry, catalog: &mut Catalog) -> Result<(), Failure> {
+    let framed = |plan: &Plan| (plan.name().to_owned(), subject(&config.topics.clean, plan), plan.clean_schema().to_string());
+    let avro = catalog.plans().iter().filter(|plan| plan.clean_format() == Format::Avro);
+    for (name, subject, schema) in avro.map(framed).collect::<Vec<_>>() {
+        let id = registry.register(&subject, &schema).await?;
+        catalog.frame_clean(&name, id);
+    }
+    Ok(())
 }
