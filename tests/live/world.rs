@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use pulsegate::config::Config;
@@ -29,8 +30,22 @@ pub struct World {
     _corner: Corner,
 }
 
+/// Who may stop servers has to be alone.
+static SERVERS: RwLock<()> = RwLock::new(());
+
 /// Runs `test` in a world of its own, with the topology applied. `settings` is TOML that goes into the configuration.
 pub fn in_a_world(name: &str, settings: &str, test: impl FnOnce(&World) + Send + 'static) {
+    let _shared = SERVERS.read().unwrap_or_else(PoisonError::into_inner);
+    run(name, settings, test);
+}
+
+/// As [`in_a_world`], while no other world is there.
+pub fn alone_in_a_world(name: &str, settings: &str, test: impl FnOnce(&World) + Send + 'static) {
+    let _alone = SERVERS.write().unwrap_or_else(PoisonError::into_inner);
+    run(name, settings, test);
+}
+
+fn run(name: &str, settings: &str, test: impl FnOnce(&World) + Send + 'static) {
     let settings = settings.to_owned();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(in_a_corner(name, move |corner| async move {

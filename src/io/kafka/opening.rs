@@ -178,7 +178,7 @@ impl Opening {
     }
 
     fn last_value(&self, topic: &str, from: i64) -> Result<Option<Vec<u8>>, OpenError> {
-        self.assign(topic, from)?;
+        self.assign(&self.client, topic, from)?;
         let mut last = None;
         loop {
             match self.client.poll(ASK_TIMEOUT) {
@@ -190,10 +190,10 @@ impl Opening {
         }
     }
 
-    fn assign(&self, topic: &str, from: i64) -> Result<(), OpenError> {
+    fn assign(&self, client: &BaseConsumer, topic: &str, from: i64) -> Result<(), OpenError> {
         let mut list = TopicPartitionList::new();
         self.kafka(list.add_partition_offset(topic, self.partition, Offset::Offset(from)))?;
-        self.kafka(self.client.assign(&list))
+        self.kafka(client.assign(&list))
     }
 
     /// Replays the log from the start of the previous generation up to `position`, which gives the admission the state
@@ -203,10 +203,12 @@ impl Opening {
         let Some(from) = self.rescan_start(position)? else {
             return Ok((past, 0));
         };
+        // A client of its own: one that had the partition assigned before takes the forwarding back when it lets it go.
+        let client = self.kafka(BaseConsumer::from_config(&self.gate.settings.opener))?;
         let topic = &self.gate.config.topics.raw;
-        let queue = Queue::new(self.client.client().native_ptr());
+        let queue = Queue::new(client.client().native_ptr());
         self.kafka(queue.forward(topic, self.partition))?;
-        self.assign(topic, from)?;
+        self.assign(&client, topic, from)?;
         let mut messages = Messages::with_capacity(RESCAN_RECORDS);
         let mut checker = Checker::default();
         let (mut rescanned, mut heard) = (0, Instant::now());
@@ -292,7 +294,7 @@ impl Opening {
 
     /// When the last record at or before `offset` was appended; offsets may be missing.
     fn appended_ms(&self, topic: &str, offset: i64) -> Result<Option<i64>, OpenError> {
-        self.assign(topic, offset)?;
+        self.assign(&self.client, topic, offset)?;
         loop {
             match self.client.poll(ASK_TIMEOUT) {
                 Some(Ok(message)) => return Ok(message.timestamp().to_millis()),

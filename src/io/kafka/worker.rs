@@ -216,7 +216,6 @@ impl Worker {
             match rebalance {
                 Rebalance::Assign(partitions) => {
                     info!(worker = self.index, ?partitions, "lanes assigned");
-                    self.health.joined();
                     if partitions.iter().any(|&partition| self.slots.len() <= partition as usize) {
                         return Err(WorkerError::Partitions { known: self.slots.len() });
                     }
@@ -225,6 +224,8 @@ impl Worker {
                         self.slots[partition as usize] = Slot::Closed(Instant::now());
                         self.health.assigned(partition);
                     }
+                    // After its lanes: a worker that has joined and holds none is ready.
+                    self.health.joined();
                 }
                 Rebalance::Revoke { partitions, lost } => {
                     info!(worker = self.index, ?partitions, lost, "lanes revoked");

@@ -1,26 +1,13 @@
 //! Faults, made by doing them: kill −9, a gate that was away, a broker and a vault that stop. After each the oracle, which
 //! shares no code with the gate, finds every raw offset accounted for once.
 //!
-//! The tests take turns: some of them stop servers that the others need.
-#![expect(missing_docs, reason = "tests")]
-
-#[path = "../support/mod.rs"]
-mod support;
-#[path = "../live/world.rs"]
-mod world;
-
+//! These tests are alone while they run: some of them stop servers that others need.
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pulsegate_loadtest::fleet::{Fleet, Hostile, Options};
-use world::{Gate, World, in_a_world, wait_for};
 
-static TURN: Mutex<()> = Mutex::new(());
-
-fn turn() -> MutexGuard<'static, ()> {
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
+use crate::world::{Gate, World, alone_in_a_world, wait_for};
 
 /// Small transactions, so that there are many points at which to be hit, and short sessions, so that a gate that was hit
 /// is missed soon.
@@ -62,8 +49,7 @@ impl Drop for Stopped {
 
 #[test]
 fn killed_twenty_times_during_200_000_events_nothing_is_lost_or_doubled() {
-    let _turn = turn();
-    in_a_world("kill", SMALL_BATCHES, |world| {
+    alone_in_a_world("kill", SMALL_BATCHES, |world| {
         let records = 200_000;
         let mut fleet = fleet(world, 11, 500);
         world.import(&fleet);
@@ -92,12 +78,11 @@ fn killed_twenty_times_during_200_000_events_nothing_is_lost_or_doubled() {
 
 #[test]
 fn a_gate_that_was_stopped_past_its_session_and_comes_back_changes_nothing() {
-    let _turn = turn();
-    in_a_world("zombie", SMALL_BATCHES, |world| {
+    alone_in_a_world("zombie", SMALL_BATCHES, |world| {
         let mut fleet = fleet(world, 12, 200);
         world.import(&fleet);
         produce(world, &mut fleet, 20_000);
-        let (mut one, mut two) = (world.gate("one"), world.gate("two"));
+        let (one, mut two) = (world.gate("one"), world.gate("two"));
         produce(world, &mut fleet, 20_000);
         one.signal("-STOP");
         let lanes = world.config.topology.partitions.expect("set by the corner") as usize;
@@ -118,8 +103,7 @@ fn a_gate_that_was_stopped_past_its_session_and_comes_back_changes_nothing() {
 
 #[test]
 fn a_broker_that_stops_and_starts_loses_nothing() {
-    let _turn = turn();
-    in_a_world("broker", SMALL_BATCHES, |world| {
+    alone_in_a_world("broker", SMALL_BATCHES, |world| {
         let mut fleet = fleet(world, 13, 200);
         world.import(&fleet);
         produce(world, &mut fleet, 50_000);
@@ -136,8 +120,7 @@ fn a_broker_that_stops_and_starts_loses_nothing() {
 
 #[test]
 fn without_the_vault_known_subjects_go_on_and_unknown_ones_are_held() {
-    let _turn = turn();
-    in_a_world("vault", SMALL_BATCHES, |world| {
+    alone_in_a_world("vault", SMALL_BATCHES, |world| {
         let (mut known, mut unknown) = (fleet(world, 14, 100), strangers(world));
         world.import(&known);
         world.import(&unknown);
