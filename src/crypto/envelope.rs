@@ -48,6 +48,9 @@ pub struct Exhausted {
 /// Why sealed bytes did not open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum OpenError {
+    /// Not the standard base64 with padding that a JSON field has.
+    #[error("not a sealed field: no standard base64 (RFC 4648 §4)")]
+    Base64,
     /// Shorter than the empty plaintext would be.
     #[error("too short to be a sealed field ({bytes} bytes, the least is {OVERHEAD_BYTES})")]
     TooShort {
@@ -216,6 +219,16 @@ pub fn key_id_of(sealed: &[u8]) -> Result<u32, OpenError> {
         [found, ..] => Err(OpenError::Version { found: *found }),
         [] => Err(OpenError::TooShort { bytes: 0 }),
     }
+}
+
+/// The sealed bytes that stand in a JSON field: standard base64 with padding, in its one canonical form.
+///
+/// # Errors
+/// [`OpenError::Base64`].
+pub fn from_base64(text: &str) -> Result<Vec<u8>, OpenError> {
+    base64_simd::STANDARD
+        .decode_to_vec(text)
+        .map_err(|_| OpenError::Base64)
 }
 
 /// A key or value of an encryption context does not fit its 16-bit length.
@@ -425,6 +438,14 @@ mod tests {
             Err(Exhausted { key_id: 4 })
         );
         assert_eq!(out.len(), sealed);
+    }
+
+    #[test]
+    fn base64_has_one_form() {
+        assert_eq!(from_base64("AQI="), Ok(vec![1, 2]));
+        for text in ["AQI", "AQJ=", "AQI=\n", "AQ-_", "====", "\u{0}"] {
+            assert_eq!(from_base64(text), Err(OpenError::Base64), "{text:?}");
+        }
     }
 
     #[test]
