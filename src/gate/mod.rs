@@ -15,6 +15,7 @@ mod config;
 pub mod keyring;
 pub mod lane;
 pub mod ledger;
+pub mod open;
 pub mod outcome;
 pub mod record;
 pub mod seal;

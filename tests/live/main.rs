@@ -6,4 +6,5 @@ mod support;
 
 mod faults;
 mod main_path;
+mod open;
 mod world;
