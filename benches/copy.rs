@@ -7,7 +7,10 @@
 //! ```text
 //! cargo bench --bench copy -- --set topics.raw=… --set topics.clean=… --set gate.group=…
 //! ```
-#![expect(unsafe_code, reason = "produces without a copy from messages that outlive their delivery")]
+#![expect(
+    unsafe_code,
+    reason = "produces without a copy from messages that outlive their delivery"
+)]
 #![expect(missing_docs, reason = "a program")]
 
 use std::sync::Arc;
@@ -59,7 +62,11 @@ unsafe impl Send for Job {}
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let inputs = Inputs { set: args.set, environment: std::env::vars().collect(), ..Inputs::default() };
+    let inputs = Inputs {
+        set: args.set,
+        environment: std::env::vars().collect(),
+        ..Inputs::default()
+    };
     let config = Arc::new(layers::load(&inputs)?.config);
     let stop = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&stop))?;
@@ -70,7 +77,9 @@ fn main() -> Result<()> {
         })
         .collect();
     for worker in workers {
-        worker.join().map_err(|_| anyhow::anyhow!("a worker panicked"))??;
+        worker
+            .join()
+            .map_err(|_| anyhow::anyhow!("a worker panicked"))??;
     }
     Ok(())
 }
@@ -101,7 +110,9 @@ fn copy(config: &Config, index: usize, stop: &AtomicBool) -> Result<()> {
         }
         starting.retain(|&partition| consumer.start(partition, 0).is_err());
         busy = busy && matches!(settled.try_recv(), Err(TryRecvError::Empty));
-        let left = begun.map_or(Duration::from_millis(20), |begun| time_max.saturating_sub(begun.elapsed()));
+        let left = begun.map_or(Duration::from_millis(20), |begun| {
+            time_max.saturating_sub(begun.elapsed())
+        });
         let full = batch.records >= limits.records_max || batch.bytes >= limits.bytes_max;
         if full || (left.is_zero() && begun.is_some() && !busy) {
             if busy {
@@ -114,12 +125,21 @@ fn copy(config: &Config, index: usize, stop: &AtomicBool) -> Result<()> {
                 }
             }
             let group = consumer.group().context("not in a group")?;
-            jobs.send(Job { batch: std::mem::take(&mut batch), offsets, group }).context("the settler ended")?;
+            jobs.send(Job {
+                batch: std::mem::take(&mut batch),
+                offsets,
+                group,
+            })
+            .context("the settler ended")?;
             (busy, begun) = (true, None);
             continue;
         }
         let mut chunk = Messages::with_capacity(CHUNK_RECORDS);
-        let records_max = if begun.is_none() { 1 } else { CHUNK_RECORDS.min(limits.records_max - batch.records) };
+        let records_max = if begun.is_none() {
+            1
+        } else {
+            CHUNK_RECORDS.min(limits.records_max - batch.records)
+        };
         consumer.consume(&mut chunk, records_max, left);
         if chunk.is_empty() {
             continue;
@@ -133,7 +153,9 @@ fn copy(config: &Config, index: usize, stop: &AtomicBool) -> Result<()> {
         batch.chunks.push(chunk);
     }
     drop(jobs);
-    settler.join().map_err(|_| anyhow::anyhow!("the settler panicked"))?
+    settler
+        .join()
+        .map_err(|_| anyhow::anyhow!("the settler panicked"))?
 }
 
 /// The producing half.
@@ -162,8 +184,12 @@ impl Settling {
                 // SAFETY: the messages are destroyed after the flush below, with the job.
                 unsafe { self.clean.produce(records)? };
             }
-            self.producer.send_offsets_to_transaction(&job.offsets, &job.group, TIMEOUT)?;
-            ensure!(raw::flush(self.producer.client().native_ptr(), TIMEOUT), "not delivered in time");
+            self.producer
+                .send_offsets_to_transaction(&job.offsets, &job.group, TIMEOUT)?;
+            ensure!(
+                raw::flush(self.producer.client().native_ptr(), TIMEOUT),
+                "not delivered in time"
+            );
             self.producer.commit_transaction(TIMEOUT)?;
             drop(job);
             if outbox.send(()).is_err() {

@@ -54,7 +54,13 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let fleet = fleet(&args, &config);
     let lines: Vec<_> = fleet.import_lines().collect();
     import(&config, &lines.join("\n")).await?;
-    let gate = Gate::connect(&config, false, Health::new(config.gate.workers), Arc::new(Metrics::new())).await?;
+    let gate = Gate::connect(
+        &config,
+        false,
+        Health::new(config.gate.workers),
+        Arc::new(Metrics::new()),
+    )
+    .await?;
     // What an earlier run has left is not part of the account.
     run_gate(&gate, "Finishing what was left").await?;
 
@@ -85,7 +91,12 @@ fn make_kek(config: &mut Config) -> Result<(), Failure> {
         if let Some(directory) = file.parent() {
             fs::create_dir_all(directory).map_err(refused)?;
         }
-        let mut created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file).map_err(refused)?;
+        let mut created = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&file)
+            .map_err(refused)?;
         created.write_all(key.as_ref()).map_err(refused)?;
     }
     (config.kek.source, config.kek.file) = (Source::File, Some(file));
@@ -96,7 +107,9 @@ async fn import(config: &Config, lines: &str) -> Result<(), Failure> {
     let registrar = Registrar::connect(config).await?;
     let imported = registrar.import(&mut lines.as_bytes()).await;
     registrar.close().await;
-    imported.map(drop).map_err(|error| Failure::Wrong(error.to_string()))
+    imported
+        .map(drop)
+        .map_err(|error| Failure::Wrong(error.to_string()))
 }
 
 fn fleet(args: &Args, config: &Config) -> Fleet {
@@ -104,7 +117,10 @@ fn fleet(args: &Args, config: &Config) -> Fleet {
         devices: args.devices,
         environment: config.environment.clone(),
         topic: config.topics.raw.clone(),
-        profiles: Profiles { ed25519: 0.1, webhook: 0.2 },
+        profiles: Profiles {
+            ed25519: 0.1,
+            webhook: 0.2,
+        },
         hostile: Hostile::some(),
         ..Options::new(args.seed)
     })
@@ -112,7 +128,12 @@ fn fleet(args: &Args, config: &Config) -> Fleet {
 
 fn oracle_topics(config: &Config) -> oracle::Topics {
     let topics = config.topics.clone();
-    oracle::Topics { raw: topics.raw, clean: topics.clean, deadletter: topics.deadletter, ledger: topics.ledger }
+    oracle::Topics {
+        raw: topics.raw,
+        clean: topics.clean,
+        deadletter: topics.deadletter,
+        ledger: topics.ledger,
+    }
 }
 
 async fn produce(mut fleet: Fleet, kafka: Kafka, records: u64) -> Result<(Fleet, Made), Failure> {
@@ -130,7 +151,12 @@ async fn run_gate(gate: &Arc<Gate>, what: &'static str) -> Result<f64, Failure> 
     let watcher = Arc::new(Watcher::new(&gate.config).map_err(unreachable)?);
     let look = || {
         let watcher = Arc::clone(&watcher);
-        async move { spawn_blocking(move || watcher.look()).await.map_err(unreachable)?.map_err(unreachable) }
+        async move {
+            spawn_blocking(move || watcher.look())
+                .await
+                .map_err(unreachable)?
+                .map_err(unreachable)
+        }
     };
     let first = look().await?;
     if first.behind == 0 {
@@ -180,14 +206,32 @@ async fn judge(oracle: oracle::Config, lines: Vec<String>) -> Result<Report, Fai
 fn tell(context: &Context, made: &Made, report: &Report, seconds: f64) -> Result<(), Failure> {
     let rate = report.total.records as f64 / seconds.max(0.001);
     if context.json {
-        print_json(&json!({ "made": made, "report": report, "seconds": seconds, "records_per_second": rate }))?;
+        print_json(
+            &json!({ "made": made, "report": report, "seconds": seconds, "records_per_second": rate }),
+        )?;
     } else {
-        let kinds: Vec<_> = made.kinds.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
-        print(&format!("The fleet produced {} records: {}.\n", made.records, kinds.join(", ")))?;
+        let kinds: Vec<_> = made
+            .kinds
+            .iter()
+            .map(|(kind, count)| format!("{kind} {count}"))
+            .collect();
+        print(&format!(
+            "The fleet produced {} records: {}.\n",
+            made.records,
+            kinds.join(", ")
+        ))?;
         print(&report.to_string())?;
-        print(&format!("The gate took {seconds:.1} s: {rate:.0} records a second, all stages, exactly once."))?;
+        print(&format!(
+            "The gate took {seconds:.1} s: {rate:.0} records a second, all stages, exactly once."
+        ))?;
     }
-    if report.is_good() { Ok(()) } else { Err(Failure::Wrong("the topics and the ledger do not agree".to_owned())) }
+    if report.is_good() {
+        Ok(())
+    } else {
+        Err(Failure::Wrong(
+            "the topics and the ledger do not agree".to_owned(),
+        ))
+    }
 }
 
 /// On a terminal; anywhere else it is silent.

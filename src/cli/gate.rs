@@ -46,7 +46,8 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
 
 /// Runs the workers until a signal comes or one of them gives up.
 async fn until_told(gate: &Arc<Gate>) -> Result<(), Failure> {
-    let listen = |kind| signal(kind).map_err(|error| Failure::Wrong(format!("cannot listen for signals: {error}")));
+    let listen =
+        |kind| signal(kind).map_err(|error| Failure::Wrong(format!("cannot listen for signals: {error}")));
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     let mut workers =
         Workers::start(gate).map_err(|error| Failure::Wrong(format!("cannot start the workers: {error}")))?;

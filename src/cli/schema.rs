@@ -63,22 +63,31 @@ fn check(schemas: &Schemas, json: bool) -> Result<(), Failure> {
                 .collect();
             json!({ "event": plan.name(), "record": plan.full_name(), "protected": protected })
         };
-        return print_json(&json!({ "revision": schemas.revision, "events": plans.iter().map(of).collect::<Vec<_>>() }));
+        return print_json(
+            &json!({ "revision": schemas.revision, "events": plans.iter().map(of).collect::<Vec<_>>() }),
+        );
     }
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(["event", "field", "protection"]);
+    table
+        .load_style(presets::UTF8_HORIZONTAL_ONLY)
+        .set_header(["event", "field", "protection"]);
     for plan in plans {
         for (path, protect) in plan.protected() {
             table.add_row([plan.name(), path, protect.as_str()]);
         }
     }
-    print(&format!("{table}\n{} event types, revision {}: good.", plans.len(), schemas.revision))
+    print(&format!(
+        "{table}\n{} event types, revision {}: good.",
+        plans.len(),
+        schemas.revision
+    ))
 }
 
 fn clean(schemas: &Schemas, event: Option<&str>, context: &Context) -> Result<(), Failure> {
     let name = event.unwrap_or(&context.config.event.default_event);
     let plan = schemas.catalog.plan(name);
-    let plan = plan.ok_or_else(|| Failure::Usage(format!("there is no event type {name}: see `schema check`")))?;
+    let plan =
+        plan.ok_or_else(|| Failure::Usage(format!("there is no event type {name}: see `schema check`")))?;
     print_json(plan.clean_schema())
 }
 
@@ -95,7 +104,9 @@ async fn register(schemas: &Schemas, context: &Context) -> Result<(), Failure> {
         }
     }
     if context.json {
-        let registered = registered.iter().map(|(subject, id)| json!({ "subject": subject, "id": id }));
+        let registered = registered
+            .iter()
+            .map(|(subject, id)| json!({ "subject": subject, "id": id }));
         return print_json(&registered.collect::<Vec<_>>());
     }
     for (subject, id) in registered {

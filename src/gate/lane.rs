@@ -52,13 +52,23 @@ struct Handed {
 impl Lane {
     /// Opens a lane. Its epoch goes up by one.
     #[must_use]
-    pub fn open(topic: &str, partition: i32, outset: Outset, mut admission: Admission, budget: Budget) -> Self {
+    pub fn open(
+        topic: &str,
+        partition: i32,
+        outset: Outset,
+        mut admission: Admission,
+        budget: Budget,
+    ) -> Self {
         let position = outset.position();
         let Outset { mut head, notices } = outset;
         head.epoch += 1;
         let name = format!("{topic}/{partition}");
         let here = Place { head, position };
-        let settled = Checkpoint { place: here.clone(), budget, notices: notices.clone() };
+        let settled = Checkpoint {
+            place: here.clone(),
+            budget,
+            notices: notices.clone(),
+        };
         let began = Some(admission.savepoint());
         Self {
             partition,
@@ -120,7 +130,11 @@ impl Lane {
             batch.add_ledger(self.partition, &self.name, &entry);
         }
         let next = self.admission.savepoint();
-        let after = Checkpoint { place: self.here.clone(), budget: self.budget, notices: Vec::new() };
+        let after = Checkpoint {
+            place: self.here.clone(),
+            budget: self.budget,
+            notices: Vec::new(),
+        };
         self.handed = self.began.replace(next).map(|began| Handed { began, after });
         *tally.counts()
     }
@@ -135,7 +149,11 @@ impl Lane {
 
     /// The transaction that was handed over is aborted: everything since the last commit is undone.
     pub fn abort(&mut self) {
-        let began = self.handed.take().map(|handed| handed.began).or_else(|| self.began.take());
+        let began = self
+            .handed
+            .take()
+            .map(|handed| handed.began)
+            .or_else(|| self.began.take());
         if let Some(began) = began {
             self.admission.rollback_to(began);
         }
@@ -155,18 +173,38 @@ mod tests {
     use crate::gate::record::SignatureHeaders;
     use crate::gate::verify::BudgetConfig;
 
-    const STAMP: Stamp<'_> = Stamp { worker: "w", schema_rev: "s", key_rev: 1 };
+    const STAMP: Stamp<'_> = Stamp {
+        worker: "w",
+        schema_rev: "s",
+        key_rev: 1,
+    };
 
     fn lane(notices: Vec<Notice>) -> Lane {
         let admission = Admission::new(&admit::Config::default(), 300_000);
         let budget = Budget::new(&BudgetConfig::default(), 300_000);
-        Lane::open("raw", 3, Outset { head: Head::genesis(0), notices }, admission, budget)
+        Lane::open(
+            "raw",
+            3,
+            Outset {
+                head: Head::genesis(0),
+                notices,
+            },
+            admission,
+            budget,
+        )
     }
 
     fn account(lane: &mut Lane, offsets: std::ops::Range<i64>) {
         for offset in offsets {
             let signature = SignatureHeaders::default();
-            let record = Received { partition: 3, offset, appended_ms: 1, key: None, value: b"v", signature };
+            let record = Received {
+                partition: 3,
+                offset,
+                appended_ms: 1,
+                key: None,
+                value: b"v",
+                signature,
+            };
             lane.account(&record, Outcome::Clean);
         }
     }
@@ -175,8 +213,12 @@ mod tests {
     fn hand_over(lane: &mut Lane) -> Vec<(u64, i64, i64)> {
         let mut batch = SealedBatch::default();
         lane.hand_over(&STAMP, &mut batch);
-        let entries = batch.ledger().map(|(_, _, value)| Entry::parse(value).expect("an entry"));
-        entries.map(|entry| (entry.seq, entry.first, entry.next)).collect()
+        let entries = batch
+            .ledger()
+            .map(|(_, _, value)| Entry::parse(value).expect("an entry"));
+        entries
+            .map(|entry| (entry.seq, entry.first, entry.next))
+            .collect()
     }
 
     #[test]

@@ -138,8 +138,14 @@ impl Tally {
         self.counts[outcome.index()] += 1;
         self.records += 1;
         let digest = Sha256::digest(record.value).into();
-        self.root.push(merkle::record_leaf(record.offset.cast_unsigned(), outcome.as_str(), &digest));
-        let (first, last) = self.appended_ms.unwrap_or((record.appended_ms, record.appended_ms));
+        self.root.push(merkle::record_leaf(
+            record.offset.cast_unsigned(),
+            outcome.as_str(),
+            &digest,
+        ));
+        let (first, last) = self
+            .appended_ms
+            .unwrap_or((record.appended_ms, record.appended_ms));
         self.appended_ms = Some((first.min(record.appended_ms), last.max(record.appended_ms)));
     }
 
@@ -160,7 +166,12 @@ impl Head {
     /// Before a lane's first entry, which will cover from `next` on.
     #[must_use]
     pub fn genesis(next: i64) -> Self {
-        Self { seq: 0, hash: [0; 32], next, epoch: 0 }
+        Self {
+            seq: 0,
+            hash: [0; 32],
+            next,
+            epoch: 0,
+        }
     }
 
     /// After the entry with this value.
@@ -170,12 +181,18 @@ impl Head {
     /// When the value is not an entry.
     pub fn after(value: &[u8]) -> Result<Self, EntryError> {
         let entry = Entry::parse(value)?;
-        Ok(Self { seq: entry.seq + 1, hash: Sha256::digest(value).into(), next: entry.next, epoch: entry.epoch })
+        Ok(Self {
+            seq: entry.seq + 1,
+            hash: Sha256::digest(value).into(),
+            next: entry.next,
+            epoch: entry.epoch,
+        })
     }
 
     /// Writes the entry for `tally`, which covers up to `next`, and moves on.
     pub fn append(&mut self, lane: &str, tally: &Tally, next: i64, stamp: &Stamp) -> Vec<u8> {
-        let named = Outcome::all().map(|outcome| (outcome.as_str().to_owned(), tally.counts[outcome.index()]));
+        let named =
+            Outcome::all().map(|outcome| (outcome.as_str().to_owned(), tally.counts[outcome.index()]));
         let (t_first, t_last) = tally.appended_ms.unwrap_or_default();
         let entry = Entry {
             records: tally.records,
@@ -190,15 +207,24 @@ impl Head {
 
     /// Writes the entry for a range that retention deleted before it was read.
     pub fn append_lost(&mut self, lane: &str, next: i64, stamp: &Stamp) -> Vec<u8> {
-        let lost = Lost { first: self.next, next };
-        let entry = Entry { lost: Some(lost), ..self.blank(lane, lost.first, lost.next, stamp) };
+        let lost = Lost {
+            first: self.next,
+            next,
+        };
+        let entry = Entry {
+            lost: Some(lost),
+            ..self.blank(lane, lost.first, lost.next, stamp)
+        };
         self.push(&entry)
     }
 
     /// Writes the entry for a move to `to` that an operator asked for.
     pub fn append_rewind(&mut self, lane: &str, to: i64, stamp: &Stamp) -> Vec<u8> {
         let rewind = Rewind { from: self.next, to };
-        let entry = Entry { rewind: Some(rewind), ..self.blank(lane, to, to, stamp) };
+        let entry = Entry {
+            rewind: Some(rewind),
+            ..self.blank(lane, to, to, stamp)
+        };
         self.push(&entry)
     }
 
@@ -225,8 +251,14 @@ impl Head {
     }
 
     fn push(&mut self, entry: &Entry) -> Vec<u8> {
-        let value = serde_json::to_vec(entry).expect("an entry has only strings, numbers and maps with string keys");
-        *self = Self { seq: entry.seq + 1, hash: Sha256::digest(&value).into(), next: entry.next, epoch: entry.epoch };
+        let value =
+            serde_json::to_vec(entry).expect("an entry has only strings, numbers and maps with string keys");
+        *self = Self {
+            seq: entry.seq + 1,
+            hash: Sha256::digest(&value).into(),
+            next: entry.next,
+            epoch: entry.epoch,
+        };
         value
     }
 }
@@ -241,12 +273,17 @@ impl Entry {
         if value.len() > ENTRY_BYTES_MAX {
             return Err(EntryError::TooLarge);
         }
-        let entry: Self = serde_json::from_slice(value)
-            .map_err(|error| EntryError::Malformed { line: error.line(), column: error.column() })?;
-        if entry.v == VERSION { Ok(entry) } else { Err(EntryError::Malformed { line: 1, column: 1 }) }
+        let entry: Self = serde_json::from_slice(value).map_err(|error| EntryError::Malformed {
+            line: error.line(),
+            column: error.column(),
+        })?;
+        if entry.v == VERSION {
+            Ok(entry)
+        } else {
+            Err(EntryError::Malformed { line: 1, column: 1 })
+        }
     }
 }
-
 
 /// Where the group, the ledger and the raw log stand when a lane is opened.
 #[derive(Clone, Debug)]
@@ -289,10 +326,12 @@ impl Outset {
     /// The first raw offset to account for.
     #[must_use]
     pub fn position(&self) -> i64 {
-        self.notices.last().map_or(self.head.next, |notice| match *notice {
-            Notice::Lost { next } => next,
-            Notice::Rewind { to } => to,
-        })
+        self.notices
+            .last()
+            .map_or(self.head.next, |notice| match *notice {
+                Notice::Lost { next } => next,
+                Notice::Rewind { to } => to,
+            })
     }
 }
 
@@ -355,11 +394,30 @@ impl Standing {
     pub fn reconcile(&self, rewind: bool) -> Result<Outset, Refusal> {
         let (low, high) = (self.low, self.high);
         let agreed = match (&self.head, self.committed) {
-            (None, None) => return Ok(Outset { head: Head::genesis(low), notices: Vec::new() }),
-            (_, Some(committed)) if committed > high => Err((Refusal::Truncated { committed, high, low }, low)),
+            (None, None) => {
+                return Ok(Outset {
+                    head: Head::genesis(low),
+                    notices: Vec::new(),
+                });
+            }
+            (_, Some(committed)) if committed > high => {
+                Err((Refusal::Truncated { committed, high, low }, low))
+            }
             (Some(head), Some(committed)) if committed == head.next => Ok(committed),
-            (Some(head), Some(committed)) => Err((Refusal::Moved { ledger: head.next, committed }, committed)),
-            (Some(head), None) => Err((Refusal::NotCommitted { ledger: head.next, low }, low)),
+            (Some(head), Some(committed)) => Err((
+                Refusal::Moved {
+                    ledger: head.next,
+                    committed,
+                },
+                committed,
+            )),
+            (Some(head), None) => Err((
+                Refusal::NotCommitted {
+                    ledger: head.next,
+                    low,
+                },
+                low,
+            )),
             (None, Some(committed)) => Err((Refusal::NoLedger { committed }, committed)),
         };
         let (from, mut notices) = match agreed {
@@ -370,7 +428,10 @@ impl Standing {
         if low > from {
             notices.push(Notice::Lost { next: low });
         }
-        Ok(Outset { head: self.head.clone().unwrap_or_else(|| Head::genesis(from)), notices })
+        Ok(Outset {
+            head: self.head.clone().unwrap_or_else(|| Head::genesis(from)),
+            notices,
+        })
     }
 }
 
@@ -380,11 +441,22 @@ mod tests {
     use crate::gate::outcome::Reason;
     use crate::gate::record::SignatureHeaders;
 
-    const STAMP: Stamp<'_> = Stamp { worker: "gate-a-0", schema_rev: "0011223344556677", key_rev: 12 };
+    const STAMP: Stamp<'_> = Stamp {
+        worker: "gate-a-0",
+        schema_rev: "0011223344556677",
+        key_rev: 12,
+    };
 
     fn record(offset: i64, value: &[u8]) -> Received<'_> {
         let signature = SignatureHeaders::default();
-        Received { partition: 3, offset, appended_ms: 1_000 + offset, key: None, value, signature }
+        Received {
+            partition: 3,
+            offset,
+            appended_ms: 1_000 + offset,
+            key: None,
+            value,
+            signature,
+        }
     }
 
     /// Three entries of one lane, as `tests/vectors/ledger.json` has them.
@@ -408,14 +480,20 @@ mod tests {
         let vectors: Vec<String> =
             serde_json::from_str(include_str!("../../tests/vectors/ledger.json")).expect("vectors");
         let (entries, _) = chain();
-        let entries: Vec<_> = entries.into_iter().map(|entry| String::from_utf8(entry).expect("JSON")).collect();
+        let entries: Vec<_> = entries
+            .into_iter()
+            .map(|entry| String::from_utf8(entry).expect("JSON"))
+            .collect();
         assert_eq!(entries, vectors);
     }
 
     #[test]
     fn a_chain_is_picked_up_where_it_ends() {
         let (entries, head) = chain();
-        assert_eq!(Head::after(entries.last().expect("three entries")).expect("an entry"), head);
+        assert_eq!(
+            Head::after(entries.last().expect("three entries")).expect("an entry"),
+            head
+        );
         assert_eq!((head.seq, head.next), (3, 10));
         let second = Entry::parse(&entries[1]).expect("an entry");
         assert_eq!(second.prev, hex::encode(Sha256::digest(&entries[0])));
@@ -425,45 +503,101 @@ mod tests {
     #[test]
     fn what_is_no_entry_is_refused() {
         let other_version = br#"{"v":2}"#;
-        for value in [&b""[..], b"{", b"{}", other_version, &vec![b' '; ENTRY_BYTES_MAX + 1]] {
+        for value in [
+            &b""[..],
+            b"{",
+            b"{}",
+            other_version,
+            &vec![b' '; ENTRY_BYTES_MAX + 1],
+        ] {
             assert!(Entry::parse(value).is_err());
         }
     }
 
     #[test]
     fn a_lane_opens_only_where_group_and_ledger_agree() {
-        let head = |next| Some(Head { next, ..Head::genesis(0) });
-        let standing = |head, committed, low, high| Standing { head, committed, low, high };
+        let head = |next| {
+            Some(Head {
+                next,
+                ..Head::genesis(0)
+            })
+        };
+        let standing = |head, committed, low, high| Standing {
+            head,
+            committed,
+            low,
+            high,
+        };
         let opened = |standing: Standing, rewind| {
-            standing.reconcile(rewind).map(|outset| (outset.head.next, outset.notices))
+            standing
+                .reconcile(rewind)
+                .map(|outset| (outset.head.next, outset.notices))
         };
         // (standing, without --rewind, with it)
-        let moved = Refusal::Moved { ledger: 10, committed: 4 };
-        let ahead = Refusal::Moved { ledger: 10, committed: 12 };
+        let moved = Refusal::Moved {
+            ledger: 10,
+            committed: 4,
+        };
+        let ahead = Refusal::Moved {
+            ledger: 10,
+            committed: 12,
+        };
         let rewind = |to| Notice::Rewind { to };
         let lost = |next| Notice::Lost { next };
         let cases = [
             (standing(None, None, 3, 9), Ok((3, vec![])), (3, vec![])),
-            (standing(head(10), Some(10), 0, 20), Ok((10, vec![])), (10, vec![])),
-            (standing(head(10), Some(10), 15, 20), Ok((10, vec![lost(15)])), (10, vec![lost(15)])),
-            (standing(head(10), Some(4), 0, 20), Err(moved.clone()), (10, vec![rewind(4)])),
-            (standing(head(10), Some(4), 6, 20), Err(moved), (10, vec![rewind(4), lost(6)])),
-            (standing(head(10), Some(12), 0, 20), Err(ahead), (10, vec![rewind(12)])),
+            (
+                standing(head(10), Some(10), 0, 20),
+                Ok((10, vec![])),
+                (10, vec![]),
+            ),
+            (
+                standing(head(10), Some(10), 15, 20),
+                Ok((10, vec![lost(15)])),
+                (10, vec![lost(15)]),
+            ),
+            (
+                standing(head(10), Some(4), 0, 20),
+                Err(moved.clone()),
+                (10, vec![rewind(4)]),
+            ),
+            (
+                standing(head(10), Some(4), 6, 20),
+                Err(moved),
+                (10, vec![rewind(4), lost(6)]),
+            ),
+            (
+                standing(head(10), Some(12), 0, 20),
+                Err(ahead),
+                (10, vec![rewind(12)]),
+            ),
             (
                 standing(head(10), None, 2, 20),
                 Err(Refusal::NotCommitted { ledger: 10, low: 2 }),
                 (10, vec![rewind(2)]),
             ),
-            (standing(None, Some(7), 0, 20), Err(Refusal::NoLedger { committed: 7 }), (7, vec![rewind(7)])),
+            (
+                standing(None, Some(7), 0, 20),
+                Err(Refusal::NoLedger { committed: 7 }),
+                (7, vec![rewind(7)]),
+            ),
             (
                 standing(head(10), Some(10), 0, 5),
-                Err(Refusal::Truncated { committed: 10, high: 5, low: 0 }),
+                Err(Refusal::Truncated {
+                    committed: 10,
+                    high: 5,
+                    low: 0,
+                }),
                 (10, vec![rewind(0)]),
             ),
         ];
         for (standing, without, with) in cases {
             assert_eq!(opened(standing.clone(), false), without, "{standing:?}");
-            assert_eq!(opened(standing.clone(), true), Ok(with), "{standing:?} with --rewind");
+            assert_eq!(
+                opened(standing.clone(), true),
+                Ok(with),
+                "{standing:?} with --rewind"
+            );
         }
     }
 }

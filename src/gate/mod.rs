@@ -98,10 +98,22 @@ impl Checker {
     }
 
     /// Finds the schema of a verified record, validates it, and binds it to its signer.
-    pub fn decode<'k>(&mut self, record: &Received<'_>, verified: Verified<'k>, rules: &Rules<'k>) -> Checked<'k> {
+    pub fn decode<'k>(
+        &mut self,
+        record: &Received<'_>,
+        verified: Verified<'k>,
+        rules: &Rules<'k>,
+    ) -> Checked<'k> {
         let rejected = |reason| Checked::Rejected(reason, Some(verified.key));
-        let (plan, format, datum_start) = match rules.catalog.locate(record.value, rules.ids.unwrap_or(&self.no_ids)) {
-            Located::Plan { plan, format, datum_start } => (plan, format, datum_start),
+        let (plan, format, datum_start) = match rules
+            .catalog
+            .locate(record.value, rules.ids.unwrap_or(&self.no_ids))
+        {
+            Located::Plan {
+                plan,
+                format,
+                datum_start,
+            } => (plan, format, datum_start),
             Located::NeedsSchema(id) if rules.ids.is_some() => return Checked::NeedsSchema(id),
             Located::NeedsSchema(_) | Located::UnknownSchema => return rejected(Reason::UnknownSchema),
             Located::Undecodable => return rejected(Reason::Undecodable),

@@ -41,7 +41,12 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { url: String::new(), request_time_max_ms: 2_000, denied_s: 30, ids_max: 10_000 }
+        Self {
+            url: String::new(),
+            request_time_max_ms: 2_000,
+            denied_s: 30,
+            ids_max: 10_000,
+        }
     }
 }
 
@@ -57,7 +62,11 @@ impl Config {
                 Ok(_) => {}
             }
         }
-        check.range("registry.request_time_max_ms", self.request_time_max_ms, 10..=60_000);
+        check.range(
+            "registry.request_time_max_ms",
+            self.request_time_max_ms,
+            10..=60_000,
+        );
         check.range("registry.denied_s", self.denied_s, 1..=3_600);
         check.range("registry.ids_max", self.ids_max as u64, 1..=1_000_000);
     }
@@ -113,7 +122,8 @@ impl Registry {
         if config.url.is_empty() {
             return Ok(None);
         }
-        let mut base = Url::parse(&config.url).map_err(|error| RegistryFault::Unreachable(error.to_string()))?;
+        let mut base =
+            Url::parse(&config.url).map_err(|error| RegistryFault::Unreachable(error.to_string()))?;
         if !base.path().ends_with('/') {
             base.set_path(&format!("{}/", base.path()));
         }
@@ -154,7 +164,11 @@ impl Registry {
         }
         let ids = self.ids.load();
         // A flood of made-up ids must not grow without bound: what was learned is learned again.
-        let kept = if ids.len() < self.config.ids_max { Ids::clone(&ids) } else { Ids::default() };
+        let kept = if ids.len() < self.config.ids_max {
+            Ids::clone(&ids)
+        } else {
+            Ids::default()
+        };
         self.ids.store(Arc::new(kept.with(id, verdict)));
         Ok(())
     }
@@ -167,7 +181,11 @@ impl Registry {
 
     fn forget_old_denials(&self, denied: &mut HashMap<u32, Instant>) {
         let patience = Duration::from_secs(self.config.denied_s);
-        let old: Vec<_> = denied.iter().filter(|(_, since)| since.elapsed() >= patience).map(|(id, _)| *id).collect();
+        let old: Vec<_> = denied
+            .iter()
+            .filter(|(_, since)| since.elapsed() >= patience)
+            .map(|(id, _)| *id)
+            .collect();
         if old.is_empty() {
             return;
         }
@@ -185,7 +203,12 @@ impl Registry {
     ///
     /// [`RegistryFault`].
     pub async fn schema(&self, id: u32) -> Result<Option<String>, RegistryFault> {
-        let answer = self.client.get(self.url(&["schemas", "ids", &id.to_string()])).send().await.map_err(unreachable)?;
+        let answer = self
+            .client
+            .get(self.url(&["schemas", "ids", &id.to_string()]))
+            .send()
+            .await
+            .map_err(unreachable)?;
         if answer.status() == StatusCode::NOT_FOUND {
             return Ok(None);
         }
@@ -201,7 +224,9 @@ impl Registry {
     /// [`RegistryFault`], above all when the schema is not compatible with the subject's earlier ones.
     pub async fn register(&self, subject: &str, schema: &str) -> Result<u32, RegistryFault> {
         let request = self.client.post(self.url(&["subjects", subject, "versions"]));
-        let request = request.header(reqwest::header::CONTENT_TYPE, MEDIA_TYPE).json(&json!({ "schema": schema }));
+        let request = request
+            .header(reqwest::header::CONTENT_TYPE, MEDIA_TYPE)
+            .json(&json!({ "schema": schema }));
         let answer: IdAnswer = read(request.send().await.map_err(unreachable)?, "a new schema").await?;
         Ok(answer.id)
     }
@@ -217,18 +242,29 @@ impl Registry {
 }
 
 /// Reads an answer piece by piece, so that its size is bounded whatever its header says.
-async fn read<T: for<'d> Deserialize<'d>>(mut answer: Response, action: &'static str) -> Result<T, RegistryFault> {
+async fn read<T: for<'d> Deserialize<'d>>(
+    mut answer: Response,
+    action: &'static str,
+) -> Result<T, RegistryFault> {
     let status = answer.status();
-    let refused = |reason: String| RegistryFault::Refused { status: status.as_u16(), action, reason };
+    let refused = |reason: String| RegistryFault::Refused {
+        status: status.as_u16(),
+        action,
+        reason,
+    };
     let mut body = Vec::new();
     while let Some(piece) = answer.chunk().await.map_err(unreachable)? {
         if body.len() + piece.len() > ANSWER_BYTES_MAX {
-            return Err(refused(format!("an answer of more than {ANSWER_BYTES_MAX} bytes")));
+            return Err(refused(format!(
+                "an answer of more than {ANSWER_BYTES_MAX} bytes"
+            )));
         }
         body.extend_from_slice(&piece);
     }
     if !status.is_success() {
-        return Err(refused(String::from_utf8_lossy(&body).chars().take(200).collect()));
+        return Err(refused(
+            String::from_utf8_lossy(&body).chars().take(200).collect(),
+        ));
     }
     serde_json::from_slice(&body).map_err(|error| refused(error.to_string()))
 }

@@ -36,7 +36,10 @@ impl Schemas {
         }
         let revision = hex::encode(&hasher.finalize()[..8]);
         let catalog = Catalog::compile(&sources, config).map_err(|error| {
-            Failure::Usage(format!("the schemas in {} (event.directory): {error}", config.directory.display()))
+            Failure::Usage(format!(
+                "the schemas in {} (event.directory): {error}",
+                config.directory.display()
+            ))
         })?;
         Ok(Self { catalog, revision })
     }
@@ -49,17 +52,26 @@ fn sources(directory: &Path) -> Result<Vec<Source>, Failure> {
         .map_err(|error| refused(directory, format!("cannot be listed (event.directory): {error}")))?;
     let mut sources = Vec::new();
     for entry in entries {
-        let path = entry.map_err(|error| refused(directory, error.to_string()))?.path();
-        let Some(name) = path.file_stem().and_then(|stem| stem.to_str()) else { continue };
+        let path = entry
+            .map_err(|error| refused(directory, error.to_string()))?
+            .path();
+        let Some(name) = path.file_stem().and_then(|stem| stem.to_str()) else {
+            continue;
+        };
         if path.extension().is_none_or(|extension| extension != "avsc") {
             continue;
         }
-        let length = fs::metadata(&path).map_err(|error| refused(&path, error.to_string()))?.len();
+        let length = fs::metadata(&path)
+            .map_err(|error| refused(&path, error.to_string()))?
+            .len();
         if length > SCHEMA_BYTES_MAX {
             return Err(refused(&path, format!("larger than {SCHEMA_BYTES_MAX} bytes")));
         }
         let text = fs::read_to_string(&path).map_err(|error| refused(&path, error.to_string()))?;
-        sources.push(Source { name: name.to_owned(), text });
+        sources.push(Source {
+            name: name.to_owned(),
+            text,
+        });
     }
     sources.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(sources)

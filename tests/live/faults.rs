@@ -17,18 +17,32 @@ const SMALL_BATCHES: &str = "gate.batch.records_max = 400\ngate.batch.time_max_m
 
 fn fleet(world: &World, seed: u64, devices: u32) -> Fleet {
     let hostile = Hostile::some();
-    Fleet::new(Options { devices, hostile, topic: world.config.topics.raw.clone(), ..Options::new(seed) })
+    Fleet::new(Options {
+        devices,
+        hostile,
+        topic: world.config.topics.raw.clone(),
+        ..Options::new(seed)
+    })
 }
 
 fn produce(world: &World, fleet: &mut Fleet, records: u64) {
-    fleet.produce(&world.kafka(), records, &mut |_| {}).expect("produced");
+    fleet
+        .produce(&world.kafka(), records, &mut |_| {})
+        .expect("produced");
 }
 
 /// `docker/stack COMMAND SERVER`.
 fn stack(command: &str, server: &str) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("docker/stack");
-    let output = Command::new(script).args([command, server]).output().expect("the stack's script runs");
-    assert!(output.status.success(), "stack {command} {server}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(script)
+        .args([command, server])
+        .output()
+        .expect("the stack's script runs");
+    assert!(
+        output.status.success(),
+        "stack {command} {server}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// Starts a server again, also when the test fails: others need it.
@@ -57,9 +71,15 @@ fn killed_twenty_times_during_200_000_events_nothing_is_lost_or_doubled() {
         // Anywhere in its life: while it joins, while it opens lanes, and in the middle of transactions.
         let mut random = 0x9e37_79b9_7f4a_7c15_u64;
         for kill in 0..20 {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             let before = world.settled();
-            let progress = if kill % 5 == 4 { 0 } else { (random >> 33) % (records / 25) };
+            let progress = if kill % 5 == 4 {
+                0
+            } else {
+                (random >> 33) % (records / 25)
+            };
             let mut gate = world.start_gate("killed", &[], &[]);
             wait_for("the gate to make some progress", || {
                 gate.expect_running();
@@ -67,7 +87,10 @@ fn killed_twenty_times_during_200_000_events_nothing_is_lost_or_doubled() {
             });
             gate.kill();
         }
-        assert!(world.settled() < records, "the last kill has to hit a gate that is at work");
+        assert!(
+            world.settled() < records,
+            "the last kill has to hit a gate that is at work"
+        );
         let mut gate = world.gate("killed");
         world.settle(&mut [&mut gate]);
         let report = world.judged_good(&fleet);
@@ -131,7 +154,11 @@ fn without_the_vault_known_subjects_go_on_and_unknown_ones_are_held() {
             let _vault = Stopped::stop("postgres");
             produce(world, &mut known, 5_000);
             world.settle(&mut [&mut gate]);
-            assert_eq!(gate.get("/readyz").map(|(status, _)| status), Some(200), "nothing is held");
+            assert_eq!(
+                gate.get("/readyz").map(|(status, _)| status),
+                Some(200),
+                "nothing is held"
+            );
             produce(world, &mut unknown, 2_000);
             wait_for("a lane to be held for the vault", || held_for_keys(&mut gate));
             assert!(world.behind_by() > 0, "unknown subjects wait");
@@ -146,11 +173,16 @@ fn without_the_vault_known_subjects_go_on_and_unknown_ones_are_held() {
 
 /// Devices of subjects that no gate has seen, and that do nothing wrong.
 fn strangers(world: &World) -> Fleet {
-    let options = Options { devices: 100, topic: world.config.topics.raw.clone(), ..Options::new(15) };
+    let options = Options {
+        devices: 100,
+        topic: world.config.topics.raw.clone(),
+        ..Options::new(15)
+    };
     Fleet::new(options)
 }
 
 fn held_for_keys(gate: &mut Gate) -> bool {
     gate.expect_running();
-    gate.get("/readyz").is_some_and(|(status, body)| status == 503 && body.contains("subject_keys"))
+    gate.get("/readyz")
+        .is_some_and(|(status, body)| status == 503 && body.contains("subject_keys"))
 }

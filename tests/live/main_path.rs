@@ -5,7 +5,12 @@ use pulsegate_loadtest::fleet::{Fleet, Hostile, Options};
 use crate::world::{World, in_a_world};
 
 pub fn fleet(world: &World, devices: u32, hostile: Hostile) -> Fleet {
-    Fleet::new(Options { devices, hostile, topic: world.config.topics.raw.clone(), ..Options::new(7) })
+    Fleet::new(Options {
+        devices,
+        hostile,
+        topic: world.config.topics.raw.clone(),
+        ..Options::new(7)
+    })
 }
 
 #[test]
@@ -13,7 +18,9 @@ fn every_record_of_a_hostile_fleet_gets_its_outcome() {
     in_a_world("hostile", "", |world| {
         let mut fleet = fleet(world, 200, Hostile::some());
         world.import(&fleet);
-        let made = fleet.produce(&world.kafka(), 20_000, &mut |_| {}).expect("produced");
+        let made = fleet
+            .produce(&world.kafka(), 20_000, &mut |_| {})
+            .expect("produced");
         let mut gate = world.gate("one");
         world.settle(&mut [&mut gate]);
         let report = world.judged_good(&fleet);
@@ -28,7 +35,9 @@ fn a_gate_that_comes_back_goes_on_where_it_stopped() {
         let mut fleet = fleet(world, 50, Hostile::some());
         world.import(&fleet);
         for _ in 0..3 {
-            fleet.produce(&world.kafka(), 2_000, &mut |_| {}).expect("produced");
+            fleet
+                .produce(&world.kafka(), 2_000, &mut |_| {})
+                .expect("produced");
             let mut gate = world.gate("one");
             world.settle(&mut [&mut gate]);
             assert!(gate.terminate().success());
@@ -43,12 +52,18 @@ fn two_gates_share_the_lanes_and_hand_them_over() {
         let mut fleet = fleet(world, 50, Hostile::default());
         world.import(&fleet);
         let mut one = world.gate("one");
-        fleet.produce(&world.kafka(), 2_000, &mut |_| {}).expect("produced");
+        fleet
+            .produce(&world.kafka(), 2_000, &mut |_| {})
+            .expect("produced");
         let mut two = world.gate("two");
-        fleet.produce(&world.kafka(), 2_000, &mut |_| {}).expect("produced");
+        fleet
+            .produce(&world.kafka(), 2_000, &mut |_| {})
+            .expect("produced");
         world.settle(&mut [&mut one, &mut two]);
         assert!(one.terminate().success());
-        fleet.produce(&world.kafka(), 2_000, &mut |_| {}).expect("produced");
+        fleet
+            .produce(&world.kafka(), 2_000, &mut |_| {})
+            .expect("produced");
         world.settle(&mut [&mut two]);
         assert!(two.terminate().success());
         world.judged_good(&fleet);

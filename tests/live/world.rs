@@ -47,7 +47,10 @@ pub fn alone_in_a_world(name: &str, settings: &str, test: impl FnOnce(&World) + 
 
 fn run(name: &str, settings: &str, test: impl FnOnce(&World) + Send + 'static) {
     let settings = settings.to_owned();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     runtime.block_on(in_a_corner(name, move |corner| async move {
         // The test blocks, and speaks to the world through processes: it needs a thread and no runtime.
         let world = World::new(corner, &settings);
@@ -66,7 +69,10 @@ impl World {
         let file = directory.join("pulsegate.toml");
         let config = &corner.config;
         let topics = &config.topics;
-        let (kek, schemas) = (directory.join("kek"), Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas"));
+        let (kek, schemas) = (
+            directory.join("kek"),
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas"),
+        );
         fs::write(&kek, [7; 32]).expect("written");
         let mut text = File::create(&file).expect("created");
         write!(
@@ -87,7 +93,12 @@ impl World {
             topics.raw,
         )
         .expect("written");
-        let world = Self { config: config.clone(), directory, file, _corner: corner };
+        let world = Self {
+            config: config.clone(),
+            directory,
+            file,
+            _corner: corner,
+        };
         world.done(&["topology", "apply"]);
         world
     }
@@ -95,7 +106,10 @@ impl World {
     /// The binary, pointed at this world.
     pub fn pulsegate(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pulsegate"));
-        command.arg("--config").arg(&self.file).env("PULSEGATE_DATABASES__ADMIN_URL", self.config.databases.admin_url.expose());
+        command.arg("--config").arg(&self.file).env(
+            "PULSEGATE_DATABASES__ADMIN_URL",
+            self.config.databases.admin_url.expose(),
+        );
         command.current_dir(&self.directory).env_remove("PHI_MASTER_KEY");
         command
     }
@@ -108,8 +122,15 @@ impl World {
     /// Runs a command that has to succeed, and gives what it printed.
     pub fn done(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
-        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "pulsegate {arguments:?}: {}\n{out}\n{err}", output.status);
+        let (out, err) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        assert!(
+            output.status.success(),
+            "pulsegate {arguments:?}: {}\n{out}\n{err}",
+            output.status
+        );
         out.into_owned()
     }
 
@@ -134,13 +155,22 @@ impl World {
         let log = self.directory.join(format!("{instance}-{port}.log"));
         let file = File::create(&log).expect("created");
         let mut command = self.pulsegate();
-        command.args(["--set", &format!("http.listen=127.0.0.1:{port}"), "--set", &format!("gate.instance={instance}")]);
+        command.args([
+            "--set",
+            &format!("http.listen=127.0.0.1:{port}"),
+            "--set",
+            &format!("gate.instance={instance}"),
+        ]);
         for set in sets {
             command.args(["--set", set]);
         }
         command.arg("gate").args(flags).stdin(Stdio::null());
         command.stdout(file.try_clone().expect("cloned")).stderr(file);
-        Gate { child: command.spawn().expect("started"), port, log }
+        Gate {
+            child: command.spawn().expect("started"),
+            port,
+            log,
+        }
     }
 
     /// Starts a gate that is known to work on all its lanes when this returns.
@@ -167,14 +197,22 @@ impl World {
     /// How many raw offsets the group has committed.
     pub fn settled(&self) -> u64 {
         let group = self.group();
-        let Ok(committed) = group.committed_offsets(self.lanes(), LOOK * 100) else { return 0 };
-        let offsets = committed.elements().into_iter().map(|element| element.offset().to_raw().unwrap_or(0));
+        let Ok(committed) = group.committed_offsets(self.lanes(), LOOK * 100) else {
+            return 0;
+        };
+        let offsets = committed
+            .elements()
+            .into_iter()
+            .map(|element| element.offset().to_raw().unwrap_or(0));
         offsets.map(|offset| offset.max(0).cast_unsigned()).sum()
     }
 
     fn group(&self) -> BaseConsumer {
         let mut client = self.config.kafka.client();
-        client.set("group.id", &self.config.topics.raw).create().expect("a client")
+        client
+            .set("group.id", &self.config.topics.raw)
+            .create()
+            .expect("a client")
     }
 
     fn lanes(&self) -> TopicPartitionList {
@@ -186,9 +224,13 @@ impl World {
 
     fn behind(&self, group: &BaseConsumer) -> i64 {
         let raw = &self.config.topics.raw;
-        let Ok(committed) = group.committed_offsets(self.lanes(), LOOK * 100) else { return i64::MAX };
+        let Ok(committed) = group.committed_offsets(self.lanes(), LOOK * 100) else {
+            return i64::MAX;
+        };
         let behind = committed.elements().into_iter().map(|element| {
-            let (low, high) = group.fetch_watermarks(raw, element.partition(), LOOK * 100).unwrap_or((0, i64::MAX));
+            let (low, high) = group
+                .fetch_watermarks(raw, element.partition(), LOOK * 100)
+                .unwrap_or((0, i64::MAX));
             match element.offset() {
                 Offset::Offset(offset) => high - offset,
                 _ => high - low,
@@ -257,7 +299,11 @@ impl Gate {
     pub fn get(&self, path: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: gate\r\nConnection: close\r\n\r\n").ok()?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: gate\r\nConnection: close\r\n\r\n"
+        )
+        .ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         let status = answer.split(' ').nth(1)?.parse().ok()?;
@@ -269,13 +315,19 @@ impl Gate {
     pub fn lanes(&mut self) -> usize {
         self.expect_running();
         let metrics = self.get("/metrics").map(|(_, body)| body).unwrap_or_default();
-        let line = metrics.lines().find_map(|line| line.strip_prefix("pulsegate_lanes_assigned "));
-        line.and_then(|count| count.parse::<f64>().ok()).map_or(0, |count| count as usize)
+        let line = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("pulsegate_lanes_assigned "));
+        line.and_then(|count| count.parse::<f64>().ok())
+            .map_or(0, |count| count as usize)
     }
 
     pub fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
-        let status = Command::new("kill").args([signal, &pid]).status().expect("kill is there");
+        let status = Command::new("kill")
+            .args([signal, &pid])
+            .status()
+            .expect("kill is there");
         assert!(status.success(), "kill {signal} {pid}");
     }
 

@@ -54,7 +54,11 @@ impl Consumer {
         let client = BaseConsumer::from_config_and_context(config, Events::new(topic))?;
         let queue = Queue::new(client.client().native_ptr());
         client.subscribe(&[topic])?;
-        Ok(Self { queue, client, topic: topic.to_owned() })
+        Ok(Self {
+            queue,
+            client,
+            topic: topic.to_owned(),
+        })
     }
 
     /// Serves the group protocol without waiting. Returns a fatal error, after which the consumer is of no use.
@@ -72,7 +76,11 @@ impl Consumer {
 
     /// The oldest rebalance that is not answered.
     pub fn rebalance(&self) -> Option<Rebalance> {
-        self.events().rebalances.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        self.events()
+            .rebalances
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop_front()
     }
 
     /// Takes the partitions, paused and without an offset: [`Consumer::start`] gives them one.
@@ -114,7 +122,8 @@ impl Consumer {
     ///
     /// When it is not assigned, or the assignment is not applied yet: call again.
     pub fn start(&self, partition: i32, offset: i64) -> KafkaResult<()> {
-        self.client.seek(&self.topic, partition, Offset::Offset(offset), SEEK_TIMEOUT)?;
+        self.client
+            .seek(&self.topic, partition, Offset::Offset(offset), SEEK_TIMEOUT)?;
         self.client.resume(&self.list(&[partition]))
     }
 
@@ -131,7 +140,11 @@ impl Consumer {
 
     /// The last stable offset of each partition, when librdkafka has reported since the last call.
     pub fn take_stable_offsets(&self) -> Option<BTreeMap<i32, i64>> {
-        self.events().stable_offsets.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.events()
+            .stable_offsets
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     fn list(&self, partitions: &[i32]) -> TopicPartitionList {
@@ -191,7 +204,11 @@ impl ClientContext for Events {
 
 impl ConsumerContext for Events {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
-        let partitions: Vec<_> = list.elements().iter().map(|element| element.partition()).collect();
+        let partitions: Vec<_> = list
+            .elements()
+            .iter()
+            .map(|element| element.partition())
+            .collect();
         let rebalance = if event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             Rebalance::Assign(partitions)
         } else if self.closing.load(Ordering::Acquire) {
@@ -200,9 +217,15 @@ impl ConsumerContext for Events {
             }
             return;
         } else {
-            Rebalance::Revoke { partitions, lost: consumer.assignment_lost() }
+            Rebalance::Revoke {
+                partitions,
+                lost: consumer.assignment_lost(),
+            }
         };
-        self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).push_back(rebalance);
+        self.rebalances
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push_back(rebalance);
     }
 }
 
@@ -226,9 +249,15 @@ struct PartitionStatistics {
 
 impl Statistics {
     fn stable_offsets(self, topic: &str) -> BTreeMap<i32, i64> {
-        let partitions = self.topics.into_iter().filter(|(name, _)| name == topic).flat_map(|(_, of)| of.partitions);
+        let partitions = self
+            .topics
+            .into_iter()
+            .filter(|(name, _)| name == topic)
+            .flat_map(|(_, of)| of.partitions);
         let numbered = partitions.filter_map(|(id, of)| Some((id.parse().ok()?, of.ls_offset)));
-        numbered.filter(|&(id, stable): &(i32, i64)| id >= 0 && stable >= 0).collect()
+        numbered
+            .filter(|&(id, stable): &(i32, i64)| id >= 0 && stable >= 0)
+            .collect()
     }
 }
 

@@ -19,11 +19,11 @@ use super::gate::{Gate, Knowledge};
 use super::raw::Messages;
 use super::worker::{Need, Slot, WorkerError};
 use crate::crypto::keys::SubjectKey;
+use crate::gate::keyring::{Key, Keyring};
+use crate::gate::lane::Lane;
 use crate::gate::outcome::{Outcome, Reason};
 use crate::gate::record::Received;
 use crate::gate::seal::{Event, Keys, Nonces, SealError, SealedBatch, Sealer};
-use crate::gate::keyring::{Key, Keyring};
-use crate::gate::lane::Lane;
 use crate::gate::verify::{Budget, Verified};
 use crate::gate::{Admissible, Checked, Checker, Rules};
 use crate::io::vault;
@@ -79,7 +79,11 @@ struct Item<'r, S> {
 
 impl<'r, S> Item<'r, S> {
     fn map<T>(self, next: impl FnOnce(&Received<'r>, S) -> T) -> Item<'r, T> {
-        Item { stage: next(&self.record, self.stage), record: self.record, budget: self.budget }
+        Item {
+            stage: next(&self.record, self.stage),
+            record: self.record,
+            budget: self.budget,
+        }
     }
 }
 
@@ -138,13 +142,20 @@ impl Filling {
     /// When the last record that was taken from a partition was appended, in ms.
     #[must_use]
     pub fn last_appended_ms(&self, partition: i32) -> i64 {
-        usize::try_from(partition).ok().and_then(|index| self.last_appended_ms.get(index)).copied().unwrap_or_default()
+        usize::try_from(partition)
+            .ok()
+            .and_then(|index| self.last_appended_ms.get(index))
+            .copied()
+            .unwrap_or_default()
     }
 
     /// Gives the batch away and opens the next one, which takes over the memory of `spare`.
     pub fn close(&mut self, spare: SealedBatch) -> (SealedBatch, Size) {
         self.begun = None;
-        (std::mem::replace(&mut self.batch, spare), std::mem::take(&mut self.size))
+        (
+            std::mem::replace(&mut self.batch, spare),
+            std::mem::take(&mut self.size),
+        )
     }
 
     /// Forgets everything.
@@ -156,8 +167,18 @@ impl Filling {
 
     /// Takes the next chunk. An empty batch waits for its first record alone, so that its clock starts with it.
     pub fn take(&mut self, consumer: &Consumer, gate: &Gate, patience: Duration) -> usize {
-        let left = gate.config.gate.batch.records_max.saturating_sub(self.size.records).clamp(1, CHUNK_RECORDS);
-        consumer.consume(&mut self.messages, if self.begun.is_none() { 1 } else { left }, patience);
+        let left = gate
+            .config
+            .gate
+            .batch
+            .records_max
+            .saturating_sub(self.size.records)
+            .clamp(1, CHUNK_RECORDS);
+        consumer.consume(
+            &mut self.messages,
+            if self.begun.is_none() { 1 } else { left },
+            patience,
+        );
         if !self.messages.is_empty() {
             self.begin();
         }
@@ -222,14 +243,20 @@ impl Filling {
                 warn!(lane = partition, %error, "instead of a record");
                 continue;
             }
-            let Some(lane) = open(slots, partition) else { continue };
+            let Some(lane) = open(slots, partition) else {
+                continue;
+            };
             let (record, by_broker) = message.received();
             if !by_broker {
                 return Err(WorkerError::Timestamps);
             }
             let budget = lane.budget;
             let stage = self.checker.verify(&record, rules, &mut lane.budget);
-            items.push(Item { record, budget, stage });
+            items.push(Item {
+                record,
+                budget,
+                stage,
+            });
         }
         Ok(items)
     }
@@ -251,7 +278,9 @@ impl Filling {
     fn find_keys<'r, 'k>(&self, gate: &Gate, items: Vec<Item<'r, Checked<'k>>>) -> Vec<Item<'r, Keyed<'k>>> {
         let arena = self.checker.arena();
         let subject_of = |record: &Received<'r>, checked: &Checked<'k>| match checked {
-            Checked::Admissible(found) => Some((found.bound.key.tenant, found.walk.subject.of(record.value, arena))),
+            Checked::Admissible(found) => {
+                Some((found.bound.key.tenant, found.walk.subject.of(record.value, arena)))
+            }
             Checked::Rejected(..) | Checked::NeedsSchema(_) => None,
         };
         let mut missing = Vec::new();
@@ -271,13 +300,16 @@ impl Filling {
             Checked::Rejected(reason, signer) => Keyed::Rejected(reason, signer),
             Checked::NeedsSchema(id) => Keyed::Waiting(Need::Schema(id)),
             Checked::Admissible(found) => {
-                let fetched = || gate.subject_key(found.bound.key.tenant, found.walk.subject.of(record.value, arena));
+                let fetched =
+                    || gate.subject_key(found.bound.key.tenant, found.walk.subject.of(record.value, arena));
                 let key = key.or_else(fetched);
                 key.map_or(Keyed::Waiting(Need::SubjectKeys), |key| Keyed::Ready(found, key))
             }
         };
         let items = items.into_iter().zip(keys);
-        items.map(|(item, key)| item.map(|record, checked| find(record, checked, key))).collect()
+        items
+            .map(|(item, key)| item.map(|record, checked| find(record, checked, key)))
+            .collect()
     }
 
     /// Seals every record into the batch, and accounts for it.
@@ -291,12 +323,16 @@ impl Filling {
             let outcome = loop {
                 match self.seal_one(&knowledge.keys, record, verdict) {
                     Err(SealError::Nonces) => {
-                        self.nonces.refill(NONCES, getrandom::fill).map_err(WorkerError::Random)?;
+                        self.nonces
+                            .refill(NONCES, getrandom::fill)
+                            .map_err(WorkerError::Random)?;
                     }
                     result => break result.map_err(WorkerError::Seal)?,
                 }
             };
-            let Some(lane) = open(slots, record.partition) else { continue };
+            let Some(lane) = open(slots, record.partition) else {
+                continue;
+            };
             lane.account(record, outcome);
             self.size.records += 1;
             self.size.bytes += record.value.len() + record.key.map_or(0, <[u8]>::len);
@@ -314,10 +350,21 @@ impl Filling {
         let (reason, signer) = match verdict {
             Verdict::Admitted(found, subject) => {
                 let Admissible { bound, plan, walk } = found;
-                let event = Event { plan, walk, arena: self.checker.arena() };
+                let event = Event {
+                    plan,
+                    walk,
+                    arena: self.checker.arena(),
+                };
                 let tenant = keys.tenant(bound.key.tenant).ok_or(SealError::Tenant)?;
-                let keys = Keys { tenant, subject, device_token: bound.key.device_token };
-                match self.sealer.seal_clean(record, event, keys, &mut self.nonces, &mut self.batch) {
+                let keys = Keys {
+                    tenant,
+                    subject,
+                    device_token: bound.key.device_token,
+                };
+                match self
+                    .sealer
+                    .seal_clean(record, event, keys, &mut self.nonces, &mut self.batch)
+                {
                     Ok(()) => return Ok(Outcome::Clean),
                     Err(error) => (error.reason().ok_or(error)?, Some(found.bound.key)),
                 }
@@ -327,14 +374,24 @@ impl Filling {
         };
         let quarantine = keys.quarantine(signer.map(|key| key.tenant));
         let device = signer.map(|key| key.device);
-        self.sealer.seal_deadletter(record, reason, device, &quarantine, &mut self.nonces, &mut self.batch)?;
+        self.sealer.seal_deadletter(
+            record,
+            reason,
+            device,
+            &quarantine,
+            &mut self.nonces,
+            &mut self.batch,
+        )?;
         Ok(reason.into())
     }
 }
 
 /// The lane of a partition, if it is open.
 fn open(slots: &mut [Slot], partition: i32) -> Option<&mut Lane> {
-    match usize::try_from(partition).ok().and_then(|index| slots.get_mut(index)) {
+    match usize::try_from(partition)
+        .ok()
+        .and_then(|index| slots.get_mut(index))
+    {
         Some(Slot::Open(lane)) => Some(lane),
         _ => None,
     }
@@ -342,10 +399,7 @@ fn open(slots: &mut [Slot], partition: i32) -> Option<&mut Lane> {
 
 /// Ends each lane's part of the chunk before the first record that has to wait, and undoes what the records behind it
 /// have spent.
-fn cut<'r, 'k>(
-    slots: &mut [Slot],
-    items: Vec<Item<'r, Keyed<'k>>>,
-) -> (Vec<Item<'r, Keyed<'k>>>, Vec<Cut>) {
+fn cut<'r, 'k>(slots: &mut [Slot], items: Vec<Item<'r, Keyed<'k>>>) -> (Vec<Item<'r, Keyed<'k>>>, Vec<Cut>) {
     let mut cuts: Vec<Cut> = Vec::new();
     let mut ready = Vec::with_capacity(items.len());
     for item in items {
@@ -380,9 +434,16 @@ fn admit<'r, 'k>(
     for Item { record, stage, .. } in items {
         let verdict = match stage {
             Keyed::Ready(found, key) => {
-                let Some(lane) = open(slots, record.partition) else { continue };
+                let Some(lane) = open(slots, record.partition) else {
+                    continue;
+                };
                 let bound = &found.bound;
-                match lane.admission.admit(bound.key.slot, bound.key.class, bound.sequence, record.appended_ms) {
+                match lane.admission.admit(
+                    bound.key.slot,
+                    bound.key.class,
+                    bound.sequence,
+                    record.appended_ms,
+                ) {
                     Ok(_) => Verdict::Admitted(found, key),
                     Err(Outcome::Rejected(reason)) => Verdict::Rejected(reason, Some(found.bound.key)),
                     Err(Outcome::Duplicate | Outcome::Clean) => Verdict::Duplicate,

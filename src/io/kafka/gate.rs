@@ -104,7 +104,10 @@ impl Gate {
     #[must_use]
     pub fn knowledge(&self) -> Knowledge {
         let ids = self.registry.as_ref().map(Registry::ids);
-        Knowledge { keys: self.vault.keys(), ids }
+        Knowledge {
+            keys: self.vault.keys(),
+            ids,
+        }
     }
 
     /// A lane's limits, of which nothing is spent.
@@ -132,7 +135,11 @@ impl Gate {
     /// When a name does not fit into an encryption context.
     pub fn sealer(&self) -> Result<Sealer, TooLong> {
         let topics = &self.config.topics;
-        let topics = Topics { raw: &topics.raw, clean: &topics.clean, deadletter: &topics.deadletter };
+        let topics = Topics {
+            raw: &topics.raw,
+            clean: &topics.clean,
+            deadletter: &topics.deadletter,
+        };
         Sealer::new(&self.config.environment, topics)
     }
 
@@ -145,7 +152,10 @@ impl Gate {
     /// Fetches, and makes where there are none, the keys of subjects: one round trip, as long as the vault may take.
     /// What is still missing then has to wait.
     pub fn fetch_subject_keys(&self, subjects: &[(u16, &[u8])]) {
-        if let Err(error) = self.runtime.block_on(self.vault.subjects().fetch_or_create(subjects)) {
+        if let Err(error) = self
+            .runtime
+            .block_on(self.vault.subjects().fetch_or_create(subjects))
+        {
             self.metrics.failed(Service::Vault);
             warn!(%error, subjects = subjects.len(), "no subject keys from the vault");
         }
@@ -154,7 +164,9 @@ impl Gate {
     /// The registry has answered about a schema id, or there is none to ask.
     #[must_use]
     pub fn knows_schema(&self, id: u32) -> bool {
-        self.registry.as_ref().is_none_or(|registry| registry.ids().get(id).is_some())
+        self.registry
+            .as_ref()
+            .is_none_or(|registry| registry.ids().get(id).is_some())
     }
 
     /// Asks the registry about a schema id, in the background.
@@ -183,7 +195,9 @@ impl Gate {
         if records == 0 || last_appended_ms == 0 {
             return 0.0;
         }
-        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as i64);
+        let now_ms = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |now| now.as_millis() as i64);
         (now_ms - last_appended_ms).max(0) as f64 / 1000.0
     }
 
@@ -196,14 +210,28 @@ impl Knowledge {
     /// What the checks need of it.
     #[must_use]
     pub fn rules<'k>(&'k self, gate: &'k Gate) -> Rules<'k> {
-        Rules { keyring: self.keys.keyring(), catalog: &gate.catalog, ids: self.ids.as_deref(), verify: &gate.verify }
+        Rules {
+            keyring: self.keys.keyring(),
+            catalog: &gate.catalog,
+            ids: self.ids.as_deref(),
+            verify: &gate.verify,
+        }
     }
 }
 
 /// Clean Avro values carry the registry's ids of their schemas, which are registered for that.
 async fn frame_clean(config: &Config, registry: &Registry, catalog: &mut Catalog) -> Result<(), Failure> {
-    let framed = |plan: &Plan| (plan.name().to_owned(), subject(&config.topics.clean, plan), plan.clean_schema().to_string());
-    let avro = catalog.plans().iter().filter(|plan| plan.clean_format() == Format::Avro);
+    let framed = |plan: &Plan| {
+        (
+            plan.name().to_owned(),
+            subject(&config.topics.clean, plan),
+            plan.clean_schema().to_string(),
+        )
+    };
+    let avro = catalog
+        .plans()
+        .iter()
+        .filter(|plan| plan.clean_format() == Format::Avro);
     for (name, subject, schema) in avro.map(framed).collect::<Vec<_>>() {
         let id = registry.register(&subject, &schema).await?;
         catalog.frame_clean(&name, id);

@@ -91,7 +91,12 @@ impl Opening {
     pub fn new(gate: Arc<Gate>, partition: i32, cancelled: Arc<AtomicBool>) -> Result<Self, OpenError> {
         let client = BaseConsumer::from_config(&gate.settings.opener)
             .map_err(|error| OpenError::Kafka { partition, error })?;
-        Ok(Self { gate, partition, cancelled, client })
+        Ok(Self {
+            gate,
+            partition,
+            cancelled,
+            client,
+        })
     }
 
     /// Opens the lane.
@@ -104,9 +109,18 @@ impl Opening {
         let outset = self.agree()?;
         let position = outset.position();
         let (past, rescanned) = self.rebuild(position)?;
-        let lane = Lane::open(&self.gate.config.topics.raw, self.partition, outset, past.admission, past.budget);
+        let lane = Lane::open(
+            &self.gate.config.topics.raw,
+            self.partition,
+            outset,
+            past.admission,
+            past.budget,
+        );
         let elapsed_ms = started.elapsed().as_millis();
-        info!(lane = self.partition, position, rescanned, elapsed_ms, "lane opened");
+        info!(
+            lane = self.partition,
+            position, rescanned, elapsed_ms, "lane opened"
+        );
         Ok(lane)
     }
 
@@ -118,7 +132,10 @@ impl Opening {
             let standing = self.standing()?;
             standing
                 .reconcile(gate.rewind)
-                .map_err(|refusal| OpenError::Refused { partition: self.partition, refusal })
+                .map_err(|refusal| OpenError::Refused {
+                    partition: self.partition,
+                    refusal,
+                })
         };
         let patience = Duration::from_millis(gate.config.gate.transaction_timeout_ms);
         let pace = ExponentialBuilder::default()
@@ -143,17 +160,25 @@ impl Opening {
         let committed = self.committed(&topics.raw)?;
         let head = self.head(&topics.ledger)?;
         let (low, high) = self.watermarks(&topics.raw)?;
-        Ok(Standing { head, committed, low, high })
+        Ok(Standing {
+            head,
+            committed,
+            low,
+            high,
+        })
     }
 
     fn committed(&self, topic: &str) -> Result<Option<i64>, OpenError> {
         let mut list = TopicPartitionList::new();
         list.add_partition(topic, self.partition);
         let list = self.kafka(self.client.committed_offsets(list, ASK_TIMEOUT))?;
-        Ok(list.elements().first().and_then(|element| match element.offset() {
-            Offset::Offset(offset) => Some(offset),
-            _ => None,
-        }))
+        Ok(list
+            .elements()
+            .first()
+            .and_then(|element| match element.offset() {
+                Offset::Offset(offset) => Some(offset),
+                _ => None,
+            }))
     }
 
     fn watermarks(&self, topic: &str) -> Result<(i64, i64), OpenError> {
@@ -168,7 +193,10 @@ impl Opening {
             let from = (high - back).max(low);
             if let Some(value) = self.last_value(topic, from)? {
                 let head = Head::after(&value);
-                return head.map(Some).map_err(|error| OpenError::Ledger { partition: self.partition, error });
+                return head.map(Some).map_err(|error| OpenError::Ledger {
+                    partition: self.partition,
+                    error,
+                });
             }
             if from == low {
                 return Ok(None);
@@ -184,7 +212,12 @@ impl Opening {
             match self.client.poll(ASK_TIMEOUT) {
                 Some(Ok(message)) => last = message.payload().map(<[u8]>::to_vec),
                 Some(Err(KafkaError::PartitionEOF(_))) => return Ok(last),
-                Some(Err(error)) => return Err(OpenError::Kafka { partition: self.partition, error }),
+                Some(Err(error)) => {
+                    return Err(OpenError::Kafka {
+                        partition: self.partition,
+                        error,
+                    });
+                }
                 None => return Err(self.silence()),
             }
         }
@@ -199,7 +232,10 @@ impl Opening {
     /// Replays the log from the start of the previous generation up to `position`, which gives the admission the state
     /// that it would have had without a pause (see [`Admission`]).
     fn rebuild(&self, position: i64) -> Result<(Past, u64), OpenError> {
-        let mut past = Past { admission: self.gate.admission(), budget: self.gate.budget() };
+        let mut past = Past {
+            admission: self.gate.admission(),
+            budget: self.gate.budget(),
+        };
         let Some(from) = self.rescan_start(position)? else {
             return Ok((past, 0));
         };
@@ -214,7 +250,9 @@ impl Opening {
         let (mut rescanned, mut heard) = (0, Instant::now());
         loop {
             if self.cancelled.load(Ordering::Relaxed) {
-                return Err(OpenError::Cancelled { partition: self.partition });
+                return Err(OpenError::Cancelled {
+                    partition: self.partition,
+                });
             }
             queue.consume(&mut messages, RESCAN_RECORDS, RESCAN_WAIT);
             if !messages.is_empty() {
@@ -252,22 +290,34 @@ impl Opening {
             if record.offset >= position {
                 return Ok(true);
             }
-            let Ok(verified) = checker.verify(&record, &rules, &mut past.budget) else { continue };
+            let Ok(verified) = checker.verify(&record, &rules, &mut past.budget) else {
+                continue;
+            };
             match checker.decode(&record, verified, &rules) {
                 // Whatever comes of it, the admission has seen it.
                 Checked::Admissible(found) => {
                     let bound = &found.bound;
-                    let _ =
-                        past.admission.admit(bound.key.slot, bound.key.class, bound.sequence, record.appended_ms);
+                    let _ = past.admission.admit(
+                        bound.key.slot,
+                        bound.key.class,
+                        bound.sequence,
+                        record.appended_ms,
+                    );
                 }
                 Checked::Rejected(..) => {}
                 Checked::NeedsSchema(id) => {
                     self.gate.resolve_schema(id);
-                    return Err(OpenError::Schema { partition: self.partition, id });
+                    return Err(OpenError::Schema {
+                        partition: self.partition,
+                        id,
+                    });
                 }
             }
         }
-        Ok(messages.iter().last().is_some_and(|message| message.offset() + 1 >= position))
+        Ok(messages
+            .iter()
+            .last()
+            .is_some_and(|message| message.offset() + 1 >= position))
     }
 
     /// The first offset of the generation before the one of the record at `position`; none when there is nothing
@@ -299,18 +349,29 @@ impl Opening {
             match self.client.poll(ASK_TIMEOUT) {
                 Some(Ok(message)) => return Ok(message.timestamp().to_millis()),
                 Some(Err(KafkaError::PartitionEOF(_))) => return Ok(None),
-                Some(Err(error)) => return Err(OpenError::Kafka { partition: self.partition, error }),
+                Some(Err(error)) => {
+                    return Err(OpenError::Kafka {
+                        partition: self.partition,
+                        error,
+                    });
+                }
                 None => return Err(self.silence()),
             }
         }
     }
 
     fn kafka<T>(&self, result: Result<T, KafkaError>) -> Result<T, OpenError> {
-        result.map_err(|error| OpenError::Kafka { partition: self.partition, error })
+        result.map_err(|error| OpenError::Kafka {
+            partition: self.partition,
+            error,
+        })
     }
 
     fn silence(&self) -> OpenError {
-        OpenError::Kafka { partition: self.partition, error: KafkaError::NoMessageReceived }
+        OpenError::Kafka {
+            partition: self.partition,
+            error: KafkaError::NoMessageReceived,
+        }
     }
 }
 

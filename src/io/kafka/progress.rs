@@ -35,8 +35,13 @@ impl Watcher {
     /// When librdkafka refuses the configuration.
     pub fn new(config: &Config) -> KafkaResult<Self> {
         let mut client = config.kafka.client();
-        client.set("group.id", &config.gate.group).set("isolation.level", "read_committed");
-        Ok(Self { client: BaseConsumer::from_config(&client)?, topic: config.topics.raw.clone() })
+        client
+            .set("group.id", &config.gate.group)
+            .set("isolation.level", "read_committed");
+        Ok(Self {
+            client: BaseConsumer::from_config(&client)?,
+            topic: config.topics.raw.clone(),
+        })
     }
 
     /// Where it stands now.
@@ -47,12 +52,21 @@ impl Watcher {
     pub fn look(&self) -> KafkaResult<Progress> {
         let metadata = self.client.fetch_metadata(Some(&self.topic), ASK_TIMEOUT)?;
         let mut list = TopicPartitionList::new();
-        for partition in metadata.topics().iter().flat_map(rdkafka::metadata::MetadataTopic::partitions) {
+        for partition in metadata
+            .topics()
+            .iter()
+            .flat_map(rdkafka::metadata::MetadataTopic::partitions)
+        {
             list.add_partition(&self.topic, partition.id());
         }
-        let mut progress = Progress { settled: 0, behind: 0 };
+        let mut progress = Progress {
+            settled: 0,
+            behind: 0,
+        };
         for element in self.client.committed_offsets(list, ASK_TIMEOUT)?.elements() {
-            let (low, high) = self.client.fetch_watermarks(&self.topic, element.partition(), ASK_TIMEOUT)?;
+            let (low, high) = self
+                .client
+                .fetch_watermarks(&self.topic, element.partition(), ASK_TIMEOUT)?;
             let next = match element.offset() {
                 Offset::Offset(next) => next,
                 _ => low,

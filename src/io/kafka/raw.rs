@@ -32,7 +32,10 @@ impl Queue {
     pub fn new(native: *mut sys::rd_kafka_t) -> Self {
         // SAFETY: `native` is a live client; the call only allocates.
         let queue = unsafe { sys::rd_kafka_queue_new(native) };
-        Self { client: native, queue }
+        Self {
+            client: native,
+            queue,
+        }
     }
 
     /// Sends what is fetched for one partition here instead of to the consumer's own queue. Call it before the
@@ -47,7 +50,9 @@ impl Queue {
         unsafe {
             let source = sys::rd_kafka_queue_get_partition(self.client, topic.as_ptr(), partition);
             if source.is_null() {
-                return Err(KafkaError::Subscription("no such partition to forward".to_owned()));
+                return Err(KafkaError::Subscription(
+                    "no such partition to forward".to_owned(),
+                ));
             }
             sys::rd_kafka_queue_forward(source, self.queue);
             sys::rd_kafka_queue_destroy(source);
@@ -93,7 +98,9 @@ impl Messages {
     /// Room for at most `records_max` messages.
     #[must_use]
     pub fn with_capacity(records_max: usize) -> Self {
-        Self { pointers: Vec::with_capacity(records_max) }
+        Self {
+            pointers: Vec::with_capacity(records_max),
+        }
     }
 
     /// How many there are.
@@ -110,7 +117,10 @@ impl Messages {
 
     /// One after the other.
     pub fn iter(&self) -> impl Iterator<Item = Message<'_>> {
-        self.pointers.iter().map(|&pointer| Message { pointer, messages: PhantomData })
+        self.pointers.iter().map(|&pointer| Message {
+            pointer,
+            messages: PhantomData,
+        })
     }
 
     fn clear(&mut self) {
@@ -187,7 +197,10 @@ impl<'a> Message<'a> {
                 value: self.value(),
                 signature: signature_headers(self.pointer),
             };
-            (record, kind == sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME)
+            (
+                record,
+                kind == sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME,
+            )
         }
     }
 }
@@ -257,7 +270,10 @@ impl Topic {
         if topic.is_null() {
             return Err(KafkaError::ClientCreation("topic handle refused".to_owned()));
         }
-        Ok(Self { topic, batch: Vec::new() })
+        Ok(Self {
+            topic,
+            batch: Vec::new(),
+        })
     }
 
     /// Enqueues every record without copying it.
@@ -269,7 +285,10 @@ impl Topic {
     /// # Safety
     ///
     /// The bytes must stay where they are until the producer has nothing in flight, or is destroyed.
-    pub unsafe fn produce<'a>(&mut self, records: impl Iterator<Item = Outgoing<'a>>) -> Result<(), KafkaError> {
+    pub unsafe fn produce<'a>(
+        &mut self,
+        records: impl Iterator<Item = Outgoing<'a>>,
+    ) -> Result<(), KafkaError> {
         self.batch.clear();
         self.batch.extend(records.map(|record| sys::rd_kafka_message_t {
             err: sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR,
@@ -277,7 +296,11 @@ impl Topic {
             partition: record.partition,
             payload: record.value.as_ptr().cast_mut().cast(),
             len: record.value.len(),
-            key: if record.key.is_empty() { ptr::null_mut() } else { record.key.as_ptr().cast_mut().cast() },
+            key: if record.key.is_empty() {
+                ptr::null_mut()
+            } else {
+                record.key.as_ptr().cast_mut().cast()
+            },
             key_len: record.key.len(),
             offset: 0,
             _private: ptr::null_mut(),
@@ -299,7 +322,9 @@ impl Topic {
             return Ok(());
         }
         let refused = self.batch.iter().map(|message| message.err);
-        let first = refused.into_iter().find(|err| *err != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR);
+        let first = refused
+            .into_iter()
+            .find(|err| *err != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR);
         let code = first.map_or(RDKafkaErrorCode::Fail, RDKafkaErrorCode::from);
         self.batch.clear();
         Err(KafkaError::MessageProduction(code))

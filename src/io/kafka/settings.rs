@@ -39,7 +39,11 @@ impl Settings {
             .set("auto.offset.reset", "error")
             .set("fetch.wait.max.ms", "50")
             .set("queued.max.messages.kbytes", "32768");
-        let instance = if config.gate.instance.is_empty() { host } else { &config.gate.instance };
+        let instance = if config.gate.instance.is_empty() {
+            host
+        } else {
+            &config.gate.instance
+        };
         Self {
             base,
             group: config.gate.group.clone(),
@@ -103,7 +107,11 @@ impl Settings {
             // Successes are what nothing in flight means; only failures are worth an event.
             .set("delivery.report.only.error", "true");
         let client = self.with_overrides(client).set("transactional.id", &id).clone();
-        settle::Settings { client, topics: self.topics.clone(), settle_timeout: self.settle_timeout }
+        settle::Settings {
+            client,
+            topics: self.topics.clone(),
+            settle_timeout: self.settle_timeout,
+        }
     }
 
     /// What the operator set goes last.

@@ -115,16 +115,30 @@ impl Settler {
                     if ended {
                         // Destroyed before the batch that it may still point into.
                         drop(producer);
-                        let _ = outbox.send(Settled { batch: job.batch, result });
+                        let _ = outbox.send(Settled {
+                            batch: job.batch,
+                            result,
+                        });
                         return;
                     }
-                    if outbox.send(Settled { batch: job.batch, result }).is_err() {
+                    if outbox
+                        .send(Settled {
+                            batch: job.batch,
+                            result,
+                        })
+                        .is_err()
+                    {
                         return;
                     }
                 }
             })
             .map_err(|error| KafkaError::ClientCreation(format!("no thread to settle on: {error}")))?;
-        Ok(Self { jobs, settled, deadline: None, limit: settings.settle_timeout })
+        Ok(Self {
+            jobs,
+            settled,
+            deadline: None,
+            limit: settings.settle_timeout,
+        })
     }
 
     /// A job is under way.
@@ -207,7 +221,11 @@ impl SettlingProducer {
 
     fn settle(&mut self, job: &Job) -> Result<Timings, SettleError> {
         let deadline = Instant::now() + self.timeout;
-        let outcome = self.client.begin_transaction().map_err(Failure::from).and_then(|()| self.attempt(job, deadline));
+        let outcome = self
+            .client
+            .begin_transaction()
+            .map_err(Failure::from)
+            .and_then(|()| self.attempt(job, deadline));
         match outcome {
             Ok(timings) => Ok(timings),
             Err(Failure::Abortable(error)) => Err(self.abort(error, deadline)),
@@ -222,22 +240,35 @@ impl SettlingProducer {
         self.produce(&job.batch)?;
         let produced = Instant::now();
         let client = Arc::clone(&self.client);
-        retry(deadline, || client.send_offsets_to_transaction(&job.offsets, &job.group, self.timeout))?;
+        retry(deadline, || {
+            client.send_offsets_to_transaction(&job.offsets, &job.group, self.timeout)
+        })?;
         self.drain(deadline)?;
         let delivered = Instant::now();
         // Nothing is in flight, so the wrapper's flush inside returns at once.
         retry(deadline, || client.commit_transaction(self.timeout))?;
         let (produce, deliver, commit) = (produced - started, delivered - produced, delivered.elapsed());
-        Ok(Timings { produce, deliver, commit })
+        Ok(Timings {
+            produce,
+            deliver,
+            commit,
+        })
     }
 
     fn produce(&mut self, batch: &SealedBatch) -> Result<(), Failure> {
         fn outgoing<'a>((partition, key, value): (i32, &'a [u8], &'a [u8])) -> Outgoing<'a> {
-            Outgoing { partition, key, value }
+            Outgoing {
+                partition,
+                key,
+                value,
+            }
         }
         // SAFETY: the batch is owned by the job, which `Settler::start` keeps until nothing is in flight or the
         // producer is destroyed.
-        #[expect(unsafe_code, reason = "produces without a copy from a batch that outlives its delivery")]
+        #[expect(
+            unsafe_code,
+            reason = "produces without a copy from a batch that outlives its delivery"
+        )]
         let enqueued = unsafe {
             self.clean
                 .produce(batch.clean().map(outgoing))
@@ -247,12 +278,23 @@ impl SettlingProducer {
         for letter in batch.deadletters() {
             let mut headers = OwnedHeaders::new();
             for (key, value) in letter.headers() {
-                headers = headers.insert(Header { key, value: Some(value) });
+                headers = headers.insert(Header {
+                    key,
+                    value: Some(value),
+                });
             }
-            let record = BaseRecord::<[u8], [u8]>::to(&self.deadletter).partition(letter.partition).headers(headers);
+            let record = BaseRecord::<[u8], [u8]>::to(&self.deadletter)
+                .partition(letter.partition)
+                .headers(headers);
             let record = record.payload(letter.value);
-            let record = if letter.key.is_empty() { record } else { record.key(letter.key) };
-            self.client.send(record).map_err(|(error, _)| Failure::Abortable(error))?;
+            let record = if letter.key.is_empty() {
+                record
+            } else {
+                record.key(letter.key)
+            };
+            self.client
+                .send(record)
+                .map_err(|(error, _)| Failure::Abortable(error))?;
         }
         Ok(())
     }
@@ -262,12 +304,16 @@ impl SettlingProducer {
         while !raw::flush(self.client.client().native_ptr(), DRAIN_STEP) {
             self.client.poll(Duration::ZERO);
             if Instant::now() > deadline {
-                return Err(Failure::Unknown(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)));
+                return Err(Failure::Unknown(KafkaError::Flush(
+                    RDKafkaErrorCode::OperationTimedOut,
+                )));
             }
         }
         self.client.poll(Duration::ZERO);
         if self.client.context().failed.swap(false, Ordering::Relaxed) {
-            return Err(Failure::Abortable(KafkaError::MessageProduction(RDKafkaErrorCode::Fail)));
+            return Err(Failure::Abortable(KafkaError::MessageProduction(
+                RDKafkaErrorCode::Fail,
+            )));
         }
         Ok(())
     }
@@ -301,7 +347,9 @@ impl From<KafkaError> for Failure {
     /// anything else, leaves the outcome unknown.
     fn from(error: KafkaError) -> Self {
         use RDKafkaErrorCode::{Fenced, InvalidProducerEpoch, ProducerFenced};
-        let KafkaError::Transaction(inner) = &error else { return Self::Unknown(error) };
+        let KafkaError::Transaction(inner) = &error else {
+            return Self::Unknown(error);
+        };
         if matches!(inner.code(), Fenced | InvalidProducerEpoch | ProducerFenced) {
             Self::Fenced(error)
         } else if !inner.is_fatal() && inner.txn_requires_abort() {

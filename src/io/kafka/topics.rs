@@ -25,17 +25,30 @@ const TIMESTAMPS: (&str, &str) = ("message.timestamp.type", "LogAppendTime");
 /// `Unreachable` when no broker answers, `Wrong` when a topic is not what it must be.
 pub async fn check(config: &Config) -> Result<NonZeroU32, Failure> {
     let client = config.kafka.client();
-    let topics = [&config.topics.raw, &config.topics.clean, &config.topics.deadletter, &config.topics.ledger];
+    let topics = [
+        &config.topics.raw,
+        &config.topics.clean,
+        &config.topics.deadletter,
+        &config.topics.ledger,
+    ];
     let names = topics.map(String::clone);
     let counts = tokio::task::spawn_blocking(move || {
         let consumer = BaseConsumer::from_config(&client)?;
-        names.iter().map(|name| partitions(&consumer, name)).collect::<Result<Vec<_>, _>>()
+        names
+            .iter()
+            .map(|name| partitions(&consumer, name))
+            .collect::<Result<Vec<_>, _>>()
     });
-    let counts = counts.await.map_err(|error| Failure::Wrong(error.to_string()))?.map_err(unreachable)?;
+    let counts = counts
+        .await
+        .map_err(|error| Failure::Wrong(error.to_string()))?
+        .map_err(unreachable)?;
     let wanted = counts[0];
     for (name, &count) in topics.iter().zip(&counts) {
         if count == 0 {
-            return Err(Failure::Wrong(format!("there is no topic {name}: run `pulsegate topology apply`")));
+            return Err(Failure::Wrong(format!(
+                "there is no topic {name}: run `pulsegate topology apply`"
+            )));
         }
         if count != wanted {
             let raw = &config.topics.raw;
@@ -52,8 +65,13 @@ pub async fn check(config: &Config) -> Result<NonZeroU32, Failure> {
 /// Zero when there is no such topic.
 fn partitions(consumer: &BaseConsumer, name: &str) -> Result<u32, KafkaError> {
     let metadata = consumer.fetch_metadata(Some(name), ASK_TIMEOUT)?;
-    let topic = metadata.topics().iter().find(|topic| topic.name() == name && topic.error().is_none());
-    Ok(topic.map_or(0, |topic| u32::try_from(topic.partitions().len()).unwrap_or(u32::MAX)))
+    let topic = metadata
+        .topics()
+        .iter()
+        .find(|topic| topic.name() == name && topic.error().is_none());
+    Ok(topic.map_or(0, |topic| {
+        u32::try_from(topic.partitions().len()).unwrap_or(u32::MAX)
+    }))
 }
 
 async fn check_timestamps(config: &Config) -> Result<(), Failure> {
@@ -61,7 +79,10 @@ async fn check_timestamps(config: &Config) -> Result<(), Failure> {
         AdminClient::from_config(&config.kafka.client()).map_err(unreachable)?;
     let options = AdminOptions::new().request_timeout(Some(ASK_TIMEOUT));
     let raw = &config.topics.raw;
-    let described = admin.describe_configs([&ResourceSpecifier::Topic(raw)], &options).await.map_err(unreachable)?;
+    let described = admin
+        .describe_configs([&ResourceSpecifier::Topic(raw)], &options)
+        .await
+        .map_err(unreachable)?;
     let (name, wanted) = TIMESTAMPS;
     let value = |resource: ConfigResource| resource.get(name).and_then(|entry| entry.value.clone());
     let found = described.into_iter().flatten().find_map(value);

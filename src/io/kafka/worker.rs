@@ -22,10 +22,10 @@ use super::filling::{Cut, Filling, Size};
 use super::gate::Gate;
 use super::opening::{self, OpenError, Opening};
 use super::settle::{Job, SettleError, Settled, Settler, Timings};
+use crate::crypto::envelope::TooLong;
 use crate::gate::lane::Lane;
 use crate::gate::ledger::Stamp;
 use crate::gate::outcome::Outcome;
-use crate::crypto::envelope::TooLong;
 use crate::gate::seal::{SealError, SealedBatch};
 use crate::telemetry::health::{HoldCause, WorkerHealth};
 use crate::telemetry::metrics::{self, AbortCause, Stage};
@@ -161,7 +161,12 @@ impl InFlight {
         stages[Stage::Produce as usize] = timings.produce + timings.deliver;
         stages[Stage::Commit as usize] = timings.commit;
         let transaction = timings.produce + timings.deliver + timings.commit;
-        metrics::Batch { outcomes: self.outcomes, bytes: self.size.bytes as u64, stages, transaction }
+        metrics::Batch {
+            outcomes: self.outcomes,
+            bytes: self.size.bytes as u64,
+            stages,
+            transaction,
+        }
     }
 }
 
@@ -216,8 +221,13 @@ impl Worker {
             match rebalance {
                 Rebalance::Assign(partitions) => {
                     info!(worker = self.index, ?partitions, "lanes assigned");
-                    if partitions.iter().any(|&partition| self.slots.len() <= partition as usize) {
-                        return Err(WorkerError::Partitions { known: self.slots.len() });
+                    if partitions
+                        .iter()
+                        .any(|&partition| self.slots.len() <= partition as usize)
+                    {
+                        return Err(WorkerError::Partitions {
+                            known: self.slots.len(),
+                        });
                     }
                     self.consumer.assign(&partitions)?;
                     for partition in partitions {
@@ -305,12 +315,19 @@ impl Worker {
 
     fn begin_opening(&self, partition: i32) -> Slot {
         let cancelled = Arc::new(AtomicBool::new(false));
-        let (gate, flag, outbox) = (Arc::clone(&self.gate), Arc::clone(&cancelled), self.openings.0.clone());
-        let spawned = thread::Builder::new().name(format!("open-{partition}")).spawn(move || {
-            let opened = Opening::new(gate, partition, Arc::clone(&flag)).and_then(|opening| opening.run());
-            // A worker that has ended does not listen.
-            let _ = outbox.send((partition, flag, opened));
-        });
+        let (gate, flag, outbox) = (
+            Arc::clone(&self.gate),
+            Arc::clone(&cancelled),
+            self.openings.0.clone(),
+        );
+        let spawned = thread::Builder::new()
+            .name(format!("open-{partition}"))
+            .spawn(move || {
+                let opened =
+                    Opening::new(gate, partition, Arc::clone(&flag)).and_then(|opening| opening.run());
+                // A worker that has ended does not listen.
+                let _ = outbox.send((partition, flag, opened));
+            });
         match spawned {
             Ok(_) => Slot::Opening(cancelled),
             Err(error) => {
@@ -342,7 +359,9 @@ impl Worker {
     fn release_holds(&mut self) {
         let now = Instant::now();
         for partition in 0..self.slots.len() as i32 {
-            let Slot::Held { need, retry_at, .. } = &mut self.slots[partition as usize] else { continue };
+            let Slot::Held { need, retry_at, .. } = &mut self.slots[partition as usize] else {
+                continue;
+            };
             if *retry_at > now {
                 continue;
             }
@@ -369,7 +388,11 @@ impl Worker {
             self.hand_over();
             return Ok(());
         }
-        if self.filling.take(&self.consumer, &self.gate, patience.unwrap_or(IDLE_WAIT)) > 0 {
+        if self
+            .filling
+            .take(&self.consumer, &self.gate, patience.unwrap_or(IDLE_WAIT))
+            > 0
+        {
             for cut in self.filling.process(&self.gate, &mut self.slots)? {
                 self.hold(cut);
             }
@@ -385,7 +408,12 @@ impl Worker {
             *self.slot(partition) = slot;
             return;
         };
-        warn!(lane = partition, cause = need.cause().as_str(), offset = lane.position(), "lane held");
+        warn!(
+            lane = partition,
+            cause = need.cause().as_str(),
+            offset = lane.position(),
+            "lane held"
+        );
         if let Err(error) = self.consumer.pause(partition) {
             warn!(lane = partition, %error, "cannot pause");
         }
@@ -397,24 +425,43 @@ impl Worker {
                 SCHEMA_PAUSE
             }
         };
-        *self.slot(partition) = Slot::Held { lane, need, retry_at: Instant::now() + pause };
+        *self.slot(partition) = Slot::Held {
+            lane,
+            need,
+            retry_at: Instant::now() + pause,
+        };
     }
 
     /// Closes the batch and gives it to the settler, if the settler is free.
     fn hand_over(&mut self) {
-        let (Some(settler), Some(group)) = (&mut self.settler, self.consumer.group()) else { return };
+        let (Some(settler), Some(group)) = (&mut self.settler, self.consumer.group()) else {
+            return;
+        };
         if settler.is_busy() {
             return;
         }
         let (mut batch, size) = self.filling.close(self.spare.take().unwrap_or_default());
-        let stamp =
-            Stamp { worker: &self.transactional_id, schema_rev: &self.gate.schema_rev, key_rev: size.key_rev };
+        let stamp = Stamp {
+            worker: &self.transactional_id,
+            schema_rev: &self.gate.schema_rev,
+            key_rev: size.key_rev,
+        };
         let mut offsets = TopicPartitionList::new();
-        let mut in_flight = InFlight { lanes: Vec::new(), outcomes: [0; Outcome::COUNT], size };
+        let mut in_flight = InFlight {
+            lanes: Vec::new(),
+            outcomes: [0; Outcome::COUNT],
+            size,
+        };
         for (partition, slot) in (0..).zip(&mut self.slots) {
-            let Some(lane) = slot.lane().filter(|lane| lane.is_dirty()) else { continue };
+            let Some(lane) = slot.lane().filter(|lane| lane.is_dirty()) else {
+                continue;
+            };
             let counts = lane.hand_over(&stamp, &mut batch);
-            in_flight.outcomes.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+            in_flight
+                .outcomes
+                .iter_mut()
+                .zip(counts)
+                .for_each(|(sum, count)| *sum += count);
             in_flight.lanes.push(partition);
             let position = Offset::Offset(lane.position());
             // Refused only for a negative offset.
@@ -425,13 +472,19 @@ impl Worker {
             self.spare = Some(batch);
             return;
         }
-        settler.begin(Job { batch, offsets, group });
+        settler.begin(Job {
+            batch,
+            offsets,
+            group,
+        });
         self.in_flight = Some(in_flight);
     }
 
     /// Takes the result of the settlement under way, waiting at most for `patience`.
     fn collect(&mut self, patience: Duration) -> Result<(), WorkerError> {
-        let Some(done) = self.settler.as_mut().and_then(|settler| settler.wait(patience)) else { return Ok(()) };
+        let Some(done) = self.settler.as_mut().and_then(|settler| settler.wait(patience)) else {
+            return Ok(());
+        };
         let in_flight = self.in_flight.take();
         let result = match done {
             Ok(Settled { mut batch, result }) => {
@@ -499,7 +552,11 @@ impl Worker {
                     lane.abort();
                     self.start(partition, lane)
                 }
-                Slot::Held { mut lane, need, retry_at } => {
+                Slot::Held {
+                    mut lane,
+                    need,
+                    retry_at,
+                } => {
                     lane.abort();
                     Slot::Held { lane, need, retry_at }
                 }
@@ -525,12 +582,15 @@ impl Worker {
     }
 
     fn report_lag(&mut self) {
-        let Some(stable) = self.consumer.take_stable_offsets() else { return };
+        let Some(stable) = self.consumer.take_stable_offsets() else {
+            return;
+        };
         for (partition, stable) in stable {
             if let Some(lane) = self.slots.get_mut(partition as usize).and_then(Slot::lane) {
                 let records = (stable - lane.settled()).max(0).cast_unsigned();
                 let appended_ms = self.filling.last_appended_ms(partition);
-                self.health.lag(partition, records, self.gate.lag_seconds(records, appended_ms));
+                self.health
+                    .lag(partition, records, self.gate.lag_seconds(records, appended_ms));
             }
         }
     }
@@ -550,7 +610,10 @@ impl Worker {
 
     /// Something is accounted for that is not committed or being committed.
     fn is_dirty(&mut self) -> bool {
-        self.slots.iter_mut().filter_map(Slot::lane).any(|lane| lane.is_dirty())
+        self.slots
+            .iter_mut()
+            .filter_map(Slot::lane)
+            .any(|lane| lane.is_dirty())
     }
 
     fn slot(&mut self, partition: i32) -> &mut Slot {

@@ -28,11 +28,13 @@ impl Workers {
         let (outbox, ended) = mpsc::unbounded_channel();
         for index in 0..gate.config.gate.workers {
             let (gate, stop, outbox) = (Arc::clone(gate), Arc::clone(&stop), outbox.clone());
-            thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                let result = Worker::new(gate, index).and_then(|worker| worker.run(&stop));
-                // Nobody listens any more when the process is ending.
-                let _ = outbox.send(result);
-            })?;
+            thread::Builder::new()
+                .name(format!("worker-{index}"))
+                .spawn(move || {
+                    let result = Worker::new(gate, index).and_then(|worker| worker.run(&stop));
+                    // Nobody listens any more when the process is ending.
+                    let _ = outbox.send(result);
+                })?;
         }
         Ok(Self { stop, ended })
     }

@@ -14,8 +14,8 @@ use super::tenants::{self, Branch, HOUSE, Home, Which};
 use super::{Database, Shared, VaultFault, without_haste};
 use crate::crypto::envelope::FieldKey;
 use crate::crypto::kek::Kek;
-use crate::crypto::token::Token;
 use crate::crypto::keys::Tenant;
+use crate::crypto::token::Token;
 use crate::gate::keyring::{Algorithm, KeyRow, KeyState, Keyring, KeyringBuilder, Profile};
 
 /// Changes that are read at once.
