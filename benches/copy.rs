@@ -168,7 +168,7 @@ impl Settling {
     fn new(settings: &Settings, config: &Config, index: usize) -> Result<Self> {
         let producer = BaseProducer::from_config(&settings.settler(index).client)?;
         producer.init_transactions(TIMEOUT)?;
-        let clean = Topic::new(producer.client().native_ptr(), &config.topics.clean)?;
+        let clean = Topic::new(&producer, &config.topics.clean)?;
         Ok(Self { clean, producer })
     }
 
@@ -186,10 +186,7 @@ impl Settling {
             }
             self.producer
                 .send_offsets_to_transaction(&job.offsets, &job.group, TIMEOUT)?;
-            ensure!(
-                raw::flush(self.producer.client().native_ptr(), TIMEOUT),
-                "not delivered in time"
-            );
+            ensure!(raw::flush(&self.producer, TIMEOUT), "not delivered in time");
             self.producer.commit_transaction(TIMEOUT)?;
             drop(job);
             if outbox.send(()).is_err() {

@@ -259,7 +259,7 @@ fn text_setting(
         let values = inner
             .and_then(|inner| inner.get("additionalProperties"))
             .filter(|values| values.is_object());
-        if properties.is_none() && values.is_some_and(|values| is_text(values)) {
+        if properties.is_none() && values.is_some_and(is_text) {
             // A map of texts is as deep as it gets: what is left of the path is one key, dots and all.
             keys.push(property_name(&rest.join(".")));
             place = values;

@@ -52,7 +52,7 @@ impl Consumer {
     /// When librdkafka refuses the configuration.
     pub fn subscribe(config: &ClientConfig, topic: &str) -> KafkaResult<Self> {
         let client = BaseConsumer::from_config_and_context(config, Events::new(topic))?;
-        let queue = Queue::new(client.client().native_ptr());
+        let queue = Queue::new(&client);
         client.subscribe(&[topic])?;
         Ok(Self {
             queue,

@@ -242,7 +242,7 @@ impl Opening {
         // A client of its own: one that had the partition assigned before takes the forwarding back when it lets it go.
         let client = self.kafka(BaseConsumer::from_config(&self.gate.settings.opener))?;
         let topic = &self.gate.config.topics.raw;
-        let queue = Queue::new(client.client().native_ptr());
+        let queue = Queue::new(&client);
         self.kafka(queue.forward(topic, self.partition))?;
         self.assign(&client, topic, from)?;
         let mut messages = Messages::with_capacity(RESCAN_RECORDS);
@@ -345,18 +345,14 @@ impl Opening {
     /// When the last record at or before `offset` was appended; offsets may be missing.
     fn appended_ms(&self, topic: &str, offset: i64) -> Result<Option<i64>, OpenError> {
         self.assign(&self.client, topic, offset)?;
-        loop {
-            match self.client.poll(ASK_TIMEOUT) {
-                Some(Ok(message)) => return Ok(message.timestamp().to_millis()),
-                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(None),
-                Some(Err(error)) => {
-                    return Err(OpenError::Kafka {
-                        partition: self.partition,
-                        error,
-                    });
-                }
-                None => return Err(self.silence()),
-            }
+        match self.client.poll(ASK_TIMEOUT) {
+            Some(Ok(message)) => Ok(message.timestamp().to_millis()),
+            Some(Err(KafkaError::PartitionEOF(_))) => Ok(None),
+            Some(Err(error)) => Err(OpenError::Kafka {
+                partition: self.partition,
+                error,
+            }),
+            None => Err(self.silence()),
         }
     }
 

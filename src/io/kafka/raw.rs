@@ -15,7 +15,9 @@ use std::marker::PhantomData;
 use std::time::Duration;
 use std::{ptr, slice};
 
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
 use rdkafka_sys as sys;
 
 use crate::gate::record::{Received, SignatureHeaders};
@@ -27,15 +29,13 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Makes an empty queue on the client behind `native`, which the caller keeps alive for longer than the queue.
+    /// Makes an empty queue on a client, which the caller keeps alive for longer than the queue.
     #[must_use]
-    pub fn new(native: *mut sys::rd_kafka_t) -> Self {
-        // SAFETY: `native` is a live client; the call only allocates.
-        let queue = unsafe { sys::rd_kafka_queue_new(native) };
-        Self {
-            client: native,
-            queue,
-        }
+    pub fn new<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Self {
+        let client = consumer.client().native_ptr();
+        // SAFETY: the client is live; the call only allocates.
+        let queue = unsafe { sys::rd_kafka_queue_new(client) };
+        Self { client, queue }
     }
 
     /// Sends what is fetched for one partition here instead of to the consumer's own queue. Call it before the
@@ -258,15 +258,17 @@ pub struct Topic {
 unsafe impl Send for Topic {}
 
 impl Topic {
-    /// Opens `name` on the producer behind `native`, which the caller keeps alive for longer than the topic.
+    /// Opens `name` on a producer, which the caller keeps alive for longer than the topic.
     ///
     /// # Errors
     ///
     /// When the name holds a NUL byte or is refused.
-    pub fn new(native: *mut sys::rd_kafka_t, name: &str) -> Result<Self, KafkaError> {
+    pub fn new<C: ProducerContext>(producer: &BaseProducer<C>, name: &str) -> Result<Self, KafkaError> {
         let name = CString::new(name).map_err(KafkaError::from)?;
         // SAFETY: a null configuration means the client's defaults.
-        let topic = unsafe { sys::rd_kafka_topic_new(native, name.as_ptr(), ptr::null_mut()) };
+        let topic = unsafe {
+            sys::rd_kafka_topic_new(producer.client().native_ptr(), name.as_ptr(), ptr::null_mut())
+        };
         if topic.is_null() {
             return Err(KafkaError::ClientCreation("topic handle refused".to_owned()));
         }
@@ -343,9 +345,9 @@ impl Drop for Topic {
 ///
 /// Failed deliveries stay in flight until the producer is polled for their reports.
 #[must_use]
-pub fn flush(native: *mut sys::rd_kafka_t, timeout: Duration) -> bool {
+pub fn flush<C: ProducerContext>(producer: &BaseProducer<C>, timeout: Duration) -> bool {
     let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-    // SAFETY: `native` is a live producer.
-    let result = unsafe { sys::rd_kafka_flush(native, timeout_ms) };
+    // SAFETY: the producer is live.
+    let result = unsafe { sys::rd_kafka_flush(producer.client().native_ptr(), timeout_ms) };
     result == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
 }

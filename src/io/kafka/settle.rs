@@ -209,10 +209,9 @@ struct SettlingProducer {
 impl SettlingProducer {
     fn new(settings: &Settings) -> Result<Self, KafkaError> {
         let client = BaseProducer::from_config_and_context(&settings.client, Deliveries::default())?;
-        let native = client.client().native_ptr();
         Ok(Self {
-            clean: Topic::new(native, &settings.topics.clean)?,
-            ledger: Topic::new(native, &settings.topics.ledger)?,
+            clean: Topic::new(&client, &settings.topics.clean)?,
+            ledger: Topic::new(&client, &settings.topics.ledger)?,
             deadletter: settings.topics.deadletter.clone(),
             client: Arc::new(client),
             timeout: settings.settle_timeout,
@@ -301,7 +300,7 @@ impl SettlingProducer {
 
     /// Waits until every record is delivered or has failed.
     fn drain(&self, deadline: Instant) -> Result<(), Failure> {
-        while !raw::flush(self.client.client().native_ptr(), DRAIN_STEP) {
+        while !raw::flush(&self.client, DRAIN_STEP) {
             self.client.poll(Duration::ZERO);
             if Instant::now() > deadline {
                 return Err(Failure::Unknown(KafkaError::Flush(
