@@ -342,7 +342,10 @@ fn write_json_text(text: &str, out: &mut Vec<u8>) {
 fn encode(node: &Node, value: Option<&Value>, out: &mut Vec<u8>) -> Result<(), Untranscodable> {
     let fail = || untranscodable(node);
     let value = match (value.filter(|value| !value.is_null()), node.null_branch) {
-        (None, Some(null_branch)) => return Ok(write_avro_long(i64::from(null_branch), out)),
+        (None, Some(null_branch)) => {
+            write_avro_long(i64::from(null_branch), out);
+            return Ok(());
+        }
         (Some(value), Some(null_branch)) => {
             write_avro_long(1 - i64::from(null_branch), out);
             value
