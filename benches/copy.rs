@@ -11,7 +11,7 @@
     unsafe_code,
     reason = "produces without a copy from messages that outlive their delivery"
 )]
-#![expect(missing_docs, reason = "a program")]
+
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -130,7 +130,7 @@ fn copy(config: &Config, index: usize, stop: &AtomicBool) -> Result<()> {
                 offsets,
                 group,
             })
-            .context("the settler ended")?;
+            .map_err(|_| anyhow::anyhow!("the settler ended"))?;
             (busy, begun) = (true, None);
             continue;
         }

@@ -104,7 +104,7 @@ fn unhex(text: &str) -> Vec<u8> {
         .collect()
 }
 
-fn place<'a>(field: &'a str) -> BTreeMap<&'a str, &'a str> {
+fn place(field: &str) -> BTreeMap<&str, &str> {
     let subject = std::str::from_utf8(TOKEN).expect("text");
     [
         ("env", "local"),

@@ -241,11 +241,6 @@ impl World {
 
     /// What the oracle makes of the topics.
     pub fn judge(&self, fleet: &Fleet) -> Report {
-        self.judge_all(&[fleet])
-    }
-
-    /// What the oracle makes of the topics, when several fleets produced to them.
-    pub fn judge_all(&self, fleets: &[&Fleet]) -> Report {
         let mut config = oracle::Config::new(self.kafka());
         let topics = &self.config.topics;
         config.topics = oracle::Topics {
@@ -254,9 +249,9 @@ impl World {
             deadletter: topics.deadletter.clone(),
             ledger: topics.ledger.clone(),
         };
-        config.planted = fleets.iter().flat_map(|fleet| fleet.planted()).collect();
-        let lines: Vec<_> = fleets.iter().flat_map(|fleet| fleet.import_lines()).collect();
-        let keys = oracle::Keys::read(lines.iter().map(String::as_str)).expect("the fleets' own lines");
+        config.planted = fleet.planted();
+        let lines: Vec<_> = fleet.import_lines().collect();
+        let keys = oracle::Keys::read(lines.iter().map(String::as_str)).expect("the fleet's own lines");
         oracle::verify(&config, &keys, &mut |_| {}).expect("the oracle can read the topics")
     }
 
