@@ -2,11 +2,13 @@
 
 mod support;
 
+use pulsegate::config::Secret;
 use pulsegate::io::topology::{self, Item, Kind, logins};
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
-use sqlx::Executor;
-use support::{Corner, admin, in_a_corner, login};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Executor};
+use support::{Corner, admin, in_a_corner};
 
 fn differences(items: &[Item]) -> Vec<String> {
     items
@@ -16,39 +18,38 @@ fn differences(items: &[Item]) -> Vec<String> {
         .collect()
 }
 
+/// Connects with a service's login.
+async fn login(url: &Secret) -> Result<sqlx::PgConnection, sqlx::Error> {
+    url.expose().parse::<PgConnectOptions>()?.connect().await
+}
+
 #[tokio::test]
 async fn apply_makes_everything_and_a_second_one_changes_nothing() {
-    in_a_corner(
-        "twice",
-        |Corner {
-             config,
-             directory: _directory,
-         }| async move {
-            let missing = topology::inspect(&config).await.expect("the stack answers");
-            assert!(
-                missing.iter().all(|item| !item.agrees()),
-                "nothing is there at first"
-            );
+    in_a_corner("twice", |Corner { config, .. }| async move {
+        let missing = topology::inspect(&config).await.expect("the stack answers");
+        assert!(
+            missing.iter().all(|item| !item.agrees()),
+            "nothing is there at first"
+        );
 
-            let first = topology::apply(&config).await.expect("applied");
-            assert_eq!(differences(&first.items), [""; 0]);
-            for kind in [Kind::Topic, Kind::Database, Kind::Role, Kind::Grant] {
-                assert!(
-                    first.items.iter().any(|item| item.kind == kind),
-                    "{kind:?} is compared"
-                );
-            }
-            let second = topology::apply(&config).await.expect("applied again");
-            assert_eq!(second.changes, [""; 0]);
-            assert_eq!(second.items, first.items);
-        },
-    )
+        let first = topology::apply(&config).await.expect("applied");
+        assert_eq!(differences(&first.items), [""; 0]);
+        for kind in [Kind::Topic, Kind::Database, Kind::Role, Kind::Grant] {
+            assert!(
+                first.items.iter().any(|item| item.kind == kind),
+                "{kind:?} is compared"
+            );
+        }
+        let second = topology::apply(&config).await.expect("applied again");
+        assert_eq!(second.changes, [""; 0]);
+        assert_eq!(second.items, first.items);
+    })
     .await;
 }
 
 #[tokio::test]
 async fn what_somebody_changed_by_hand_is_named_and_put_right() {
-    in_a_corner("drift", |Corner { config, directory: _directory }| async move {
+    in_a_corner("drift", |Corner { config, ..}| async move {
         topology::apply(&config).await.expect("applied");
         let prefix = config.databases.prefix.clone();
 
@@ -96,147 +97,129 @@ async fn what_somebody_changed_by_hand_is_named_and_put_right() {
 
 #[tokio::test]
 async fn a_partition_count_is_reported_and_never_changed() {
-    in_a_corner(
-        "count",
-        |Corner {
-             mut config,
-             directory: _directory,
-         }| async move {
-            topology::apply(&config).await.expect("applied");
-            config.topology.partitions = Some(4);
-            let report = topology::apply(&config).await.expect("applied");
-            let found = differences(&report.items);
-            assert_eq!(found.len(), 5, "one a topic: {found:?}");
-            assert!(
-                found
-                    .iter()
-                    .all(|line| line.ends_with("partitions: found 3, declared 4")),
-                "{found:?}"
-            );
-        },
-    )
+    in_a_corner("count", |Corner { mut config, .. }| async move {
+        topology::apply(&config).await.expect("applied");
+        config.topology.partitions = Some(4);
+        let report = topology::apply(&config).await.expect("applied");
+        let found = differences(&report.items);
+        assert_eq!(found.len(), 5, "one a topic: {found:?}");
+        assert!(
+            found
+                .iter()
+                .all(|line| line.ends_with("partitions: found 3, declared 4")),
+            "{found:?}"
+        );
+    })
     .await;
 }
 
 #[tokio::test]
 async fn roles_can_do_what_the_matrix_says_and_nothing_else() {
-    in_a_corner(
-        "roles",
-        |Corner {
-             config,
-             directory: _directory,
-         }| async move {
-            topology::apply(&config).await.expect("applied");
-            let url = |role: &str| logins::read(&config.databases, role).expect("apply wrote it");
-            let prefix = config.databases.prefix.as_str();
+    in_a_corner("roles", |Corner { config, .. }| async move {
+        topology::apply(&config).await.expect("applied");
+        let url = |role: &str| logins::read(&config.databases, role).expect("apply wrote it");
+        let prefix = config.databases.prefix.as_str();
 
-            for role in ["gate_vault", "device_vault", "open_vault"] {
-                for database in ["audit", "analytics", "operations"] {
-                    let elsewhere = url(role)
-                        .expose()
-                        .replace(&format!("/{prefix}vault"), &format!("/{prefix}{database}"));
-                    let refused = login(&elsewhere.into())
-                        .await
-                        .expect_err("another compartment")
-                        .to_string();
-                    assert!(
-                        refused.contains("permission denied for database"),
-                        "{role} in {database}: {refused}"
-                    );
-                }
-            }
-            let forbidden = [
-                ("gate_vault", "delete from subject_key"),
-                ("gate_vault", "update subject_key set wrapped = ''"),
-                ("gate_vault", "insert into tenant (name) values ('x')"),
-                ("gate_vault", "update device_key set state = 'active'"),
-                ("gate_vault", "create table mine (a int)"),
-                ("gate_vault", "create temporary table mine (a int)"),
-                ("gate_vault", "copy (select 1) to '/tmp/x'"),
-                ("device_vault", "select * from subject"),
-                ("device_vault", "select * from subject_key"),
-                ("device_vault", "delete from device_key"),
-                ("device_vault", "update device_key set public_key = null"),
-                ("device_vault", "select setval('device_key_revision', 1)"),
-                ("open_vault", "select * from device_key"),
-                ("open_vault", "update subject_key set encryptions = 0"),
-                (
-                    "open_vault",
-                    "select * from subject_keys('{}', '{}', '{}', '{}', '{}', '{}', '1 day', 1)",
-                ),
-                ("grafana_analytics", "create table mine (a int)"),
-            ];
-            for (role, statement) in forbidden {
-                let mut connection = login(&url(role)).await.expect("its own database");
-                let refused = connection
-                    .execute(sqlx::raw_sql(statement))
+        for role in ["gate_vault", "device_vault", "open_vault"] {
+            for database in ["audit", "analytics", "operations"] {
+                let elsewhere = url(role)
+                    .expose()
+                    .replace(&format!("/{prefix}vault"), &format!("/{prefix}{database}"));
+                let refused = login(&elsewhere.into())
                     .await
-                    .expect_err(statement)
+                    .expect_err("another compartment")
                     .to_string();
                 assert!(
-                    refused.contains("permission denied"),
-                    "{role}: {statement}: {refused}"
+                    refused.contains("permission denied for database"),
+                    "{role} in {database}: {refused}"
                 );
             }
-            let allowed = [
-                (
-                    "gate_vault",
-                    "select * from subject_keys('{}', '{}', '{}', '{}', '{}', '{}', '1 day', 1)",
-                ),
-                (
-                    "gate_vault",
-                    "update subject_key set encryptions = encryptions + 1",
-                ),
-                ("device_vault", "select * from device_key"),
-                ("open_vault", "select * from subject_key"),
-                ("watch_audit", "select 1"),
-            ];
-            for (role, statement) in allowed {
-                let mut connection = login(&url(role)).await.expect("its own database");
-                connection
-                    .execute(sqlx::raw_sql(statement))
-                    .await
-                    .expect(statement);
-            }
-        },
-    )
+        }
+        let forbidden = [
+            ("gate_vault", "delete from subject_key"),
+            ("gate_vault", "update subject_key set wrapped = ''"),
+            ("gate_vault", "insert into tenant (name) values ('x')"),
+            ("gate_vault", "update device_key set state = 'active'"),
+            ("gate_vault", "create table mine (a int)"),
+            ("gate_vault", "create temporary table mine (a int)"),
+            ("gate_vault", "copy (select 1) to '/tmp/x'"),
+            ("device_vault", "select * from subject"),
+            ("device_vault", "select * from subject_key"),
+            ("device_vault", "delete from device_key"),
+            ("device_vault", "update device_key set public_key = null"),
+            ("device_vault", "select setval('device_key_revision', 1)"),
+            ("open_vault", "select * from device_key"),
+            ("open_vault", "update subject_key set encryptions = 0"),
+            (
+                "open_vault",
+                "select * from subject_keys('{}', '{}', '{}', '{}', '{}', '{}', '1 day', 1)",
+            ),
+            ("grafana_analytics", "create table mine (a int)"),
+        ];
+        for (role, statement) in forbidden {
+            let mut connection = login(&url(role)).await.expect("its own database");
+            let refused = connection
+                .execute(sqlx::raw_sql(statement))
+                .await
+                .expect_err(statement)
+                .to_string();
+            assert!(
+                refused.contains("permission denied"),
+                "{role}: {statement}: {refused}"
+            );
+        }
+        let allowed = [
+            (
+                "gate_vault",
+                "select * from subject_keys('{}', '{}', '{}', '{}', '{}', '{}', '1 day', 1)",
+            ),
+            (
+                "gate_vault",
+                "update subject_key set encryptions = encryptions + 1",
+            ),
+            ("device_vault", "select * from device_key"),
+            ("open_vault", "select * from subject_key"),
+            ("watch_audit", "select 1"),
+        ];
+        for (role, statement) in allowed {
+            let mut connection = login(&url(role)).await.expect("its own database");
+            connection
+                .execute(sqlx::raw_sql(statement))
+                .await
+                .expect(statement);
+        }
+    })
     .await;
 }
 
 #[tokio::test]
 async fn a_lost_login_is_made_anew_locally_and_only_named_elsewhere() {
-    in_a_corner(
-        "logins",
-        |Corner {
-             mut config,
-             directory: _directory,
-         }| async move {
-            topology::apply(&config).await.expect("applied");
-            let before = logins::read(&config.databases, "gate_vault").expect("written");
-            let file = config
-                .databases
-                .logins_directory
-                .join(format!("{}gate_vault.url", config.databases.prefix));
-            std::fs::remove_file(&file).expect("there");
+    in_a_corner("logins", |Corner { mut config, .. }| async move {
+        topology::apply(&config).await.expect("applied");
+        let before = logins::read(&config.databases, "gate_vault").expect("written");
+        let file = config
+            .databases
+            .logins_directory
+            .join(format!("{}gate_vault.url", config.databases.prefix));
+        std::fs::remove_file(&file).expect("there");
 
-            config.environment = "prod".to_owned();
-            let report = topology::apply(&config).await.expect("applied");
-            let found = differences(&report.items);
-            assert_eq!(found.len(), 1, "{found:?}");
-            assert!(
-                found[0].ends_with("gate_vault, login file: found nothing, declared present"),
-                "{found:?}"
-            );
-            assert!(
-                login(&before).await.is_ok(),
-                "nobody who is connected loses the password"
-            );
+        config.environment = "prod".to_owned();
+        let report = topology::apply(&config).await.expect("applied");
+        let found = differences(&report.items);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(
+            found[0].ends_with("gate_vault, login file: found nothing, declared present"),
+            "{found:?}"
+        );
+        assert!(
+            login(&before).await.is_ok(),
+            "nobody who is connected loses the password"
+        );
 
-            config.environment = "local".to_owned();
-            topology::apply(&config).await.expect("applied");
-            let after = logins::read(&config.databases, "gate_vault").expect("written");
-            assert!(login(&after).await.is_ok() && login(&before).await.is_err());
-        },
-    )
+        config.environment = "local".to_owned();
+        topology::apply(&config).await.expect("applied");
+        let after = logins::read(&config.databases, "gate_vault").expect("written");
+        assert!(login(&after).await.is_ok() && login(&before).await.is_err());
+    })
     .await;
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 
-use pulsegate::config::{Config, Secret};
+use pulsegate::config::Config;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use sqlx::{AssertSqlSafe, ConnectOptions, Executor, postgres::PgConnectOptions};
@@ -13,13 +13,14 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Executor, postgres::PgConnectOptions};
 pub struct Corner {
     /// The configuration that points at it.
     pub config: Config,
-    /// Where its login files are.
-    pub directory: tempfile::TempDir,
+    /// A directory for its files: the logins and the KEK are there.
+    pub directory: PathBuf,
 }
 
 /// Runs `test` in a corner of its own and removes the corner, also where the test panics.
 pub async fn in_a_corner<F: Future<Output = ()> + 'static>(name: &str, test: impl FnOnce(Corner) -> F) {
-    let corner = Corner::new(name);
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let corner = Corner::new(name, directory.path());
     let config = corner.config.clone();
     let local = tokio::task::LocalSet::new();
     let test = test(corner);
@@ -33,19 +34,25 @@ pub async fn in_a_corner<F: Future<Output = ()> + 'static>(name: &str, test: imp
 }
 
 impl Corner {
-    fn new(name: &str) -> Self {
-        let directory = tempfile::tempdir().expect("a temporary directory");
+    fn new(name: &str, directory: &Path) -> Self {
         let prefix = format!("t{}_{name}_", std::process::id());
         let mut config = Config::default();
         config.kafka.brokers = setting("PULSEGATE_KAFKA__BROKERS");
         config.databases.admin_url = setting("PULSEGATE_STACK_DATABASE_URL").into();
         config.databases.prefix.clone_from(&prefix);
-        config.databases.logins_directory = directory.path().join("logins");
+        config.databases.logins_directory = directory.join("logins");
         config.topology.partitions = Some(3);
+        let kek = directory.join("kek");
+        std::fs::write(&kek, [0xA5; 32]).expect("writable");
+        config.kek.source = pulsegate::crypto::kek::Source::File;
+        config.kek.file = Some(kek);
         for topic in topics(&mut config) {
             *topic = format!("{prefix}{topic}");
         }
-        Self { config, directory }
+        Self {
+            config,
+            directory: directory.to_owned(),
+        }
     }
 }
 
@@ -87,11 +94,6 @@ pub async fn admin(config: &Config, database: &str) -> sqlx::PgConnection {
         .connect()
         .await
         .expect("the database is there")
-}
-
-/// Connects with a service's login.
-pub async fn login(url: &Secret) -> Result<sqlx::PgConnection, sqlx::Error> {
-    url.expose().parse::<PgConnectOptions>()?.connect().await
 }
 
 async fn clean(config: &Config) {

@@ -239,7 +239,7 @@ struct Shared {
     kek: Kek,
     /// The device keys and the tenants, swapped whole.
     keys: ArcSwap<Keys>,
-    /// The last request had no answer.
+    /// The last request was not answered: the vault is away, or lets nobody in.
     down: AtomicBool,
     metrics: Arc<Metrics>,
 }
@@ -247,10 +247,11 @@ struct Shared {
 impl Shared {
     /// Notes whether the vault answered, for those who may use what is in memory for longer while it does not.
     fn heard<T>(&self, answer: Result<T, VaultFault>) -> Result<T, VaultFault> {
-        self.down.store(
-            matches!(answer, Err(VaultFault::Unreachable { .. })),
-            Ordering::Relaxed,
+        let down = matches!(
+            answer,
+            Err(VaultFault::Unreachable { .. } | VaultFault::Refused { .. })
         );
+        self.down.store(down, Ordering::Relaxed);
         answer
     }
 }
