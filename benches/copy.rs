@@ -12,7 +12,6 @@
     reason = "produces without a copy from messages that outlive their delivery"
 )]
 
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;

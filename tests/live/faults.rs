@@ -172,9 +172,16 @@ fn without_the_vault_known_subjects_go_on_and_unknown_ones_are_held() {
 
 /// The same devices after a restart and as many again, whose subjects no gate has seen. None does anything wrong.
 fn with_strangers(world: &World, known: &Fleet) -> Fleet {
-    let Options { seed, devices, boot, .. } = *known.options();
+    let Options {
+        seed, devices, boot, ..
+    } = *known.options();
     let topic = world.config.topics.raw.clone();
-    Fleet::new(Options { devices: devices * 2, boot: boot + 1, topic, ..Options::new(seed) })
+    Fleet::new(Options {
+        devices: devices * 2,
+        boot: boot + 1,
+        topic,
+        ..Options::new(seed)
+    })
 }
 
 fn held_for_keys(gate: &mut Gate) -> bool {

@@ -1,6 +1,9 @@
 //! Headers by the C interface, because rdkafka 0.39 panics on a header name that is not UTF-8, which anybody can send.
 //! The only unsafe code of this crate.
-#![expect(unsafe_code, reason = "header names that are not UTF-8 panic in the safe wrapper")]
+#![expect(
+    unsafe_code,
+    reason = "header names that are not UTF-8 panic in the safe wrapper"
+)]
 
 use std::ffi::{CStr, c_char};
 use std::ptr;
