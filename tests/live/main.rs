@@ -5,6 +5,7 @@
 mod support;
 
 mod faults;
+mod leaks;
 mod main_path;
 mod open;
 mod world;

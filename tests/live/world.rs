@@ -65,7 +65,7 @@ fn run(name: &str, settings: &str, test: impl FnOnce(&World) + Send + 'static) {
 
 impl World {
     fn new(corner: Corner, settings: &str) -> Self {
-        let directory = corner.directory.path().to_owned();
+        let directory = corner.directory.clone();
         let file = directory.join("pulsegate.toml");
         let config = &corner.config;
         let topics = &config.topics;
