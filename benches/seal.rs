@@ -1,5 +1,4 @@
 //! What sealing costs: `cargo bench --bench seal`. The target is 600 ns for an event of 280 bytes with three PHI fields.
-#![expect(missing_docs, reason = "criterion's macros make undocumented functions")]
 
 use std::hint::black_box;
 
@@ -23,7 +22,6 @@ const DEVICE_TOKEN: &[u8; 22] = b"ZGV2aWNlLXRva2VuLTAwMQ";
 
 /// Visits the subjects in an order that no prefetcher guesses.
 fn scattered(index: u64) -> usize {
-    #[expect(clippy::cast_possible_truncation, reason = "any index will do")]
     let index = (index.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33) as usize;
     index % SUBJECTS
 }
@@ -104,9 +102,7 @@ fn stage(criterion: &mut Criterion) {
     let mut seal = |walk: &Walk, arena: &Arena| {
         if nonces.left() < 3 {
             batch.clear();
-            nonces
-                .refill(3 * 4_096, |bytes| getrandom::fill(bytes))
-                .expect("random bytes");
+            nonces.refill(3 * 4_096, getrandom::fill).expect("random bytes");
         }
         index += 1;
         let keys = Keys {

@@ -61,36 +61,39 @@ async fn a_change_reaches_a_running_gate_within_two_seconds() {
     in_a_corner("follow", |Corner { config, .. }| async move {
         let registrar = registry(&config).await;
         let gate = gate(&config).await.expect("a vault without devices will do");
-        assert_eq!((gate.keyring().keys(), gate.revision()), (0, 0));
+        assert_eq!((gate.keys().keyring().keys(), gate.keys().revision()), (0, 0));
 
         // A new device of a new tenant, a second key of it, and a revocation.
         let limit = Duration::from_secs(2);
         import(&registrar, &line("acme", "d1", "d1-a"))
             .await
             .expect("imported");
-        let took = within(limit, "a new device", || gate.keyring().keys() == 1).await;
+        let took = within(limit, "a new device", || gate.keys().keyring().keys() == 1).await;
         println!("a new device reached the gate after {took:?}");
         import(&registrar, &line("acme", "d1", "d1-b"))
             .await
             .expect("imported");
-        within(limit, "a second key", || gate.keyring().keys() == 2).await;
-        let before = gate.revision();
+        within(limit, "a second key", || gate.keys().keyring().keys() == 2).await;
+        let before = gate.keys().revision();
         assert_eq!(
             registrar.revoke(&["d1-a".to_owned()]).await.expect("revoked"),
             [""; 0]
         );
-        within(limit, "a revocation", || gate.revision() > before).await;
-        assert_eq!((gate.keyring().devices(), gate.keyring().keys()), (1, 2));
+        within(limit, "a revocation", || gate.keys().revision() > before).await;
+        assert_eq!(
+            (gate.keys().keyring().devices(), gate.keys().keyring().keys()),
+            (1, 2)
+        );
         // There is room for another one only because the revocation is known.
         import(&registrar, &line("acme", "d1", "d1-c"))
             .await
             .expect("imported");
-        within(limit, "a third key", || gate.keyring().keys() == 3).await;
+        within(limit, "a third key", || gate.keys().keyring().keys() == 3).await;
 
         let later = self::gate(&config).await.expect("started");
         assert_eq!(
-            (later.keyring().keys(), later.revision()),
-            (3, gate.revision()),
+            (later.keys().keyring().keys(), later.keys().revision()),
+            (3, gate.keys().revision()),
             "read is as followed"
         );
         for vault in [gate, later] {
@@ -111,7 +114,7 @@ async fn a_change_that_commits_late_is_not_missed() {
         .await
         .expect("imported");
         let gate = gate(&config).await.expect("started");
-        let start = gate.revision();
+        let start = gate.keys().revision();
 
         // The first writer takes its revision and does not commit; the second one has to wait for it.
         let revoke = |kid: &str| {
@@ -131,18 +134,21 @@ async fn a_change_that_commits_late_is_not_missed() {
             !waiting.is_finished(),
             "a later revision can't become visible before an earlier one"
         );
-        assert_eq!(gate.revision(), start);
+        assert_eq!(gate.keys().revision(), start);
         open.commit().await.expect("committed");
         waiting.await.expect("ran").expect("updated");
         within(Duration::from_secs(2), "both changes", || {
-            gate.revision() == start + 2
+            gate.keys().revision() == start + 2
         })
         .await;
 
         // Both have arrived: each device has room for two more keys.
         let fresh = ["d1-b", "d1-c", "d2-b", "d2-c"].map(|kid| line("acme", &kid[..2], kid));
         import(&registrar, &fresh.join("\n")).await.expect("imported");
-        within(Duration::from_secs(2), "new keys", || gate.keyring().keys() == 6).await;
+        within(Duration::from_secs(2), "new keys", || {
+            gate.keys().keyring().keys() == 6
+        })
+        .await;
         gate.close().await;
     })
     .await;
@@ -194,7 +200,7 @@ async fn many_devices_are_imported_and_read_in_seconds() {
         let since = Instant::now();
         let gate = gate(&config).await.expect("started");
         println!("read {count} devices in {:?}", since.elapsed());
-        assert_eq!(gate.keyring().devices() as usize, count);
+        assert_eq!(gate.keys().keyring().devices() as usize, count);
         gate.close().await;
     })
     .await;
@@ -261,7 +267,7 @@ async fn gate_of_two_tenants(config: &Config) -> Arc<Vault> {
         .await
         .expect("imported");
     let gate = gate(config).await.expect("started");
-    let tenants: HashSet<String> = gate.keyring().tenants().map(str::to_owned).collect();
+    let tenants: HashSet<String> = gate.keys().keyring().tenants().map(str::to_owned).collect();
     assert_eq!(tenants, HashSet::from(["acme".to_owned(), "other".to_owned()]));
     gate
 }
@@ -402,9 +408,9 @@ async fn quarantine_keys_are_shared_counted_and_renewed() {
         config.vault.report_interval_s = 1;
         let gate = gate_of_two_tenants(&config).await;
         let twin = self::gate(&config).await.expect("started");
-        let (house, acme) = (gate.quarantine(None), gate.quarantine(Some(0)));
+        let (house, acme) = (gate.keys().quarantine(None), gate.keys().quarantine(Some(0)));
         assert_ne!(house.key_id(), acme.key_id());
-        assert_eq!(twin.quarantine(None).key_id(), house.key_id());
+        assert_eq!(twin.keys().quarantine(None).key_id(), house.key_id());
         let mut sealed = Vec::new();
         house
             .expand()
@@ -417,11 +423,11 @@ async fn quarantine_keys_are_shared_counted_and_renewed() {
             .await
             .expect("by hand");
         within(Duration::from_secs(5), "new quarantine keys", || {
-            let renewed = |vault: &Vault| vault.quarantine(None).key_id() != house.key_id();
+            let renewed = |vault: &Vault| vault.keys().quarantine(None).key_id() != house.key_id();
             renewed(&gate) && renewed(&twin)
         })
         .await;
-        assert_eq!(twin.quarantine(None).key_id(), gate.quarantine(None).key_id());
+        assert_eq!(twin.keys().quarantine(None).key_id(), gate.keys().quarantine(None).key_id());
         let opener = Opener::connect(&config).await.expect("the reader's login works");
         let keys = opener.quarantine_keys(&[house.key_id()]).await.expect("read");
         assert_eq!(
@@ -483,7 +489,7 @@ async fn while_the_vault_is_down_known_subjects_go_on_and_others_wait() {
             "stale, but the vault is down"
         );
         assert!(gate.subjects().get(0, b"patient-2").is_none());
-        assert_eq!(gate.keyring().keys(), 2, "device keys stay");
+        assert_eq!(gate.keys().keyring().keys(), 2, "device keys stay");
         tokio::time::sleep(Duration::from_millis(7_500).saturating_sub(read.elapsed())).await;
         assert!(
             gate.subjects().get(0, b"patient-1").is_none(),
@@ -508,29 +514,23 @@ async fn while_the_vault_is_down_known_subjects_go_on_and_others_wait() {
 
 #[tokio::test]
 async fn a_vault_of_another_kek_is_refused_by_name() {
-    in_a_corner(
-        "kek",
-        |Corner {
-             mut config,
-             directory,
-         }| async move {
-            gate_of_two_tenants(&config).await.close().await;
-            let other = directory.join("other-kek");
-            std::fs::write(&other, [0xA6; 32]).expect("writable");
-            config.kek.file = Some(other);
-            let refused = [
-                gate(&config).await.err().map(|fault| fault.to_string()),
-                Opener::connect(&config)
-                    .await
-                    .err()
-                    .map(|fault| fault.to_string()),
-            ];
-            for refused in refused {
-                let refused = refused.expect("another KEK");
-                assert!(refused.contains("the vault was made with KEK"), "{refused}");
-            }
-        },
-    )
+    in_a_corner("kek", |Corner { mut config }| async move {
+        gate_of_two_tenants(&config).await.close().await;
+        let other = config.databases.logins_directory.with_file_name("other-kek");
+        std::fs::write(&other, [0xA6; 32]).expect("writable");
+        config.kek.file = Some(other);
+        let refused = [
+            gate(&config).await.err().map(|fault| fault.to_string()),
+            Opener::connect(&config)
+                .await
+                .err()
+                .map(|fault| fault.to_string()),
+        ];
+        for refused in refused {
+            let refused = refused.expect("another KEK");
+            assert!(refused.contains("the vault was made with KEK"), "{refused}");
+        }
+    })
     .await;
 }
 

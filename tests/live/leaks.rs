@@ -15,7 +15,9 @@ fn planted_phi_is_found_nowhere_behind_the_gate() {
     in_a_world("leaks", "log.level = \"debug\"\n", |world| {
         let mut fleet = fleet(world, 100, Hostile::some());
         world.import(&fleet);
-        fleet.produce(&world.kafka(), 5_000, &mut |_| {}).expect("produced");
+        fleet
+            .produce(&world.kafka(), 5_000, &mut |_| {})
+            .expect("produced");
         let mut gate = world.gate("one");
         world.settle(&mut [&mut gate]);
         // Clean, deadletter and ledger are searched by the oracle.
@@ -32,7 +34,10 @@ fn planted_phi_is_found_nowhere_behind_the_gate() {
             assert!(!text.is_empty(), "{place} says something");
             for planted in fleet.planted() {
                 let hex = hex::encode(&planted);
-                assert!(!text.contains(&planted) && !text.contains(&hex), "planted PHI is in {place}");
+                assert!(
+                    !text.contains(&planted) && !text.contains(&hex),
+                    "planted PHI is in {place}"
+                );
             }
         }
     });
@@ -48,7 +53,11 @@ async fn dump(world: &World) -> String {
     for table in tables {
         let name: String = table.get("name");
         let rows = format!("select t::text as row from {name} t");
-        for row in sqlx::query(AssertSqlSafe(rows)).fetch_all(&mut vault).await.expect("readable") {
+        for row in sqlx::query(AssertSqlSafe(rows))
+            .fetch_all(&mut vault)
+            .await
+            .expect("readable")
+        {
             text.push_str(&row.get::<String, _>("row"));
             text.push('\n');
         }

@@ -65,7 +65,13 @@ fn run(name: &str, settings: &str, test: impl FnOnce(&World) + Send + 'static) {
 
 impl World {
     fn new(corner: Corner, settings: &str) -> Self {
-        let directory = corner.directory.clone();
+        let directory = corner
+            .config
+            .databases
+            .logins_directory
+            .parent()
+            .expect("a directory")
+            .to_owned();
         let file = directory.join("pulsegate.toml");
         let config = &corner.config;
         let topics = &config.topics;

@@ -11,10 +11,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Executor, postgres::PgConnectOptions};
 
 /// A test's corner of the stack.
 pub struct Corner {
-    /// The configuration that points at it.
+    /// The configuration that points at it. The directory of its login files is in one for all its files.
     pub config: Config,
-    /// A directory for its files: the logins and the KEK are there.
-    pub directory: PathBuf,
 }
 
 /// Runs `test` in a corner of its own and removes the corner, also where the test panics.
@@ -49,10 +47,7 @@ impl Corner {
         for topic in topics(&mut config) {
             *topic = format!("{prefix}{topic}");
         }
-        Self {
-            config,
-            directory: directory.to_owned(),
-        }
+        Self { config }
     }
 }
 
