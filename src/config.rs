@@ -144,6 +144,21 @@ impl Config {
         check.problems
     }
 
+    /// The name of this process in its group: `gate.instance`, or the host's name.
+    ///
+    /// # Errors
+    ///
+    /// When none is set and the host has none either.
+    pub fn instance(&self) -> Result<String, Invalid> {
+        if !self.gate.instance.is_empty() {
+            return Ok(self.gate.instance.clone());
+        }
+        whoami::hostname().map_err(|error| {
+            let message = format!("must be set, because the host's name can't be found: {error}");
+            Invalid(vec![Problem::new("gate.instance", message)])
+        })
+    }
+
     /// The JSON schema of the configuration file.
     #[must_use]
     pub fn schema() -> serde_json::Value {

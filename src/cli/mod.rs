@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use serde::Serialize;
 
-use crate::config::{Config, Inputs, Invalid, layers};
+use crate::config::{Config, Inputs, Invalid, LOCAL, layers};
 use crate::telemetry;
 
 /// An exactly-once gate for signed biometric events: verify, admit, seal, account.
@@ -159,6 +159,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
     }
     let config = layers::load(&inputs)?.config;
     telemetry::log::start(&config.log);
+    if config.environment != LOCAL {
+        forbid_core_dumps()?;
+    }
     let context = Context { config, json };
     // Two threads: commands wait far more than they compute, and the gate's workers are threads of their own.
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -182,21 +185,20 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
 }
 
 fn inputs(global: Global) -> Inputs {
-    // A name or value that is not UTF-8 is kept with its damage, so that a setting of ours is still refused by its type.
-    let environment = std::env::vars_os()
-        .map(|(name, value)| {
-            (
-                name.to_string_lossy().into_owned(),
-                value.to_string_lossy().into_owned(),
-            )
-        })
-        .collect();
     Inputs {
         file: global.config,
         profile: global.profile,
         set: global.set,
-        environment,
+        environment: std::env::vars_os().collect(),
     }
+}
+
+/// Keeps memory with PHI and keys from core dumps, and from debuggers of the same user. Not in the environment `local`,
+/// where the data are made up and somebody may want to look.
+fn forbid_core_dumps() -> Result<(), Failure> {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|error| Failure::Usage(format!("can't forbid core dumps: {error}")))
 }
 
 /// Prints an answer for people. A reader who has left, such as `head`, is no error.
@@ -228,6 +230,13 @@ pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+
+    #[test]
+    fn core_dumps_can_be_forbidden() {
+        use rustix::process::{DumpableBehavior, dumpable_behavior};
+        super::forbid_core_dumps().expect("every Linux can do it");
+        assert_eq!(dumpable_behavior(), Ok(DumpableBehavior::NotDumpable));
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -5,6 +5,7 @@
 //! value that does not fit, the next attempt runs without it, so every problem is found in one go.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use figment::error::{Actual, Kind};
@@ -43,7 +44,7 @@ pub struct Inputs {
     /// `--set a.b=c`, in order.
     pub set: Vec<String>,
     /// The environment variables, of which only ours are looked at.
-    pub environment: Vec<(String, String)>,
+    pub environment: Vec<(OsString, OsString)>,
 }
 
 /// A configuration and where its values came from.
@@ -152,13 +153,19 @@ fn layers_above_profile(inputs: &Inputs, schema: &Json, problems: &mut Vec<Probl
         }
     }
     for (name, value) in &inputs.environment {
-        let Some(rest) = name.strip_prefix(PREFIX) else {
+        let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else {
             continue;
         };
+        let name = format!("{PREFIX}{rest}");
         if name == PROFILE_VARIABLE || name.starts_with(STACK_PREFIX) {
             continue;
         }
         let segments: Vec<String> = rest.split("__").map(str::to_ascii_lowercase).collect();
+        let Some(value) = value.to_str() else {
+            let message = format!("is not UTF-8 in the environment variable {name}");
+            problems.push(Problem::new(segments.join("."), message));
+            continue;
+        };
         // A variable's name has no dots, and librdkafka's property names have nothing else between their words.
         let data = text_setting(schema, &segments, value, |key| key.replace('_', "."));
         layers.push(Layer {
@@ -188,11 +195,11 @@ fn layers_above_profile(inputs: &Inputs, schema: &Json, problems: &mut Vec<Probl
 /// The preset of the chosen profile: `--profile`, else `PULSEGATE_PROFILE`, else the environment's own name.
 fn profile_layer(inputs: &Inputs, above: &[Layer], problems: &mut Vec<Problem>) -> Option<Layer> {
     let variable = || {
-        inputs
+        let found = inputs
             .environment
             .iter()
-            .find(|(name, _)| name == PROFILE_VARIABLE)
-            .map(|(_, value)| value.clone())
+            .find(|(name, _)| name == PROFILE_VARIABLE);
+        found.map(|(_, value)| value.to_string_lossy().into_owned())
     };
     let set = || {
         above
@@ -259,7 +266,7 @@ fn text_setting(
         let values = inner
             .and_then(|inner| inner.get("additionalProperties"))
             .filter(|values| values.is_object());
-        if properties.is_none() && values.is_some_and(|values| is_text(values)) {
+        if properties.is_none() && values.is_some_and(is_text) {
             // A map of texts is as deep as it gets: what is left of the path is one key, dots and all.
             keys.push(property_name(&rest.join(".")));
             place = values;

@@ -2,6 +2,7 @@
 //!
 //! No PHI, no identity and no payload is ever logged: log calls take positions, counts and closed names.
 
+use std::any::Any;
 use std::fmt;
 use std::io::IsTerminal;
 
@@ -11,6 +12,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::Check;
 
@@ -60,10 +62,31 @@ impl Config {
     }
 }
 
-/// Starts logging for this process; a second call changes nothing.
+/// Starts logging for this process, the `log` crate's records (librdkafka, sqlx) and panics included; a second call
+/// changes nothing.
 pub fn start(config: &Config) {
     let terminal = std::io::stderr().is_terminal();
-    let _ = tracing::dispatcher::set_global_default(dispatch(config, terminal, std::io::stderr));
+    if dispatch(config, terminal, std::io::stderr).try_init().is_ok() {
+        std::panic::set_hook(Box::new(|panic| {
+            let at = panic.location().map_or_else(String::new, ToString::to_string);
+            let thread = std::thread::current();
+            let thread = thread.name().unwrap_or_default();
+            tracing::error!(
+                at,
+                thread,
+                what = constant(panic.payload()),
+                "A bug ended a thread."
+            );
+        }));
+    }
+}
+
+/// The message of a panic if it stands in the source as it is. Any other is made from values, and those may be PHI.
+fn constant(payload: &dyn Any) -> &'static str {
+    payload
+        .downcast_ref::<&'static str>()
+        .copied()
+        .unwrap_or("[redacted]")
 }
 
 fn dispatch<W>(config: &Config, terminal: bool, writer: W) -> tracing::Dispatch
@@ -166,5 +189,22 @@ mod tests {
         assert!(logged(Format::Auto, true).contains("\x1b["));
         assert!(!logged(Format::Text, false).contains('\x1b'));
         assert!(!logged(Format::Json, true).contains('\x1b'));
+    }
+
+    #[test]
+    fn a_panic_tells_its_message_only_if_no_value_is_in_it() {
+        let name = "Ada";
+        let told = |panic: fn(&str)| {
+            let caught = std::panic::catch_unwind(|| panic(name)).expect_err("it panics");
+            constant(caught.as_ref())
+        };
+        assert_eq!(told(|_| panic!("a lane is gone")), "a lane is gone");
+        assert_eq!(told(|name| panic!("no key for {name}")), "[redacted]");
+        assert_eq!(
+            told(|name| {
+                name.parse::<u8>().expect("a number");
+            }),
+            "[redacted]"
+        );
     }
 }
