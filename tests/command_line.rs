@@ -144,6 +144,24 @@ fn other_commands_refuse_a_bad_configuration_with_2() {
 }
 
 #[test]
+fn a_setting_that_is_no_text_is_refused() {
+    use std::os::unix::ffi::OsStrExt;
+    let directory = directory();
+    let broken = std::ffi::OsStr::from_bytes(b"a\xff");
+    let refused = answer(
+        pulsegate(directory.path(), &["config", "show"])
+            .env("PULSEGATE_GATE__GROUP", broken)
+            .env("OTHER", broken),
+    );
+    assert_eq!(refused.code, Some(2));
+    assert!(
+        refused.err.contains("PULSEGATE_GATE__GROUP is not UTF-8"),
+        "{}",
+        refused.err
+    );
+}
+
+#[test]
 fn schema_accepts_what_an_editor_would_write() {
     let directory = directory();
     let schema = answer(&mut pulsegate(directory.path(), &["config", "schema"]));

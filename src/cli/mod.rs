@@ -152,7 +152,7 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), Failure> {
     let json = cli.global.json;
-    let inputs = inputs(cli.global);
+    let inputs = inputs(cli.global)?;
     if let Command::Config(args) = cli.command {
         // It has an answer even where the configuration can't be used.
         return config::run(&args, &inputs, json);
@@ -184,13 +184,32 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
     }
 }
 
-fn inputs(global: Global) -> Inputs {
-    Inputs {
-        file: global.config,
-        profile: global.profile,
-        set: global.set,
-        environment: std::env::vars_os().collect(),
+fn inputs(global: Global) -> Result<Inputs, Failure> {
+    let mut environment = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        match (name.into_string(), value.into_string()) {
+            (Ok(name), Ok(value)) => environment.push((name, value)),
+            (Ok(name), Err(_)) if name.starts_with(layers::PREFIX) => {
+                return Err(Failure::Usage(format!(
+                    "the environment variable {name} is not UTF-8"
+                )));
+            }
+            // Nobody's setting.
+            _ => {}
+        }
     }
+    let Global {
+        config: file,
+        profile,
+        set,
+        ..
+    } = global;
+    Ok(Inputs {
+        file,
+        profile,
+        set,
+        environment,
+    })
 }
 
 /// Keeps memory with PHI and keys from core dumps, and from debuggers of the same user. Not in the environment `local`,

@@ -5,7 +5,6 @@
 //! value that does not fit, the next attempt runs without it, so every problem is found in one go.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use figment::error::{Actual, Kind};
@@ -19,8 +18,8 @@ use super::{Config, Invalid, LOCAL, Problem};
 pub const FILE: &str = "pulsegate.toml";
 /// Names the profile where `--profile` does not.
 pub const PROFILE_VARIABLE: &str = "PULSEGATE_PROFILE";
-/// Variables that begin with this are settings …
-const PREFIX: &str = "PULSEGATE_";
+/// Environment variables that begin with this are settings …
+pub const PREFIX: &str = "PULSEGATE_";
 /// … except those of the development stack, which tell addresses to its own tools.
 const STACK_PREFIX: &str = "PULSEGATE_STACK_";
 /// A configuration file beyond this size is not one.
@@ -44,7 +43,7 @@ pub struct Inputs {
     /// `--set a.b=c`, in order.
     pub set: Vec<String>,
     /// The environment variables, of which only ours are looked at.
-    pub environment: Vec<(OsString, OsString)>,
+    pub environment: Vec<(String, String)>,
 }
 
 /// A configuration and where its values came from.
@@ -153,19 +152,13 @@ fn layers_above_profile(inputs: &Inputs, schema: &Json, problems: &mut Vec<Probl
         }
     }
     for (name, value) in &inputs.environment {
-        let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else {
+        let Some(rest) = name.strip_prefix(PREFIX) else {
             continue;
         };
-        let name = format!("{PREFIX}{rest}");
         if name == PROFILE_VARIABLE || name.starts_with(STACK_PREFIX) {
             continue;
         }
         let segments: Vec<String> = rest.split("__").map(str::to_ascii_lowercase).collect();
-        let Some(value) = value.to_str() else {
-            let message = format!("is not UTF-8 in the environment variable {name}");
-            problems.push(Problem::new(segments.join("."), message));
-            continue;
-        };
         // A variable's name has no dots, and librdkafka's property names have nothing else between their words.
         let data = text_setting(schema, &segments, value, |key| key.replace('_', "."));
         layers.push(Layer {
@@ -199,7 +192,7 @@ fn profile_layer(inputs: &Inputs, above: &[Layer], problems: &mut Vec<Problem>) 
             .environment
             .iter()
             .find(|(name, _)| name == PROFILE_VARIABLE);
-        found.map(|(_, value)| value.to_string_lossy().into_owned())
+        found.map(|(_, value)| value.clone())
     };
     let set = || {
         above

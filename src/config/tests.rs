@@ -1,8 +1,6 @@
 //! Layers and problems, as data.
 
-use std::ffi::OsString;
 use std::io::Write;
-use std::os::unix::ffi::OsStringExt;
 
 use proptest::prelude::*;
 use serde_json::Value as Json;
@@ -22,10 +20,10 @@ fn file(text: &str) -> tempfile::NamedTempFile {
     file
 }
 
-fn pairs(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs
         .iter()
-        .map(|(name, value)| (name.into(), value.into()))
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
         .collect()
 }
 
@@ -164,21 +162,6 @@ fn variables_of_the_stack_and_of_others_are_no_settings() {
 }
 
 #[test]
-fn a_value_that_is_no_text_is_refused() {
-    let empty = file("");
-    let broken = || OsString::from_vec(vec![b'a', 0xff]);
-    let environment = vec![("PULSEGATE_GATE__GROUP".into(), broken()), (broken(), "x".into())];
-    let told = listed(&Inputs {
-        environment,
-        ..inputs(&empty, &[], &[])
-    });
-    assert_eq!(
-        told,
-        "gate.group: is not UTF-8 in the environment variable PULSEGATE_GATE__GROUP"
-    );
-}
-
-#[test]
 fn every_problem_is_told_at_once_with_its_origin() {
     let file = file(concat!(
         "nonsense = 1\n",
@@ -253,12 +236,7 @@ fn settings_must_fit_together() {
             "gate.batch.time_max_ms=60000",
             "gate.batch.time_max_ms: must be less than gate.transaction",
         ),
-        (
-            "registry.url=http://user:word@host",
-            "registry.url: must hold no credentials",
-        ),
-        ("registry.url=ftp://host", "registry.url: must begin with"),
-        ("registry.url=host", "registry.url: must be a URL"),
+        ("registry.url=host", "registry.url: is not a URL"),
         ("kek.source=file", "kek.file: must name the key file"),
         ("topics.clean=a/b", "topics.clean: must be 1 to 249 of letters"),
         ("event.items_max=0", "event.items_max: must be between 1 and"),

@@ -16,7 +16,7 @@ use serde_json::json;
 use thiserror::Error;
 use tokio::sync::Mutex;
 
-use crate::config::Check;
+use crate::config::{Check, Secret};
 use crate::event::{Catalog, Ids, Verdict};
 
 /// The largest answer that is read: a schema of the size that a gate compiles, quoted.
@@ -30,7 +30,9 @@ const MEDIA_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 pub struct Config {
     /// The base URL of a Confluent-compatible API, such as `https://registry:8081`. Default: none; Avro values that carry
     /// a registry's id are then `unknown_schema`.
-    pub url: String,
+    ///
+    /// It may hold `user:password@`, so it is shown nowhere.
+    pub url: Secret,
     /// How long one request may take, in milliseconds. Default: 2,000.
     pub request_time_max_ms: u64,
     /// How long an id that the registry does not have is not asked for again, in seconds. Default: 30.
@@ -41,7 +43,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { url: String::new(), request_time_max_ms: 2_000, denied_s: 30, ids_max: 10_000 }
+        Self { url: Secret::default(), request_time_max_ms: 2_000, denied_s: 30, ids_max: 10_000 }
     }
 }
 
@@ -49,7 +51,7 @@ impl Config {
     /// Notes what makes no sense.
     pub fn check(&self, check: &mut Check) {
         if !self.url.is_empty() {
-            match Url::parse(&self.url) {
+            match Url::parse(self.url.expose()) {
                 Err(_) => check.problem("registry.url", "is not a URL such as https://registry:8081"),
                 Ok(url) if url.scheme() != "https" && !check.local => {
                     check.problem("registry.url", "must be https outside the environment local");
@@ -113,7 +115,7 @@ impl Registry {
         if config.url.is_empty() {
             return Ok(None);
         }
-        let mut base = Url::parse(&config.url).map_err(|error| RegistryFault::Unreachable(error.to_string()))?;
+        let mut base = Url::parse(config.url.expose()).map_err(|error| RegistryFault::Unreachable(error.to_string()))?;
         if !base.path().ends_with('/') {
             base.set_path(&format!("{}/", base.path()));
         }
