@@ -41,7 +41,7 @@ pub struct Args {
     /// Share of `mixed` devices with Standard Webhooks.
     #[arg(long, default_value_t = 0.2)]
     webhook: f64,
-    /// How much an event says; `compact` is about 280 bytes with three PHI fields.
+    /// How much an event says; `compact` is about 290 bytes with three PHI fields.
     #[arg(long, value_enum, default_value_t = ShapeArg::Full)]
     shape: ShapeArg,
     /// How events are written.

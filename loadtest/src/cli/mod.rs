@@ -80,7 +80,7 @@ fn is_unreachable(error: &anyhow::Error) -> bool {
     let kafka = |error: &KafkaError| {
         matches!(
             error,
-            KafkaError::Unreachable { .. } | KafkaError::Undelivered { .. }
+            KafkaError::Unreachable { .. } | KafkaError::Undelivered { refused: false, .. }
         )
     };
     let read = |error: &ReadError| match error {

@@ -77,14 +77,14 @@ pub struct Person {
 }
 
 impl Person {
-    /// The person with that number.
-    pub fn make(index: u32, rng: &mut ChaCha8Rng) -> Self {
+    /// The person with that subject id.
+    pub fn make(id: &str, rng: &mut ChaCha8Rng) -> Self {
         let given = GIVEN[rng.random_range(0..GIVEN.len())];
         let family = FAMILY[rng.random_range(0..FAMILY.len())];
         let (model, firmwares) = MODELS[rng.random_range(0..MODELS.len())];
         let serial: u32 = rng.random_range(0..10_000_000);
         Self {
-            id: format!("sub-{index:06}"),
+            id: id.to_owned(),
             name: format!("{given} {family}"),
             mrn: format!("MRN{serial:07}"),
             birth_date: jiff::civil::date(
@@ -92,7 +92,7 @@ impl Person {
                 rng.random_range(1..=12),
                 rng.random_range(1..=28),
             ),
-            email: format!("wearer.{index:06}.{serial:07}@example.org"),
+            email: format!("wearer.{id}.{serial:07}@example.org"),
             phone: format!(
                 "{:03}-555-{:04}",
                 rng.random_range(201..990),

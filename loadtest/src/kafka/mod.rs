@@ -53,6 +53,8 @@ pub enum KafkaError {
         failed: u64,
         /// Records that were sent.
         sent: u64,
+        /// Whether the broker refused the first one, rather than not answer.
+        refused: bool,
         /// The first failure.
         cause: String,
     },

@@ -30,7 +30,7 @@ pub struct Producer {
 struct Deliveries {
     delivered: Arc<AtomicU64>,
     failed: Arc<AtomicU64>,
-    first_failure: Arc<Mutex<Option<String>>>,
+    first_failure: Arc<Mutex<Option<ClientError>>>,
 }
 
 impl ClientContext for Deliveries {}
@@ -52,7 +52,7 @@ impl Deliveries {
     fn fail(&self, error: &ClientError) {
         self.failed.fetch_add(1, Ordering::Relaxed);
         let mut first = self.first_failure.lock().unwrap_or_else(PoisonError::into_inner);
-        first.get_or_insert_with(|| error.to_string());
+        first.get_or_insert_with(|| error.clone());
     }
 }
 
@@ -151,11 +151,23 @@ impl Producer {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
+        // A broker that answers refuses a record for what it is; one that does not is gone.
+        let refused = |error: &ClientError| {
+            use RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure, MessageTimedOut};
+            !matches!(
+                error.rdkafka_error_code(),
+                Some(AllBrokersDown | BrokerTransportFailure | MessageTimedOut)
+            )
+        };
         Err(KafkaError::Undelivered {
             topic: self.topic.clone(),
             failed: self.sent - delivered,
             sent: self.sent,
-            cause: first.unwrap_or_else(|| "the broker did not answer within a minute".to_owned()),
+            refused: first.as_ref().is_some_and(refused),
+            cause: first.map_or_else(
+                || "the broker did not answer within a minute".to_owned(),
+                |e| e.to_string(),
+            ),
         })
     }
 }

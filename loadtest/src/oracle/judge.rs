@@ -5,6 +5,7 @@ use super::keys::Keys;
 use super::signature::{Headers, Signed};
 use crate::murmur2;
 use crate::outcome::{Outcome, Outcomes};
+use crate::record::Record;
 
 /// The limits of the gate's configuration that decide outcomes.
 #[derive(Clone, Debug)]
@@ -80,15 +81,40 @@ pub(super) struct Judgement {
     pub once: Option<Once>,
 }
 
-pub(super) struct Judge<'a> {
+/// Says of single records which outcomes they may have.
+pub struct Judge<'a> {
+    /// The registry.
     pub keys: &'a Keys,
+    /// The gate's limits.
     pub rules: &'a Rules,
+    /// `<environment>/<raw topic>`.
     pub audience: String,
+    /// Partitions of the raw topic.
     pub partitions: i32,
 }
 
 impl Judge<'_> {
-    pub fn judge(&self, record: &Evidence<'_>) -> Judgement {
+    /// The outcomes that a record may have which was appended to a partition at that time (milliseconds since the Unix
+    /// epoch), the records before it aside: `clean` stands for `duplicate` and `rate_limited`, too.
+    #[must_use]
+    pub fn deserves(&self, record: &Record, partition: i32, appended_ms: i64) -> Outcomes {
+        let mut headers = Headers::default();
+        record
+            .headers
+            .iter()
+            .for_each(|header| headers.take(&header.name, header.value.as_deref()));
+        let value = record.value.as_deref().unwrap_or_default();
+        self.judge(&Evidence {
+            partition,
+            appended_ms,
+            key: record.key.as_deref(),
+            value,
+            headers,
+        })
+        .allowed
+    }
+
+    pub(super) fn judge(&self, record: &Evidence<'_>) -> Judgement {
         match self.check(record) {
             Ok((event, once)) => Judgement {
                 allowed: Outcome::Clean.into(),

@@ -438,3 +438,6 @@ impl<'l> History<'l> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -214,7 +214,7 @@ pub fn wearer(device: &str) -> Person {
         seed.wrapping_mul(31).wrapping_add(u64::from(byte))
     });
     Person::make(
-        u32::try_from(seed % 1_000_000).unwrap_or_default(),
+        &format!("wearer-of-{device}"),
         &mut ChaCha8Rng::seed_from_u64(seed),
     )
 }

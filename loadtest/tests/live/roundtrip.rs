@@ -165,6 +165,8 @@ fn recordings_become_events_of_the_devices_that_are_named() {
             "0",
             "--devices",
             "2",
+            "--profile",
+            "jws-hs256",
             "--signing-keys",
             &keys,
         ],
@@ -177,7 +179,7 @@ fn recordings_become_events_of_the_devices_that_are_named() {
         "--topic",
         &topic,
         "--device",
-        "dev-000001",
+        "dev1-h000001",
     ];
     let replayed = json(&kafka.brokers, &replay);
     assert_eq!(
@@ -194,7 +196,7 @@ fn recordings_become_events_of_the_devices_that_are_named() {
             serde_json::from_slice(captured.record.value.as_deref().expect("a value")).expect("JSON")
         })
         .collect();
-    assert_eq!(events[0]["device_id"], "dev-000001");
+    assert_eq!(events[0]["device_id"], "dev1-h000001");
     assert_eq!(events[0]["readings"][3]["offset_ms"], 61_000);
 }
 
