@@ -1,6 +1,6 @@
 //! Health, readiness and metrics over HTTP: `/healthz`, `/readyz`, `/metrics`.
 //!
-//! A connection carries one request, must be done with it within [`CONNECTION_TIME_MAX`], and is served only while fewer
+//! A connection carries one request, must be done with it within `CONNECTION_TIME_MAX`, and is served only while fewer
 //! than `http.connections_max` others are. Bodies are never read.
 
 use std::io;

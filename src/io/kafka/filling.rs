@@ -293,6 +293,7 @@ impl Filling {
             }
             keys.push(key);
         }
+        gate.count_key_lookups(keys.iter().flatten().count(), missing.len());
         if !missing.is_empty() {
             gate.fetch_subject_keys(&missing);
         }
