@@ -427,7 +427,10 @@ async fn quarantine_keys_are_shared_counted_and_renewed() {
             renewed(&gate) && renewed(&twin)
         })
         .await;
-        assert_eq!(twin.keys().quarantine(None).key_id(), gate.keys().quarantine(None).key_id());
+        assert_eq!(
+            twin.keys().quarantine(None).key_id(),
+            gate.keys().quarantine(None).key_id()
+        );
         let opener = Opener::connect(&config).await.expect("the reader's login works");
         let keys = opener.quarantine_keys(&[house.key_id()]).await.expect("read");
         assert_eq!(

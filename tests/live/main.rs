@@ -4,8 +4,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bad_input;
 mod faults;
+mod lanes;
 mod leaks;
 mod main_path;
 mod open;
+mod schemas;
+mod series;
 mod world;

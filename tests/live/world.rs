@@ -221,10 +221,14 @@ impl World {
             .expect("a client")
     }
 
+    /// Of each topic.
+    pub fn partitions(&self) -> i32 {
+        self.config.topology.partitions.expect("set by the corner") as i32
+    }
+
     fn lanes(&self) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
-        let partitions = self.config.topology.partitions.expect("set by the corner") as i32;
-        list.add_partition_range(&self.config.topics.raw, 0, partitions - 1);
+        list.add_partition_range(&self.config.topics.raw, 0, self.partitions() - 1);
         list
     }
 
@@ -247,6 +251,11 @@ impl World {
 
     /// What the oracle makes of the topics.
     pub fn judge(&self, fleet: &Fleet) -> Report {
+        self.judge_with(fleet, |_| {})
+    }
+
+    /// As [`World::judge`], with another configuration of the oracle.
+    pub fn judge_with(&self, fleet: &Fleet, configure: impl FnOnce(&mut oracle::Config)) -> Report {
         let mut config = oracle::Config::new(self.kafka());
         let topics = &self.config.topics;
         config.topics = oracle::Topics {
@@ -256,6 +265,7 @@ impl World {
             ledger: topics.ledger.clone(),
         };
         config.planted = fleet.planted();
+        configure(&mut config);
         let lines: Vec<_> = fleet.import_lines().collect();
         let keys = oracle::Keys::read(lines.iter().map(String::as_str)).expect("the fleet's own lines");
         oracle::verify(&config, &keys, &mut |_| {}).expect("the oracle can read the topics")

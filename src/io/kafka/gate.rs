@@ -151,7 +151,8 @@ impl Gate {
 
     /// Counts how many of the subject keys that a batch asked for were in memory.
     pub fn count_key_lookups(&self, hits: usize, misses: usize) {
-        self.metrics.key_cache(hits as u64, misses as u64, self.vault.subjects().len());
+        self.metrics
+            .key_cache(hits as u64, misses as u64, self.vault.subjects().len());
     }
 
     /// Fetches, and makes where there are none, the keys of subjects: one round trip, as long as the vault may take.

@@ -1,0 +1,104 @@
+//! What a lane does when somebody moved the group's offsets, or retention deleted what nobody had read.
+
+use pulsegate_loadtest::fleet::Hostile;
+use pulsegate_loadtest::oracle::Problem;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::runtime::Handle;
+
+use crate::main_path::fleet;
+use crate::world::{World, in_a_world};
+
+#[test]
+fn a_gate_refuses_offsets_that_somebody_reset_until_it_is_told_to_rewind() {
+    in_a_world("rewind", "", |world| {
+        let mut fleet = fleet(world, 50, Hostile::default());
+        world.import(&fleet);
+        fleet
+            .produce(&world.kafka(), 2_000, &mut |_| {})
+            .expect("produced");
+        let mut gate = world.gate("one");
+        world.settle(&mut [&mut gate]);
+        assert!(gate.terminate().success());
+        reset_offsets(world);
+
+        let mut refused = world.start_gate("one", &[], &[]);
+        assert_eq!(refused.wait().code(), Some(1));
+        assert!(
+            refused.logged().contains("--rewind"),
+            "it says what to do: {}",
+            refused.logged()
+        );
+
+        let mut rewound = world.start_gate("one", &[], &["--rewind"]);
+        rewound.wait_ready();
+        world.settle(&mut [&mut rewound]);
+        assert!(rewound.terminate().success());
+        // What was asked for: everything is there twice. The ledger says so, and its chain holds.
+        let report = world.judge(&fleet);
+        assert!(report.total.rewinds > 0, "{report}");
+        let chain = [
+            Problem::LedgerChain,
+            Problem::LedgerMalformed,
+            Problem::LedgerRange,
+        ];
+        assert!(
+            !chain.iter().any(|problem| report.problems.contains_key(problem)),
+            "{report}"
+        );
+    });
+}
+
+#[test]
+fn what_retention_deleted_unread_becomes_a_lost_range() {
+    in_a_world("lost", "", |world| {
+        let mut fleet = fleet(world, 50, Hostile::default());
+        world.import(&fleet);
+        fleet
+            .produce(&world.kafka(), 1_000, &mut |_| {})
+            .expect("produced");
+        let mut gate = world.gate("one");
+        world.settle(&mut [&mut gate]);
+        assert!(gate.terminate().success());
+        fleet
+            .produce(&world.kafka(), 1_000, &mut |_| {})
+            .expect("produced");
+        Handle::current().block_on(delete_records(world));
+
+        let mut gate = world.gate("one");
+        fleet.produce(&world.kafka(), 500, &mut |_| {}).expect("produced");
+        world.settle(&mut [&mut gate]);
+        assert!(gate.terminate().success());
+        let report = world.judge(&fleet);
+        assert_eq!(report.total.lost_offsets, 1_000, "{report}");
+    });
+}
+
+/// Back to the start, as an operator would, while the group is empty.
+fn reset_offsets(world: &World) {
+    let raw = &world.config.topics.raw;
+    let mut client = world.config.kafka.client();
+    let group: BaseConsumer = client.set("group.id", raw).create().expect("a client");
+    let mut offsets = TopicPartitionList::new();
+    for partition in 0..world.partitions() {
+        offsets
+            .add_partition_offset(raw, partition, Offset::Offset(0))
+            .expect("a valid offset");
+    }
+    group.commit(&offsets, CommitMode::Sync).expect("committed");
+}
+
+async fn delete_records(world: &World) {
+    let admin: AdminClient<DefaultClientContext> = world.config.kafka.client().create().expect("a client");
+    let mut ends = TopicPartitionList::new();
+    for partition in 0..world.partitions() {
+        ends.add_partition_offset(&world.config.topics.raw, partition, Offset::End)
+            .expect("a valid offset");
+    }
+    admin
+        .delete_records(&ends, &AdminOptions::new())
+        .await
+        .expect("deleted");
+}

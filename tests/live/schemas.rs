@@ -1,0 +1,75 @@
+//! Avro with a registry's schema ids: looked up once, waited for while the registry does not answer.
+
+use std::sync::Arc;
+
+use apache_avro::Schema;
+use pulsegate_loadtest::fleet::event::Format;
+use pulsegate_loadtest::fleet::{Fleet, Options};
+use pulsegate_loadtest::oracle::AvroSchemas;
+
+use crate::world::{World, in_a_world, wait_for};
+
+#[test]
+fn without_the_registry_a_lane_waits_and_nothing_is_rejected() {
+    in_a_world("registry", "", |world| {
+        let mut fleet = avro_fleet(world);
+        world.import(&fleet);
+        fleet
+            .produce(&world.kafka(), 1_000, &mut |_| {})
+            .expect("produced");
+
+        // Nobody listens there.
+        let mut blind = world.start_gate("one", &["registry.url=http://127.0.0.1:1"], &[]);
+        wait_for("a lane to be held for the registry", || {
+            blind.expect_running();
+            let ready = blind.get("/readyz");
+            ready.is_some_and(|(status, body)| status == 503 && body.contains("schema_registry"))
+        });
+        assert_eq!(world.settled(), 0);
+        assert!(
+            blind.terminate().success(),
+            "a gate drains while its lanes are held"
+        );
+
+        let mut gate = world.gate("one");
+        world.settle(&mut [&mut gate]);
+        let report = world.judge_with(&fleet, |config| config.rules.avro = schemas(&fleet));
+        assert!(report.is_good(), "{report}");
+        assert_eq!(report.clean_records, 1_000, "{report}");
+        assert!(gate.terminate().success());
+    });
+}
+
+/// A fleet that writes Avro with the id that the real registry gives the default schema.
+fn avro_fleet(world: &World) -> Fleet {
+    let registered: serde_json::Value =
+        serde_json::from_str(&world.done(&["--json", "schema", "register"])).expect("JSON");
+    let raw = registered.as_array().expect("subjects").iter().find(|subject| {
+        subject["subject"]
+            .as_str()
+            .is_some_and(|name| name.starts_with(&world.config.topics.raw))
+    });
+    let id = raw.and_then(|raw| raw["id"].as_u64()).expect("an id");
+    let text = include_str!("../../schemas/biometric_event.avsc");
+    let schema = Arc::new(Schema::parse_str(text).expect("the default schema"));
+    let format = Format::AvroConfluent {
+        schema,
+        id: u32::try_from(id).expect("an id"),
+    };
+    Fleet::new(Options {
+        devices: 20,
+        format,
+        topic: world.config.topics.raw.clone(),
+        ..Options::new(21)
+    })
+}
+
+fn schemas(fleet: &Fleet) -> AvroSchemas {
+    match &fleet.options().format {
+        Format::AvroConfluent { schema, id } => AvroSchemas {
+            event: Some(Arc::clone(schema)),
+            ids: vec![*id],
+        },
+        Format::Json | Format::AvroSingleObject { .. } => AvroSchemas::default(),
+    }
+}

@@ -1,0 +1,77 @@
+//! Real measurements through the gate: every series of the shared data set, as readings of devices.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use pulsegate_loadtest::fleet::Hostile;
+use pulsegate_loadtest::kafka::Producer;
+use pulsegate_loadtest::oracle::Keys;
+use pulsegate_loadtest::replay::{self, Recording, Replayed, Resigner, Speed, Target, series};
+
+use crate::main_path::fleet;
+use crate::world::in_a_world;
+
+/// A device's upload: an hour of a watch that measures once a minute.
+const ROWS_PER_EVENT: usize = 60;
+
+/// The data are shared with the project, not part of it.
+fn files() -> Vec<PathBuf> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/physio");
+    let Ok(entries) = fs::read_dir(&directory) else {
+        return Vec::new();
+    };
+    let files = entries.map(|entry| entry.expect("readable").path());
+    let mut files: Vec<_> = files
+        .filter(|file| file.extension().is_some_and(|ending| ending == "csv"))
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn every_real_series_comes_through_whole() {
+    let files = files();
+    if files.is_empty() {
+        eprintln!("skipped: ../shared/data/physio is not here");
+        return;
+    }
+    // A month of readings comes within seconds, so the limit is that of a bulk upload.
+    let rate = "gate.admit.rate.events_per_minute = 600000\ngate.admit.rate.burst = 100000\n";
+    in_a_world("series", rate, move |world| {
+        let fleet = fleet(
+            world,
+            u32::try_from(files.len()).expect("few"),
+            Hostile::default(),
+        );
+        world.import(&fleet);
+        let lines: Vec<_> = fleet.signing_lines().collect();
+        let keys = Keys::read(lines.iter().map(String::as_str)).expect("the fleet's own lines");
+        let parsed: Vec<_> = lines
+            .iter()
+            .map(|line| serde_json::from_str(line).expect("a line"))
+            .collect();
+        let audience = format!("local/{}", world.config.topics.raw);
+        let mut resigner = Resigner::new(&parsed, keys, audience, 1);
+        let recordings: Vec<_> = files
+            .iter()
+            .zip(fleet.keys())
+            .map(|(file, key)| Recording {
+                name: file.display().to_string(),
+                device: key.device.clone(),
+                series: series::read(File::open(file).expect("readable"), ROWS_PER_EVENT).expect("a series"),
+            })
+            .collect();
+        let producer = Producer::new(&world.kafka(), &world.config.topics.raw, "none").expect("a producer");
+        let mut target = Target::new(producer, Speed::Max, false);
+        let mut replayed = Replayed::default();
+        replay::recordings(&recordings, 0, &mut resigner, &mut target, &mut replayed).expect("replayed");
+        target.producer.finish().expect("delivered");
+        assert_eq!(replayed.readings.len(), files.len());
+
+        let mut gate = world.gate("one");
+        world.settle(&mut [&mut gate]);
+        let report = world.judged_good(&fleet);
+        assert_eq!(report.clean_records, replayed.records, "{report}");
+        assert!(gate.terminate().success());
+    });
+}
