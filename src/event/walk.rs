@@ -115,7 +115,11 @@ impl<'v, 'a> Walker<'v, 'a> {
         if text.len() > self.limits.string_bytes {
             return Err(Stop::Schema(node, Kind::TooLong));
         }
-        if matches!(node.kind, Type::String) && node.role.is_none() { Ok(()) } else { self.check_form(node, text) }
+        if matches!(node.kind, Type::String) && node.role.is_none() {
+            Ok(())
+        } else {
+            self.check_form(node, text)
+        }
     }
 
     fn check_form<'p>(&self, node: &'p Node, text: &[u8]) -> Result<(), Stop<'p>> {
@@ -124,15 +128,26 @@ impl<'v, 'a> Walker<'v, 'a> {
             Type::Date => (scalar::date(text).is_some(), Kind::BadDate),
             Type::Timestamp(unit) => {
                 let at = scalar::timestamp(text);
-                (at.is_some_and(|at| scalar::units_from_timestamp(at, *unit).is_some()), Kind::BadTimestamp)
+                (
+                    at.is_some_and(|at| scalar::units_from_timestamp(at, *unit).is_some()),
+                    Kind::BadTimestamp,
+                )
             }
-            Type::Enum(symbols) => (symbols.iter().any(|symbol| symbol.as_bytes() == text), Kind::UnknownSymbol),
-            _ if matches!(node.role, Some(Role::Device | Role::Subject)) => {
-                (scalar::is_identity(text, self.limits.identity_bytes), Kind::BadIdentity)
-            }
+            Type::Enum(symbols) => (
+                symbols.iter().any(|symbol| symbol.as_bytes() == text),
+                Kind::UnknownSymbol,
+            ),
+            _ if matches!(node.role, Some(Role::Device | Role::Subject)) => (
+                scalar::is_identity(text, self.limits.identity_bytes),
+                Kind::BadIdentity,
+            ),
             _ => (true, Kind::WrongType),
         };
-        if good { Ok(()) } else { Err(Stop::Schema(node, kind)) }
+        if good {
+            Ok(())
+        } else {
+            Err(Stop::Schema(node, kind))
+        }
     }
 
     /// Notes the role of a leaf and, where it is protected, the span to be replaced.

@@ -15,8 +15,14 @@ fn schema(field: &str) -> String {
 }
 
 fn problem(text: &str) -> String {
-    let source = Source { name: "e".to_owned(), text: text.to_owned() };
-    let config = Config { default_event: "e".to_owned(), ..Config::default() };
+    let source = Source {
+        name: "e".to_owned(),
+        text: text.to_owned(),
+    };
+    let config = Config {
+        default_event: "e".to_owned(),
+        ..Config::default()
+    };
     Catalog::compile(&[source], &config).map_or_else(|error| error.to_string(), |_| String::new())
 }
 
@@ -25,26 +31,71 @@ fn mistakes_are_named_with_their_place() {
     for (field, expected) in [
         ("", ""),
         (r#"{"name":"x","type":"string"}"#, ""),
-        (r#"{"name":"x","type":"string","confluent:tags":["PII"]}"#, "`x`: `confluent:tags` is a list"),
-        (r#"{"name":"x","type":"string","confluent:tags":"PHI"}"#, "`x`: `confluent:tags` is a list"),
-        (r#"{"name":"x","type":"string","pulsegate:protect":"token"}"#, "`x`: `pulsegate:protect` without"),
-        (r#"{"name":"x","type":"string","confluent:tags":["PHI"],"pulsegate:protect":"hash"}"#, "`x`: `pulsegate:protect` is"),
-        (r#"{"name":"x","type":"long","confluent:tags":["PHI"],"pulsegate:protect":"token"}"#, "`x`: `token` needs a string"),
-        (r#"{"name":"x","type":"string","confluent:tags":["PHI"],"pulsegate:protect":"year"}"#, "`x`: `year` needs a date"),
-        (r#"{"name":"x","type":"string","default":"a","confluent:tags":["PHI"]}"#, "`x`: a protected field has no default"),
-        (r#"{"name":"x","type":"string","pulsegate:rol":"unit"}"#, "no attribute is called `pulsegate:rol`"),
-        (r#"{"name":"x","type":"string","pulsegate:role":"weight"}"#, "`x`: `pulsegate:role` is one of"),
-        (r#"{"name":"x","type":"string","pulsegate:role":"subject"}"#, "`x`: the role `subject` is given twice"),
-        (r#"{"name":"x","type":"string","pulsegate:role":"value"}"#, "`x`: the role `value` needs a number"),
-        (r#"{"name":"x","type":{"type":"string","confluent:tags":["PHI"]}}"#, "`confluent:tags` stands on a type"),
+        (
+            r#"{"name":"x","type":"string","confluent:tags":["PII"]}"#,
+            "`x`: `confluent:tags` is a list",
+        ),
+        (
+            r#"{"name":"x","type":"string","confluent:tags":"PHI"}"#,
+            "`x`: `confluent:tags` is a list",
+        ),
+        (
+            r#"{"name":"x","type":"string","pulsegate:protect":"token"}"#,
+            "`x`: `pulsegate:protect` without",
+        ),
+        (
+            r#"{"name":"x","type":"string","confluent:tags":["PHI"],"pulsegate:protect":"hash"}"#,
+            "`x`: `pulsegate:protect` is",
+        ),
+        (
+            r#"{"name":"x","type":"long","confluent:tags":["PHI"],"pulsegate:protect":"token"}"#,
+            "`x`: `token` needs a string",
+        ),
+        (
+            r#"{"name":"x","type":"string","confluent:tags":["PHI"],"pulsegate:protect":"year"}"#,
+            "`x`: `year` needs a date",
+        ),
+        (
+            r#"{"name":"x","type":"string","default":"a","confluent:tags":["PHI"]}"#,
+            "`x`: a protected field has no default",
+        ),
+        (
+            r#"{"name":"x","type":"string","pulsegate:rol":"unit"}"#,
+            "no attribute is called `pulsegate:rol`",
+        ),
+        (
+            r#"{"name":"x","type":"string","pulsegate:role":"weight"}"#,
+            "`x`: `pulsegate:role` is one of",
+        ),
+        (
+            r#"{"name":"x","type":"string","pulsegate:role":"subject"}"#,
+            "`x`: the role `subject` is given twice",
+        ),
+        (
+            r#"{"name":"x","type":"string","pulsegate:role":"value"}"#,
+            "`x`: the role `value` needs a number",
+        ),
+        (
+            r#"{"name":"x","type":{"type":"string","confluent:tags":["PHI"]}}"#,
+            "`confluent:tags` stands on a type",
+        ),
         (
             r#"{"name":"x","type":{"type":"array","items":"string","confluent:tags":["PHI"]}}"#,
             "`confluent:tags` stands on a type",
         ),
         (r#"{"name":"x","type":"bytes"}"#, "`x`: `Bytes` is not supported"),
-        (r#"{"name":"x","type":["null","string","long"]}"#, "`x`: a union is of `null` and one other"),
-        (r#"{"name":"x","type":["null","E"]}"#, "`x`: a type that contains itself"),
-        (r#"{"name":"x","type":{"type":"record","name":"R","fields":[]}}"#, "`x`: a record has at least one field"),
+        (
+            r#"{"name":"x","type":["null","string","long"]}"#,
+            "`x`: a union is of `null` and one other",
+        ),
+        (
+            r#"{"name":"x","type":["null","E"]}"#,
+            "`x`: a type that contains itself",
+        ),
+        (
+            r#"{"name":"x","type":{"type":"record","name":"R","fields":[]}}"#,
+            "`x`: a record has at least one field",
+        ),
         (
             r#"{"name":"x","type":{"type":"enum","name":"N","symbols":["A"]}},{"name":"y","type":"N"}"#,
             "",
@@ -60,13 +111,17 @@ fn mistakes_are_named_with_their_place() {
         ),
     ] {
         let problem = problem(&schema(field));
-        assert!(problem.contains(expected) && problem.is_empty() == expected.is_empty(), "{field}: {problem}");
+        assert!(
+            problem.contains(expected) && problem.is_empty() == expected.is_empty(),
+            "{field}: {problem}"
+        );
     }
 }
 
 #[test]
 fn an_event_needs_an_id_a_device_and_a_subject() {
-    let without = |role: &str| problem(&schema("").replace(&format!(r#""pulsegate:role":"{role}""#), r#""doc":"""#));
+    let without =
+        |role: &str| problem(&schema("").replace(&format!(r#""pulsegate:role":"{role}""#), r#""doc":"""#));
     assert!(without("event-id").contains("no field has the role `event-id`"));
     assert!(without("device").contains("no field has the role `device`"));
     assert!(without("subject").contains("no field has the role `subject`"));
@@ -81,8 +136,14 @@ fn an_event_needs_an_id_a_device_and_a_subject() {
 
 #[test]
 fn two_schemas_of_one_form_are_refused() {
-    let source = |name: &str| Source { name: name.to_owned(), text: schema("") };
-    let config = Config { default_event: "a".to_owned(), ..Config::default() };
+    let source = |name: &str| Source {
+        name: name.to_owned(),
+        text: schema(""),
+    };
+    let config = Config {
+        default_event: "a".to_owned(),
+        ..Config::default()
+    };
     let error = Catalog::compile(&[source("a"), source("b")], &config).expect_err("twins");
     assert!(error.to_string().contains("`a` and `b`"));
     let error = Catalog::compile(&[source("b")], &config).expect_err("no default");

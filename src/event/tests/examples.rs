@@ -9,11 +9,15 @@ fn every_example_has_the_outcome_of_its_directory() {
     let mut seen = 0;
     for directory in std::fs::read_dir(root).expect("tests/events is there") {
         let directory = directory.expect("readable").path();
-        let expected = directory.file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
+        let expected = directory
+            .file_name()
+            .and_then(|name| name.to_str())
+            .expect("a name")
+            .to_owned();
         for file in std::fs::read_dir(&directory).expect("a directory for each outcome") {
             let file = file.expect("readable").path();
             let value = std::fs::read(&file).expect("readable");
-            let outcome = rewrite(&catalog, &value).map_or_else(Reason::as_str, |_| "clean");
+            let outcome = rewrite(catalog, &value).map_or_else(Reason::as_str, |_| "clean");
             assert_eq!(outcome, expected, "{}", file.display());
             seen += 1;
         }

@@ -3,7 +3,7 @@
 use super::*;
 
 fn outcome(value: &[u8]) -> &'static str {
-    rewrite(&default_plan(), value).map_or_else(Reason::as_str, |_| "clean")
+    rewrite(default_plan(), value).map_or_else(Reason::as_str, |_| "clean")
 }
 
 /// The full event with the text of one member replaced.
@@ -66,18 +66,43 @@ fn json_that_is_not_an_event() {
         ("/subject/id", "null", "schema_violation"),
         ("/subject", "null", "schema_violation"),
         ("/subject", "{\"id\":\"a\",\"id\":\"b\"}", "schema_violation"),
-        ("/subject", "{\"id\":\"a\",\"\\u0069d\":\"b\"}", "schema_violation"),
+        (
+            "/subject",
+            "{\"id\":\"a\",\"\\u0069d\":\"b\"}",
+            "schema_violation",
+        ),
         ("/subject", "{\"\\u0069d\":\"a\"}", "schema_violation"),
-        ("/subject", "{\"id\":\"a\",\"name\":null,\"name\":\"b\"}", "schema_violation"),
+        (
+            "/subject",
+            "{\"id\":\"a\",\"name\":null,\"name\":\"b\"}",
+            "schema_violation",
+        ),
         ("/subject", "{\"id\":\"a\",}", "undecodable"),
         ("/subject", "{\"id\" \"a\"}", "undecodable"),
         ("/subject", "{id:\"a\"}", "undecodable"),
-        ("/event_id", "\"0192f0c12f5e7c119f3a0242ac120002\"", "schema_violation"),
-        ("/event_id", "\"{0192f0c1-2f5e-7c11-9f3a-0242ac120002}\"", "schema_violation"),
-        ("/event_id", "\"0192f0c1-2f5e-7c11-9f3a-0242ac12000g\"", "schema_violation"),
+        (
+            "/event_id",
+            "\"0192f0c12f5e7c119f3a0242ac120002\"",
+            "schema_violation",
+        ),
+        (
+            "/event_id",
+            "\"{0192f0c1-2f5e-7c11-9f3a-0242ac120002}\"",
+            "schema_violation",
+        ),
+        (
+            "/event_id",
+            "\"0192f0c1-2f5e-7c11-9f3a-0242ac12000g\"",
+            "schema_violation",
+        ),
         ("/event_id", "\"0192F0C1-2F5E-7C11-9F3A-0242AC120002\"", "clean"),
     ] {
-        assert_eq!(outcome(&with(member, text)), expected, "{member} = {}", &text[..text.len().min(60)]);
+        assert_eq!(
+            outcome(&with(member, text)),
+            expected,
+            "{member} = {}",
+            &text[..text.len().min(60)]
+        );
     }
 }
 
@@ -108,7 +133,11 @@ fn dates_are_those_of_rfc_3339() {
         ("", false),
     ] {
         let expected = if good { "clean" } else { "schema_violation" };
-        assert_eq!(outcome(&with("/recorded_at", &format!("\"{text}\""))), expected, "{text}");
+        assert_eq!(
+            outcome(&with("/recorded_at", &format!("\"{text}\""))),
+            expected,
+            "{text}"
+        );
     }
     for (text, good) in [
         ("1984-05-02", true),
@@ -121,7 +150,11 @@ fn dates_are_those_of_rfc_3339() {
         ("", false),
     ] {
         let expected = if good { "clean" } else { "schema_violation" };
-        assert_eq!(outcome(&with("/subject/birth_date", &format!("\"{text}\""))), expected, "{text}");
+        assert_eq!(
+            outcome(&with("/subject/birth_date", &format!("\"{text}\""))),
+            expected,
+            "{text}"
+        );
     }
 }
 
@@ -156,10 +189,22 @@ fn bytes_that_are_not_json() {
 fn limits_hold_at_their_edge() {
     let limits = Config::default();
     let text = |bytes: u32| format!("\"{}\"", "x".repeat(bytes as usize));
-    assert_eq!(outcome(&with("/firmware", &text(limits.string_bytes_max))), "clean");
-    assert_eq!(outcome(&with("/firmware", &text(limits.string_bytes_max + 1))), "schema_violation");
-    assert_eq!(outcome(&with("/subject/id", &text(limits.identity_bytes_max))), "clean");
-    assert_eq!(outcome(&with("/subject/id", &text(limits.identity_bytes_max + 1))), "schema_violation");
+    assert_eq!(
+        outcome(&with("/firmware", &text(limits.string_bytes_max))),
+        "clean"
+    );
+    assert_eq!(
+        outcome(&with("/firmware", &text(limits.string_bytes_max + 1))),
+        "schema_violation"
+    );
+    assert_eq!(
+        outcome(&with("/subject/id", &text(limits.identity_bytes_max))),
+        "clean"
+    );
+    assert_eq!(
+        outcome(&with("/subject/id", &text(limits.identity_bytes_max + 1))),
+        "schema_violation"
+    );
     let readings = |count: u32| {
         let items = vec![r#"{"metric":"spo2","value":97}"#; count as usize];
         with("/readings", &format!("[{}]", items.join(",")))
@@ -204,7 +249,11 @@ fn hostile_lengths_in_avro_are_refused_without_an_allocation_for_them() {
         out
     };
     for length in [-1, i64::MIN, i64::MAX, 1 << 31, 1 << 40] {
-        assert_eq!(outcome(&[head, &long(length)].concat()), "undecodable", "a string of {length}");
+        assert_eq!(
+            outcome(&[head, &long(length)].concat()),
+            "undecodable",
+            "a string of {length}"
+        );
     }
     let unending = [0xff; 11];
     assert_eq!(outcome(&[head, &unending[..]].concat()), "undecodable");
@@ -213,32 +262,66 @@ fn hostile_lengths_in_avro_are_refused_without_an_allocation_for_them() {
 #[test]
 fn blocks_of_avro_arrays() {
     let catalog = catalog(
-        &DEFAULT.replace(r#""name": "firmware", "type": "string", "pulsegate:role": "firmware""#, FIRMWARES),
+        &DEFAULT.replace(
+            r#""name": "firmware", "type": "string", "pulsegate:role": "firmware""#,
+            FIRMWARES,
+        ),
         Format::Json,
     );
     let plan = &catalog.plans()[0];
     let mut event = full();
     event["firmware"] = json!([]);
     let datum = properties::avro_datum(plan, &event);
-    let at = datum.windows(6).position(|window| window == b"\0\x0cband").expect("the empty array before the model");
+    let at = datum
+        .windows(6)
+        .position(|window| window == b"\0\x0cband")
+        .expect("the empty array before the model");
     let outcome = |blocks: &[u8]| {
-        let value = [&[0xc3, 1], &plan.fingerprint[..], &datum[..at], blocks, &datum[at + 1..]].concat();
+        let value = [
+            &[0xc3, 1],
+            &plan.fingerprint[..],
+            &datum[..at],
+            blocks,
+            &datum[at + 1..],
+        ]
+        .concat();
         rewrite(&catalog, &value).map_or_else(
             |reason| reason.as_str().to_owned(),
             |clean| {
                 let clean: Value = serde_json::from_slice(&clean).expect("is JSON");
-                clean["firmware"].as_array().expect("an array").iter().map(unsealed).collect::<Vec<_>>().join(" ")
+                clean["firmware"]
+                    .as_array()
+                    .expect("an array")
+                    .iter()
+                    .map(unsealed)
+                    .collect::<Vec<_>>()
+                    .join(" ")
             },
         )
     };
     assert_eq!(outcome(b"\x02\x02a\0"), "Encrypt(firmware[0]=a)");
-    assert_eq!(outcome(b"\x02\x02a\x02\x02b\0"), "Encrypt(firmware[0]=a) Encrypt(firmware[1]=b)");
-    assert_eq!(outcome(b"\x03\x08\x02a\x02b\0"), "Encrypt(firmware[0]=a) Encrypt(firmware[1]=b)");
-    assert_eq!(outcome(b"\x01\x04\x02a\x02\x02b\0"), "Encrypt(firmware[0]=a) Encrypt(firmware[1]=b)");
+    assert_eq!(
+        outcome(b"\x02\x02a\x02\x02b\0"),
+        "Encrypt(firmware[0]=a) Encrypt(firmware[1]=b)"
+    );
+    assert_eq!(
+        outcome(b"\x03\x08\x02a\x02b\0"),
+        "Encrypt(firmware[0]=a) Encrypt(firmware[1]=b)"
+    );
+    assert_eq!(
+        outcome(b"\x01\x04\x02a\x02\x02b\0"),
+        "Encrypt(firmware[0]=a) Encrypt(firmware[1]=b)"
+    );
     assert_eq!(outcome(b"\x01\x06\x02a\0"), "undecodable");
     assert_eq!(outcome(b"\x01\x01\x02a\0"), "undecodable");
-    assert_eq!(outcome(b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01\x04\x02a\0"), "undecodable");
-    assert_eq!(outcome(b"\xfe\xff\xff\xff\xff\xff\xff\xff\xff\x01\x02a\0"), "undecodable");
+    assert_eq!(
+        outcome(b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01\x04\x02a\0"),
+        "undecodable"
+    );
+    assert_eq!(
+        outcome(b"\xfe\xff\xff\xff\xff\xff\xff\xff\xff\x01\x02a\0"),
+        "undecodable"
+    );
 }
 
 const FIRMWARES: &str =
