@@ -30,7 +30,7 @@ pub(super) enum Step {
 }
 
 /// A piece of text, in the received value or in the arena. Eight bytes.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Text {
     start: u32,
     /// The highest bit says that the text is in the arena.
@@ -38,7 +38,7 @@ pub struct Text {
 }
 
 /// What one walk found.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Walk {
     /// The event id, a UUID in its hyphenated form.
     pub event_id: Text,
@@ -55,7 +55,7 @@ pub struct Walk {
 }
 
 /// A span of the received value that the clean event does not have as it is.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Edit {
     pub(super) start: u32,
     pub(super) end: u32,

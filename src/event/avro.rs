@@ -45,8 +45,19 @@ impl<'v> Cursor<'v> {
         Some(taken)
     }
 
-    /// A zigzag varint of at most ten bytes.
+    /// A zigzag varint of at most ten bytes; most have one.
+    #[inline]
     pub fn long(&mut self) -> Option<i64> {
+        match self.bytes.get(self.at) {
+            Some(&byte) if byte < 0x80 => {
+                self.at += 1;
+                Some(unzigzag(u64::from(byte)))
+            }
+            _ => self.long_of_many(),
+        }
+    }
+
+    fn long_of_many(&mut self) -> Option<i64> {
         let mut encoded = 0_u64;
         for shift in (0..70).step_by(7) {
             let byte = *self.bytes.get(self.at)?;
@@ -57,7 +68,7 @@ impl<'v> Cursor<'v> {
             }
             encoded |= bits << shift;
             if byte & 0x80 == 0 {
-                return Some((encoded >> 1).cast_signed() ^ -(encoded & 1).cast_signed());
+                return Some(unzigzag(encoded));
             }
         }
         None
@@ -104,7 +115,11 @@ impl<'v> Cursor<'v> {
     }
 }
 
-impl<'v> Avro<'v, '_> {
+fn unzigzag(encoded: u64) -> i64 {
+    (encoded >> 1).cast_signed() ^ -(encoded & 1).cast_signed()
+}
+
+impl Avro<'_, '_> {
     fn event<'p>(&mut self, root: &'p Node) -> Result<(), Stop<'p>> {
         self.node(root)?;
         if self.cursor.at == self.cursor.bytes.len() {

@@ -112,8 +112,12 @@ pub(super) fn compile(name: &str, text: &str, index: u16, config: &Config) -> Re
 }
 
 /// The Rabin fingerprint of the canonical form, which leaves our attributes out.
+///
+/// apache-avro 0.22 writes `{"type":"string"}` into the canonical form of a logical type, where the rule \[PRIMITIVES\]
+/// of the specification has `"string"`, as Java and Python do. The canonical form of the canonical form has it too.
 pub(super) fn fingerprint(schema: &Schema) -> Fingerprint {
-    let bytes = schema.fingerprint::<Rabin>().bytes;
+    let again = Schema::parse_str(&schema.canonical_form());
+    let bytes = again.as_ref().unwrap_or(schema).fingerprint::<Rabin>().bytes;
     let mut fingerprint = Fingerprint::default();
     fingerprint.copy_from_slice(&bytes);
     fingerprint

@@ -52,7 +52,7 @@ impl<'v> Json<'v, '_> {
     }
 
     fn node<'p>(&mut self, node: &'p Node, peek: Peek) -> Result<(), Stop<'p>> {
-        let wrong = || Stop::Schema(node, Kind::WrongType(node.expected()));
+        let wrong = || Stop::Schema(node, Kind::WrongType);
         if peek == Peek::Null {
             self.jiter.known_null().map_err(refused(node))?;
             return if node.null_branch.is_some() {
@@ -164,7 +164,7 @@ impl<'v> Json<'v, '_> {
         let start = self.jiter.current_index();
         let digits = self.jiter.known_number_bytes(peek).map_err(refused(node))?;
         if digits.iter().any(|byte| matches!(byte, b'.' | b'e' | b'E')) {
-            return Err(Stop::Schema(node, Kind::WrongType(node.expected())));
+            return Err(Stop::Schema(node, Kind::WrongType));
         }
         let parsed = std::str::from_utf8(digits)
             .ok()

@@ -199,21 +199,6 @@ impl Node {
     pub fn is_leaf(&self) -> bool {
         !matches!(self.kind, Kind::Record(_) | Kind::Array(_) | Kind::Map(_))
     }
-
-    /// What a message names it when something else stands there.
-    pub fn expected(&self) -> &'static str {
-        match self.kind {
-            Kind::Boolean => "a boolean",
-            Kind::Int | Kind::Long => "an integer",
-            Kind::Float | Kind::Double => "a number",
-            Kind::String | Kind::Enum(_) => "a string",
-            Kind::Uuid => "a string with a UUID",
-            Kind::Date => "a string with a date",
-            Kind::Timestamp(_) => "a string with a date-time",
-            Kind::Record(_) | Kind::Map(_) => "an object",
-            Kind::Array(_) => "an array",
-        }
-    }
 }
 
 impl Limits {

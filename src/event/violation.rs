@@ -23,8 +23,8 @@ pub enum Violation {
 /// What is wrong at a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A value of another type; the expected one is named.
-    WrongType(&'static str),
+    /// A value of another type.
+    WrongType,
     /// A required member is not there.
     Missing,
     /// An object has a member that the schema does not know. Escaped names count as unknown.
@@ -51,7 +51,7 @@ pub enum Kind {
     Unrepresentable,
 }
 
-/// Where and why a walk ended early.
+/// Where and why a walk ended early. Small enough for two registers, since every step of a walk returns it.
 pub(super) enum Stop<'p> {
     Undecodable,
     Schema(&'p Node, Kind),
@@ -97,7 +97,7 @@ impl fmt::Display for Violation {
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::WrongType(expected) => return write!(f, "is not {expected}"),
+            Self::WrongType => "is not of the type that the schema gives it",
             Self::Missing => "is missing",
             Self::Unknown => "has a member that the schema does not know",
             Self::Duplicate => "has a member twice",

@@ -110,26 +110,43 @@ impl<'v, 'a> Walker<'v, 'a> {
     }
 
     /// Checks the text of a string leaf.
+    #[inline]
     pub fn check<'p>(&self, node: &'p Node, text: &[u8]) -> Result<(), Stop<'p>> {
-        let stop = |kind| Err(Stop::Schema(node, kind));
-        match &node.kind {
-            _ if text.len() > self.limits.string_bytes => stop(Kind::TooLong),
-            Type::Uuid if !scalar::is_uuid(text) => stop(Kind::BadUuid),
-            Type::Date if scalar::date(text).is_none() => stop(Kind::BadDate),
-            Type::Timestamp(unit) => match scalar::timestamp(text) {
-                Some(at) if scalar::units_from_timestamp(at, *unit).is_some() => Ok(()),
-                _ => stop(Kind::BadTimestamp),
-            },
-            Type::Enum(symbols) if !symbols.iter().any(|symbol| symbol.as_bytes() == text) => {
-                stop(Kind::UnknownSymbol)
+        if text.len() > self.limits.string_bytes {
+            return Err(Stop::Schema(node, Kind::TooLong));
+        }
+        if matches!(node.kind, Type::String) && node.role.is_none() {
+            Ok(())
+        } else {
+            self.check_form(node, text)
+        }
+    }
+
+    fn check_form<'p>(&self, node: &'p Node, text: &[u8]) -> Result<(), Stop<'p>> {
+        let (good, kind) = match &node.kind {
+            Type::Uuid => (scalar::is_uuid(text), Kind::BadUuid),
+            Type::Date => (scalar::date(text).is_some(), Kind::BadDate),
+            Type::Timestamp(unit) => {
+                let at = scalar::timestamp(text);
+                (
+                    at.is_some_and(|at| scalar::units_from_timestamp(at, *unit).is_some()),
+                    Kind::BadTimestamp,
+                )
             }
-            Type::String
-                if matches!(node.role, Some(Role::Device | Role::Subject))
-                    && !scalar::is_identity(text, self.limits.identity_bytes) =>
-            {
-                stop(Kind::BadIdentity)
-            }
-            _ => Ok(()),
+            Type::Enum(symbols) => (
+                symbols.iter().any(|symbol| symbol.as_bytes() == text),
+                Kind::UnknownSymbol,
+            ),
+            _ if matches!(node.role, Some(Role::Device | Role::Subject)) => (
+                scalar::is_identity(text, self.limits.identity_bytes),
+                Kind::BadIdentity,
+            ),
+            _ => (true, Kind::WrongType),
+        };
+        if good {
+            Ok(())
+        } else {
+            Err(Stop::Schema(node, kind))
         }
     }
 
