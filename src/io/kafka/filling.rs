@@ -210,11 +210,12 @@ impl Filling {
         let rules = knowledge.rules(gate);
         self.checker.clear();
         let mut since = Instant::now();
-        let verified = self.verify(messages, &rules, slots)?;
+        let mut cuts = Vec::new();
+        let verified = self.verify(messages, &rules, slots, &mut cuts)?;
         self.spent(Stage::Verify, &mut since);
         let checked = self.decode(&rules, verified);
         self.spent(Stage::Decode, &mut since);
-        let (ready, cuts) = cut(slots, self.find_keys(gate, checked));
+        let ready = cut(slots, self.find_keys(gate, checked), &mut cuts);
         self.spent(Stage::Keys, &mut since);
         let decided = admit(slots, knowledge.keys.keyring(), ready);
         self.spent(Stage::Admit, &mut since);
@@ -235,12 +236,18 @@ impl Filling {
         messages: &'r Messages,
         rules: &Rules<'k>,
         slots: &mut [Slot],
+        cuts: &mut Vec<Cut>,
     ) -> Result<Vec<Item<'r, Result<Verified<'k>, Reason>>>, WorkerError> {
         let mut items = Vec::with_capacity(messages.len());
         for message in messages.iter() {
             let partition = message.partition();
             if let Some(error) = message.error() {
                 warn!(lane = partition, %error, "instead of a record");
+                // What came before it is settled; behind it nothing comes.
+                cuts.push(Cut {
+                    partition,
+                    need: Need::Log,
+                });
                 continue;
             }
             let Some(lane) = open(slots, partition) else {
@@ -399,13 +406,17 @@ fn open(slots: &mut [Slot], partition: i32) -> Option<&mut Lane> {
 }
 
 /// Ends each lane's part of the chunk before the first record that has to wait, and undoes what the records behind it
-/// have spent.
-fn cut<'r, 'k>(slots: &mut [Slot], items: Vec<Item<'r, Keyed<'k>>>) -> (Vec<Item<'r, Keyed<'k>>>, Vec<Cut>) {
-    let mut cuts: Vec<Cut> = Vec::new();
+/// have spent. Gives what may go on.
+fn cut<'r, 'k>(
+    slots: &mut [Slot],
+    items: Vec<Item<'r, Keyed<'k>>>,
+    cuts: &mut Vec<Cut>,
+) -> Vec<Item<'r, Keyed<'k>>> {
+    let mut waiting: Vec<Cut> = Vec::new();
     let mut ready = Vec::with_capacity(items.len());
     for item in items {
         let partition = item.record.partition;
-        if cuts.iter().any(|cut| cut.partition == partition) {
+        if waiting.iter().any(|cut| cut.partition == partition) {
             continue;
         }
         let Keyed::Waiting(need) = item.stage else {
@@ -415,9 +426,12 @@ fn cut<'r, 'k>(slots: &mut [Slot], items: Vec<Item<'r, Keyed<'k>>>) -> (Vec<Item
         if let Some(lane) = open(slots, partition) {
             lane.budget = item.budget;
         }
-        cuts.push(Cut { partition, need });
+        waiting.push(Cut { partition, need });
     }
-    (ready, cuts)
+    // A lane that waits for a key is taken from there again, and meets what ended its log then.
+    cuts.retain(|cut| waiting.iter().all(|other| other.partition != cut.partition));
+    cuts.append(&mut waiting);
+    ready
 }
 
 /// Decides, in the order of each lane's log, what depends on its past.

@@ -101,6 +101,8 @@ pub enum Need {
     SubjectKeys,
     /// The registry's answer about a schema id.
     Schema(u32),
+    /// The log: the client cannot go on reading it from here, as when retention has deleted the next offset.
+    Log,
 }
 
 impl Need {
@@ -110,6 +112,7 @@ impl Need {
         match self {
             Self::SubjectKeys => HoldCause::SubjectKeys,
             Self::Schema(_) => HoldCause::SchemaRegistry,
+            Self::Log => HoldCause::Kafka,
         }
     }
 }
@@ -394,7 +397,7 @@ impl Worker {
             > 0
         {
             for cut in self.filling.process(&self.gate, &mut self.slots)? {
-                self.hold(cut);
+                self.hold(cut)?;
             }
         } else if due {
             self.collect(SETTLE_STEP)?;
@@ -402,11 +405,20 @@ impl Worker {
         Ok(())
     }
 
-    fn hold(&mut self, Cut { partition, need }: Cut) {
+    fn hold(&mut self, Cut { partition, need }: Cut) -> Result<(), WorkerError> {
+        if matches!(need, Need::Log) {
+            // Opening it again finds out what is left of the log, and has the ledger say what is lost.
+            self.finish()?;
+            if self.slot(partition).lane().is_some() {
+                self.slot(partition).close();
+                self.health.hold(partition, need.cause());
+            }
+            return Ok(());
+        }
         let slot = std::mem::replace(self.slot(partition), Slot::Absent);
         let Slot::Open(lane) = slot else {
             *self.slot(partition) = slot;
-            return;
+            return Ok(());
         };
         warn!(
             lane = partition,
@@ -419,7 +431,7 @@ impl Worker {
         }
         self.health.hold(partition, need.cause());
         let pause = match need {
-            Need::SubjectKeys => RETRY_PAUSE,
+            Need::SubjectKeys | Need::Log => RETRY_PAUSE,
             Need::Schema(id) => {
                 self.gate.resolve_schema(id);
                 SCHEMA_PAUSE
@@ -430,6 +442,7 @@ impl Worker {
             need,
             retry_at: Instant::now() + pause,
         };
+        Ok(())
     }
 
     /// Closes the batch and gives it to the settler, if the settler is free.
