@@ -11,8 +11,9 @@ use tracing::info;
 
 use super::{Context, Failure, print};
 use crate::crypto::envelope::FieldKey;
-use crate::event::{Catalog, Ids, Located};
+use crate::event::{Catalog, Ids, Located, Verdict};
 use crate::gate::open::{OpenedEvent, Refusal, SealedEvent};
+use crate::io::registry::Registry;
 use crate::io::schemas::Schemas;
 use crate::io::vault::VaultFault;
 use crate::io::vault::opening::Opener;
@@ -55,6 +56,7 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let mut reader = Reader {
         context,
         catalog,
+        registry: Registry::new(&context.config.registry)?,
         ids: Ids::default(),
         opened: 0,
         refused: 0,
@@ -85,6 +87,7 @@ fn source(args: &Args, context: &Context) -> Result<Source, Failure> {
 struct Reader<'c> {
     context: &'c Context,
     catalog: Catalog,
+    registry: Option<Registry>,
     ids: Ids,
     opened: u64,
     refused: u64,
@@ -93,6 +96,7 @@ struct Reader<'c> {
 impl Reader<'_> {
     /// Opens and prints records in their order. One that is refused is named on standard error, and the next one opened.
     async fn open(&mut self, records: &[Record], vault: &Opener) -> Result<(), Failure> {
+        self.learn(records).await?;
         let read: Vec<_> = records.iter().map(|record| self.read(record)).collect();
         let wanted: BTreeSet<u32> = read.iter().flatten().flat_map(SealedEvent::key_ids).collect();
         let wanted: Vec<u32> = wanted.into_iter().collect();
@@ -117,6 +121,25 @@ impl Reader<'_> {
         Ok(())
     }
 
+    /// Asks the registry about the schemas that the records are framed with.
+    async fn learn(&mut self, records: &[Record]) -> Result<(), Failure> {
+        let Some(registry) = &self.registry else {
+            return Ok(());
+        };
+        for value in records.iter().filter_map(|record| record.value.as_deref()) {
+            if self.ids.len() >= self.context.config.registry.ids_max {
+                // No topic has that many schemas; a record whose id is not known by now is refused.
+                break;
+            }
+            if let Located::NeedsSchema(id) = self.catalog.locate_clean(value, &self.ids) {
+                let schema = registry.schema(id).await?;
+                let verdict = schema.map_or(Verdict::Denied, |schema| self.catalog.judge_clean(&schema));
+                self.ids = self.ids.with(id, verdict);
+            }
+        }
+        Ok(())
+    }
+
     fn read(&self, record: &Record) -> Result<SealedEvent<'_>, String> {
         let Some(value) = &record.value else {
             return Err("not a clean event: it has no value".to_owned());
@@ -130,7 +153,9 @@ impl Reader<'_> {
                 let datum = value.get(datum_start..).unwrap_or_default();
                 SealedEvent::read(plan, format, datum).map_err(|refusal| refusal.to_string())
             }
-            Located::NeedsSchema(id) => Err(format!("its schema id {id} is not known here")),
+            Located::NeedsSchema(id) => Err(format!(
+                "its schema has the id {id} in a registry, which is not known here: is registry.url set?"
+            )),
             Located::UnknownSchema => {
                 Err("no schema in event.directory is the one that it was sealed with".to_owned())
             }

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::{Output, Stdio};
 
 use pulsegate_loadtest::capture::kcat;
-use pulsegate_loadtest::fleet::Hostile;
+use pulsegate_loadtest::fleet::{Fleet, Hostile};
 use pulsegate_loadtest::kafka::{captured, read_all, watermarks};
 use serde_json::Value;
 
@@ -79,45 +79,62 @@ fn open_shows_what_was_planted_and_refuses_what_was_moved() {
         world.settle(&mut [&mut gate]);
         assert!(gate.terminate().success());
         let lines = clean_lines(world);
-        assert_eq!(lines.len(), 300);
-
-        let output = open(world, &lines, &[]);
-        assert!(output.status.success(), "{}", said(&output));
-        let opened = events(&output);
-        assert_eq!(opened.len(), 300);
-        let shown = String::from_utf8_lossy(&output.stdout);
-        let planted = fleet.planted();
-        let names = opened
-            .iter()
-            .filter_map(|event| event.pointer("/subject/name")?.as_str());
-        assert!(
-            names.clone().count() > 0
-                && names
-                    .clone()
-                    .all(|name| planted.iter().any(|plant| plant == name))
-        );
-        assert!(planted.iter().any(|plant| shown.contains(plant)));
-        let log = said(&output);
-        assert!(
-            planted.iter().all(|plant| !log.contains(plant)),
-            "PHI is in the log"
-        );
-        assert_eq!(
-            log.matches("was decrypted").count(),
-            300,
-            "every decryption is logged"
-        );
-
+        everything_planted_is_shown(world, &fleet, &lines);
         a_partition_opens_like_the_lines(world, &lines[0]);
         what_was_moved_is_refused(world, &lines);
         another_kek_is_refused(world, &lines);
     });
 }
 
+#[test]
+fn avro_opens_as_well() {
+    in_a_world("open_avro", "event.clean_format = \"avro\"\n", |world| {
+        let mut fleet = fleet(world, 10, Hostile::default());
+        world.import(&fleet);
+        fleet.produce(&world.kafka(), 300, &mut |_| {}).expect("produced");
+        let mut gate = world.gate("one");
+        world.settle(&mut [&mut gate]);
+        assert!(gate.terminate().success());
+        let lines = clean_lines(world);
+        everything_planted_is_shown(world, &fleet, &lines);
+        a_partition_opens_like_the_lines(world, &lines[0]);
+    });
+}
+
+fn everything_planted_is_shown(world: &World, fleet: &Fleet, lines: &[Vec<u8>]) {
+    assert_eq!(lines.len(), 300);
+    let output = open(world, lines, &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    let opened = events(&output);
+    assert_eq!(opened.len(), 300);
+    let shown = String::from_utf8_lossy(&output.stdout);
+    let planted = fleet.planted();
+    let names = opened
+        .iter()
+        .filter_map(|event| event.pointer("/subject/name")?.as_str());
+    assert!(
+        names.clone().count() > 0
+            && names
+                .clone()
+                .all(|name| planted.iter().any(|plant| plant == name))
+    );
+    assert!(planted.iter().any(|plant| shown.contains(plant)));
+    let log = said(&output);
+    assert!(
+        planted.iter().all(|plant| !log.contains(plant)),
+        "PHI is in the log"
+    );
+    assert_eq!(
+        log.matches("was decrypted").count(),
+        300,
+        "every decryption is logged"
+    );
+}
+
 fn a_partition_opens_like_the_lines(world: &World, line: &[u8]) {
     let expected = events(&open(world, &[line.to_vec()], &[]));
-    let place: Value = serde_json::from_slice(line).expect("a line of JSON");
-    let (partition, offset) = (place["partition"].to_string(), place["offset"].to_string());
+    let place = kcat::read_line(line).expect("a line");
+    let (partition, offset) = (place.partition.to_string(), place.offset.to_string());
     let output = world.run(&["--json", "open", "--partition", &partition, "--offset", &offset]);
     assert!(output.status.success(), "{}", said(&output));
     assert_eq!(events(&output), expected);
