@@ -222,12 +222,11 @@ impl<'v> Json<'v, '_> {
     }
 }
 
-/// The index of a field. Producers keep an order, so the field after the last one found is tried first.
+/// The index of a field. Producers keep an order and leave fields out, so the search goes on from the last one found.
 fn find(fields: &[Field], hint: usize, name: &[u8]) -> Option<usize> {
-    match fields.get(hint) {
-        Some(field) if field.name.as_bytes() == name => Some(hint),
-        _ => fields.iter().position(|field| field.name.as_bytes() == name),
-    }
+    let is = |field: &Field| field.name.as_bytes() == name;
+    let (before, after) = fields.split_at_checked(hint)?;
+    after.iter().position(is).map(|index| hint + index).or_else(|| before.iter().position(is))
 }
 
 /// Where a slice of the value begins in it.

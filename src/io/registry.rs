@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -75,7 +76,7 @@ impl Config {
 }
 
 /// The registry did not answer, or not in a way that it should. The message's sender has no part in it.
-#[derive(Debug, Error)]
+#[derive(Clone, Debug, Error)]
 pub enum RegistryFault {
     /// No answer.
     #[error("the schema registry (registry.url) does not answer: {0}")]
@@ -98,8 +99,18 @@ pub struct Registry {
     base: Url,
     ids: ArcSwap<Ids>,
     config: Config,
-    /// One question at a time; when each denied id was denied.
-    denied: Mutex<HashMap<u32, Instant>>,
+    /// One question at a time.
+    asking: Mutex<Asking>,
+    /// How many questions about ids have failed.
+    faults: AtomicU64,
+}
+
+/// What belongs to whoever asks.
+#[derive(Default)]
+struct Asking {
+    /// When each denied id was denied.
+    denied: HashMap<u32, Instant>,
+    last_fault: Option<RegistryFault>,
 }
 
 #[derive(Deserialize)]
@@ -107,7 +118,19 @@ struct SchemaAnswer {
     schema: String,
     #[serde(rename = "schemaType", default)]
     schema_type: Option<String>,
+    /// Types that the schema takes from other schemas, which no local plan has.
+    #[serde(default)]
+    references: Vec<serde_json::Value>,
 }
+
+/// How the API says what is wrong (Confluent Schema Registry API reference, "Errors").
+#[derive(Deserialize)]
+struct ErrorAnswer {
+    error_code: u32,
+}
+
+/// No schema has the id.
+const SCHEMA_NOT_FOUND: u32 = 40_403;
 
 #[derive(Deserialize)]
 struct IdAnswer {
@@ -136,7 +159,8 @@ impl Registry {
             base,
             ids: ArcSwap::default(),
             config: config.clone(),
-            denied: Mutex::default(),
+            asking: Mutex::default(),
+            faults: AtomicU64::new(0),
         }))
     }
 
@@ -148,37 +172,48 @@ impl Registry {
 
     /// Finds out about an id, unless it is known. Afterwards [`Registry::ids`] has it.
     ///
+    /// Whoever waited while another question failed is told of that failure and asks nothing: a registry that hangs
+    /// would otherwise gather one question after another.
+    ///
     /// # Errors
     ///
     /// [`RegistryFault`]: nothing was found out, ask again.
     pub async fn resolve(&self, id: u32, catalog: &Catalog) -> Result<(), RegistryFault> {
-        let mut denied = self.denied.lock().await;
+        let faults = self.faults.load(Ordering::Acquire);
+        let mut asking = self.asking.lock().await;
         if self.ids.load().get(id).is_some() {
             return Ok(());
         }
-        let verdict = match self.schema(id).await? {
-            Some(schema) => catalog.judge(&schema),
-            None => Verdict::Denied,
-        };
-        self.forget_old_denials(&mut denied);
-        if verdict == Verdict::Denied {
-            denied.insert(id, Instant::now());
+        if let Some(fault) = &asking.last_fault
+            && self.faults.load(Ordering::Acquire) != faults
+        {
+            return Err(fault.clone());
         }
+        let schema = self.schema(id).await.inspect_err(|fault| {
+            asking.last_fault = Some(fault.clone());
+            self.faults.fetch_add(1, Ordering::Release);
+        })?;
+        let verdict = schema.map_or(Verdict::Denied, |schema| catalog.judge(&schema));
+        self.forget_old_denials(&mut asking.denied);
         let ids = self.ids.load();
         // A flood of made-up ids must not grow without bound: what was learned is learned again.
         let kept = if ids.len() < self.config.ids_max {
             Ids::clone(&ids)
         } else {
+            asking.denied.clear();
             Ids::default()
         };
+        if verdict == Verdict::Denied {
+            asking.denied.insert(id, Instant::now());
+        }
         self.ids.store(Arc::new(kept.with(id, verdict)));
         Ok(())
     }
 
     /// Takes back denials that are old enough to be asked about again. To be called now and then.
     pub async fn refresh(&self) {
-        let mut denied = self.denied.lock().await;
-        self.forget_old_denials(&mut denied);
+        let mut asking = self.asking.lock().await;
+        self.forget_old_denials(&mut asking.denied);
     }
 
     fn forget_old_denials(&self, denied: &mut HashMap<u32, Instant>) {
@@ -199,7 +234,9 @@ impl Registry {
         self.ids.store(Arc::new(ids));
     }
 
-    /// The text of a schema; none when the registry does not have the id, or it is not Avro.
+    /// The text of a schema; none when the registry does not have the id, or it is not an Avro schema by itself.
+    ///
+    /// Only the registry's own word denies an id: a 404 of a proxy, or of a wrong path in `registry.url`, is a fault.
     ///
     /// # Errors
     ///
@@ -211,12 +248,15 @@ impl Registry {
             .send()
             .await
             .map_err(unreachable)?;
-        if answer.status() == StatusCode::NOT_FOUND {
+        let (status, body) = body(answer, "a schema id").await?;
+        if status == StatusCode::NOT_FOUND
+            && serde_json::from_slice(&body).is_ok_and(|error: ErrorAnswer| error.error_code == SCHEMA_NOT_FOUND)
+        {
             return Ok(None);
         }
-        let answer: SchemaAnswer = read(answer, "a schema id").await?;
+        let answer: SchemaAnswer = parse(status, &body, "a schema id")?;
         let avro = answer.schema_type.as_deref().is_none_or(|kind| kind == "AVRO");
-        Ok(avro.then_some(answer.schema))
+        Ok((avro && answer.references.is_empty()).then_some(answer.schema))
     }
 
     /// Registers a schema under a subject, and gives its id. A schema that is there already keeps its id.
@@ -243,32 +283,31 @@ impl Registry {
     }
 }
 
+async fn read<T: for<'d> Deserialize<'d>>(answer: Response, action: &'static str) -> Result<T, RegistryFault> {
+    let (status, body) = body(answer, action).await?;
+    parse(status, &body, action)
+}
+
 /// Reads an answer piece by piece, so that its size is bounded whatever its header says.
-async fn read<T: for<'d> Deserialize<'d>>(
-    mut answer: Response,
-    action: &'static str,
-) -> Result<T, RegistryFault> {
+async fn body(mut answer: Response, action: &'static str) -> Result<(StatusCode, Vec<u8>), RegistryFault> {
     let status = answer.status();
-    let refused = |reason: String| RegistryFault::Refused {
-        status: status.as_u16(),
-        action,
-        reason,
-    };
     let mut body = Vec::new();
     while let Some(piece) = answer.chunk().await.map_err(unreachable)? {
         if body.len() + piece.len() > ANSWER_BYTES_MAX {
-            return Err(refused(format!(
-                "an answer of more than {ANSWER_BYTES_MAX} bytes"
-            )));
+            let reason = format!("an answer of more than {ANSWER_BYTES_MAX} bytes");
+            return Err(RegistryFault::Refused { status: status.as_u16(), action, reason });
         }
         body.extend_from_slice(&piece);
     }
+    Ok((status, body))
+}
+
+fn parse<T: for<'d> Deserialize<'d>>(status: StatusCode, body: &[u8], action: &'static str) -> Result<T, RegistryFault> {
+    let refused = |reason: String| RegistryFault::Refused { status: status.as_u16(), action, reason };
     if !status.is_success() {
-        return Err(refused(
-            String::from_utf8_lossy(&body).chars().take(200).collect(),
-        ));
+        return Err(refused(String::from_utf8_lossy(body).chars().take(200).collect()));
     }
-    serde_json::from_slice(&body).map_err(|error| refused(error.to_string()))
+    serde_json::from_slice(body).map_err(|error| refused(error.to_string()))
 }
 
 fn unreachable(error: reqwest::Error) -> RegistryFault {
