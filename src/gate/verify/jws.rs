@@ -53,9 +53,10 @@ pub(super) fn parse<'a>(
     value: &'a [u8],
     decoded: &'a mut [u8; PROTECTED_BYTES_MAX],
 ) -> Option<Claim<'a>> {
-    let end = memchr::memchr(b'.', header)?;
-    let (protected, rest) = header.split_at(end);
-    let signature = rest.strip_prefix(b"..")?;
+    // The last dot is the nearer one, and a third is no base64.
+    let last = memchr::memrchr(b'.', header)?;
+    let protected = header[..last].strip_suffix(b".")?;
+    let signature = &header[last + 1..];
     let mac = Mac::decode(URL_SAFE_NO_PAD, signature, SIGNATURE_BYTES_MAX)?;
     if URL_SAFE_NO_PAD.decoded_length(protected).ok()? > PROTECTED_BYTES_MAX {
         return None;
@@ -63,12 +64,12 @@ pub(super) fn parse<'a>(
     let decoded: &'a [u8] = URL_SAFE_NO_PAD
         .decode(protected, decoded.as_mut_slice().as_out())
         .ok()?;
+    let decoded = std::str::from_utf8(decoded).ok()?;
     // serde would take an array of the six values for the object, and an escaped name for the name.
-    let first = decoded.iter().find(|byte| !byte.is_ascii_whitespace());
-    if first != Some(&b'{') || memchr::memchr(b'\\', decoded).is_some() {
+    if !decoded.trim_ascii_start().starts_with('{') || memchr::memchr(b'\\', decoded.as_bytes()).is_some() {
         return None;
     }
-    let header: Protected<'a> = serde_json::from_slice(decoded).ok()?;
+    let header: Protected<'a> = serde_json::from_str(decoded).ok()?;
     if header.typ != "bio+jws" {
         return None;
     }

@@ -216,7 +216,7 @@ pub fn verify<'k>(
     check_size(record, &context.config)?;
     let (key, sequence) = match present(record)? {
         Profile::Jws => authenticate_jws(record, keyring, &context.audience, scratch, budget)?,
-        Profile::Webhook => authenticate_webhook(record, keyring, budget)?,
+        Profile::Webhook => authenticate_webhook(record, keyring, scratch, budget)?,
     };
     check_freshness(sequence.issued_ms, record.appended_ms, &context.config)?;
     check_home(record, context.partitions)?;
@@ -310,6 +310,7 @@ fn authenticate_jws<'k>(
 fn authenticate_webhook<'k>(
     record: &Received<'_>,
     keyring: &'k Keyring,
+    scratch: &mut Scratch,
     budget: &mut Budget,
 ) -> Result<(Key<'k>, Sequence), Reason> {
     let claim = webhook::parse(&record.signature).ok_or(Reason::MalformedSignature)?;
@@ -324,12 +325,14 @@ fn authenticate_webhook<'k>(
         return Err(Reason::RateLimited);
     }
     let parts = [claim.id, claim.timestamp, record.value];
+    let input = mac::webhook_input(parts, &mut scratch.input);
     let Some(keys) = keys else {
-        mac::webhook_matches(None, parts, &claim.signatures);
+        mac::webhook_matches(None, input, claim.signatures());
         return fail(budget, Reason::UnknownKey);
     };
     let mut keys = keys.into_iter().flatten();
-    let Some(found) = keys.find(|found| mac::webhook_matches(Some(found.material), parts, &claim.signatures))
+    let Some(found) =
+        keys.find(|found| mac::webhook_matches(Some(found.material), input, claim.signatures()))
     else {
         return fail(budget, Reason::BadSignature);
     };

@@ -11,16 +11,18 @@ use crate::gate::record::SignatureHeaders;
 
 /// The longest `webhook-id`, in bytes.
 const ID_BYTES_MAX: usize = 64;
-/// How many signatures `webhook-signature` may list, of any version.
-pub(super) const SIGNATURES_MAX: usize = 8;
+/// How many entries `webhook-signature` may list, of any version.
+const ENTRIES_MAX: usize = 8;
+/// How many of them may be `v1`: one for each key of a rotation, and one to spare.
+const SIGNATURES_MAX: usize = 3;
 
 /// Well-formed headers, of which nothing is verified yet.
 pub(super) struct Claim<'a> {
     pub(super) id: &'a [u8],
     pub(super) timestamp: &'a [u8],
     pub(super) issued_s: i64,
-    /// The `v1` signatures; the rest is empty.
-    pub(super) signatures: [Option<[u8; MAC_BYTES]>; SIGNATURES_MAX],
+    signatures: [[u8; MAC_BYTES]; SIGNATURES_MAX],
+    count: usize,
 }
 
 /// Takes the headers apart. `None` is `malformed_signature`.
@@ -32,27 +34,36 @@ pub(super) fn parse<'a>(headers: &SignatureHeaders<'a>) -> Option<Claim<'a>> {
     }
     let timestamp = headers.webhook_timestamp?;
     let issued_s = i64::try_from(canonical_decimal(timestamp)?).ok()?;
-    let signatures = signatures(headers.webhook_signature?)?;
-    Some(Claim {
+    let mut claim = Claim {
         id,
         timestamp,
         issued_s,
-        signatures,
-    })
+        signatures: [[0; MAC_BYTES]; SIGNATURES_MAX],
+        count: 0,
+    };
+    claim.take_signatures(headers.webhook_signature?)?;
+    Some(claim)
 }
 
-/// The `v1` signatures of a list such as `v1,<base64> v1a,<base64>`; at least one.
-fn signatures(list: &[u8]) -> Option<[Option<[u8; MAC_BYTES]>; SIGNATURES_MAX]> {
-    let mut found = [None; SIGNATURES_MAX];
-    let mut any = false;
-    for (index, entry) in list.split(|byte| *byte == b' ').enumerate() {
-        let place = found.get_mut(index)?;
-        let comma = memchr::memchr(b',', entry)?;
-        if &entry[..comma] == b"v1" {
-            let mac = Mac::decode(STANDARD, &entry[comma + 1..], MAC_BYTES)?;
-            *place = Some(mac.as_bytes().try_into().ok()?);
-            any = true;
-        }
+impl Claim<'_> {
+    /// The `v1` signatures.
+    pub(super) fn signatures(&self) -> &[[u8; MAC_BYTES]] {
+        &self.signatures[..self.count]
     }
-    any.then_some(found)
+
+    /// Takes the `v1` signatures of a list such as `v1,<base64> v1a,<base64>`; at least one.
+    fn take_signatures(&mut self, list: &[u8]) -> Option<()> {
+        for (index, entry) in list.split(|byte| *byte == b' ').enumerate() {
+            let comma = memchr::memchr(b',', entry)?;
+            if index == ENTRIES_MAX {
+                return None;
+            }
+            if &entry[..comma] == b"v1" {
+                let mac = Mac::decode(STANDARD, &entry[comma + 1..], MAC_BYTES)?;
+                *self.signatures.get_mut(self.count)? = mac.as_bytes().try_into().ok()?;
+                self.count += 1;
+            }
+        }
+        (self.count > 0).then_some(())
+    }
 }
