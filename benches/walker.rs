@@ -26,8 +26,18 @@ const EVENT: &str = r#"{"event_id":"0192f0c1-2f5e-7c11-9f3a-0242ac120002","devic
 
 fn catalog(clean_format: Format) -> Catalog {
     let text = include_str!("../schemas/biometric_event.avsc").to_owned();
-    let source = Source { name: "biometric_event".to_owned(), text };
-    Catalog::compile(&[source], &Config { clean_format, ..Config::default() }).expect("the default event compiles")
+    let source = Source {
+        name: "biometric_event".to_owned(),
+        text,
+    };
+    Catalog::compile(
+        &[source],
+        &Config {
+            clean_format,
+            ..Config::default()
+        },
+    )
+    .expect("the default event compiles")
 }
 
 /// As many bytes as a ciphertext or a token has.
@@ -48,7 +58,12 @@ fn avro() -> Vec<u8> {
     let some = |value: Avro| Avro::Union(1, Box::new(value));
     let none = || Avro::Union(0, Box::new(Avro::Null));
     let record = |members: Vec<(&str, Avro)>| {
-        Avro::Record(members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+        Avro::Record(
+            members
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect(),
+        )
     };
     let subject = record(vec![
         ("id", text("s-000004")),
@@ -66,7 +81,10 @@ fn avro() -> Vec<u8> {
         ("offset_ms", none()),
     ]);
     let event = record(vec![
-        ("event_id", Avro::Uuid("0192f0c1-2f5e-7c11-9f3a-0242ac120002".parse().expect("a UUID"))),
+        (
+            "event_id",
+            Avro::Uuid("0192f0c1-2f5e-7c11-9f3a-0242ac120002".parse().expect("a UUID")),
+        ),
         ("device_id", text("d-000017")),
         ("subject", subject),
         ("recorded_at", Avro::TimestampMicros(1_795_365_841_250_000)),
@@ -78,7 +96,9 @@ fn avro() -> Vec<u8> {
     ]);
     let catalog = catalog(Format::Avro);
     let schema = apache_avro::Schema::parse(catalog.plans()[0].schema()).expect("a schema");
-    let writer = apache_avro::writer::datum::GenericDatumWriter::builder(&schema).build().expect("a writer");
+    let writer = apache_avro::writer::datum::GenericDatumWriter::builder(&schema)
+        .build()
+        .expect("a writer");
     writer.write_value_to_vec(event).expect("of the schema")
 }
 
@@ -87,7 +107,10 @@ fn walker(c: &mut Criterion) {
     let mut rewriter = Rewriter::default();
     let mut out = Vec::new();
     let datum = avro();
-    for (name, format, value) in [("json", Format::Json, EVENT.as_bytes()), ("avro", Format::Avro, &datum)] {
+    for (name, format, value) in [
+        ("json", Format::Json, EVENT.as_bytes()),
+        ("avro", Format::Avro, &datum),
+    ] {
         let catalog = catalog(format);
         let plan = &catalog.plans()[0];
         let mut group = c.benchmark_group(name);
@@ -95,15 +118,21 @@ fn walker(c: &mut Criterion) {
         group.bench_function("walk", |b| {
             b.iter(|| {
                 arena.clear();
-                plan.walk(format, black_box(value), 0, &mut arena).map(black_box).is_ok()
+                plan.walk(format, black_box(value), 0, &mut arena)
+                    .map(black_box)
+                    .is_ok()
             });
         });
         group.bench_function("walk and rewrite", |b| {
             b.iter(|| {
                 arena.clear();
                 out.clear();
-                let walk = plan.walk(format, black_box(value), 0, &mut arena).expect("an event");
-                rewriter.rewrite(plan, value, &walk, &arena, &mut out, seal).expect("written");
+                let walk = plan
+                    .walk(format, black_box(value), 0, &mut arena)
+                    .expect("an event");
+                rewriter
+                    .rewrite(plan, value, &walk, &arena, &mut out, seal)
+                    .expect("written");
                 black_box(out.len())
             });
         });
@@ -113,7 +142,12 @@ fn walker(c: &mut Criterion) {
     let catalog = catalog(Format::Json);
     let ids = Ids::default();
     c.bench_function("locate", |b| {
-        b.iter(|| matches!(catalog.locate(black_box(EVENT.as_bytes()), &ids), Located::Plan { .. }));
+        b.iter(|| {
+            matches!(
+                catalog.locate(black_box(EVENT.as_bytes()), &ids),
+                Located::Plan { .. }
+            )
+        });
     });
     c.bench_function("json, only well-formed (serde_json)", |b| {
         b.iter(|| serde_json::from_slice::<serde::de::IgnoredAny>(black_box(EVENT.as_bytes())).is_ok());

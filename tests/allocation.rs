@@ -1,5 +1,8 @@
 //! Once its buffers have grown, a batch of walks and rewrites allocates nothing.
-#![expect(unsafe_code, reason = "an allocator that counts is an unsafe trait, and there is no other way to count")]
+#![expect(
+    unsafe_code,
+    reason = "an allocator that counts is an unsafe trait, and there is no other way to count"
+)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -42,23 +45,36 @@ const EVENTS: [&str; 2] = [
 #[test]
 fn a_batch_allocates_nothing() {
     let text = include_str!("../schemas/biometric_event.avsc").to_owned();
-    let source = Source { name: "biometric_event".to_owned(), text };
+    let source = Source {
+        name: "biometric_event".to_owned(),
+        text,
+    };
     let catalog = Catalog::compile(&[source], &Config::default()).expect("the default event compiles");
     let plan = &catalog.plans()[0];
-    let (mut arena, mut rewriter, mut out, mut walks) =
-        (Arena::default(), Rewriter::default(), Vec::new(), Vec::with_capacity(2_000));
+    let (mut arena, mut rewriter, mut out, mut walks) = (
+        Arena::default(),
+        Rewriter::default(),
+        Vec::new(),
+        Vec::with_capacity(2_000),
+    );
     let mut batch = || {
         arena.clear();
         out.clear();
         walks.clear();
         for _ in 0..1_000 {
             for event in EVENTS {
-                walks.push((event, plan.walk(Format::Json, event.as_bytes(), 0, &mut arena).expect("an event")));
+                walks.push((
+                    event,
+                    plan.walk(Format::Json, event.as_bytes(), 0, &mut arena)
+                        .expect("an event"),
+                ));
             }
         }
         for (event, walk) in &walks {
             let seal = |_: Seal, plain: &[u8], _: &str, out: &mut Vec<u8>| out.extend_from_slice(plain);
-            rewriter.rewrite(plan, event.as_bytes(), walk, &arena, &mut out, seal).expect("written");
+            rewriter
+                .rewrite(plan, event.as_bytes(), walk, &arena, &mut out, seal)
+                .expect("written");
         }
     };
     batch();

@@ -15,12 +15,20 @@ use tokio::net::TcpListener;
 const DEFAULT: &str = include_str!("../schemas/biometric_event.avsc");
 
 fn catalog() -> Catalog {
-    let source = Source { name: "biometric_event".to_owned(), text: DEFAULT.to_owned() };
+    let source = Source {
+        name: "biometric_event".to_owned(),
+        text: DEFAULT.to_owned(),
+    };
     Catalog::compile(&[source], &event::Config::default()).expect("the default event compiles")
 }
 
 fn registry(url: &str) -> Registry {
-    let config = Config { url: Secret::from(url), request_time_max_ms: 1_000, denied_s: 1, ids_max: 4 };
+    let config = Config {
+        url: Secret::from(url),
+        request_time_max_ms: 1_000,
+        denied_s: 1,
+        ids_max: 4,
+    };
     Registry::new(&config).expect("a URL").expect("a registry")
 }
 
@@ -29,11 +37,15 @@ fn stack() -> Registry {
     const NAME: &str = "PULSEGATE_REGISTRY__URL";
     let written = || {
         let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/.stack/env")).ok()?;
-        let line = text.lines().find_map(|line| line.strip_prefix("export ")?.strip_prefix(NAME))?;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("export ")?.strip_prefix(NAME))?;
         Some(line.trim_matches(['=', '\'']).to_owned())
     };
     let url = std::env::var(NAME).ok().or_else(written).unwrap_or_else(|| {
-        panic!("{NAME} is not set and .stack/env does not have it: this test needs the real stack, run `make up`")
+        panic!(
+            "{NAME} is not set and .stack/env does not have it: this test needs the real stack, run `make up`"
+        )
     });
     registry(&url)
 }
@@ -48,20 +60,45 @@ async fn an_id_of_the_real_registry_leads_to_the_local_plan() {
     let (registry, catalog) = (stack(), catalog());
     let plan = &catalog.plans()[0];
     let raw = subject("raw");
-    let id = registry.register(&raw, &plan.schema().to_string()).await.expect("registered");
-    assert_eq!(registry.register(&raw, &plan.schema().to_string()).await.expect("registered again"), id);
-    let clean = registry.register(&subject("clean"), &plan.clean_schema().to_string()).await.expect("registered");
+    let id = registry
+        .register(&raw, &plan.schema().to_string())
+        .await
+        .expect("registered");
+    assert_eq!(
+        registry
+            .register(&raw, &plan.schema().to_string())
+            .await
+            .expect("registered again"),
+        id
+    );
+    let clean = registry
+        .register(&subject("clean"), &plan.clean_schema().to_string())
+        .await
+        .expect("registered");
     assert_ne!(id, clean);
 
     let value = [&[0], &id.to_be_bytes()[..], b"datum"].concat();
     assert!(matches!(catalog.locate(&value, &registry.ids()), Located::NeedsSchema(needed) if needed == id));
-    registry.resolve(id, &catalog).await.expect("the registry answers");
-    assert!(matches!(catalog.locate(&value, &registry.ids()), Located::Plan { datum_start: 5, .. }));
+    registry
+        .resolve(id, &catalog)
+        .await
+        .expect("the registry answers");
+    assert!(matches!(
+        catalog.locate(&value, &registry.ids()),
+        Located::Plan { datum_start: 5, .. }
+    ));
 
     // The clean schema is no raw one: PHI that is framed with it must not pass for sealed.
-    registry.resolve(clean, &catalog).await.expect("the registry answers");
+    registry
+        .resolve(clean, &catalog)
+        .await
+        .expect("the registry answers");
     assert_eq!(registry.ids().get(clean), Some(Verdict::Denied));
-    let text = registry.schema(clean).await.expect("the registry answers").expect("it has it");
+    let text = registry
+        .schema(clean)
+        .await
+        .expect("the registry answers")
+        .expect("it has it");
     assert_eq!(catalog.judge_clean(&text), Verdict::Plan(0));
 }
 
@@ -71,8 +108,14 @@ async fn a_schema_that_somebody_registered_without_tags_reads_as_the_local_one()
     let untagged = DEFAULT.replace(r#""confluent:tags": ["PHI"]"#, r#""doc": "nothing to see""#);
     let untagged: serde_json::Value =
         serde_json::from_str(&untagged.replace("pulsegate:protect", "x")).expect("is JSON");
-    let id = registry.register(&subject("untagged"), &untagged.to_string()).await.expect("registered");
-    registry.resolve(id, &catalog).await.expect("the registry answers");
+    let id = registry
+        .register(&subject("untagged"), &untagged.to_string())
+        .await
+        .expect("registered");
+    registry
+        .resolve(id, &catalog)
+        .await
+        .expect("the registry answers");
     assert_eq!(registry.ids().get(id), Some(Verdict::Plan(0)));
     assert!(!catalog.plans()[0].protected().is_empty());
 }
@@ -81,11 +124,21 @@ async fn a_schema_that_somebody_registered_without_tags_reads_as_the_local_one()
 async fn what_the_real_registry_does_not_have_is_denied_for_a_while() {
     let (registry, catalog) = (stack(), catalog());
     let id = 2_000_000_000;
-    registry.resolve(id, &catalog).await.expect("the registry answers");
+    registry
+        .resolve(id, &catalog)
+        .await
+        .expect("the registry answers");
     assert_eq!(registry.ids().get(id), Some(Verdict::Denied));
-    assert!(matches!(catalog.locate(&[0, 0x77, 0x35, 0x94, 0], &registry.ids()), Located::UnknownSchema));
+    assert!(matches!(
+        catalog.locate(&[0, 0x77, 0x35, 0x94, 0], &registry.ids()),
+        Located::UnknownSchema
+    ));
     registry.refresh().await;
-    assert_eq!(registry.ids().get(id), Some(Verdict::Denied), "not before its time");
+    assert_eq!(
+        registry.ids().get(id),
+        Some(Verdict::Denied),
+        "not before its time"
+    );
     tokio::time::sleep(Duration::from_millis(1_050)).await;
     registry.refresh().await;
     assert_eq!(registry.ids().get(id), None);
@@ -95,8 +148,14 @@ async fn what_the_real_registry_does_not_have_is_denied_for_a_while() {
 async fn another_schema_of_the_real_registry_is_denied() {
     let (registry, catalog) = (stack(), catalog());
     let other = DEFAULT.replace(r#""name": "note""#, r#""name": "remark""#);
-    let id = registry.register(&subject("other"), &other).await.expect("registered");
-    registry.resolve(id, &catalog).await.expect("the registry answers");
+    let id = registry
+        .register(&subject("other"), &other)
+        .await
+        .expect("registered");
+    registry
+        .resolve(id, &catalog)
+        .await
+        .expect("the registry answers");
     assert_eq!(registry.ids().get(id), Some(Verdict::Denied));
 }
 
@@ -124,17 +183,26 @@ async fn server(answer: String) -> (String, Arc<AtomicUsize>) {
 }
 
 fn http(status: &str, body: &str) -> String {
-    format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+    format!(
+        "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 #[tokio::test]
 async fn a_fault_decides_nothing() {
     let catalog = catalog();
     for answer in [
-        http("500 Internal Server Error", r#"{"error_code":50001,"message":"no database"}"#),
+        http(
+            "500 Internal Server Error",
+            r#"{"error_code":50001,"message":"no database"}"#,
+        ),
         http("401 Unauthorized", r#"{"error_code":40101}"#),
         http("404 Not Found", "<html>no such page</html>"),
-        http("404 Not Found", r#"{"error_code":404,"message":"HTTP 404 Not Found"}"#),
+        http(
+            "404 Not Found",
+            r#"{"error_code":404,"message":"HTTP 404 Not Found"}"#,
+        ),
         http("200 OK", "not JSON"),
         http("200 OK", &format!(r#"{{"schema":"{}"}}"#, "x".repeat(5 << 20))),
         "nonsense\r\n\r\n".to_owned(),
@@ -147,8 +215,15 @@ async fn a_fault_decides_nothing() {
         assert_eq!(registry.ids().get(7), None, "{shown}");
     }
     // A port that nobody listens on.
-    let gone = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address");
-    let fault = registry(&format!("http://{gone}")).resolve(7, &catalog).await.expect_err("nobody is there");
+    let gone = TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port")
+        .local_addr()
+        .expect("an address");
+    let fault = registry(&format!("http://{gone}"))
+        .resolve(7, &catalog)
+        .await
+        .expect_err("nobody is there");
     assert!(matches!(fault, RegistryFault::Unreachable(_)), "{fault}");
 }
 
@@ -171,7 +246,12 @@ async fn only_a_plain_avro_schema_is_taken() {
         let (url, _) = server(http(status, &body.to_string())).await;
         let registry = registry(&url);
         registry.resolve(7, &catalog).await.expect("an answer");
-        assert_eq!(registry.ids().get(7), Some(verdict), "{}", &body.to_string()[..40]);
+        assert_eq!(
+            registry.ids().get(7),
+            Some(verdict),
+            "{}",
+            &body.to_string()[..40]
+        );
     }
 }
 

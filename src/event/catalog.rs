@@ -140,7 +140,7 @@ impl Catalog {
         }
     }
 
-    /// Finds the plan of a clean value. `ids` are the registry's ids of clean schemas (see [`Catalog::clean_ids`]).
+    /// Finds the plan of a clean value. `ids` are the registry's ids of clean schemas.
     #[must_use]
     pub fn locate_clean(&self, value: &[u8], ids: &Ids) -> Located<'_> {
         match self.locate(value, ids) {

@@ -226,7 +226,11 @@ impl<'v> Json<'v, '_> {
 fn find(fields: &[Field], hint: usize, name: &[u8]) -> Option<usize> {
     let is = |field: &Field| field.name.as_bytes() == name;
     let (before, after) = fields.split_at_checked(hint)?;
-    after.iter().position(is).map(|index| hint + index).or_else(|| before.iter().position(is))
+    after
+        .iter()
+        .position(is)
+        .map(|index| hint + index)
+        .or_else(|| before.iter().position(is))
 }
 
 /// Where a slice of the value begins in it.

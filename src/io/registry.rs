@@ -250,7 +250,8 @@ impl Registry {
             .map_err(unreachable)?;
         let (status, body) = body(answer, "a schema id").await?;
         if status == StatusCode::NOT_FOUND
-            && serde_json::from_slice(&body).is_ok_and(|error: ErrorAnswer| error.error_code == SCHEMA_NOT_FOUND)
+            && serde_json::from_slice(&body)
+                .is_ok_and(|error: ErrorAnswer| error.error_code == SCHEMA_NOT_FOUND)
         {
             return Ok(None);
         }
@@ -283,7 +284,10 @@ impl Registry {
     }
 }
 
-async fn read<T: for<'d> Deserialize<'d>>(answer: Response, action: &'static str) -> Result<T, RegistryFault> {
+async fn read<T: for<'d> Deserialize<'d>>(
+    answer: Response,
+    action: &'static str,
+) -> Result<T, RegistryFault> {
     let (status, body) = body(answer, action).await?;
     parse(status, &body, action)
 }
@@ -295,15 +299,27 @@ async fn body(mut answer: Response, action: &'static str) -> Result<(StatusCode,
     while let Some(piece) = answer.chunk().await.map_err(unreachable)? {
         if body.len() + piece.len() > ANSWER_BYTES_MAX {
             let reason = format!("an answer of more than {ANSWER_BYTES_MAX} bytes");
-            return Err(RegistryFault::Refused { status: status.as_u16(), action, reason });
+            return Err(RegistryFault::Refused {
+                status: status.as_u16(),
+                action,
+                reason,
+            });
         }
         body.extend_from_slice(&piece);
     }
     Ok((status, body))
 }
 
-fn parse<T: for<'d> Deserialize<'d>>(status: StatusCode, body: &[u8], action: &'static str) -> Result<T, RegistryFault> {
-    let refused = |reason: String| RegistryFault::Refused { status: status.as_u16(), action, reason };
+fn parse<T: for<'d> Deserialize<'d>>(
+    status: StatusCode,
+    body: &[u8],
+    action: &'static str,
+) -> Result<T, RegistryFault> {
+    let refused = |reason: String| RegistryFault::Refused {
+        status: status.as_u16(),
+        action,
+        reason,
+    };
     if !status.is_success() {
         return Err(refused(String::from_utf8_lossy(body).chars().take(200).collect()));
     }

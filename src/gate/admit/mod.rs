@@ -1,7 +1,7 @@
 //! Whether a verified record is new and within its device's rate. One [`Admission`] a lane.
 //!
 //! The state is a pure function of the raw log since the start of the generation before the present one (generations:
-//! see [`clock`](super::clock)), so a lane that has moved to another worker gets it back by reading that part of the log
+//! see [`super::clock`]), so a lane that has moved to another worker gets it back by reading that part of the log
 //! again ([`Admission::rebuild_start_ms`]). That holds because of three rules:
 //!
 //! - Every record that comes to the replay check is *looked up* in this generation and in the one before, and *marked* in
