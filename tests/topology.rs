@@ -25,7 +25,7 @@ async fn login(url: &Secret) -> Result<sqlx::PgConnection, sqlx::Error> {
 
 #[tokio::test]
 async fn apply_makes_everything_and_a_second_one_changes_nothing() {
-    in_a_corner("twice", |Corner { config, .. }| async move {
+    in_a_corner("twice", |Corner { config }| async move {
         let missing = topology::inspect(&config).await.expect("the stack answers");
         assert!(
             missing.iter().all(|item| !item.agrees()),
@@ -49,7 +49,7 @@ async fn apply_makes_everything_and_a_second_one_changes_nothing() {
 
 #[tokio::test]
 async fn what_somebody_changed_by_hand_is_named_and_put_right() {
-    in_a_corner("drift", |Corner { config, ..}| async move {
+    in_a_corner("drift", |Corner { config }| async move {
         topology::apply(&config).await.expect("applied");
         let prefix = config.databases.prefix.clone();
 
@@ -97,7 +97,7 @@ async fn what_somebody_changed_by_hand_is_named_and_put_right() {
 
 #[tokio::test]
 async fn a_partition_count_is_reported_and_never_changed() {
-    in_a_corner("count", |Corner { mut config, .. }| async move {
+    in_a_corner("count", |Corner { mut config }| async move {
         topology::apply(&config).await.expect("applied");
         config.topology.partitions = Some(4);
         let report = topology::apply(&config).await.expect("applied");
@@ -115,7 +115,7 @@ async fn a_partition_count_is_reported_and_never_changed() {
 
 #[tokio::test]
 async fn roles_can_do_what_the_matrix_says_and_nothing_else() {
-    in_a_corner("roles", |Corner { config, .. }| async move {
+    in_a_corner("roles", |Corner { config }| async move {
         topology::apply(&config).await.expect("applied");
         let url = |role: &str| logins::read(&config.databases, role).expect("apply wrote it");
         let prefix = config.databases.prefix.as_str();
@@ -138,7 +138,7 @@ async fn roles_can_do_what_the_matrix_says_and_nothing_else() {
         let forbidden = [
             ("gate_vault", "delete from subject_key"),
             ("gate_vault", "update subject_key set wrapped = ''"),
-            ("gate_vault", "insert into tenant (name) values ('x')"),
+            ("gate_vault", "update tenant set name = 'x'"),
             ("gate_vault", "update device_key set state = 'active'"),
             ("gate_vault", "create table mine (a int)"),
             ("gate_vault", "create temporary table mine (a int)"),
@@ -194,7 +194,7 @@ async fn roles_can_do_what_the_matrix_says_and_nothing_else() {
 
 #[tokio::test]
 async fn a_lost_login_is_made_anew_locally_and_only_named_elsewhere() {
-    in_a_corner("logins", |Corner { mut config, .. }| async move {
+    in_a_corner("logins", |Corner { mut config }| async move {
         topology::apply(&config).await.expect("applied");
         let before = logins::read(&config.databases, "gate_vault").expect("written");
         let file = config

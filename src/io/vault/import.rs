@@ -7,6 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::io::BufRead;
 
+use futures_util::TryStreamExt;
 use serde::Serialize;
 use sqlx::{PgConnection, Row};
 use subtle::ConstantTimeEq;
@@ -293,17 +294,17 @@ async fn compare_known(
 ) -> Result<u64, ImportError> {
     let fault = |error| VaultFault::database("comparing secrets", &error);
     let damaged = |error| VaultFault::damaged("device key", error);
-    let rows = sqlx::query(
+    let mut rows = sqlx::query(
         "select s.line, s.device, s.kid, t.name, s.secret_wrapped, k.secret_wrapped
          from staged s join device_key k on k.kid = s.kid join tenant t on t.id = s.tenant_id order by s.line",
     )
-    .fetch_all(connection)
-    .await
-    .map_err(fault)?;
-    for row in &rows {
+    .fetch(connection);
+    let mut known = 0;
+    while let Some(row) = rows.try_next().await.map_err(fault)? {
+        known += 1;
         let text = |index: usize| row.try_get::<&str, _>(index).map_err(fault);
         let stored = |index: usize| row.try_get::<Option<&[u8]>, _>(index).map_err(fault);
-        let (Some(given), Some(known)) = (stored(4)?, stored(5)?) else {
+        let (Some(given), Some(kept)) = (stored(4)?, stored(5)?) else {
             continue;
         };
         let (device, kid) = (text(1)?, text(2)?);
@@ -311,8 +312,8 @@ async fn compare_known(
             continue;
         };
         let given = tenant.open_device_secret(device, kid, given).map_err(damaged)?;
-        let known = tenant.open_device_secret(device, kid, known).map_err(damaged)?;
-        if !bool::from(given.as_slice().ct_eq(&known)) {
+        let kept = tenant.open_device_secret(device, kid, kept).map_err(damaged)?;
+        if !bool::from(given.as_slice().ct_eq(&kept)) {
             let line = row.try_get::<i64, _>(0).map_err(fault)?.cast_unsigned();
             let reason = "is in the vault already, with another secret".to_owned();
             return Err(ImportError::Line(Problem {
@@ -322,7 +323,7 @@ async fn compare_known(
             }));
         }
     }
-    Ok(rows.len() as u64)
+    Ok(known)
 }
 
 const ADD_DEVICES: &str = "
