@@ -65,7 +65,11 @@ pub const fn rebuild_start_ms(freshness_ms: i64, time_ms: i64) -> i64 {
 /// A generic cell rate limit (ITU-T I.371, appendix A: virtual scheduling), with the time as an argument.
 ///
 /// What it remembers of the past is one number, the theoretical arrival time of the next event, kept by the caller.
-/// governor has the same algorithm behind its own clock and its own map; see `benches/admit.rs` for what they cost.
+/// governor has the same algorithm behind a clock and a map of its own. Measured (`benches/admit.rs`, 2 busy cores,
+/// medians), at 10,000 and 200,000 devices: governor's keyed limit alone 30 and 189 ns a record, 21 and 77 ns with a
+/// clock that is set by hand; replay window *and* limit here 31 and 73 ns, in transactions that can be taken back 40
+/// and 91 ns. The state stands in the device's entry, which the replay check has just read, so the limit is next to
+/// free; and it can be undone and rebuilt, which governor's can't.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Gcra {
     interval_ns: i64,

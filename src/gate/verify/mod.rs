@@ -14,6 +14,10 @@
 //! 8. `stale`: signed more than the freshness window before or after the broker appended it.
 //! 9. `misrouted`: not in its key's home partition. A record without a key has no home.
 //!
+//! Cost of a record whose value has 280 bytes (`benches/verify.rs`, best of many runs on a busy core): `jws` with HS256
+//! 0.79 us, of which 0.45 us are the HMAC itself and 0.13 us the JSON of the header; `webhook` 0.54 us; Ed25519 40 to 50
+//! us. Keeping the two hash states that a key makes would save a tenth, for 32 bytes more a key.
+//!
 //! Before 4 and 6 compute a signature, the lane's [`Budget`] is asked; if it is spent the outcome is `rate_limited`.
 
 mod budget;
