@@ -121,6 +121,14 @@ fn date<S: Serializer>(date: &Option<jiff::civil::Date>, serializer: S) -> Resul
     }
 }
 
+/// The CRC-64-AVRO fingerprint of a schema. apache-avro 0.22 leaves logical types in the form `{"type":"string"}`, where the
+/// specification's canonical form has `"string"`; the canonical form of the canonical form has it too.
+#[must_use]
+pub fn fingerprint(schema: &Schema) -> Vec<u8> {
+    let again = Schema::parse_str(&schema.canonical_form());
+    again.as_ref().unwrap_or(schema).fingerprint::<Rabin>().bytes
+}
+
 /// How events are written.
 #[derive(Clone)]
 pub enum Format {
@@ -156,7 +164,7 @@ impl Format {
             }
             Self::AvroSingleObject { schema } => {
                 out.extend_from_slice(&[0xC3, 0x01]);
-                out.extend_from_slice(&schema.fingerprint::<Rabin>().bytes);
+                out.extend_from_slice(&fingerprint(schema));
                 schema
             }
         };

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use apache_avro::Schema;
-use apache_avro::rabin::Rabin;
 use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::types::Value;
 use serde::Deserialize;
@@ -115,7 +114,7 @@ pub(super) fn read(value: &[u8], avro: &AvroSchemas, limits: &EventLimits) -> Re
         }
         [0xC3, 0x01, rest @ ..] if rest.len() >= 8 => {
             let (fingerprint, datum) = rest.split_at(8);
-            let known = |schema: &&Arc<Schema>| schema.fingerprint::<Rabin>().bytes == fingerprint;
+            let known = |schema: &&Arc<Schema>| crate::fleet::event::fingerprint(schema) == fingerprint;
             read_avro(
                 datum,
                 avro.event
