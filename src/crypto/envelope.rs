@@ -82,9 +82,10 @@ type Cipher = AesGcm<Aes256Enc, U12>;
 /// An AES-256-GCM key with its id and its use count. Zeroized on drop.
 ///
 /// It is kept as its 32 bytes and expanded anew for each event: with 10,000 subjects in random order the expanded keys
-/// (400 bytes each) fall out of the processor's cache, and fetching one costs more than expanding it. Measured on an
-/// EPYC with AES-NI, three fields an event with AAD and base64, ns of CPU: one key expanded for ever 550; 10,000
-/// expanded keys 804, or 802 with `-C target-feature=+aes,+pclmulqdq,+avx`; 10,000 keys expanded anew 751, or 560.
+/// (400 bytes each) fall out of the processor's cache, and fetching one costs about what expanding it does. Three fields
+/// an event with AAD and base64, ns of CPU, best of seven runs on a busy EPYC with AES-NI, so read the ratios: 10,000
+/// expanded keys 804, or 802 with `-C target-feature=+aes,+pclmulqdq,+avx,+sha`; 10,000 keys expanded anew 751, or 560.
+/// `benches/seal.rs` measures it again.
 pub struct FieldKey {
     key_id: u32,
     key: Key32,
