@@ -5,6 +5,7 @@
 mod support;
 
 mod bad_input;
+mod consumer;
 mod faults;
 mod lanes;
 mod leaks;

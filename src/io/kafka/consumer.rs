@@ -83,7 +83,11 @@ impl Consumer {
             .pop_front()
     }
 
-    /// Takes the partitions, paused and without an offset: [`Consumer::start`] gives them one.
+    /// Takes the partitions, paused: [`Consumer::start`] gives them an offset.
+    ///
+    /// The offset here is never fetched from, but it must be a number. For `End` librdkafka asks the broker, and an
+    /// answer that a seek has overtaken makes it ask again (`outdated offset response`): half a second after the seek
+    /// the partition jumps to its end, and what lies between is lost without a word.
     ///
     /// # Errors
     ///
@@ -92,10 +96,11 @@ impl Consumer {
         let mut list = TopicPartitionList::new();
         for &partition in partitions {
             self.queue.forward(&self.topic, partition)?;
-            list.add_partition_offset(&self.topic, partition, Offset::End)?;
+            list.add_partition_offset(&self.topic, partition, Offset::Offset(0))?;
         }
-        self.client.incremental_assign(&list)?;
-        self.client.pause(&list)
+        // Pausing comes first, or a fetch could already be on its way. Forwarding has made the partitions known.
+        self.client.pause(&list)?;
+        self.client.incremental_assign(&list)
     }
 
     /// Gives the partitions back.

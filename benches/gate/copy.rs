@@ -2,15 +2,12 @@
 //! batch limits, as good as it can be made.
 //!
 //! Like the gate it takes messages in batches from one queue, produces without a copy, and fills the next batch while
-//! the last one settles. `benches/gate.rs` runs it as a child process beside the gate; alone it runs until SIGTERM:
+//! the last one settles. The bench runs it as a child process until SIGTERM:
 //!
 //! ```text
-//! cargo bench --bench copy -- --set topics.raw=… --set topics.clean=… --set gate.group=…
+//! cargo bench --bench gate -- copy --set topics.raw=… --set topics.clean=… --set gate.group=…
 //! ```
-#![expect(
-    unsafe_code,
-    reason = "produces without a copy from messages that outlive their delivery"
-)]
+#![expect(unsafe_code, reason = "produces without a copy from messages that outlive their delivery")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,8 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use clap::Parser;
-use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 use pulsegate::config::{Config, Inputs, layers};
 use pulsegate::io::kafka::consumer::{Consumer, Rebalance};
 use pulsegate::io::kafka::raw::{self, Messages, Outgoing, Topic};
@@ -31,23 +27,31 @@ use rdkafka::{Offset, TopicPartitionList};
 
 /// The most messages taken at once, as in the gate.
 const CHUNK_RECORDS: usize = 1024;
+/// The bench has eight.
+const PARTITIONS_MAX: usize = 64;
+/// How long an empty batch waits for its first record, as in the gate.
+const IDLE_WAIT: Duration = Duration::from_millis(20);
+/// How long a batch that is due waits for the settler before the group is served again, as in the gate.
+const SETTLE_STEP: Duration = Duration::from_millis(5);
+/// How long one step of a settlement may take.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-#[derive(Parser)]
-struct Args {
-    #[arg(long)]
+/// Arguments of the copy.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Sets one value of the gate's configuration
+    #[arg(long, value_name = "PATH=VALUE")]
     set: Vec<String>,
-    /// Given by `cargo bench`.
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 /// One transaction: the messages themselves are what is produced.
 #[derive(Default)]
 struct Batch {
     chunks: Vec<Messages>,
+    next: Vec<Option<i64>>,
     records: usize,
     bytes: usize,
+    begun: Option<Instant>,
 }
 
 struct Job {
@@ -59,13 +63,9 @@ struct Job {
 // SAFETY: messages may be destroyed on any thread, and only one thread at a time has the batch.
 unsafe impl Send for Job {}
 
-fn main() -> Result<()> {
-    let args = Args::parse();
-    let inputs = Inputs {
-        set: args.set,
-        environment: std::env::vars().collect(),
-        ..Inputs::default()
-    };
+/// Copies until SIGTERM.
+pub fn run(args: Args) -> Result<()> {
+    let inputs = Inputs { set: args.set, environment: std::env::vars().collect(), ..Inputs::default() };
     let config = Arc::new(layers::load(&inputs)?.config);
     let stop = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&stop))?;
@@ -76,9 +76,7 @@ fn main() -> Result<()> {
         })
         .collect();
     for worker in workers {
-        worker
-            .join()
-            .map_err(|_| anyhow::anyhow!("a worker panicked"))??;
+        worker.join().map_err(|_| anyhow::anyhow!("a worker panicked"))??;
     }
     Ok(())
 }
@@ -94,67 +92,80 @@ fn copy(config: &Config, index: usize, stop: &AtomicBool) -> Result<()> {
     let limits = &config.gate.batch;
     let time_max = Duration::from_millis(limits.time_max_ms);
     let mut starting = Vec::new();
-    let (mut batch, mut begun, mut busy) = (Batch::default(), None::<Instant>, false);
-    let mut next = vec![None; 1024];
+    let (mut batch, mut busy) = (Batch::default(), false);
     while !stop.load(Ordering::Relaxed) {
-        consumer.serve();
-        while let Some(rebalance) = consumer.rebalance() {
-            match rebalance {
-                Rebalance::Assign(partitions) => {
-                    consumer.assign(&partitions)?;
-                    starting.extend(partitions);
-                }
-                Rebalance::Revoke { partitions, .. } => consumer.unassign(&partitions)?,
-            }
-        }
-        starting.retain(|&partition| consumer.start(partition, 0).is_err());
+        serve(&consumer, &mut starting)?;
         busy = busy && matches!(settled.try_recv(), Err(TryRecvError::Empty));
-        let left = begun.map_or(Duration::from_millis(20), |begun| {
-            time_max.saturating_sub(begun.elapsed())
-        });
+        let left = batch.begun.map_or(IDLE_WAIT, |begun| time_max.saturating_sub(begun.elapsed()));
         let full = batch.records >= limits.records_max || batch.bytes >= limits.bytes_max;
-        if full || (left.is_zero() && begun.is_some() && !busy) {
-            if busy {
-                settled.recv_timeout(TIMEOUT).context("a settlement hung")?;
+        if full || (left.is_zero() && !busy) {
+            if busy && settled.recv_timeout(TIMEOUT).is_err() {
+                break;
             }
-            let mut offsets = TopicPartitionList::new();
-            for (partition, next) in (0..).zip(&mut next) {
-                if let Some(next) = next.take() {
-                    offsets.add_partition_offset(&config.topics.raw, partition, Offset::Offset(next))?;
-                }
-            }
+            let offsets = batch.offsets(&config.topics.raw)?;
             let group = consumer.group().context("not in a group")?;
-            jobs.send(Job {
-                batch: std::mem::take(&mut batch),
-                offsets,
-                group,
-            })
-            .map_err(|_| anyhow::anyhow!("the settler ended"))?;
-            (busy, begun) = (true, None);
+            if jobs.send(Job { batch: std::mem::take(&mut batch), offsets, group }).is_err() {
+                break;
+            }
+            busy = true;
             continue;
         }
         let mut chunk = Messages::with_capacity(CHUNK_RECORDS);
-        let records_max = if begun.is_none() {
-            1
-        } else {
-            CHUNK_RECORDS.min(limits.records_max - batch.records)
-        };
+        let records_max = if batch.begun.is_none() { 1 } else { CHUNK_RECORDS.min(limits.records_max - batch.records) };
         consumer.consume(&mut chunk, records_max, left);
-        if chunk.is_empty() {
-            continue;
+        if chunk.is_empty() && left.is_zero() {
+            busy = matches!(settled.recv_timeout(SETTLE_STEP), Err(RecvTimeoutError::Timeout));
         }
-        begun.get_or_insert_with(Instant::now);
-        for message in chunk.iter() {
-            next[message.partition() as usize] = Some(message.offset() + 1);
-            batch.bytes += message.value().len();
-        }
-        batch.records += chunk.len();
-        batch.chunks.push(chunk);
+        batch.take(chunk);
     }
     drop(jobs);
-    settler
-        .join()
-        .map_err(|_| anyhow::anyhow!("the settler panicked"))?
+    // When the settler ended first, this is its error.
+    settler.join().map_err(|_| anyhow::anyhow!("the settler panicked"))?
+}
+
+/// Answers the group. Partitions that are assigned start at the beginning: nobody else has this group.
+fn serve(consumer: &Consumer, starting: &mut Vec<i32>) -> Result<()> {
+    if let Some(error) = consumer.serve() {
+        return Err(error.into());
+    }
+    while let Some(rebalance) = consumer.rebalance() {
+        match rebalance {
+            Rebalance::Assign(partitions) => {
+                consumer.assign(&partitions)?;
+                starting.extend(partitions);
+            }
+            Rebalance::Revoke { partitions, .. } => consumer.unassign(&partitions)?,
+        }
+    }
+    starting.retain(|&partition| consumer.start(partition, 0).is_err());
+    Ok(())
+}
+
+impl Batch {
+    fn take(&mut self, chunk: Messages) {
+        if chunk.is_empty() {
+            return;
+        }
+        self.begun.get_or_insert_with(Instant::now);
+        self.next.resize(PARTITIONS_MAX, None);
+        for message in chunk.iter() {
+            self.next[message.partition() as usize] = Some(message.offset() + 1);
+            self.bytes += message.value().len() + message.key().map_or(0, <[u8]>::len);
+        }
+        self.records += chunk.len();
+        self.chunks.push(chunk);
+    }
+
+    /// The next offset of each partition that it has records of.
+    fn offsets(&self, topic: &str) -> Result<TopicPartitionList> {
+        let mut offsets = TopicPartitionList::new();
+        for (partition, next) in (0..).zip(&self.next) {
+            if let Some(next) = next {
+                offsets.add_partition_offset(topic, partition, Offset::Offset(*next))?;
+            }
+        }
+        Ok(offsets)
+    }
 }
 
 /// The producing half.
@@ -183,8 +194,7 @@ impl Settling {
                 // SAFETY: the messages are destroyed after the flush below, with the job.
                 unsafe { self.clean.produce(records)? };
             }
-            self.producer
-                .send_offsets_to_transaction(&job.offsets, &job.group, TIMEOUT)?;
+            self.producer.send_offsets_to_transaction(&job.offsets, &job.group, TIMEOUT)?;
             ensure!(raw::flush(&self.producer, TIMEOUT), "not delivered in time");
             self.producer.commit_transaction(TIMEOUT)?;
             drop(job);

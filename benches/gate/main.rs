@@ -1,0 +1,146 @@
+//! `make bench`: the gate beside the fastest thing that could stand in its place, a transactional copy of the same topic
+//! that does no other work ([`copy`]).
+//!
+//! Absolute numbers drift with the machine by tens of percent; ratios within one session do not. So both run as child
+//! processes on the same records, in turns, and what counts is gate ÷ copy:
+//!
+//! - **throughput**: committed events a second of wall time, and CPU an event of the process, from its first commit
+//!   to its last ([`throughput`]);
+//! - **latency**: from append in raw to visible in clean for a `read_committed` reader, at a steady rate ([`latency`]);
+//! - **memory**: resident size over millions of events (`--soak`, [`soak`]).
+//!
+//! ```text
+//! make bench                                             the whole of it, about a quarter of an hour
+//! make bench BENCH_ARGS='--records 200000 --rounds 1'    a look
+//! make bench BENCH_ARGS='--soak'                         memory over 10 million events, instead
+//! ```
+//!
+//! Where the gate's CPU goes, with the gate's process id as the bench prints it under `--only gate`:
+//!
+//! ```text
+//! perf record --call-graph=fp -F 499 -p PID -- sleep 10 && perf report --no-children
+//! ```
+
+mod contender;
+mod copy;
+mod latency;
+mod report;
+mod session;
+mod soak;
+mod throughput;
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::{Parser, Subcommand};
+
+use contender::Contender;
+use report::Report;
+use session::{DEVICES, Profile, Session};
+
+/// More would exceed the burst of a device's default rate, and the gate would reject what the copy copies.
+const RECORDS_MAX: u64 = DEVICES as u64 * 1000;
+
+#[derive(Parser)]
+#[command(about = "The gate beside a transactional copy", args_conflicts_with_subcommands = true)]
+struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    options: Options,
+    /// Given by `cargo bench`
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Copies raw to clean until SIGTERM; what the bench runs beside the gate
+    Copy(copy::Args),
+}
+
+#[derive(clap::Args)]
+struct Options {
+    /// Events in the raw topic of the throughput runs
+    #[arg(long, default_value_t = 2_000_000)]
+    records: u64,
+    /// Turns of each contender; the medians count
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Signature profiles
+    #[arg(long, value_delimiter = ',', default_value = "webhook,jws")]
+    profiles: Vec<Profile>,
+    /// Numbers of workers
+    #[arg(long, value_delimiter = ',', default_value = "1,2")]
+    workers: Vec<usize>,
+    /// One contender alone
+    #[arg(long)]
+    only: Option<Contender>,
+    #[command(flatten)]
+    latency: latency::Options,
+    /// Measures memory and nothing else: so many events, made while the gate consumes
+    #[arg(long, value_name = "RECORDS", num_args = 0..=1, default_missing_value = "10000000")]
+    soak: Option<u64>,
+    /// Writes every number here
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Sets a value of the configuration for both contenders
+    #[arg(long, value_name = "PATH=VALUE")]
+    set: Vec<String>,
+}
+
+impl Options {
+    fn contenders(&self) -> Vec<Contender> {
+        self.only.map_or_else(|| vec![Contender::Copy, Contender::Gate], |one| vec![one])
+    }
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    match args.command {
+        Some(Command::Copy(args)) => copy::run(args),
+        None => bench(&args.options),
+    }
+}
+
+fn bench(options: &Options) -> Result<()> {
+    let records = options.soak.unwrap_or(options.records);
+    ensure!((1..=RECORDS_MAX).contains(&records), "the number of records must be 1 to {RECORDS_MAX}");
+    let mut report = Report::default();
+    for &profile in &options.profiles {
+        // What was made is removed again with the session, whatever happens.
+        let session = Session::open(profile, &options.set)?;
+        match options.soak {
+            Some(records) => report.soak.push(soak::measure(&session, records)?),
+            None => measure(&session, options, &mut report)?,
+        }
+    }
+    println!("{report}");
+    if let Some(path) = &options.json {
+        let text = serde_json::to_string_pretty(&report)?;
+        std::fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Throughput, then latency, of one profile.
+fn measure(session: &Session, options: &Options, report: &mut Report) -> Result<()> {
+    if options.rounds > 0 {
+        let raw = throughput::generate(session, options.records)?;
+        // The broker's just-in-time compiler has not seen transactions yet: the first run is nobody's.
+        throughput::measure(session, Contender::Copy, &raw, 1)?;
+        for &workers in &options.workers {
+            for _ in 0..options.rounds {
+                for contender in options.contenders() {
+                    report.throughput.push(throughput::measure(session, contender, &raw, workers)?);
+                }
+            }
+        }
+    }
+    for _ in 0..options.latency.latency_rounds {
+        for contender in options.contenders() {
+            report.latency.push(latency::measure(session, contender, &options.latency)?);
+        }
+    }
+    Ok(())
+}

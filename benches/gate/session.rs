@@ -1,0 +1,294 @@
+//! Where the contenders run: topics, databases, keys and a fleet of one profile, made for the session and removed with it.
+//!
+//! Everything is made by the same commands that an operator uses (`topology apply`, `device import`), under names that
+//! nothing else has, so that a stack in use is not disturbed and nothing is left behind.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+use pulsegate::config::{Inputs, layers};
+use pulsegate_loadtest::fleet::{self, Fleet, Profiles, Shape, keys};
+use pulsegate_loadtest::kafka::Kafka;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use serde::Serialize;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use tempfile::TempDir;
+use tokio::runtime::{Builder, Runtime};
+
+/// Devices of the fleet.
+pub const DEVICES: u32 = 10_000;
+/// Lanes.
+pub const PARTITIONS: i32 = 8;
+/// The seed of the fleet: any, but always the same.
+const SEED: u64 = 3;
+/// How long one question to the broker may take.
+const ASK_TIMEOUT: Duration = Duration::from_secs(15);
+/// The superuser's URL as the configuration takes it, and as the stack gives it.
+const ADMIN_URL: [&str; 2] = ["PULSEGATE_DATABASES__ADMIN_URL", "PULSEGATE_STACK_DATABASE_URL"];
+
+/// How the fleet signs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// Standard Webhooks.
+    Webhook,
+    /// Detached JWS with HS256.
+    Jws,
+}
+
+impl Profile {
+    /// For people and for topic names.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Webhook => "webhook",
+            Self::Jws => "jws",
+        }
+    }
+}
+
+/// The topics of one run.
+pub struct Topics {
+    /// What is consumed.
+    pub raw: String,
+    outputs: String,
+}
+
+impl Topics {
+    /// Where sealed or copied events go.
+    pub fn clean(&self) -> String {
+        format!("{}.clean", self.outputs)
+    }
+
+    /// The consumer group, which nobody else has.
+    pub fn group(&self) -> &str {
+        &self.outputs
+    }
+
+    fn written(&self) -> Vec<String> {
+        ["clean", "deadletter", "ledger", "findings"].map(|last| format!("{}.{last}", self.outputs)).to_vec()
+    }
+
+    fn settings(&self) -> Vec<String> {
+        let mut settings = vec![format!("topics.raw={}", self.raw), format!("gate.group={}", self.outputs)];
+        for name in self.written() {
+            let last = name.rsplit('.').next().unwrap_or_default();
+            settings.push(format!("topics.{last}={name}"));
+        }
+        settings
+    }
+}
+
+/// A place to run in, for one profile.
+pub struct Session {
+    /// How the fleet signs.
+    pub profile: Profile,
+    /// For the load generator.
+    pub kafka: Kafka,
+    /// For clients of our own.
+    pub client: ClientConfig,
+    name: String,
+    directory: TempDir,
+    settings: Vec<String>,
+    admin_url: String,
+    runs: AtomicUsize,
+    interrupted: Arc<AtomicBool>,
+    runtime: Runtime,
+}
+
+impl Session {
+    /// Makes databases and keys.
+    pub fn open(profile: Profile, settings: &[String]) -> Result<Self> {
+        let inputs =
+            Inputs { set: settings.to_vec(), environment: std::env::vars().collect(), ..Inputs::default() };
+        let config = layers::load(&inputs)?.config;
+        let admin_url = ADMIN_URL.iter().find_map(|name| std::env::var(name).ok());
+        let admin_url = admin_url.context("PULSEGATE_STACK_DATABASE_URL is not set: run `make bench`")?;
+        let interrupted = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::clone(&interrupted))?;
+        signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&interrupted))?;
+        let name = format!("bench-{}-{}", std::process::id(), profile.name());
+        let mut session = Self {
+            profile,
+            kafka: Kafka { brokers: config.kafka.brokers.clone(), settings: settings_of(&config.kafka.client()) },
+            client: config.kafka.client(),
+            directory: tempfile::tempdir()?,
+            settings: settings.to_vec(),
+            admin_url,
+            runs: AtomicUsize::new(0),
+            interrupted,
+            runtime: Builder::new_current_thread().enable_all().build()?,
+            name,
+        };
+        session.configure_for_the_session()?;
+        let topics = session.topics(None)?;
+        let import = session.directory().join("keys.jsonl");
+        let lines: Vec<_> = session.fleet(&topics.raw).import_lines().collect();
+        fs::write(&import, lines.join("\n") + "\n")?;
+        session.run(&["device", "import", &import.to_string_lossy()], &topics.settings())?;
+        session.delete(&topics)?;
+        Ok(session)
+    }
+
+    fn configure_for_the_session(&mut self) -> Result<()> {
+        let kek = self.directory().join("kek");
+        let mut random = [0_u8; 32];
+        getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("no random bytes: {error}"))?;
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&kek)?.write_all(&random)?;
+        let logins = self.directory().join("logins");
+        self.settings.extend([
+            "kek.source=file".to_owned(),
+            format!("kek.file={}", kek.display()),
+            format!("databases.prefix={}", self.database_prefix()),
+            format!("databases.logins_directory={}", logins.display()),
+            format!("topology.partitions={PARTITIONS}"),
+            // Any free port: nobody asks, and several gates may run on this machine.
+            "http.listen=127.0.0.1:0".to_owned(),
+        ]);
+        Ok(())
+    }
+
+    fn database_prefix(&self) -> String {
+        format!("pulsegate_{}_", self.name.replace('-', "_"))
+    }
+
+    /// A directory for files of the session.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Gives a command the session's settings and these. The superuser's URL stays off the command line.
+    pub fn configure(&self, command: &mut Command, settings: &[String]) {
+        for setting in self.settings.iter().chain(settings) {
+            command.args(["--set", setting]);
+        }
+        command.env(ADMIN_URL[0], &self.admin_url);
+    }
+
+    fn run(&self, arguments: &[&str], settings: &[String]) -> Result<()> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pulsegate"));
+        command.args(arguments);
+        self.configure(&mut command, settings);
+        let output = command.output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "pulsegate {}: {said}", arguments.join(" "));
+        Ok(())
+    }
+
+    /// Fresh topics behind `raw`, or behind a fresh raw topic.
+    pub fn topics(&self, raw: Option<&str>) -> Result<Topics> {
+        let run = self.runs.fetch_add(1, Ordering::Relaxed);
+        let outputs = format!("{}.{run}", self.name);
+        let topics = Topics { raw: raw.map_or_else(|| format!("{outputs}.raw"), str::to_owned), outputs };
+        self.run(&["topology", "apply"], &topics.settings())?;
+        Ok(topics)
+    }
+
+    /// What a contender is told of its topics.
+    pub fn settings(&self, topics: &Topics, workers: usize) -> Vec<String> {
+        let mut settings = topics.settings();
+        settings.push(format!("gate.workers={workers}"));
+        settings
+    }
+
+    /// Deletes what one run wrote. Its raw topic stays until the session ends.
+    pub fn delete(&self, topics: &Topics) -> Result<()> {
+        self.delete_topics(&topics.written())
+    }
+
+    fn delete_topics(&self, names: &[String]) -> Result<()> {
+        let admin: AdminClient<DefaultClientContext> = self.client.create()?;
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        let options = AdminOptions::new().operation_timeout(Some(ASK_TIMEOUT));
+        for deleted in self.runtime.block_on(admin.delete_topics(&names, &options))? {
+            deleted.map_err(|(topic, error)| anyhow::anyhow!("cannot delete {topic}: {error}"))?;
+        }
+        Ok(())
+    }
+
+    /// The fleet, whose events are for this raw topic. Always the same devices and keys.
+    pub fn fleet(&self, raw: &str) -> Fleet {
+        let profile = match self.profile {
+            Profile::Webhook => keys::Profile::Webhook,
+            Profile::Jws => keys::Profile::JwsHs256,
+        };
+        Fleet::new(fleet::Options {
+            devices: DEVICES,
+            topic: raw.to_owned(),
+            profiles: Profiles::only(profile),
+            shape: Shape::Compact,
+            ..fleet::Options::new(SEED)
+        })
+    }
+
+    /// A bar for something that takes a while.
+    pub fn bar(&self, what: &str, records: u64) -> ProgressBar {
+        let style = "{msg:28} {wide_bar} {human_pos:>10} of {human_len}, {per_sec}, {elapsed}";
+        // A constant, so it is never refused.
+        let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+        ProgressBar::new(records).with_style(style).with_message(format!("{:7} {what}", self.profile.name()))
+    }
+
+    /// An error once somebody has asked us to stop: then everything is put away in order.
+    pub fn go_on(&self) -> Result<()> {
+        if self.interrupted.load(Ordering::Relaxed) {
+            bail!("interrupted");
+        }
+        Ok(())
+    }
+
+    fn remove(&self) -> Result<()> {
+        let consumer: BaseConsumer = self.client.create()?;
+        let metadata = consumer.fetch_metadata(None, ASK_TIMEOUT)?;
+        let ours = metadata.topics().iter().map(|topic| topic.name().to_owned());
+        let ours: Vec<_> = ours.filter(|topic| topic.starts_with(&format!("{}.", self.name))).collect();
+        if !ours.is_empty() {
+            self.delete_topics(&ours)?;
+        }
+        self.runtime.block_on(self.drop_databases())
+    }
+
+    async fn drop_databases(&self) -> Result<()> {
+        let mut connection = PgConnection::connect(&self.admin_url).await?;
+        let listed = [
+            ("database", "select datname::text from pg_database where starts_with(datname, $1)", " with (force)"),
+            ("role", "select rolname::text from pg_roles where starts_with(rolname, $1)", ""),
+        ];
+        for (kind, list, how) in listed {
+            let query = sqlx::query_scalar(list).bind(self.database_prefix());
+            let names: Vec<String> = query.fetch_all(&mut connection).await?;
+            for name in names {
+                // Names of ours, which need no escaping.
+                let drop = AssertSqlSafe(format!("drop {kind} \"{name}\"{how}"));
+                connection.execute(sqlx::raw_sql(drop)).await?;
+            }
+        }
+        connection.close().await?;
+        Ok(())
+    }
+}
+
+/// Settings as the load generator takes them.
+fn settings_of(client: &ClientConfig) -> BTreeMap<String, String> {
+    client.config_map().iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Err(error) = self.remove() {
+            let prefix = self.database_prefix();
+            eprintln!("left behind: topics {}.*, databases and roles {prefix}*: {error}", self.name);
+        }
+    }
+}

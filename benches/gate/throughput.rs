@@ -1,0 +1,143 @@
+//! How fast a contender goes through a topic that is full, and what an event costs it.
+//!
+//! The clock starts with the first committed batch and ends with the last: joining the group, opening lanes and asking
+//! for keys is not what is compared. Committed offsets alone prove nothing, so afterwards what `read_committed` shows
+//! is counted.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use pulsegate_loadtest::kafka::{read_all, watermarks};
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use serde::Serialize;
+
+use crate::contender::{Contender, Running, Usage};
+use crate::session::{PARTITIONS, Profile, Session};
+
+/// How often committed offsets are asked for: often enough that a run of seconds is measured to less than a percent,
+/// and so seldom that the broker does not notice.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(20);
+/// How long a contender may commit nothing.
+const STALL_TIME_MAX: Duration = Duration::from_secs(60);
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A raw topic full of signed events.
+pub struct Raw {
+    name: String,
+    records: u64,
+}
+
+/// One run of one contender.
+#[derive(Clone, Debug, Serialize)]
+pub struct Run {
+    /// How the events are signed.
+    pub profile: Profile,
+    /// How many workers.
+    pub workers: usize,
+    /// Who.
+    pub contender: Contender,
+    /// Committed events a second of wall time.
+    pub events_per_second: f64,
+    /// CPU time of the process an event, in microseconds.
+    pub cpu_us: f64,
+    /// The largest resident set, in MiB.
+    pub rss_max_mib: f64,
+}
+
+/// What was seen at one instant.
+#[derive(Clone, Copy)]
+struct Sample {
+    at: Instant,
+    committed: u64,
+    usage: Usage,
+}
+
+/// Produces the events that every run of this session consumes.
+pub fn generate(session: &Session, records: u64) -> Result<Raw> {
+    let topics = session.topics(None)?;
+    let bar = session.bar("generating", records);
+    let made =
+        session.fleet(&topics.raw).produce(&session.kafka, records, &mut |produced| bar.set_position(produced))?;
+    bar.finish_and_clear();
+    let bytes = made.value_bytes / records;
+    println!("{}: {records} events of {bytes} bytes", session.profile.name());
+    session.delete(&topics)?;
+    Ok(Raw { name: topics.raw, records })
+}
+
+/// Runs one contender over the topic.
+pub fn measure(session: &Session, contender: Contender, raw: &Raw, workers: usize) -> Result<Run> {
+    session.go_on()?;
+    let topics = session.topics(Some(&raw.name))?;
+    let offsets = Committed::new(session, topics.group(), &topics.raw)?;
+    let mut running = Running::start(session, contender, &session.settings(&topics, workers))?;
+    let bar = session.bar(&format!("{} × {workers} ({})", contender.name(), running.pid()), raw.records);
+    let (mut first, mut last) = (None::<Sample>, Instant::now());
+    let end = loop {
+        thread::sleep(SAMPLE_INTERVAL);
+        session.go_on()?;
+        let sample = Sample { committed: offsets.sum()?, usage: running.usage()?, at: Instant::now() };
+        if sample.committed > bar.position() {
+            last = sample.at;
+            bar.set_position(sample.committed);
+            first.get_or_insert(sample);
+        }
+        if sample.committed >= raw.records {
+            break sample;
+        }
+        if last.elapsed() > STALL_TIME_MAX {
+            return Err(running.failed(&format!("has committed nothing since offset {}", bar.position())));
+        }
+    };
+    running.stop()?;
+    bar.finish_and_clear();
+    let visible = count(session, &topics.clean())?;
+    ensure!(visible == raw.records, "{} of {} events are visible in {}", visible, raw.records, topics.clean());
+    session.delete(&topics)?;
+    let begin = first.unwrap_or(end);
+    let events = (end.committed - begin.committed) as f64;
+    ensure!(events > 0.0, "too few records to measure: everything was committed at once");
+    Ok(Run {
+        profile: session.profile,
+        workers,
+        contender,
+        events_per_second: events / (end.at - begin.at).as_secs_f64(),
+        cpu_us: (end.usage.cpu - begin.usage.cpu).as_secs_f64() * 1e6 / events,
+        rss_max_mib: end.usage.rss_max_bytes as f64 / f64::from(1 << 20),
+    })
+}
+
+/// How many records a `read_committed` reader sees.
+pub fn count(session: &Session, topic: &str) -> Result<u64> {
+    let mut records = 0;
+    read_all(&session.kafka, topic, &watermarks(&session.kafka, topic)?, |_| {
+        records += 1;
+        Ok(())
+    })?;
+    Ok(records)
+}
+
+/// A group's committed offsets, asked from outside the group.
+pub struct Committed {
+    client: BaseConsumer,
+    partitions: TopicPartitionList,
+}
+
+impl Committed {
+    /// Asks about `raw`.
+    pub fn new(session: &Session, group: &str, raw: &str) -> Result<Self> {
+        let client = session.client.clone().set("group.id", group).create()?;
+        let mut partitions = TopicPartitionList::new();
+        partitions.add_partition_range(raw, 0, PARTITIONS - 1);
+        Ok(Self { client, partitions })
+    }
+
+    /// How many records are committed: the topic was empty when the session began, so offsets are counts.
+    pub fn sum(&self) -> Result<u64> {
+        let committed = self.client.committed_offsets(self.partitions.clone(), ASK_TIMEOUT)?;
+        let offsets = committed.elements().into_iter().filter_map(|element| element.offset().to_raw());
+        Ok(offsets.filter_map(|offset| u64::try_from(offset).ok()).sum())
+    }
+}
