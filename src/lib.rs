@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod config;
 pub mod crypto;
+pub mod detect;
 pub mod event;
 pub mod gate;
 pub mod io;

@@ -78,9 +78,18 @@ impl Running {
         let file = File::create(&log)?;
         let mut command = contender.command()?;
         session.configure(&mut command, settings);
-        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
-        let child = command.spawn().with_context(|| format!("cannot start the {}", contender.name()))?;
-        Ok(Self { contender, child, log })
+        command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file);
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start the {}", contender.name()))?;
+        Ok(Self {
+            contender,
+            child,
+            log,
+        })
     }
 
     /// The process id, for profilers.
@@ -97,19 +106,34 @@ impl Running {
         let (stat, status) = (of("stat")?, of("status")?);
         // proc_pid_stat(5): behind the name, which may hold anything but ends with the last parenthesis, utime and
         // stime are the 12th and 13th.
-        let fields = stat.rsplit_once(')').context("no process name")?.1.split_ascii_whitespace();
-        let ticks: u32 = fields.skip(11).take(2).map(|ticks| ticks.parse().unwrap_or(0)).sum();
+        let fields = stat
+            .rsplit_once(')')
+            .context("no process name")?
+            .1
+            .split_ascii_whitespace();
+        let ticks: u32 = fields
+            .skip(11)
+            .take(2)
+            .map(|ticks| ticks.parse().unwrap_or(0))
+            .sum();
         let kib = |name: &str| -> u64 {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|line| line.split_ascii_whitespace().next()?.parse().ok()).unwrap_or(0)
+            line.and_then(|line| line.split_ascii_whitespace().next()?.parse().ok())
+                .unwrap_or(0)
         };
-        Ok(Usage { cpu: TICK * ticks, rss_bytes: kib("VmRSS:") * 1024, rss_max_bytes: kib("VmHWM:") * 1024 })
+        Ok(Usage {
+            cpu: TICK * ticks,
+            rss_bytes: kib("VmRSS:") * 1024,
+            rss_max_bytes: kib("VmHWM:") * 1024,
+        })
     }
 
     /// Tells it to drain and waits until it has: it must end well.
     pub fn stop(mut self) -> Result<()> {
         // The standard library can only kill.
-        let told = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
+        let told = Command::new("kill")
+            .args(["-TERM", &self.child.id().to_string()])
+            .status()?;
         ensure!(told.success(), "cannot signal the {}", self.contender.name());
         let deadline = Instant::now() + STOP_TIME_MAX;
         while Instant::now() < deadline {
@@ -119,7 +143,11 @@ impl Running {
                 None => thread::sleep(Duration::from_millis(10)),
             }
         }
-        bail!("the {} did not stop within {} s of SIGTERM", self.contender.name(), STOP_TIME_MAX.as_secs())
+        bail!(
+            "the {} did not stop within {} s of SIGTERM",
+            self.contender.name(),
+            STOP_TIME_MAX.as_secs()
+        )
     }
 
     /// The error of a contender that fell behind or ended, with the end of its log.
@@ -127,7 +155,10 @@ impl Running {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
         let tail = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
-        anyhow::anyhow!("the {} {what}; the end of its log:\n{tail}", self.contender.name())
+        anyhow::anyhow!(
+            "the {} {what}; the end of its log:\n{tail}",
+            self.contender.name()
+        )
     }
 
     fn ended(&self, status: ExitStatus) -> anyhow::Error {

@@ -7,7 +7,10 @@
 //! ```text
 //! cargo bench --bench gate -- copy --set topics.raw=… --set topics.clean=… --set gate.group=…
 //! ```
-#![expect(unsafe_code, reason = "produces without a copy from messages that outlive their delivery")]
+#![expect(
+    unsafe_code,
+    reason = "produces without a copy from messages that outlive their delivery"
+)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -65,7 +68,11 @@ unsafe impl Send for Job {}
 
 /// Copies until SIGTERM.
 pub fn run(args: Args) -> Result<()> {
-    let inputs = Inputs { set: args.set, environment: std::env::vars().collect(), ..Inputs::default() };
+    let inputs = Inputs {
+        set: args.set,
+        environment: std::env::vars().collect(),
+        ..Inputs::default()
+    };
     let config = Arc::new(layers::load(&inputs)?.config);
     let stop = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&stop))?;
@@ -76,7 +83,9 @@ pub fn run(args: Args) -> Result<()> {
         })
         .collect();
     for worker in workers {
-        worker.join().map_err(|_| anyhow::anyhow!("a worker panicked"))??;
+        worker
+            .join()
+            .map_err(|_| anyhow::anyhow!("a worker panicked"))??;
     }
     Ok(())
 }
@@ -96,7 +105,9 @@ fn copy(config: &Config, index: usize, stop: &AtomicBool) -> Result<()> {
     while !stop.load(Ordering::Relaxed) {
         serve(&consumer, &mut starting)?;
         busy = busy && matches!(settled.try_recv(), Err(TryRecvError::Empty));
-        let left = batch.begun.map_or(IDLE_WAIT, |begun| time_max.saturating_sub(begun.elapsed()));
+        let left = batch
+            .begun
+            .map_or(IDLE_WAIT, |begun| time_max.saturating_sub(begun.elapsed()));
         let full = batch.records >= limits.records_max || batch.bytes >= limits.bytes_max;
         if full || (left.is_zero() && !busy) {
             if busy && settled.recv_timeout(TIMEOUT).is_err() {
@@ -104,14 +115,25 @@ fn copy(config: &Config, index: usize, stop: &AtomicBool) -> Result<()> {
             }
             let offsets = batch.offsets(&config.topics.raw)?;
             let group = consumer.group().context("not in a group")?;
-            if jobs.send(Job { batch: std::mem::take(&mut batch), offsets, group }).is_err() {
+            if jobs
+                .send(Job {
+                    batch: std::mem::take(&mut batch),
+                    offsets,
+                    group,
+                })
+                .is_err()
+            {
                 break;
             }
             busy = true;
             continue;
         }
         let mut chunk = Messages::with_capacity(CHUNK_RECORDS);
-        let records_max = if batch.begun.is_none() { 1 } else { CHUNK_RECORDS.min(limits.records_max - batch.records) };
+        let records_max = if batch.begun.is_none() {
+            1
+        } else {
+            CHUNK_RECORDS.min(limits.records_max - batch.records)
+        };
         consumer.consume(&mut chunk, records_max, left);
         if chunk.is_empty() && left.is_zero() {
             busy = matches!(settled.recv_timeout(SETTLE_STEP), Err(RecvTimeoutError::Timeout));
@@ -120,7 +142,9 @@ fn copy(config: &Config, index: usize, stop: &AtomicBool) -> Result<()> {
     }
     drop(jobs);
     // When the settler ended first, this is its error.
-    settler.join().map_err(|_| anyhow::anyhow!("the settler panicked"))?
+    settler
+        .join()
+        .map_err(|_| anyhow::anyhow!("the settler panicked"))?
 }
 
 /// Answers the group. Partitions that are assigned start at the beginning: nobody else has this group.
@@ -194,7 +218,8 @@ impl Settling {
                 // SAFETY: the messages are destroyed after the flush below, with the job.
                 unsafe { self.clean.produce(records)? };
             }
-            self.producer.send_offsets_to_transaction(&job.offsets, &job.group, TIMEOUT)?;
+            self.producer
+                .send_offsets_to_transaction(&job.offsets, &job.group, TIMEOUT)?;
             ensure!(raw::flush(&self.producer, TIMEOUT), "not delivered in time");
             self.producer.commit_transaction(TIMEOUT)?;
             drop(job);

@@ -70,14 +70,18 @@ pub fn measure(session: &Session, contender: Contender, options: &Options) -> Re
     let seconds = u64::from(options.latency_seconds) + WARM_UP.as_secs();
     let records = seconds * u64::from(options.latency_rate);
     let bar = session.bar(&format!("{} latency", contender.name()), records);
-    let pace = Pace { rate: Some(f64::from(options.latency_rate)) };
+    let pace = Pace {
+        rate: Some(f64::from(options.latency_rate)),
+    };
     let (clean, produced) = (topics.clean(), AtomicBool::new(false));
     let arrived = thread::scope(|scope| {
         let reader = scope.spawn(|| arrivals(session, &clean, records, &produced));
         let mut fleet = session.fleet(&topics.raw);
         let made = fleet.produce_at(&session.kafka, records, pace, &mut |sent| bar.set_position(sent));
         produced.store(true, Ordering::Relaxed);
-        let arrived = reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))?;
+        let arrived = reader
+            .join()
+            .map_err(|_| anyhow::anyhow!("the reader panicked"))?;
         made.and(arrived)
     })?;
     running.usage()?;
@@ -102,7 +106,10 @@ pub fn measure(session: &Session, contender: Contender, options: &Options) -> Re
 /// Reads clean while it is being written, until all is there.
 fn arrivals(session: &Session, clean: &str, records: u64, produced: &AtomicBool) -> Result<Times> {
     let mut client = session.client.clone();
-    client.set("group.id", "bench-reader").set("enable.auto.commit", "false").set("isolation.level", "read_committed");
+    client
+        .set("group.id", "bench-reader")
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", "read_committed");
     let reader: BaseConsumer = client.create()?;
     let mut partitions = TopicPartitionList::new();
     for partition in 0..PARTITIONS {
@@ -131,27 +138,45 @@ fn arrivals(session: &Session, clean: &str, records: u64, produced: &AtomicBool)
 /// When the broker appended each raw record; it says so in whole milliseconds.
 fn appends(session: &Session, raw: &str) -> Result<Times> {
     let mut times: Times = vec![Vec::new(); PARTITIONS as usize];
-    read_all(&session.kafka, raw, &watermarks(&session.kafka, raw)?, |message| {
-        let appended_ms = message.timestamp().to_millis().unwrap_or_default();
-        times[message.partition() as usize].push(appended_ms * 1000);
-        Ok(())
-    })?;
+    read_all(
+        &session.kafka,
+        raw,
+        &watermarks(&session.kafka, raw)?,
+        |message| {
+            let appended_ms = message.timestamp().to_millis().unwrap_or_default();
+            times[message.partition() as usize].push(appended_ms * 1000);
+            Ok(())
+        },
+    )?;
     Ok(times)
 }
 
 /// How long each event took that was appended after the warm-up.
 fn join(appended: &Times, arrived: &Times) -> Result<Vec<i64>> {
-    let begun = appended.iter().filter_map(|times| times.first()).min().copied().unwrap_or_default();
+    let begun = appended
+        .iter()
+        .filter_map(|times| times.first())
+        .min()
+        .copied()
+        .unwrap_or_default();
     let counted = begun + WARM_UP.as_micros() as i64;
     let mut taken = Vec::new();
     for (appended, arrived) in appended.iter().zip(arrived) {
-        ensure!(appended.len() == arrived.len(), "raw and clean do not have the same records");
-        let pairs = appended.iter().zip(arrived).filter(|(appended, _)| **appended >= counted);
+        ensure!(
+            appended.len() == arrived.len(),
+            "raw and clean do not have the same records"
+        );
+        let pairs = appended
+            .iter()
+            .zip(arrived)
+            .filter(|(appended, _)| **appended >= counted);
         taken.extend(pairs.map(|(appended, arrived)| arrived - appended));
     }
     Ok(taken)
 }
 
 fn now_us() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_micros() as i64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |now| now.as_micros() as i64)
 }

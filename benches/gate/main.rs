@@ -42,7 +42,10 @@ use session::{DEVICES, Profile, Session};
 const RECORDS_MAX: u64 = DEVICES as u64 * 1000;
 
 #[derive(Parser)]
-#[command(about = "The gate beside a transactional copy", args_conflicts_with_subcommands = true)]
+#[command(
+    about = "The gate beside a transactional copy",
+    args_conflicts_with_subcommands = true
+)]
 struct Args {
     #[command(subcommand)]
     command: Option<Command>,
@@ -91,7 +94,8 @@ struct Options {
 
 impl Options {
     fn contenders(&self) -> Vec<Contender> {
-        self.only.map_or_else(|| vec![Contender::Copy, Contender::Gate], |one| vec![one])
+        self.only
+            .map_or_else(|| vec![Contender::Copy, Contender::Gate], |one| vec![one])
     }
 }
 
@@ -105,7 +109,10 @@ fn main() -> Result<()> {
 
 fn bench(options: &Options) -> Result<()> {
     let records = options.soak.unwrap_or(options.records);
-    ensure!((1..=RECORDS_MAX).contains(&records), "the number of records must be 1 to {RECORDS_MAX}");
+    ensure!(
+        (1..=RECORDS_MAX).contains(&records),
+        "the number of records must be 1 to {RECORDS_MAX}"
+    );
     let mut report = Report::default();
     for &profile in &options.profiles {
         // What was made is removed again with the session, whatever happens.
@@ -132,14 +139,18 @@ fn measure(session: &Session, options: &Options, report: &mut Report) -> Result<
         for &workers in &options.workers {
             for _ in 0..options.rounds {
                 for contender in options.contenders() {
-                    report.throughput.push(throughput::measure(session, contender, &raw, workers)?);
+                    report
+                        .throughput
+                        .push(throughput::measure(session, contender, &raw, workers)?);
                 }
             }
         }
     }
     for _ in 0..options.latency.latency_rounds {
         for contender in options.contenders() {
-            report.latency.push(latency::measure(session, contender, &options.latency)?);
+            report
+                .latency
+                .push(latency::measure(session, contender, &options.latency)?);
         }
     }
     Ok(())

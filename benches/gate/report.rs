@@ -13,8 +13,11 @@ use crate::soak::Soak;
 use crate::throughput::Run;
 
 /// Gate ÷ copy that must be reached, and that is aimed for after it.
-const GOALS: [(Measure, f64, f64); 3] =
-    [(Measure::Wall, 0.75, 1.0), (Measure::Cpu, 2.0, 1.6), (Measure::P99, 1.3, 1.3)];
+const GOALS: [(Measure, f64, f64); 3] = [
+    (Measure::Wall, 0.75, 1.0),
+    (Measure::Cpu, 2.0, 1.6),
+    (Measure::P99, 1.3, 1.3),
+];
 /// Resident set that a gate with this fleet must not exceed, in MiB.
 const RSS_MAX_MIB: f64 = 300.0;
 /// How much larger the last tenths of a soak may be than those after the start before it counts as growth: more than
@@ -54,8 +57,11 @@ impl Spread {
         values.sort_unstable_by(f64::total_cmp);
         let (min, max) = (*values.first()?, *values.last()?);
         let middle = values.len() / 2;
-        let median =
-            if values.len().is_multiple_of(2) { f64::midpoint(values[middle - 1], values[middle]) } else { values[middle] };
+        let median = if values.len().is_multiple_of(2) {
+            f64::midpoint(values[middle - 1], values[middle])
+        } else {
+            values[middle]
+        };
         Some(Self { median, min, max })
     }
 
@@ -69,10 +75,20 @@ impl Spread {
 
 /// Gate ÷ copy, and what it is held against.
 fn ratio(measure: Measure, gate: Option<Spread>, copy: Option<Spread>) -> String {
-    let (Some(gate), Some(copy)) = (gate, copy) else { return String::new() };
+    let (Some(gate), Some(copy)) = (gate, copy) else {
+        return String::new();
+    };
     let ratio = gate.median / copy.median;
-    let Some((_, must, aim)) = GOALS.into_iter().find(|(of, ..)| *of == measure) else { return String::new() };
-    let reached = |goal: f64| if measure == Measure::Wall { ratio >= goal } else { ratio <= goal };
+    let Some((_, must, aim)) = GOALS.into_iter().find(|(of, ..)| *of == measure) else {
+        return String::new();
+    };
+    let reached = |goal: f64| {
+        if measure == Measure::Wall {
+            ratio >= goal
+        } else {
+            ratio <= goal
+        }
+    };
     let verdict = match (reached(aim), reached(must)) {
         (true, _) => "reached",
         (false, true) => "enough",
@@ -82,14 +98,31 @@ fn ratio(measure: Measure, gate: Option<Spread>, copy: Option<Spread>) -> String
 }
 
 impl Report {
-    fn runs(&self, profile: Profile, workers: usize, contender: Contender, value: impl Fn(&Run) -> f64) -> Option<Spread> {
+    fn runs(
+        &self,
+        profile: Profile,
+        workers: usize,
+        contender: Contender,
+        value: impl Fn(&Run) -> f64,
+    ) -> Option<Spread> {
         let key = (profile, workers, contender);
-        let runs = self.throughput.iter().filter(|run| (run.profile, run.workers, run.contender) == key);
+        let runs = self
+            .throughput
+            .iter()
+            .filter(|run| (run.profile, run.workers, run.contender) == key);
         Spread::of(runs.map(value))
     }
 
-    fn turns(&self, profile: Profile, contender: Contender, value: impl Fn(&Latency) -> f64) -> Option<Spread> {
-        let turns = self.latency.iter().filter(|turn| (turn.profile, turn.contender) == (profile, contender));
+    fn turns(
+        &self,
+        profile: Profile,
+        contender: Contender,
+        value: impl Fn(&Latency) -> f64,
+    ) -> Option<Spread> {
+        let turns = self
+            .latency
+            .iter()
+            .filter(|turn| (turn.profile, turn.contender) == (profile, contender));
         Spread::of(turns.map(value))
     }
 
@@ -106,7 +139,11 @@ impl Report {
             "copy\nRSS MiB",
             "gate\nRSS MiB",
         ]);
-        let mut groups: Vec<_> = self.throughput.iter().map(|run| (run.profile, run.workers)).collect();
+        let mut groups: Vec<_> = self
+            .throughput
+            .iter()
+            .map(|run| (run.profile, run.workers))
+            .collect();
         groups.dedup();
         for (profile, workers) in groups {
             let wall = |of| self.runs(profile, workers, of, |run| run.events_per_second);
@@ -130,8 +167,14 @@ impl Report {
     }
 
     fn latency_table(&self) -> Table {
-        let mut table =
-            table(&["profile", "copy\np50 ms", "copy\np99 ms", "gate\np50 ms", "gate\np99 ms", "p99 gate ÷ copy\n≤1.3"]);
+        let mut table = table(&[
+            "profile",
+            "copy\np50 ms",
+            "copy\np99 ms",
+            "gate\np50 ms",
+            "gate\np99 ms",
+            "p99 gate ÷ copy\n≤1.3",
+        ]);
         let mut profiles: Vec<_> = self.latency.iter().map(|turn| turn.profile).collect();
         profiles.dedup();
         for profile in profiles {
@@ -151,20 +194,38 @@ impl Report {
     }
 
     fn soak_table(&self) -> Table {
-        let mut table =
-            table(&["profile", "events", "seconds", "mean RSS of each tenth, MiB", "largest\n≤300", "growth\n≤10 %"]);
+        let mut table = table(&[
+            "profile",
+            "events",
+            "seconds",
+            "mean RSS of each tenth, MiB",
+            "largest\n≤300",
+            "growth\n≤10 %",
+        ]);
         for soak in &self.soak {
             let tenths: Vec<_> = soak.rss_mib.iter().map(|mib| format!("{mib:.0}")).collect();
             // The first tenths fill caches, windows and buffers.
-            let growth = soak.rss_mib.last().zip(soak.rss_mib.get(3)).map_or(1.0, |(end, early)| end / early);
+            let growth = soak
+                .rss_mib
+                .last()
+                .zip(soak.rss_mib.get(3))
+                .map_or(1.0, |(end, early)| end / early);
             let verdict = |good| if good { "reached" } else { "MISSED" };
             table.add_row([
                 soak.profile.name().to_owned(),
                 soak.records.to_string(),
                 format!("{:.0}", soak.seconds),
                 tenths.join(" "),
-                format!("{:.0} {}", soak.rss_max_mib, verdict(soak.rss_max_mib <= RSS_MAX_MIB)),
-                format!("{:+.0} % {}", (growth - 1.0) * 100.0, verdict(growth <= GROWTH_MAX)),
+                format!(
+                    "{:.0} {}",
+                    soak.rss_max_mib,
+                    verdict(soak.rss_max_mib <= RSS_MAX_MIB)
+                ),
+                format!(
+                    "{:+.0} % {}",
+                    (growth - 1.0) * 100.0,
+                    verdict(growth <= GROWTH_MAX)
+                ),
             ]);
         }
         table
@@ -174,10 +235,18 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.throughput.is_empty() {
-            writeln!(f, "Throughput: medians (smallest–largest)\n{}", self.throughput_table())?;
+            writeln!(
+                f,
+                "Throughput: medians (smallest–largest)\n{}",
+                self.throughput_table()
+            )?;
         }
         if !self.latency.is_empty() {
-            writeln!(f, "From append in raw to visible in clean\n{}", self.latency_table())?;
+            writeln!(
+                f,
+                "From append in raw to visible in clean\n{}",
+                self.latency_table()
+            )?;
         }
         if !self.soak.is_empty() {
             writeln!(f, "Memory of the gate\n{}", self.soak_table())?;

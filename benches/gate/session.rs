@@ -77,11 +77,16 @@ impl Topics {
     }
 
     fn written(&self) -> Vec<String> {
-        ["clean", "deadletter", "ledger", "findings"].map(|last| format!("{}.{last}", self.outputs)).to_vec()
+        ["clean", "deadletter", "ledger", "findings"]
+            .map(|last| format!("{}.{last}", self.outputs))
+            .to_vec()
     }
 
     fn settings(&self) -> Vec<String> {
-        let mut settings = vec![format!("topics.raw={}", self.raw), format!("gate.group={}", self.outputs)];
+        let mut settings = vec![
+            format!("topics.raw={}", self.raw),
+            format!("gate.group={}", self.outputs),
+        ];
         for name in self.written() {
             let last = name.rsplit('.').next().unwrap_or_default();
             settings.push(format!("topics.{last}={name}"));
@@ -110,8 +115,11 @@ pub struct Session {
 impl Session {
     /// Makes databases and keys.
     pub fn open(profile: Profile, settings: &[String]) -> Result<Self> {
-        let inputs =
-            Inputs { set: settings.to_vec(), environment: std::env::vars().collect(), ..Inputs::default() };
+        let inputs = Inputs {
+            set: settings.to_vec(),
+            environment: std::env::vars().collect(),
+            ..Inputs::default()
+        };
         let config = layers::load(&inputs)?.config;
         let admin_url = ADMIN_URL.iter().find_map(|name| std::env::var(name).ok());
         let admin_url = admin_url.context("PULSEGATE_STACK_DATABASE_URL is not set: run `make bench`")?;
@@ -121,7 +129,10 @@ impl Session {
         let name = format!("bench-{}-{}", std::process::id(), profile.name());
         let mut session = Self {
             profile,
-            kafka: Kafka { brokers: config.kafka.brokers.clone(), settings: settings_of(&config.kafka.client()) },
+            kafka: Kafka {
+                brokers: config.kafka.brokers.clone(),
+                settings: settings_of(&config.kafka.client()),
+            },
             client: config.kafka.client(),
             directory: tempfile::tempdir()?,
             settings: settings.to_vec(),
@@ -136,7 +147,10 @@ impl Session {
         let import = session.directory().join("keys.jsonl");
         let lines: Vec<_> = session.fleet(&topics.raw).import_lines().collect();
         fs::write(&import, lines.join("\n") + "\n")?;
-        session.run(&["device", "import", &import.to_string_lossy()], &topics.settings())?;
+        session.run(
+            &["device", "import", &import.to_string_lossy()],
+            &topics.settings(),
+        )?;
         session.delete(&topics)?;
         Ok(session)
     }
@@ -145,7 +159,12 @@ impl Session {
         let kek = self.directory().join("kek");
         let mut random = [0_u8; 32];
         getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("no random bytes: {error}"))?;
-        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&kek)?.write_all(&random)?;
+        fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&kek)?
+            .write_all(&random)?;
         let logins = self.directory().join("logins");
         self.settings.extend([
             "kek.source=file".to_owned(),
@@ -182,7 +201,11 @@ impl Session {
         self.configure(&mut command, settings);
         let output = command.output()?;
         let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "pulsegate {}: {said}", arguments.join(" "));
+        ensure!(
+            output.status.success(),
+            "pulsegate {}: {said}",
+            arguments.join(" ")
+        );
         Ok(())
     }
 
@@ -190,7 +213,10 @@ impl Session {
     pub fn topics(&self, raw: Option<&str>) -> Result<Topics> {
         let run = self.runs.fetch_add(1, Ordering::Relaxed);
         let outputs = format!("{}.{run}", self.name);
-        let topics = Topics { raw: raw.map_or_else(|| format!("{outputs}.raw"), str::to_owned), outputs };
+        let topics = Topics {
+            raw: raw.map_or_else(|| format!("{outputs}.raw"), str::to_owned),
+            outputs,
+        };
         self.run(&["topology", "apply"], &topics.settings())?;
         Ok(topics)
     }
@@ -237,7 +263,9 @@ impl Session {
         let style = "{msg:28} {wide_bar} {human_pos:>10} of {human_len}, {per_sec}, {elapsed}";
         // A constant, so it is never refused.
         let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
-        ProgressBar::new(records).with_style(style).with_message(format!("{:7} {what}", self.profile.name()))
+        ProgressBar::new(records)
+            .with_style(style)
+            .with_message(format!("{:7} {what}", self.profile.name()))
     }
 
     /// An error once somebody has asked us to stop: then everything is put away in order.
@@ -252,7 +280,9 @@ impl Session {
         let consumer: BaseConsumer = self.client.create()?;
         let metadata = consumer.fetch_metadata(None, ASK_TIMEOUT)?;
         let ours = metadata.topics().iter().map(|topic| topic.name().to_owned());
-        let ours: Vec<_> = ours.filter(|topic| topic.starts_with(&format!("{}.", self.name))).collect();
+        let ours: Vec<_> = ours
+            .filter(|topic| topic.starts_with(&format!("{}.", self.name)))
+            .collect();
         if !ours.is_empty() {
             self.delete_topics(&ours)?;
         }
@@ -262,8 +292,16 @@ impl Session {
     async fn drop_databases(&self) -> Result<()> {
         let mut connection = PgConnection::connect(&self.admin_url).await?;
         let listed = [
-            ("database", "select datname::text from pg_database where starts_with(datname, $1)", " with (force)"),
-            ("role", "select rolname::text from pg_roles where starts_with(rolname, $1)", ""),
+            (
+                "database",
+                "select datname::text from pg_database where starts_with(datname, $1)",
+                " with (force)",
+            ),
+            (
+                "role",
+                "select rolname::text from pg_roles where starts_with(rolname, $1)",
+                "",
+            ),
         ];
         for (kind, list, how) in listed {
             let query = sqlx::query_scalar(list).bind(self.database_prefix());
@@ -281,14 +319,21 @@ impl Session {
 
 /// Settings as the load generator takes them.
 fn settings_of(client: &ClientConfig) -> BTreeMap<String, String> {
-    client.config_map().iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    client
+        .config_map()
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
         if let Err(error) = self.remove() {
             let prefix = self.database_prefix();
-            eprintln!("left behind: topics {}.*, databases and roles {prefix}*: {error}", self.name);
+            eprintln!(
+                "left behind: topics {}.*, databases and roles {prefix}*: {error}",
+                self.name
+            );
         }
     }
 }

@@ -42,7 +42,9 @@ pub fn measure(session: &Session, records: u64) -> Result<Soak> {
         let producer = scope.spawn(|| produce(session, &topics, records, &ended));
         let watched = watch(session, &topics, records, &mut running);
         ended.store(true, Ordering::Relaxed);
-        let produced = producer.join().map_err(|_| anyhow::anyhow!("the producer panicked"))?;
+        let produced = producer
+            .join()
+            .map_err(|_| anyhow::anyhow!("the producer panicked"))?;
         produced.and(watched)
     });
     let (tenths, end) = watched?;
@@ -63,13 +65,20 @@ fn produce(session: &Session, topics: &Topics, records: u64, ended: &AtomicBool)
     let mut fleet = session.fleet(&topics.raw);
     let mut left = records;
     while left > 0 && !ended.load(Ordering::Relaxed) {
-        left -= fleet.produce(&session.kafka, left.min(SLICE_RECORDS), &mut |_| ())?.records;
+        left -= fleet
+            .produce(&session.kafka, left.min(SLICE_RECORDS), &mut |_| ())?
+            .records;
     }
     Ok(())
 }
 
 /// Samples the resident set, in bytes, by tenth of the records, until all are committed.
-fn watch(session: &Session, topics: &Topics, records: u64, running: &mut Running) -> Result<(Vec<Vec<u64>>, Usage)> {
+fn watch(
+    session: &Session,
+    topics: &Topics,
+    records: u64,
+    running: &mut Running,
+) -> Result<(Vec<Vec<u64>>, Usage)> {
     let offsets = Committed::new(session, topics.group(), &topics.raw)?;
     let bar = session.bar(&format!("soak ({})", running.pid()), records);
     let mut tenths = vec![Vec::new(); 10];

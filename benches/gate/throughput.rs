@@ -58,13 +58,19 @@ struct Sample {
 pub fn generate(session: &Session, records: u64) -> Result<Raw> {
     let topics = session.topics(None)?;
     let bar = session.bar("generating", records);
-    let made =
-        session.fleet(&topics.raw).produce(&session.kafka, records, &mut |produced| bar.set_position(produced))?;
+    let made = session
+        .fleet(&topics.raw)
+        .produce(&session.kafka, records, &mut |produced| {
+            bar.set_position(produced)
+        })?;
     bar.finish_and_clear();
     let bytes = made.value_bytes / records;
     println!("{}: {records} events of {bytes} bytes", session.profile.name());
     session.delete(&topics)?;
-    Ok(Raw { name: topics.raw, records })
+    Ok(Raw {
+        name: topics.raw,
+        records,
+    })
 }
 
 /// Runs one contender over the topic.
@@ -73,12 +79,19 @@ pub fn measure(session: &Session, contender: Contender, raw: &Raw, workers: usiz
     let topics = session.topics(Some(&raw.name))?;
     let offsets = Committed::new(session, topics.group(), &topics.raw)?;
     let mut running = Running::start(session, contender, &session.settings(&topics, workers))?;
-    let bar = session.bar(&format!("{} × {workers} ({})", contender.name(), running.pid()), raw.records);
+    let bar = session.bar(
+        &format!("{} × {workers} ({})", contender.name(), running.pid()),
+        raw.records,
+    );
     let (mut first, mut last) = (None::<Sample>, Instant::now());
     let end = loop {
         thread::sleep(SAMPLE_INTERVAL);
         session.go_on()?;
-        let sample = Sample { committed: offsets.sum()?, usage: running.usage()?, at: Instant::now() };
+        let sample = Sample {
+            committed: offsets.sum()?,
+            usage: running.usage()?,
+            at: Instant::now(),
+        };
         if sample.committed > bar.position() {
             last = sample.at;
             bar.set_position(sample.committed);
@@ -94,11 +107,20 @@ pub fn measure(session: &Session, contender: Contender, raw: &Raw, workers: usiz
     running.stop()?;
     bar.finish_and_clear();
     let visible = count(session, &topics.clean())?;
-    ensure!(visible == raw.records, "{} of {} events are visible in {}", visible, raw.records, topics.clean());
+    ensure!(
+        visible == raw.records,
+        "{} of {} events are visible in {}",
+        visible,
+        raw.records,
+        topics.clean()
+    );
     session.delete(&topics)?;
     let begin = first.unwrap_or(end);
     let events = (end.committed - begin.committed) as f64;
-    ensure!(events > 0.0, "too few records to measure: everything was committed at once");
+    ensure!(
+        events > 0.0,
+        "too few records to measure: everything was committed at once"
+    );
     Ok(Run {
         profile: session.profile,
         workers,
@@ -136,8 +158,13 @@ impl Committed {
 
     /// How many records are committed: the topic was empty when the session began, so offsets are counts.
     pub fn sum(&self) -> Result<u64> {
-        let committed = self.client.committed_offsets(self.partitions.clone(), ASK_TIMEOUT)?;
-        let offsets = committed.elements().into_iter().filter_map(|element| element.offset().to_raw());
+        let committed = self
+            .client
+            .committed_offsets(self.partitions.clone(), ASK_TIMEOUT)?;
+        let offsets = committed
+            .elements()
+            .into_iter()
+            .filter_map(|element| element.offset().to_raw());
         Ok(offsets.filter_map(|offset| u64::try_from(offset).ok()).sum())
     }
 }

@@ -16,7 +16,9 @@ fn a_lane_that_starts_at_once_skips_nothing() {
     in_a_world("start", "", |world| {
         let records = 3_000;
         let mut fleet = fleet(world, 50, Default::default());
-        fleet.produce(&world.kafka(), records, &mut |_| {}).expect("produced");
+        fleet
+            .produce(&world.kafka(), records, &mut |_| {})
+            .expect("produced");
         for group in 0..5 {
             assert_eq!(read_all(world, group, records), records, "group {group}");
         }
@@ -39,7 +41,10 @@ fn read_all(world: &World, group: u32, wanted: u64) -> u64 {
         }
         starting.retain(|&partition| consumer.start(partition, 0).is_err());
         consumer.consume(&mut messages, 16, Duration::from_millis(5));
-        read += messages.iter().filter(|message| message.error().is_none()).count() as u64;
+        read += messages
+            .iter()
+            .filter(|message| message.error().is_none())
+            .count() as u64;
     }
     read
 }
