@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod demo;
+pub mod detect;
 pub mod device;
 pub mod gate;
 pub mod open;
@@ -59,6 +60,8 @@ enum Command {
     Topology(topology::Args),
     /// Device keys: add, import, revoke or list them
     Device(device::Args),
+    /// The detectors alone, on a series from a file
+    Detect(detect::Args),
     /// Decrypts the PHI of clean records, for one who holds the key
     Open(open::Args),
     /// Event schemas: check them, derive and register the clean ones
@@ -178,6 +181,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Demo(args) => demo::run(args, context).await,
         Command::Topology(args) => topology::run(args, context).await,
         Command::Device(args) => device::run(args, context).await,
+        Command::Detect(args) => detect::run(args, context).await,
         Command::Open(args) => open::run(args, context).await,
         Command::Schema(args) => schema::run(args, context).await,
         Command::Config(_) => Ok(()),

@@ -1,0 +1,122 @@
+//! `pulsegate detect score`: an anomaly score for each row of a series.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::series;
+use crate::cli::{Context, Failure, print, print_json};
+use crate::detect::anomaly::{Detector, MODEL};
+
+/// Arguments of `pulsegate detect score`.
+#[derive(clap::Args)]
+#[command(
+    after_help = "One fresh detector reads the rows once, in their order, and knows of each row only what came \
+                        before it."
+)]
+pub struct Args {
+    /// The series: CSV with the columns timestamp and value
+    #[arg(long, value_name = "FILE")]
+    input: PathBuf,
+    /// Where the rows go, with a third column anomaly_score; not written when a row is wrong
+    #[arg(long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+/// What was scored.
+#[derive(Serialize)]
+struct Summary {
+    model: &'static str,
+    rows: u64,
+    /// Rows without a value, scored 0.
+    missing: u64,
+    /// The row with the highest score, the first of equals.
+    highest: Option<Highest>,
+}
+
+#[derive(Serialize)]
+struct Highest {
+    line: u64,
+    timestamp: String,
+    score: f64,
+    surprise: f64,
+    reason: &'static str,
+}
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// `Wrong` with the line's number where a row can't be read, `Usage` where a file can't be read or written.
+pub fn run(args: &Args, context: &Context) -> Result<(), Failure> {
+    let (scored, summary) = scored(series::open(&args.input)?)?;
+    fs::write(&args.output, scored)
+        .map_err(|error| Failure::Usage(format!("can't write {}: {error}", args.output.display())))?;
+    if context.json {
+        return print_json(&summary);
+    }
+    let highest = summary.highest.as_ref().map_or_else(String::new, |highest| {
+        let Highest {
+            line,
+            timestamp,
+            score,
+            reason,
+            ..
+        } = highest;
+        format!("; highest {score:.3} at {timestamp} (line {line}): {reason}")
+    });
+    print(&format!(
+        "{} rows scored, {} without a value{highest}",
+        summary.rows, summary.missing
+    ))
+}
+
+/// The output file, held in memory so that a wrong row leaves no half of it behind.
+fn scored(rows: impl Iterator<Item = Result<series::Row, Failure>>) -> Result<(Vec<u8>, Summary), Failure> {
+    let mut detector = Detector::new();
+    let mut output = csv::Writer::from_writer(Vec::new());
+    let mut summary = Summary {
+        model: MODEL,
+        rows: 0,
+        missing: 0,
+        highest: None,
+    };
+    write(&mut output, ["timestamp", "value", "anomaly_score"])?;
+    for row in rows {
+        let row = row?;
+        let score = detector.observe(row.time_ms, row.value);
+        write(
+            &mut output,
+            [row.timestamp.as_str(), &row.text, &format!("{:.6}", score.score)],
+        )?;
+        summary.rows += 1;
+        summary.missing += u64::from(!row.value.is_finite());
+        if summary
+            .highest
+            .as_ref()
+            .is_none_or(|highest| score.score > highest.score)
+        {
+            summary.highest = Some(Highest {
+                line: row.line,
+                timestamp: row.timestamp,
+                score: score.score,
+                surprise: score.surprise,
+                reason: score.reason.words(),
+            });
+        }
+    }
+    let output = output
+        .into_inner()
+        .map_err(|error| Failure::Usage(format!("no CSV: {error}")))?;
+    Ok((output, summary))
+}
+
+fn write<'f>(
+    output: &mut csv::Writer<Vec<u8>>,
+    fields: impl IntoIterator<Item = &'f str>,
+) -> Result<(), Failure> {
+    output
+        .write_record(fields)
+        .map_err(|error| Failure::Usage(format!("no CSV: {error}")))
+}

@@ -1,0 +1,246 @@
+//! A series in a CSV file: rows of `timestamp,value`, with or without that header.
+//!
+//! A timestamp is RFC 3339, a date and time without a zone (`2026-01-31 23:59:59`, taken as UTC), or Unix time in seconds
+//! or, from 10^11, in milliseconds. A value is a number; an empty one or `NaN` is missing. With a header the columns may
+//! stand in any order and among others.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use csv::StringRecord;
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+
+use crate::cli::Failure;
+
+/// The longest line, in bytes.
+pub const LINE_BYTES_MAX: usize = 16_384;
+/// The most rows of a series. Readers may hold them all.
+pub const ROWS_MAX: u64 = 10_000_000;
+/// From here on a numeric timestamp is in milliseconds: as seconds it would be the year 5138.
+const MILLISECONDS_FROM: f64 = 1e11;
+/// Numeric timestamps beyond this many seconds or milliseconds, the year 287396, are no times.
+const NUMERIC_MAX: f64 = 9e15;
+
+/// One row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// The line on which it begins, from 1.
+    pub line: u64,
+    /// The timestamp as it was written.
+    pub timestamp: String,
+    /// The value as it was written.
+    pub text: String,
+    /// The timestamp in milliseconds since 1970.
+    pub time_ms: i64,
+    /// The value; NaN where it is missing.
+    pub value: f64,
+}
+
+/// The rows of a file, in order. Ends after the first error.
+pub struct Rows<R> {
+    reader: csv::Reader<Lines<R>>,
+    record: StringRecord,
+    /// Positions of timestamp and value, once the first row has been looked at.
+    columns: Option<(usize, usize)>,
+    read: u64,
+    failed: bool,
+}
+
+/// Opens a series.
+///
+/// # Errors
+///
+/// `Usage` when the file can't be opened.
+pub fn open(path: &Path) -> Result<Rows<File>, Failure> {
+    let file = File::open(path).map_err(|error| {
+        Failure::Usage(format!(
+            "can't open {}: {error}; give --input a file",
+            path.display()
+        ))
+    })?;
+    Ok(Rows::new(file))
+}
+
+impl<R: Read> Rows<R> {
+    /// The rows of a reader.
+    pub fn new(reader: R) -> Self {
+        let reader = csv::ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .from_reader(Lines { reader, length: 0 });
+        Self {
+            reader,
+            record: StringRecord::new(),
+            columns: None,
+            read: 0,
+            failed: false,
+        }
+    }
+
+    fn advance(&mut self) -> Result<Option<Row>, Failure> {
+        loop {
+            let line = self.reader.position().line();
+            if !self
+                .reader
+                .read_record(&mut self.record)
+                .map_err(|error| unreadable(&error, line))?
+            {
+                return Ok(None);
+            }
+            let line = self.record.position().map_or(line, csv::Position::line);
+            let Some(columns) = self.columns else {
+                let (columns, is_header) = columns(&self.record).ok_or_else(|| {
+                    wrong(
+                        line,
+                        "neither a row `timestamp,value` nor a header with these names",
+                    )
+                })?;
+                self.columns = Some(columns);
+                if is_header {
+                    continue;
+                }
+                return self.row(line, columns).map(Some);
+            };
+            return self.row(line, columns).map(Some);
+        }
+    }
+
+    fn row(&mut self, line: u64, (timestamp, value): (usize, usize)) -> Result<Row, Failure> {
+        self.read += 1;
+        if self.read > ROWS_MAX {
+            return Err(wrong(
+                line,
+                format_args!("more than {ROWS_MAX} rows; split the file"),
+            ));
+        }
+        let field = |at: usize, name: &str| {
+            let missing = || {
+                wrong(
+                    line,
+                    format_args!("no {name}: {} columns, expected more", self.record.len()),
+                )
+            };
+            self.record.get(at).ok_or_else(missing)
+        };
+        let (timestamp, text) = (field(timestamp, "timestamp")?, field(value, "value")?);
+        let time_ms = time_ms(timestamp).ok_or_else(|| {
+            wrong(
+                line,
+                "the timestamp is neither RFC 3339, `YYYY-MM-DD HH:MM:SS` nor Unix time",
+            )
+        })?;
+        let value = number(text).ok_or_else(|| wrong(line, "the value is not a number"))?;
+        Ok(Row {
+            line,
+            timestamp: timestamp.to_owned(),
+            text: text.to_owned(),
+            time_ms,
+            value,
+        })
+    }
+}
+
+impl<R: Read> Iterator for Rows<R> {
+    type Item = Result<Row, Failure>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        let row = self.advance().transpose();
+        self.failed = matches!(row, Some(Err(_)));
+        row
+    }
+}
+
+fn wrong(line: u64, problem: impl fmt::Display) -> Failure {
+    Failure::Wrong(format!("line {line}: {problem}"))
+}
+
+/// The CSV reader's own texts can quote the line, which may be of somebody's body.
+fn unreadable(error: &csv::Error, line: u64) -> Failure {
+    let line = error.position().map_or(line, csv::Position::line);
+    match error.kind() {
+        csv::ErrorKind::Utf8 { .. } => wrong(line, "not UTF-8"),
+        csv::ErrorKind::Io(error) if error.kind() == io::ErrorKind::InvalidData => wrong(line, error),
+        csv::ErrorKind::Io(error) => Failure::Usage(format!("can't read line {line}: {error}")),
+        _ => wrong(line, "not CSV"),
+    }
+}
+
+/// Where timestamp and value stand, and whether the record is a header.
+fn columns(first: &StringRecord) -> Option<((usize, usize), bool)> {
+    let named = |name: &str| {
+        first
+            .iter()
+            .position(|field| field.trim().eq_ignore_ascii_case(name))
+    };
+    if let (Some(timestamp), Some(value)) = (named("timestamp"), named("value")) {
+        return Some(((timestamp, value), true));
+    }
+    let is_row = first.get(0).is_some_and(|field| time_ms(field).is_some())
+        && first.get(1).is_some_and(|field| number(field).is_some());
+    is_row.then_some(((0, 1), false))
+}
+
+/// A timestamp in milliseconds since 1970.
+fn time_ms(text: &str) -> Option<i64> {
+    let text = text.trim();
+    if let Ok(number) = text.parse::<f64>() {
+        let ms = if number.abs() < MILLISECONDS_FROM {
+            number * 1_000.0
+        } else {
+            number
+        };
+        // Truncation is meant: a fraction of a millisecond does not matter.
+        return (ms.abs() <= NUMERIC_MAX).then_some(ms as i64);
+    }
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Some(time.as_millisecond());
+    }
+    let civil: DateTime = text.parse().ok()?;
+    civil
+        .to_zoned(TimeZone::UTC)
+        .ok()
+        .map(|time| time.timestamp().as_millisecond())
+}
+
+/// A value; NaN where it is missing.
+fn number(text: &str) -> Option<f64> {
+    match text.trim() {
+        "" => Some(f64::NAN),
+        text => text.parse().ok(),
+    }
+}
+
+/// Refuses lines that are too long before the CSV reader holds them.
+struct Lines<R> {
+    reader: R,
+    /// Bytes of the present line so far.
+    length: usize,
+}
+
+impl<R: Read> Read for Lines<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.reader.read(buffer)?;
+        for piece in buffer
+            .get(..read)
+            .unwrap_or_default()
+            .split_inclusive(|byte| *byte == b'\n')
+        {
+            self.length += piece.len();
+            if self.length > LINE_BYTES_MAX {
+                let problem = format!("longer than {LINE_BYTES_MAX} bytes");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+            }
+            if piece.ends_with(b"\n") {
+                self.length = 0;
+            }
+        }
+        Ok(read)
+    }
+}
