@@ -1,5 +1,7 @@
-//! The pure core of watch: what is noticed in clean readings.
+//! Detection: what is odd in a series, when its regime changed, which cohort of devices got worse, and whom to tell.
 //!
-//! Nothing below this module does I/O or reads a clock, the environment or global randomness: times are arguments.
+//! Nothing below this module does I/O or reads a clock, the environment or global randomness: times are arguments, those
+//! of events and of the broker's append, so a rebuild from the clean log finds the same things under the same ids.
 
 pub mod anomaly;
+pub mod finding;

@@ -1,0 +1,420 @@
+//! A finding: one thing that detection has to say, in the words and numbers that explain it.
+//!
+//! Findings describe measurements and never health: they say what a value is, what was expected and how surprising the
+//! difference is, and leave what it means to people.
+//!
+//! A finding is a pure function of the log it was found in. Its id names it by what it is about and by the record that
+//! showed it, so a rebuild from scratch, on any worker, writes the same findings again and a consumer drops what it has
+//! already seen.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+use sha2::{Digest, Sha256};
+
+/// What sort of finding it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A value that the series' own past does not explain.
+    Anomaly,
+    /// A series whose level, variance or slope is not what it was.
+    Change,
+    /// A cohort of devices, or the pipeline, that differs from its controls or from its own past.
+    Regression,
+    /// Readings that are a fault of sensor, clock or transport.
+    Quality,
+    /// Many devices of one cohort with findings at once; it stands for them all.
+    Fleet,
+}
+
+impl Kind {
+    /// Every kind, in the order of the enumeration.
+    pub const ALL: [Self; 5] = [
+        Self::Anomaly,
+        Self::Change,
+        Self::Regression,
+        Self::Quality,
+        Self::Fleet,
+    ];
+
+    /// The name in the table, in JSON, in metric labels and under the finding's id.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Anomaly => "anomaly",
+            Self::Change => "change",
+            Self::Regression => "regression",
+            Self::Quality => "quality",
+            Self::Fleet => "fleet",
+        }
+    }
+}
+
+/// To which side of the expected range a value lies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// Above what was expected.
+    Up,
+    /// Below what was expected.
+    Down,
+    /// To neither side: the shape is odd, not the size (a flat line, another variance).
+    #[default]
+    Neither,
+}
+
+impl Direction {
+    /// The name in the table and in JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Neither => "neither",
+        }
+    }
+
+    /// The side on which `value` lies of `reference`.
+    #[must_use]
+    pub fn of(value: f64, reference: f64) -> Self {
+        if value > reference {
+            Self::Up
+        } else if value < reference {
+            Self::Down
+        } else {
+            Self::Neither
+        }
+    }
+}
+
+/// How much attention a finding deserves; see [`Severity::of`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Worth keeping.
+    #[default]
+    Low,
+    /// Worth a look.
+    Medium,
+    /// Worth a look first.
+    High,
+}
+
+impl Severity {
+    /// The name in the table and in JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+        }
+    }
+
+    /// Surprise (−log₁₀ p) times duration, never below `floor`.
+    ///
+    /// The duration counts by its logarithm: an hour of the same oddity is worth more than a minute, not sixty times
+    /// more. `floor` is for metrics that are always to be looked at. Not-a-number counts as no surprise.
+    #[must_use]
+    pub fn of(surprise: f64, duration_minutes: f64, floor: Self) -> Self {
+        let weight = surprise.max(0.0) * (1.0 + duration_minutes.max(0.0)).log10().max(0.3);
+        let own = if weight >= 12.0 {
+            Self::High
+        } else if weight >= 4.0 {
+            Self::Medium
+        } else {
+            Self::Low
+        };
+        own.max(floor)
+    }
+}
+
+/// The name of a finding: the first 16 bytes of a SHA-256, in the form of a UUID of version 8 (RFC 9562 §5.8).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FindingId([u8; 16]);
+
+impl FindingId {
+    /// The id of what was found in `series` from the record at `origin` by this version of the model.
+    ///
+    /// `SHA-256(len(kind) ‖ kind ‖ len(series) ‖ series ‖ partition ‖ offset ‖ index ‖ model)`, lengths and numbers
+    /// big-endian, lengths of four bytes. Six bits give way to the version and the variant; the other 122 make two
+    /// equal ids among 10¹² findings less likely than one in 10¹³.
+    #[must_use]
+    pub fn new(kind: Kind, series: &str, origin: Origin, model: &str) -> Self {
+        let mut hasher = Sha256::new();
+        for text in [kind.as_str(), series] {
+            hasher.update(u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes());
+            hasher.update(text);
+        }
+        hasher.update(origin.partition.to_be_bytes());
+        hasher.update(origin.offset.to_be_bytes());
+        hasher.update(origin.index.to_be_bytes());
+        hasher.update(model);
+        let digest = hasher.finalize();
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&digest[..16]);
+        Self(*uuid::Builder::from_custom_bytes(bytes).as_uuid().as_bytes())
+    }
+
+    /// The id read back from where it was written.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 16 bytes, as the `uuid` column holds them.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Display for FindingId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        uuid::Uuid::from_bytes(self.0).fmt(f)
+    }
+}
+
+impl fmt::Debug for FindingId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for FindingId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Which reading showed it: the place in the clean topic, or [`Origin::window`] for what no single record shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Origin {
+    /// The partition of the clean topic, or −1.
+    pub partition: i32,
+    /// The offset in the partition, or the number of the window.
+    pub offset: i64,
+    /// Which of the record's readings; 0 when it is about the whole record.
+    pub index: u32,
+}
+
+impl Origin {
+    /// The origin of what is computed over a window of time and not from one record: the window's start names it.
+    #[must_use]
+    pub const fn window(start_ms: i64) -> Self {
+        Self {
+            partition: -1,
+            offset: start_ms,
+            index: 0,
+        }
+    }
+}
+
+/// Since when a series is in another regime, and what differs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ChangeDetail {
+    /// What changed: `level`, `variance` or `slope`.
+    pub of: &'static str,
+    /// When at the earliest, in milliseconds since 1970.
+    pub earliest_ms: i64,
+    /// When at the latest, in milliseconds since 1970.
+    pub latest_ms: i64,
+    /// The level, standard deviation or slope before, in the series' unit.
+    pub before: f64,
+    /// The same after it.
+    pub after: f64,
+    /// In [0, 1]: how sure it is that there was a change at all.
+    pub confidence: f64,
+}
+
+/// The devices that a finding speaks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Cohort {
+    /// The firmware they run.
+    pub firmware: String,
+    /// The model they are.
+    pub model: String,
+    /// How many devices show it, or were compared.
+    pub devices: u32,
+    /// How many there are in the cohort (grouped findings), or how many controls they were compared with (regressions).
+    pub of: u32,
+    /// 1 for the cohort that contributes most among those found in the same window; 0 when nothing was ranked.
+    pub rank: u32,
+    /// When the first of the devices came to this firmware within the window, seen from the events themselves.
+    pub rollout_ms: Option<i64>,
+}
+
+/// One finding, with everything that explains it. A figure that does not apply is `None`, never 0.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Finding {
+    /// The stable name; see [`FindingId::new`].
+    pub id: FindingId,
+    /// What sort it is.
+    pub kind: Kind,
+    /// What it is about: `device-token/metric`, `cohort firmware=… model=…/metric` or `kpi/name`.
+    pub series: String,
+    /// The device's token, when it is about one device.
+    #[serde(serialize_with = "token")]
+    pub device: Option<[u8; 22]>,
+    /// The metric's name in `schemas/metrics.toml`, or the KPI's; empty when it is about a whole record.
+    pub metric: String,
+    /// The time of the event, in milliseconds since 1970.
+    pub time_ms: i64,
+    /// When the broker appended the record that showed it, in milliseconds since 1970.
+    pub detected_ms: i64,
+    /// The reading that showed it.
+    pub origin: Origin,
+    /// The value that was seen, in `unit`.
+    pub value: Option<f64>,
+    /// The UCUM unit of `value`, `expected`, `before` and `after`.
+    pub unit: String,
+    /// The range in which the value was expected, in `unit`.
+    pub expected: Option<(f64, f64)>,
+    /// To which side of that range it lies.
+    pub direction: Direction,
+    /// How far from what was expected, in standard deviations of the baseline.
+    pub effect: Option<f64>,
+    /// −log₁₀ of the probability of something at least as odd when nothing has happened.
+    pub surprise: Option<f64>,
+    /// How much attention it deserves.
+    pub severity: Severity,
+    /// The dominant feature in words, without diagnosis: "flat for 40 min".
+    pub reason: String,
+    /// How many points the baseline holds.
+    pub baseline_n: u32,
+    /// How long ago the baseline began, in milliseconds.
+    pub baseline_age_ms: i64,
+    /// The version of the model that found it.
+    pub model: &'static str,
+    /// Whether people are told; everything is stored, few are.
+    pub notify: bool,
+    /// The finding that stands for this one, when many devices show the same at once.
+    pub group: Option<FindingId>,
+    /// Of a change: since when and what.
+    pub change: Option<ChangeDetail>,
+    /// Of a regression or a fleet finding: for which devices it speaks.
+    pub cohort: Option<Cohort>,
+}
+
+impl Finding {
+    /// The finding in JSON, as `biometrics.findings` and the table hold it: one line, the fields in the order above,
+    /// numbers in their shortest form that reads back the same, and `null` for what is not a finite number. Equal
+    /// findings give equal bytes.
+    #[must_use]
+    pub fn json(&self) -> Vec<u8> {
+        // Strings, numbers and plain structs can't fail to become JSON; were that ever untrue, nothing may panic here.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+}
+
+fn token<S: Serializer>(device: &Option<[u8; 22]>, serializer: S) -> Result<S::Ok, S::Error> {
+    // Tokens are ASCII; anything else shows as replacement characters rather than as an error.
+    match device {
+        Some(bytes) => serializer.serialize_some(&String::from_utf8_lossy(bytes)),
+        None => serializer.serialize_none(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn finding(value: f64) -> Finding {
+        let origin = Origin {
+            partition: 3,
+            offset: 42,
+            index: 1,
+        };
+        let series = "AAAAAAAAAAAAAAAAAAAAAA/heart_rate";
+        Finding {
+            id: FindingId::new(Kind::Anomaly, series, origin, "anomaly-1"),
+            kind: Kind::Anomaly,
+            series: series.to_owned(),
+            device: Some([b'A'; 22]),
+            metric: "heart_rate".to_owned(),
+            time_ms: 1_700_000_000_000,
+            detected_ms: 1_700_000_001_000,
+            origin,
+            value: Some(value),
+            unit: "/min".to_owned(),
+            expected: Some((55.0, 80.0)),
+            direction: Direction::of(value, 67.5),
+            effect: Some(5.5),
+            surprise: Some(6.25),
+            severity: Severity::of(6.25, 9.0, Severity::Low),
+            reason: "far above its range".to_owned(),
+            baseline_n: 1440,
+            baseline_age_ms: 86_400_000,
+            model: "anomaly-1",
+            notify: true,
+            group: None,
+            change: None,
+            cohort: None,
+        }
+    }
+
+    /// Consumers read these bytes and dedupe by the id: neither may change unnoticed.
+    #[test]
+    fn json_is_what_consumers_know() {
+        let json = String::from_utf8(finding(120.0).json()).expect("JSON is UTF-8");
+        assert_eq!(
+            json,
+            concat!(
+                r#"{"id":"ID","kind":"anomaly","series":"AAAAAAAAAAAAAAAAAAAAAA/heart_rate","#,
+                r#""device":"AAAAAAAAAAAAAAAAAAAAAA","metric":"heart_rate","time_ms":1700000000000,"#,
+                r#""detected_ms":1700000001000,"origin":{"partition":3,"offset":42,"index":1},"value":120.0,"#,
+                r#""unit":"/min","expected":[55.0,80.0],"direction":"up","effect":5.5,"surprise":6.25,"#,
+                r#""severity":"medium","reason":"far above its range","baseline_n":1440,"#,
+                r#""baseline_age_ms":86400000,"model":"anomaly-1","notify":true,"group":null,"change":null,"#,
+                r#""cohort":null}"#
+            )
+            .replace("ID", "939d61c2-7462-84d9-b3bd-eb47baa5ddba")
+        );
+    }
+
+    #[test]
+    fn each_part_of_an_id_counts() {
+        let origin = Origin::window(60_000);
+        let other = Origin { index: 1, ..origin };
+        let ids = [
+            FindingId::new(Kind::Change, "a/b", origin, "m"),
+            FindingId::new(Kind::Anomaly, "a/b", origin, "m"),
+            FindingId::new(Kind::Change, "a/c", origin, "m"),
+            FindingId::new(Kind::Change, "a/b", other, "m"),
+            FindingId::new(Kind::Change, "a/b", Origin::window(60_001), "m"),
+            FindingId::new(Kind::Change, "a/b", origin, "n"),
+        ];
+        for (i, id) in ids.iter().enumerate() {
+            assert_eq!(ids.iter().position(|other| other == id), Some(i));
+            let uuid = uuid::Uuid::from_bytes(*id.as_bytes());
+            assert_eq!(
+                (uuid.get_version_num(), uuid.get_variant()),
+                (8, uuid::Variant::RFC4122)
+            );
+            assert_eq!(id.to_string(), uuid.to_string());
+        }
+    }
+
+    #[test]
+    fn severity_grows_with_surprise_and_duration_and_keeps_its_floor() {
+        assert_eq!(Severity::of(3.0, 1.0, Severity::Low), Severity::Low);
+        assert_eq!(Severity::of(3.0, 60.0, Severity::Low), Severity::Medium);
+        assert_eq!(Severity::of(8.0, 60.0, Severity::Low), Severity::High);
+        assert_eq!(
+            Severity::of(f64::NAN, f64::NAN, Severity::Medium),
+            Severity::Medium
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_number_gives_json_that_reads_back(value in proptest::num::f64::ANY) {
+            let read: serde_json::Value = serde_json::from_slice(&finding(value).json()).expect("valid JSON");
+            let back = read["value"].as_f64();
+            prop_assert_eq!(back, value.is_finite().then_some(value));
+        }
+    }
+}
