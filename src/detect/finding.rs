@@ -12,6 +12,8 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
+use super::anomaly::Direction;
+
 /// What sort of finding it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -47,43 +49,6 @@ impl Kind {
             Self::Regression => "regression",
             Self::Quality => "quality",
             Self::Fleet => "fleet",
-        }
-    }
-}
-
-/// To which side of the expected range a value lies.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Direction {
-    /// Above what was expected.
-    Up,
-    /// Below what was expected.
-    Down,
-    /// To neither side: the shape is odd, not the size (a flat line, another variance).
-    #[default]
-    Neither,
-}
-
-impl Direction {
-    /// The name in the table and in JSON.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Up => "up",
-            Self::Down => "down",
-            Self::Neither => "neither",
-        }
-    }
-
-    /// The side on which `value` lies of `reference`.
-    #[must_use]
-    pub fn of(value: f64, reference: f64) -> Self {
-        if value > reference {
-            Self::Up
-        } else if value < reference {
-            Self::Down
-        } else {
-            Self::Neither
         }
     }
 }
@@ -341,7 +306,7 @@ mod tests {
             value: Some(value),
             unit: "/min".to_owned(),
             expected: Some((55.0, 80.0)),
-            direction: Direction::of(value, 67.5),
+            direction: Direction::Above,
             effect: Some(5.5),
             surprise: Some(6.25),
             severity: Severity::of(6.25, 9.0, Severity::Low),
@@ -366,7 +331,7 @@ mod tests {
                 r#"{"id":"ID","kind":"anomaly","series":"AAAAAAAAAAAAAAAAAAAAAA/heart_rate","#,
                 r#""device":"AAAAAAAAAAAAAAAAAAAAAA","metric":"heart_rate","time_ms":1700000000000,"#,
                 r#""detected_ms":1700000001000,"origin":{"partition":3,"offset":42,"index":1},"value":120.0,"#,
-                r#""unit":"/min","expected":[55.0,80.0],"direction":"up","effect":5.5,"surprise":6.25,"#,
+                r#""unit":"/min","expected":[55.0,80.0],"direction":"above","effect":5.5,"surprise":6.25,"#,
                 r#""severity":"medium","reason":"far above its range","baseline_n":1440,"#,
                 r#""baseline_age_ms":86400000,"model":"anomaly-1","notify":true,"group":null,"change":null,"#,
                 r#""cohort":null}"#
