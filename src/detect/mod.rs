@@ -4,4 +4,5 @@
 //! of events and of the broker's append, so a rebuild from the clean log finds the same things under the same ids.
 
 pub mod anomaly;
+pub mod clean;
 pub mod finding;
