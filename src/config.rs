@@ -40,6 +40,8 @@ pub struct Config {
     pub kek: crate::crypto::kek::Config,
     /// The vault: device keys and subject keys.
     pub vault: crate::io::vault::Config,
+    /// TimescaleDB: where the watch stores what it reads and finds.
+    pub timescale: crate::io::timescale::Config,
     /// The databases, for whoever applies the topology.
     pub databases: crate::io::topology::databases::Config,
     /// What may differ between installations that share the declared topology.
@@ -61,6 +63,7 @@ impl Default for Config {
             registry: Default::default(),
             kek: Default::default(),
             vault: Default::default(),
+            timescale: Default::default(),
             databases: Default::default(),
             topology: Default::default(),
             http: Default::default(),
@@ -137,6 +140,7 @@ impl Config {
         self.gate.check(&mut check);
         self.registry.check(&mut check);
         self.vault.check(&mut check);
+        self.timescale.check(&mut check);
         self.databases.check(&mut check);
         self.topology.check(&mut check);
         self.http.check(&mut check);

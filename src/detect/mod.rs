@@ -6,3 +6,4 @@
 pub mod anomaly;
 pub mod clean;
 pub mod finding;
+pub mod reading;

@@ -1,9 +1,11 @@
 //! The shell: everything that talks to Kafka, the databases, the schema registry or a socket.
 
+mod copy;
 pub mod http;
 pub mod kafka;
 pub mod kek;
 pub mod registry;
 pub mod schemas;
+pub mod timescale;
 pub mod topology;
 pub mod vault;

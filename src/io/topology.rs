@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::config::Check;
+use crate::io::timescale::TimescaleError;
 
 /// What may differ between installations that share the declared topology.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -187,6 +188,22 @@ impl Fault {
                 action: action.into(),
                 reason: error.to_string(),
             },
+        }
+    }
+}
+
+impl From<TimescaleError> for Fault {
+    fn from(error: TimescaleError) -> Self {
+        match error {
+            TimescaleError::Unreachable { reason, .. } => Self::Unreachable {
+                service: "PostgreSQL",
+                reason,
+            },
+            TimescaleError::Refused { action, reason, .. } => Self::Refused {
+                action: action.to_owned(),
+                reason,
+            },
+            TimescaleError::Invalid(reason) => Self::Invalid(reason),
         }
     }
 }

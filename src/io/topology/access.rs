@@ -402,7 +402,7 @@ async fn objects(connection: &mut PgConnection) -> Result<Vec<(Object, String)>,
         "select case c.relkind when 'S' then 'sequence' else 'table' end, c.relname::text
          from pg_class c
          where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
-           and c.relname <> '_sqlx_migrations'
+           and c.relname not like '\\_sqlx\\_migrations%'
            and not exists (select from pg_depend d
                            where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')",
     )

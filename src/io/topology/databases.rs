@@ -12,9 +12,16 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, Row};
 use super::access::{self, Matrix};
 use super::{Fault, Item, Kind};
 use crate::config::{Check, Secret};
+use crate::io::timescale::{Edition, schema};
 
-/// The vault's migrations. The other databases are made empty: their tables come with the service that fills them.
+/// The migrations of each database that has some. A database without is made empty: its tables come with the service that
+/// fills them.
 static VAULT: Migrator = sqlx::migrate!("topology/databases/vault");
+static ANALYTICS: Migrator = sqlx::migrate!("topology/databases/analytics");
+static OPERATIONS: Migrator = sqlx::migrate!("topology/databases/operations");
+
+/// The table in which they are recorded.
+const APPLIED: &str = "_sqlx_migrations";
 
 /// How the databases are reached by whoever applies the topology. Services connect with their own logins.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -86,7 +93,12 @@ pub(super) fn is_name(name: &str) -> bool {
 }
 
 fn migrations(database: &str) -> Option<&'static Migrator> {
-    (database == "vault").then_some(&VAULT)
+    match database {
+        "vault" => Some(&VAULT),
+        "analytics" => Some(&ANALYTICS),
+        "operations" => Some(&OPERATIONS),
+        _ => None,
+    }
 }
 
 /// An open session of the superuser on one database.
@@ -182,6 +194,9 @@ pub(super) async fn apply(config: &crate::config::Config, changes: &mut Vec<Stri
         if let Some(migrator) = migrations(database) {
             migrate(&mut connection, migrator, &name, changes).await?;
         }
+        if database == "analytics" {
+            schema::complete(&mut connection, &config.timescale, changes).await?;
+        }
         access::apply_grants(&admin, &matrix, database, &mut connection, changes).await?;
         close(connection).await;
     }
@@ -195,7 +210,7 @@ async fn migrate(
     name: &str,
     changes: &mut Vec<String>,
 ) -> Result<(), Fault> {
-    let before = applied(connection).await?.len();
+    let before = applied(connection, APPLIED).await?.len();
     migrator
         .run(&mut *connection)
         .await
@@ -203,7 +218,7 @@ async fn migrate(
             action: format!("migrating {name}"),
             reason: error.to_string(),
         })?;
-    let after = applied(connection).await?.len();
+    let after = applied(connection, APPLIED).await?.len();
     if after > before {
         changes.push(format!(
             "applied {} migration(s) to database {name}",
@@ -232,7 +247,10 @@ pub(super) async fn inspect(config: &crate::config::Config) -> Result<Vec<Item>,
         if there {
             let mut connection = admin.connect(Some(&name)).await?;
             if let Some(migrator) = migrations(database) {
-                items.push(migration_item(&mut connection, migrator, name).await?);
+                items.push(migration_item(&mut connection, migrator, APPLIED, name.clone()).await?);
+            }
+            if database == "analytics" {
+                items.extend(edition_items(&mut connection, config, &name).await?);
             }
             items.extend(access::inspect_grants(&admin, &matrix, database, &mut connection).await?);
             close(connection).await;
@@ -242,9 +260,37 @@ pub(super) async fn inspect(config: &crate::config::Config) -> Result<Vec<Item>,
     Ok(items)
 }
 
+/// What depends on the edition of TimescaleDB.
+async fn edition_items(
+    connection: &mut PgConnection,
+    config: &crate::config::Config,
+    name: &str,
+) -> Result<Vec<Item>, Fault> {
+    if applied(connection, APPLIED).await?.is_empty() {
+        return Ok(Vec::new());
+    }
+    let edition = Edition::ask(connection).await?;
+    let mut items = Vec::new();
+    for (aspect, declared, live) in schema::inspect(connection, &config.timescale).await? {
+        items.push(Item {
+            kind: Kind::Database,
+            name: name.to_owned(),
+            aspect: aspect.to_owned(),
+            declared: Some(declared),
+            live,
+        });
+    }
+    let migrator = schema::migrations(edition);
+    let mut item = migration_item(connection, migrator, schema::table(edition), name.to_owned()).await?;
+    item.aspect = format!("migrations for the {} edition", edition.as_str());
+    items.push(item);
+    Ok(items)
+}
+
 async fn migration_item(
     connection: &mut PgConnection,
     migrator: &Migrator,
+    table: &str,
     name: String,
 ) -> Result<Item, Fault> {
     let show = |version: i64, checksum: &[u8]| {
@@ -260,7 +306,7 @@ async fn migration_item(
         .iter()
         .map(|migration| show(migration.version, &migration.checksum))
         .collect();
-    let live = applied(connection)
+    let live = applied(connection, table)
         .await?
         .iter()
         .map(|(version, checksum)| show(*version, checksum))
@@ -274,20 +320,22 @@ async fn migration_item(
     })
 }
 
-async fn applied(connection: &mut PgConnection) -> Result<Vec<(i64, Vec<u8>)>, Fault> {
+/// The migrations that `table`, one of our own names, records.
+async fn applied(connection: &mut PgConnection, table: &str) -> Result<Vec<(i64, Vec<u8>)>, Fault> {
     let fault = |error| Fault::postgres("reading the applied migrations", &error);
-    let there: bool = sqlx::query_scalar("select to_regclass('public._sqlx_migrations') is not null")
+    let there: bool = sqlx::query_scalar("select to_regclass('public.' || $1) is not null")
+        .bind(table)
         .fetch_one(&mut *connection)
         .await
         .map_err(fault)?;
     if !there {
         return Ok(Vec::new());
     }
-    let rows =
-        sqlx::query("select version, checksum from public._sqlx_migrations where success order by version")
-            .fetch_all(connection)
-            .await
-            .map_err(fault)?;
+    let query = format!("select version, checksum from public.{table} where success order by version");
+    let rows = sqlx::query(AssertSqlSafe(query))
+        .fetch_all(connection)
+        .await
+        .map_err(fault)?;
     rows.iter()
         .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
         .collect::<Result<_, _>>()

@@ -13,7 +13,6 @@ use sqlx::{PgConnection, Row};
 use subtle::ConstantTimeEq;
 use thiserror::Error;
 
-use super::copy::Rows;
 use super::lines::{self, KeyLine, Problem};
 use super::registrar::Registrar;
 use super::tenants::{self, Branch, Which};
@@ -21,6 +20,7 @@ use super::{VaultFault, random, without_haste};
 use crate::crypto::envelope::Nonce;
 use crate::crypto::kek::Kek;
 use crate::gate::keyring::{Algorithm, VERIFYING_KEYS_MAX};
+use crate::io::copy::Rows;
 
 /// Lines that are sent at once.
 const CHUNK_LINES: usize = 10_000;

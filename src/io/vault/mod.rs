@@ -4,7 +4,6 @@
 //! while. While the vault is down nothing is rejected for it: subjects that are known go on from memory for a bounded
 //! time, and the records of others wait.
 
-mod copy;
 mod devices;
 pub mod import;
 pub mod lines;

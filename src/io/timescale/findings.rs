@@ -1,0 +1,81 @@
+//! Findings: rows of their table, and documents on their way to the topic.
+
+use std::borrow::Cow;
+
+use sqlx::PgConnection;
+
+use super::rows::place;
+use crate::detect::finding::Finding;
+
+/// How far back a finding may lie, in milliseconds: beyond ten years nothing is kept.
+const KEEP_MS: i64 = 3_650 * 86_400_000;
+
+/// The columns are read from the document, so that table and topic can't say different things. Only what is new goes to
+/// the topic.
+const STORE: &str = "
+with given as (
+    select n, time_ms, document::json as d from unnest($1::text[], $2::bigint[]) with ordinality as g (document, time_ms, n)
+), stored as (
+    insert into findings (time, id, kind, series, device, metric, detected_at, value, unit, expected_low, expected_high,
+                          direction, effect, surprise, severity, reason, baseline_n, baseline_age, model, notify, group_id,
+                          origin_partition, origin_offset, origin_index, document)
+    select to_timestamp(time_ms / 1000.0), (d->>'id')::uuid, d->>'kind', d->>'series', d->>'device', d->>'metric',
+           to_timestamp((d->>'detected_ms')::bigint / 1000.0), (d->>'value')::float8, d->>'unit',
+           (d->'expected'->>0)::float8, (d->'expected'->>1)::float8, d->>'direction', (d->>'effect')::float8,
+           (d->>'surprise')::float8, d->>'severity', d->>'reason', (d->>'baseline_n')::bigint,
+           (d->>'baseline_age_ms')::bigint * interval '1 ms', d->>'model', (d->>'notify')::boolean, (d->>'group')::uuid,
+           (d->'origin'->>'partition')::integer, (d->'origin'->>'offset')::bigint, (d->'origin'->>'index')::bigint, d
+    from given order by n
+    on conflict do nothing
+    returning id, series, document
+)
+insert into outbox (id, key, document) select id, series, convert_to(document::text, 'UTF8') from stored";
+
+/// Stores what is not stored yet, and puts that into the outbox.
+pub(super) async fn store(connection: &mut PgConnection, findings: &[Finding]) -> Result<(), sqlx::Error> {
+    let documents: Vec<String> = findings.iter().map(document).collect();
+    let times: Vec<i64> = findings
+        .iter()
+        .map(|finding| place(finding.time_ms, finding.detected_ms, KEEP_MS))
+        .collect();
+    sqlx::query(STORE)
+        .bind(documents)
+        .bind(times)
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+/// The finding's JSON. PostgreSQL can't hold a NUL in a text, so a name with one is cleaned first: a finding that the
+/// database refuses would hold its partition for ever.
+fn document(finding: &Finding) -> String {
+    let texts = [&finding.series, &finding.metric, &finding.unit, &finding.reason];
+    let cohort = finding
+        .cohort
+        .iter()
+        .flat_map(|cohort| [&cohort.firmware, &cohort.model]);
+    let clean = if texts.into_iter().chain(cohort).any(|text| text.contains('\0')) {
+        Cow::Owned(without_nul(finding.clone()))
+    } else {
+        Cow::Borrowed(finding)
+    };
+    // JSON is UTF-8.
+    String::from_utf8(clean.json()).unwrap_or_default()
+}
+
+fn without_nul(mut finding: Finding) -> Finding {
+    let cohort = finding
+        .cohort
+        .iter_mut()
+        .flat_map(|cohort| [&mut cohort.firmware, &mut cohort.model]);
+    let texts = [
+        &mut finding.series,
+        &mut finding.metric,
+        &mut finding.unit,
+        &mut finding.reason,
+    ];
+    for text in texts.into_iter().chain(cohort) {
+        *text = text.replace('\0', "\u{fffd}");
+    }
+    finding
+}

@@ -1,0 +1,246 @@
+//! TimescaleDB: what the watch stores, each thing exactly once.
+//!
+//! A batch of one partition and the step of that partition's offset are one transaction ([`offsets`]), so that nothing
+//! has to be recognised as a duplicate. [`analytics`] is the sink for readings and findings; [`operations`] takes KPIs
+//! and the state of jobs. The two editions of TimescaleDB give the same results in different ways ([`edition`]).
+
+pub mod analytics;
+pub mod edition;
+mod findings;
+pub mod offsets;
+mod pool;
+mod rows;
+pub mod schema;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+pub use self::analytics::{Analytics, Batch, Claim, Snapshot};
+pub use self::edition::Edition;
+pub use self::pool::PoolStatistics;
+use crate::config::{Check, Secret};
+pub use crate::detect::reading::{DeviceVersion, Metric, Name, Reading, Token, Version};
+use crate::io::topology::databases::check_url;
+
+/// How the databases of the watch are reached, and how long what is in them is kept.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The analytics database's URL, `postgres://role:password@host:port/database`. Default: none; then the login file of
+    /// the role in `databases.logins_directory` is read, which `pulsegate topology apply` has written.
+    pub analytics_url: Secret,
+    /// The operations database's URL. Default: none, as above.
+    pub operations_url: Secret,
+    /// Connections to the analytics database that one process keeps open. Default: 5.
+    pub connections_min: u32,
+    /// Connections to the analytics database that one process opens at most. Default: 50.
+    pub connections_max: u32,
+    /// How long to wait for a connection, in milliseconds. Default: 2,000.
+    pub acquire_time_max_ms: u64,
+    /// How long a batch or another request may take until the database counts as down, in milliseconds. Default: 30,000.
+    pub request_time_max_ms: u64,
+    /// How long a recurring job may take, in seconds. Default: 600.
+    pub job_time_max_s: u64,
+    /// The range of time of one chunk of readings, in hours; `topology apply` sets it for chunks to come. The indexes of
+    /// the chunks that are written to should fit into a quarter of the server's memory: at 5,000 readings a second an
+    /// hour's is 1.6 GB. Default: 1.
+    pub chunk_interval_hours: u32,
+    /// How long readings are kept, in days. What a device claims to have measured before that is stored at the time when
+    /// the broker took it. Default: 90.
+    pub readings_days: u32,
+    /// How long findings, rollups and KPIs are kept, in days. Default: 730.
+    pub rollups_days: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            analytics_url: Secret::default(),
+            operations_url: Secret::default(),
+            connections_min: 5,
+            connections_max: 50,
+            acquire_time_max_ms: 2_000,
+            request_time_max_ms: 30_000,
+            job_time_max_s: 600,
+            chunk_interval_hours: 1,
+            readings_days: 90,
+            rollups_days: 730,
+        }
+    }
+}
+
+/// Chunks that readings may come to: PostgreSQL plans a query over some thousands of tables, not over tens of thousands.
+const CHUNKS_MAX: u64 = 10_000;
+
+impl Config {
+    /// What is wrong with the values.
+    pub fn check(&self, check: &mut Check) {
+        check_url("timescale.analytics_url", &self.analytics_url, check);
+        check_url("timescale.operations_url", &self.operations_url, check);
+        check.range("timescale.connections_max", self.connections_max.into(), 1..=50);
+        check.range(
+            "timescale.connections_min",
+            self.connections_min.into(),
+            0..=self.connections_max.into(),
+        );
+        check.range(
+            "timescale.acquire_time_max_ms",
+            self.acquire_time_max_ms,
+            10..=60_000,
+        );
+        check.range(
+            "timescale.request_time_max_ms",
+            self.request_time_max_ms,
+            100..=600_000,
+        );
+        check.range("timescale.job_time_max_s", self.job_time_max_s, 1..=86_400);
+        check.range(
+            "timescale.chunk_interval_hours",
+            self.chunk_interval_hours.into(),
+            1..=24 * 31,
+        );
+        check.range("timescale.readings_days", self.readings_days.into(), 1..=3_650);
+        check.range(
+            "timescale.rollups_days",
+            self.rollups_days.into(),
+            self.readings_days.into()..=36_500,
+        );
+        if u64::from(self.readings_days) * 24 > CHUNKS_MAX * u64::from(self.chunk_interval_hours) {
+            check.problem(
+                "timescale.chunk_interval_hours",
+                format!("makes more than {CHUNKS_MAX} chunks in timescale.readings_days; make it longer"),
+            );
+        }
+    }
+}
+
+/// Why a database did not do what was asked. Always a fault of ours: what needs it waits.
+#[derive(Debug, Error)]
+pub enum TimescaleError {
+    /// No answer in time, or an answer that says to come again: shutting down, out of space, out of connections.
+    #[error("the {database} database can't be reached ({action}): {reason}")]
+    Unreachable {
+        /// Which database.
+        database: &'static str,
+        /// What was asked.
+        action: &'static str,
+        /// What the client library or the database said.
+        reason: String,
+    },
+    /// The database answered with a refusal.
+    #[error("the {database} database refused ({action}): {reason}")]
+    Refused {
+        /// Which database.
+        database: &'static str,
+        /// What was asked.
+        action: &'static str,
+        /// What the database said.
+        reason: String,
+    },
+    /// The configuration or the state of the database does not allow it.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl TimescaleError {
+    pub(super) fn new(database: &'static str, action: &'static str, error: &sqlx::Error) -> Self {
+        // Class 57 is the operator's doing (shutting down, starting up, cancelled for time), 53 a lack of space, memory or
+        // connections, 40 a transaction that lost against another: all of them may be over the next time.
+        let passes = |code: &str| ["57", "53", "40"].iter().any(|class| code.starts_with(class));
+        // The message alone: a detail can quote a row.
+        let (unreachable, reason) = match error {
+            sqlx::Error::Database(database) => (
+                database.code().is_some_and(|code| passes(&code)),
+                database.message().to_owned(),
+            ),
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => (true, error.to_string()),
+            _ => (false, error.to_string()),
+        };
+        if unreachable {
+            Self::Unreachable {
+                database,
+                action,
+                reason,
+            }
+        } else {
+            Self::Refused {
+                database,
+                action,
+                reason,
+            }
+        }
+    }
+}
+
+/// Why a batch was not written. Nothing of it is stored then.
+#[derive(Debug, Error)]
+pub enum WriteError {
+    /// Another worker has claimed the partition since: this one has to stop working on it.
+    #[error(
+        "partition {partition} of {topic} was taken over by another worker; this one writes no more of it"
+    )]
+    Fenced {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+    },
+    /// No answer, or one that says to come again: write the same batch again later.
+    #[error("{0}")]
+    Unreachable(TimescaleError),
+    /// The database will not take it, whoever asks how often; an operator has to look.
+    #[error("{0}")]
+    Refused(TimescaleError),
+}
+
+impl From<TimescaleError> for WriteError {
+    fn from(error: TimescaleError) -> Self {
+        match error {
+            TimescaleError::Unreachable { .. } => Self::Unreachable(error),
+            TimescaleError::Refused { .. } | TimescaleError::Invalid(_) => Self::Refused(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(config: &Config) -> Vec<String> {
+        let whole = crate::config::Config {
+            timescale: config.clone(),
+            ..Default::default()
+        };
+        whole
+            .problems()
+            .iter()
+            .map(|problem| problem.path.clone())
+            .collect()
+    }
+
+    #[test]
+    fn limits_that_do_not_fit_together_are_named() {
+        assert_eq!(problems(&Config::default()), [""; 0]);
+        let many = Config {
+            readings_days: 3_650,
+            rollups_days: 3_650,
+            ..Config::default()
+        };
+        assert_eq!(problems(&many), ["timescale.chunk_interval_hours"]);
+        let few = Config {
+            connections_max: 3,
+            rollups_days: 10,
+            ..Config::default()
+        };
+        assert_eq!(
+            problems(&few),
+            ["timescale.connections_min", "timescale.rollups_days"]
+        );
+    }
+}

@@ -1,0 +1,192 @@
+//! One role's connections to one database: how many, how long anybody waits for one, and what is done with one that was
+//! left in the middle of something.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions, PgConnection, Postgres};
+
+use super::TimescaleError;
+use crate::config::{Config, LOCAL, Secret};
+use crate::io::topology::databases::is_encrypted;
+use crate::io::topology::logins;
+
+/// Which database, and who asks.
+pub(in crate::io) struct Who<'c> {
+    /// Its name in errors and in the configuration's file: `analytics`.
+    pub database: &'static str,
+    /// The service role without prefix, such as `watch_analytics`.
+    pub role: &'static str,
+    /// The URL of the configuration; empty for the role's login file.
+    pub url: &'c Secret,
+    /// The connections that are kept, and those that there may be.
+    pub connections: (u32, u32),
+}
+
+/// How the pool is used, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolStatistics {
+    /// Connections that somebody works with.
+    pub used: u32,
+    /// Connections that wait for work.
+    pub idle: u32,
+    /// Connections that there may be.
+    pub max: u32,
+    /// How often a connection was asked for.
+    pub acquired: u64,
+    /// How often none came in time.
+    pub timed_out: u64,
+    /// For how long connections were waited for, all told.
+    pub waited: Duration,
+}
+
+#[derive(Default)]
+struct Counts {
+    acquired: AtomicU64,
+    timed_out: AtomicU64,
+    waited_us: AtomicU64,
+}
+
+/// A pool of one role's connections.
+#[derive(Clone)]
+pub(in crate::io) struct Pool {
+    database: &'static str,
+    pool: PgPool,
+    counts: Arc<Counts>,
+    request_time_max: Duration,
+}
+
+impl Pool {
+    /// Connects with the login of the role, or with the URL that is configured.
+    pub(in crate::io) async fn connect(config: &Config, who: Who<'_>) -> Result<Self, TimescaleError> {
+        let Who {
+            database,
+            role,
+            url,
+            connections: (min, max),
+        } = who;
+        let login = if url.is_empty() {
+            logins::read(&config.databases, role)
+                .map_err(|fault| TimescaleError::Invalid(fault.to_string()))?
+        } else {
+            url.clone()
+        };
+        let invalid =
+            |text: &str| TimescaleError::Invalid(format!("the URL of the {database} database {text}"));
+        let options: PgConnectOptions = login
+            .expose()
+            .parse()
+            .map_err(|_| invalid("is not a PostgreSQL URL"))?;
+        if config.environment != LOCAL && !is_encrypted(&options) {
+            return Err(invalid(
+                "must have sslmode=require, verify-ca or verify-full outside the local environment",
+            ));
+        }
+        let request_ms = config.timescale.request_time_max_ms;
+        let options = options
+            .application_name("pulsegate")
+            .options([
+                ("statement_timeout", request_ms.to_string()),
+                // What a worker that stopped in the middle has locked is free after this.
+                ("idle_in_transaction_session_timeout", request_ms.to_string()),
+            ])
+            .disable_statement_logging();
+        let pool = PgPoolOptions::new()
+            .min_connections(min)
+            .max_connections(max)
+            .acquire_timeout(Duration::from_millis(config.timescale.acquire_time_max_ms))
+            .connect_with(options)
+            .await
+            .map_err(|error| TimescaleError::new(database, "connecting", &error))?;
+        Ok(Self {
+            database,
+            pool,
+            counts: Arc::default(),
+            request_time_max: Duration::from_millis(request_ms),
+        })
+    }
+
+    /// Runs `request` on a connection, for as long as is configured and no longer.
+    ///
+    /// A request that failed, ran out of time or was dropped can have left its connection anywhere, such as in the
+    /// middle of a COPY; that connection is closed, and its transaction ends with it.
+    pub(in crate::io) async fn ask<T, E: From<TimescaleError>>(
+        &self,
+        action: &'static str,
+        request: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.ask_for(self.request_time_max, action, request).await
+    }
+
+    /// As [`Self::ask`], for what may take longer. The server's own limit is for the request to change.
+    pub(in crate::io) async fn ask_for<T, E: From<TimescaleError>>(
+        &self,
+        time_max: Duration,
+        action: &'static str,
+        request: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut lease = Lease(Some(self.acquire(action).await?));
+        let Some(connection) = lease.0.as_mut() else {
+            return Err(TimescaleError::Invalid("a lease without its connection".to_owned()).into());
+        };
+        match tokio::time::timeout(time_max, request(connection)).await {
+            Ok(Ok(answer)) => {
+                // Back into the pool.
+                drop(lease.0.take());
+                Ok(answer)
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(TimescaleError::Unreachable {
+                database: self.database,
+                action,
+                reason: format!("no answer within {} ms", time_max.as_millis()),
+            }
+            .into()),
+        }
+    }
+
+    async fn acquire(&self, action: &'static str) -> Result<PoolConnection<Postgres>, TimescaleError> {
+        let began = Instant::now();
+        let acquired = self.pool.acquire().await;
+        let waited = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.counts.acquired.fetch_add(1, Ordering::Relaxed);
+        self.counts.waited_us.fetch_add(waited, Ordering::Relaxed);
+        if matches!(acquired, Err(sqlx::Error::PoolTimedOut)) {
+            self.counts.timed_out.fetch_add(1, Ordering::Relaxed);
+        }
+        acquired.map_err(|error| TimescaleError::new(self.database, action, &error))
+    }
+
+    /// How the pool is used.
+    pub(in crate::io) fn statistics(&self) -> PoolStatistics {
+        let idle = u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX);
+        PoolStatistics {
+            used: self.pool.size().saturating_sub(idle),
+            idle,
+            max: self.pool.options().get_max_connections(),
+            acquired: self.counts.acquired.load(Ordering::Relaxed),
+            timed_out: self.counts.timed_out.load(Ordering::Relaxed),
+            waited: Duration::from_micros(self.counts.waited_us.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// Closes the connections.
+    pub(in crate::io) async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// A connection that is closed unless it is taken out.
+struct Lease(Option<PoolConnection<Postgres>>);
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            // Outside of the pool nothing asks it to be in order: dropping it closes the socket.
+            drop(connection.detach());
+        }
+    }
+}

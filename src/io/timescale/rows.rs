@@ -1,0 +1,116 @@
+//! Readings in the form in which they go to the database.
+
+use std::collections::BTreeSet;
+
+use sqlx::PgConnection;
+
+use crate::detect::reading::Reading;
+use crate::io::copy::{Rows, timestamp};
+
+/// The columns in the order in which [`push`] writes them.
+const COPY: &str = "COPY readings (time, value, origin_offset, claimed_time, origin_partition, origin_index, quality, \
+                    device, metric, unit, firmware, model) FROM STDIN (FORMAT binary)";
+const COLUMNS: usize = 12;
+
+/// What is sent at once: while the server stores it, the next is put together.
+const SEND_BYTES: usize = 256 * 1024;
+
+/// How far ahead of the broker a device's clock may be and still be believed, in milliseconds: a day covers any time zone.
+const AHEAD_MAX_MS: i64 = 24 * 3_600 * 1_000;
+
+/// Where what was measured at `time_ms`, as a device claims, and taken by the broker at `append_ms` belongs: at the
+/// claimed time, unless that is `keep_ms` or more before the broker's or a day or more after it.
+///
+/// It bounds the chunks that there can ever be, whatever devices claim; and a device whose clock was never set does not
+/// have its readings dropped at once for their age.
+pub(super) const fn place(time_ms: i64, append_ms: i64, keep_ms: i64) -> i64 {
+    if time_ms > append_ms.saturating_sub(keep_ms) && time_ms < append_ms.saturating_add(AHEAD_MAX_MS) {
+        time_ms
+    } else {
+        append_ms
+    }
+}
+
+/// Copies the readings, and returns the minutes (since 1970) that they belong to.
+pub(super) async fn copy(
+    connection: &mut PgConnection,
+    readings: &[Reading],
+    keep_ms: i64,
+) -> Result<BTreeSet<i64>, sqlx::Error> {
+    let mut minutes = BTreeSet::new();
+    let mut newest = None;
+    let mut rows = Rows::new(COLUMNS as i16);
+    let mut copy = connection.copy_in_raw(COPY).await?;
+    for reading in readings {
+        let time_ms = place(reading.time_ms, reading.append_ms, keep_ms);
+        push(&mut rows, reading, time_ms);
+        let minute = time_ms.div_euclid(60_000);
+        // Most readings are of the same minute as the one before.
+        if newest != Some(minute) {
+            newest = Some(minute);
+            minutes.insert(minute);
+        }
+        if rows.pending().len() >= SEND_BYTES {
+            copy.send(rows.pending()).await?;
+            rows.sent();
+        }
+    }
+    rows.end();
+    copy.send(rows.pending()).await?;
+    copy.finish().await?;
+    Ok(minutes)
+}
+
+fn push(rows: &mut Rows, reading: &Reading, time_ms: i64) {
+    let claimed = (time_ms != reading.time_ms).then(|| timestamp(reading.time_ms));
+    let values: [Option<&[u8]>; COLUMNS] = [
+        Some(&timestamp(time_ms)),
+        Some(&reading.value.to_be_bytes()),
+        Some(&reading.offset.to_be_bytes()),
+        claimed.as_ref().map(<[u8; 8]>::as_slice),
+        Some(&reading.partition.to_be_bytes()),
+        // A record has at most a million readings.
+        Some(&reading.index.to_be_bytes()),
+        Some(&reading.quality.to_be_bytes()),
+        Some(reading.device.bytes()),
+        Some(reading.metric.name.as_str().as_bytes()),
+        Some(reading.metric.unit.as_str().as_bytes()),
+        Some(reading.version.firmware.as_str().as_bytes()),
+        Some(reading.version.model.as_str().as_bytes()),
+    ];
+    rows.push(values);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DAY_MS: i64 = 86_400_000;
+    const NOW_MS: i64 = 1_790_000_000_000;
+
+    #[test]
+    fn a_time_that_cannot_be_is_the_brokers() {
+        let keep = 90 * DAY_MS;
+        let cases = [
+            ("late by a week", NOW_MS - 7 * DAY_MS, NOW_MS - 7 * DAY_MS),
+            ("ahead by an hour", NOW_MS + DAY_MS / 24, NOW_MS + DAY_MS / 24),
+            ("1970", 0, NOW_MS),
+            ("2100", 4_102_444_800_000, NOW_MS),
+            ("as old as retention", NOW_MS - keep, NOW_MS),
+        ];
+        for (name, claimed, placed) in cases {
+            assert_eq!(place(claimed, NOW_MS, keep), placed, "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_claim_makes_more_chunks_than_retention_has(claimed in any::<i64>(), keep in 1..3_650 * DAY_MS) {
+            let placed = place(claimed, NOW_MS, keep);
+            prop_assert!(placed > NOW_MS - keep && placed < NOW_MS + DAY_MS);
+            prop_assert!(placed == claimed || placed == NOW_MS);
+        }
+    }
+}
