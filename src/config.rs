@@ -42,6 +42,8 @@ pub struct Config {
     pub vault: crate::io::vault::Config,
     /// TimescaleDB: where the watch stores what it reads and finds.
     pub timescale: crate::io::timescale::Config,
+    /// The audit log: its database, and the key that signs it.
+    pub audit: crate::io::audit::Config,
     /// The databases, for whoever applies the topology.
     pub databases: crate::io::topology::databases::Config,
     /// What may differ between installations that share the declared topology.
@@ -64,6 +66,7 @@ impl Default for Config {
             kek: Default::default(),
             vault: Default::default(),
             timescale: Default::default(),
+            audit: Default::default(),
             databases: Default::default(),
             topology: Default::default(),
             http: Default::default(),
@@ -141,6 +144,7 @@ impl Config {
         self.registry.check(&mut check);
         self.vault.check(&mut check);
         self.timescale.check(&mut check);
+        self.audit.check(&mut check);
         self.databases.check(&mut check);
         self.topology.check(&mut check);
         self.http.check(&mut check);

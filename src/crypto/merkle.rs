@@ -1,6 +1,9 @@
 //! The Merkle tree hash of RFC 6962 §2.1, fed leaf by leaf: `SHA-256(0x00 ‖ leaf)`, `SHA-256(0x01 ‖ left ‖ right)`.
 //!
 //! A stack of the complete subtrees so far is all that is kept, so a batch of any size needs no list of its leaves.
+//! [`proof`] shows that a leaf is in a tree, and that one tree grew out of another.
+
+pub mod proof;
 
 use sha2::{Digest, Sha256};
 
@@ -61,6 +64,30 @@ impl MerkleRoot {
     #[must_use]
     pub const fn leaves(&self) -> u64 {
         self.leaves
+    }
+
+    /// The roots of its complete subtrees, from the largest on: with [`MerkleRoot::leaves`] all that is needed to go on
+    /// with the tree elsewhere.
+    #[must_use]
+    pub fn frontier(&self) -> Vec<Hash> {
+        let levels = (0..64_usize).rev().filter(|level| self.leaves >> level & 1 == 1);
+        levels.map(|level| self.subtrees[level]).collect()
+    }
+
+    /// Goes on with a tree from its [`MerkleRoot::frontier`]; `None` where there are not as many hashes as `leaves` asks
+    /// for. Whether the hashes are the right ones shows in [`MerkleRoot::root`].
+    #[must_use]
+    pub fn resume(leaves: u64, frontier: &[Hash]) -> Option<Self> {
+        if leaves.count_ones() as usize != frontier.len() {
+            return None;
+        }
+        let mut tree = Self::new();
+        tree.leaves = leaves;
+        let levels = (0..64_usize).rev().filter(|level| leaves >> level & 1 == 1);
+        for (level, hash) in levels.zip(frontier) {
+            tree.subtrees[level] = *hash;
+        }
+        Some(tree)
     }
 
     /// Makes it the empty tree again.
@@ -171,6 +198,21 @@ mod tests {
             leaves.iter().for_each(|leaf| tree.push(*leaf));
             prop_assert_eq!(tree.root(), definition(&leaves));
             prop_assert_eq!(tree.leaves(), leaves.len() as u64);
+        }
+
+        #[test]
+        fn a_tree_goes_on_from_its_frontier(before in 0_u64..200, after in 0_u64..100) {
+            let grow = |tree: &mut MerkleRoot, from: u64, to: u64| {
+                (from..to).for_each(|number| tree.push(leaf(&[&number.to_be_bytes()])));
+            };
+            let mut whole = MerkleRoot::new();
+            grow(&mut whole, 0, before);
+            let frontier = whole.frontier();
+            let mut resumed = MerkleRoot::resume(before, &frontier).expect("as many hashes as it takes");
+            prop_assert!(MerkleRoot::resume(before + 1, &frontier).is_none() || before.count_ones() == (before + 1).count_ones());
+            grow(&mut whole, before, before + after);
+            grow(&mut resumed, before, before + after);
+            prop_assert_eq!((resumed.leaves(), resumed.root()), (whole.leaves(), whole.root()));
         }
     }
 }

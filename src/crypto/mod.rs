@@ -1,4 +1,4 @@
-//! Wire formats and key handling: envelope, tokens, Merkle roots and the key hierarchy.
+//! Wire formats and key handling: envelope, tokens, Merkle trees, signed checkpoints and the key hierarchy.
 //!
 //! KEK → tenant branch key → one data key a subject. Everything here is a pure function: random bytes, key files and
 //! vault rows are read by the shell and arrive as arguments.
@@ -7,4 +7,5 @@ pub mod envelope;
 pub mod kek;
 pub mod keys;
 pub mod merkle;
+pub mod note;
 pub mod token;

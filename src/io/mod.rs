@@ -1,5 +1,6 @@
 //! The shell: everything that talks to Kafka, the databases, the schema registry or a socket.
 
+pub mod audit;
 mod copy;
 pub mod http;
 pub mod kafka;

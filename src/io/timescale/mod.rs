@@ -19,6 +19,7 @@ use thiserror::Error;
 pub use self::analytics::{Analytics, Batch, Claim, Snapshot};
 pub use self::edition::Edition;
 pub use self::pool::PoolStatistics;
+pub(in crate::io) use self::pool::{Pool, Who};
 use crate::config::{Check, Secret};
 pub use crate::detect::reading::{DeviceVersion, Metric, Name, Reading, Token, Version};
 use crate::io::topology::databases::check_url;
@@ -144,7 +145,7 @@ pub enum TimescaleError {
 }
 
 impl TimescaleError {
-    pub(super) fn new(database: &'static str, action: &'static str, error: &sqlx::Error) -> Self {
+    pub(in crate::io) fn new(database: &'static str, action: &'static str, error: &sqlx::Error) -> Self {
         // Class 57 is the operator's doing (shutting down, starting up, cancelled for time), 53 a lack of space, memory or
         // connections, 40 a transaction that lost against another: all of them may be over the next time.
         let passes = |code: &str| ["57", "53", "40"].iter().any(|class| code.starts_with(class));

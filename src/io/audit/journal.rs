@@ -1,0 +1,190 @@
+//! The lane of what people and programs did: keys made and revoked, PHI decrypted, configuration and topology changed.
+//!
+//! Each entry carries the hash of the one before it. Many processes append to it, seldom: they queue at its head.
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+use sqlx::{Connection, PgConnection, Row};
+
+use super::entry::{self, ADMINISTRATION, Action, Deed, VERSION, Who};
+use super::head::{self, failed};
+use super::{AuditError, log};
+use crate::config::Config;
+use crate::crypto::merkle::{self, MerkleRoot};
+use crate::io::timescale::{Pool, TimescaleError};
+
+/// The most actions that are written at once.
+pub const ACTIONS_MAX: usize = 1_000;
+
+/// Whose login is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A command of a person.
+    Operator,
+    /// The gate.
+    Gate,
+}
+
+/// Says what is done.
+pub struct Journal {
+    pool: Pool,
+    who: Who,
+}
+
+impl Journal {
+    /// Connects with the login of `role`.
+    ///
+    /// # Errors
+    /// [`AuditError::Database`].
+    pub async fn connect(config: &Config, role: Role) -> Result<Self, AuditError> {
+        let role = match role {
+            Role::Operator => "operator_audit",
+            Role::Gate => "gate_audit",
+        };
+        Self::new(log::connect(config, role, 1).await?)
+    }
+
+    pub(super) fn new(pool: Pool) -> Result<Self, AuditError> {
+        let host = whoami::hostname()
+            .map_err(|error| TimescaleError::Invalid(format!("the host's name can't be found: {error}")))?;
+        let who = Who {
+            uid: rustix::process::getuid().as_raw(),
+            host,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        Ok(Self { pool, who })
+    }
+
+    /// Writes that something was, or is about to be, done. When this returns, it is in the log.
+    ///
+    /// # Errors
+    /// [`AuditError`]; nothing was written then, unless the answer was lost.
+    pub async fn record(
+        &self,
+        at: Timestamp,
+        deed: Deed,
+        detail: Map<String, Value>,
+    ) -> Result<(), AuditError> {
+        self.record_all(at, vec![(deed, detail)]).await
+    }
+
+    /// As [`Journal::record`], for up to [`ACTIONS_MAX`] actions at once: all of them are written, or none.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub async fn record_all(
+        &self,
+        at: Timestamp,
+        deeds: Vec<(Deed, Map<String, Value>)>,
+    ) -> Result<(), AuditError> {
+        if deeds.len() > ACTIONS_MAX {
+            let problem = format!("at most {ACTIONS_MAX} actions are written at once");
+            return Err(TimescaleError::Invalid(problem).into());
+        }
+        let action = "writing to the audit log";
+        self.pool
+            .ask(action, async |connection| {
+                let fault = failed(action);
+                let mut transaction = connection.begin().await.map_err(&fault)?;
+                head::open_lane(&mut transaction, ADMINISTRATION)
+                    .await
+                    .map_err(&fault)?;
+                let (mut tree, last) = lock(&mut transaction)
+                    .await
+                    .map_err(&fault)?
+                    .ok_or_else(damaged)?;
+                let from = tree.leaves();
+                let entries = self.entries(at, &deeds, from, last);
+                if entries.iter().any(|entry| entry.len() > entry::ENTRY_BYTES_MAX) {
+                    return Err(TimescaleError::Invalid("an action's detail is too long".to_owned()).into());
+                }
+                entries.iter().for_each(|entry| tree.push(merkle::leaf(&[entry])));
+                let moved = head::append(&mut transaction, ADMINISTRATION, from, &entries, &tree).await;
+                if !moved.map_err(&fault)? {
+                    return Err(damaged());
+                }
+                transaction.commit().await.map_err(|error| fault(error).into())
+            })
+            .await
+    }
+
+    /// Closes the connection.
+    pub async fn close(self) {
+        self.pool.close().await;
+    }
+
+    fn entries(
+        &self,
+        at: Timestamp,
+        deeds: &[(Deed, Map<String, Value>)],
+        from: u64,
+        last: Option<Vec<u8>>,
+    ) -> Vec<Vec<u8>> {
+        let mut prev = last.map_or_else(|| hex::encode([0; 32]), |last| entry::digest(&last));
+        let numbered = (from..).zip(deeds);
+        let written = numbered.map(|(seq, (deed, detail))| {
+            let bytes = entry::bytes(&Action {
+                v: VERSION,
+                seq,
+                prev: prev.clone(),
+                at: format!("{at:.3}"),
+                action: *deed,
+                who: self.who.clone(),
+                detail: detail.clone(),
+            });
+            prev = entry::digest(&bytes);
+            bytes
+        });
+        written.collect()
+    }
+}
+
+/// Waits for the lane's head and keeps it until the transaction ends. Gives the tree and the last entry; `None` where the
+/// head is damaged.
+pub(super) async fn lock(
+    connection: &mut PgConnection,
+) -> Result<Option<(MerkleRoot, Option<Vec<u8>>)>, sqlx::Error> {
+    let row = sqlx::query("select size, frontier from audit_lane where lane = $1 for no key update")
+        .bind(ADMINISTRATION)
+        .fetch_one(&mut *connection)
+        .await?;
+    let size: i64 = row.try_get(0)?;
+    let Some(tree) = head::tree_of(size.cast_unsigned(), row.try_get(1)?) else {
+        return Ok(None);
+    };
+    let last = sqlx::query_scalar("select entry from audit_entry where lane = $1 and seq = $2")
+        .bind(ADMINISTRATION)
+        .bind(size - 1)
+        .fetch_optional(connection)
+        .await?;
+    Ok(Some((tree, last)))
+}
+
+fn damaged() -> AuditError {
+    AuditError::Tampered {
+        lane: ADMINISTRATION.to_owned(),
+        seq: 0,
+        reason: "its head is not one that was written".to_owned(),
+    }
+}
+
+/// A digest of the configuration that a process runs with. Secrets do not go into it.
+#[must_use]
+pub fn config_digest(config: &Config) -> String {
+    entry::digest(&serde_json::to_vec(config).unwrap_or_default())
+}
+
+/// The members of an action's detail.
+#[must_use]
+pub fn detail<const N: usize>(members: [(&str, Value); N]) -> Map<String, Value> {
+    members
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
+}
+
+/// The name of a key or device as it may stand in the log: its digest, in which whoever knows the name can recognise it.
+#[must_use]
+pub fn pseudonym(name: &str) -> String {
+    entry::digest(name.as_bytes())
+}

@@ -1,0 +1,232 @@
+//! The key that signs checkpoints, and the keys that are trusted: files, never the database.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroizing;
+
+use super::AuditError;
+use crate::config::{Config, LOCAL};
+use crate::crypto::note::{LogKey, PublicKey};
+
+/// Far more than the keys of many years.
+const FILE_BYTES_MAX: u64 = 16 * 1024;
+
+/// Where the key that signs is. In the environment `local` it need not be configured.
+fn key_file(config: &Config) -> Option<PathBuf> {
+    let local = || {
+        let databases = &config.databases;
+        databases
+            .logins_directory
+            .join(format!("{}audit.key", databases.prefix))
+    };
+    let configured = config.audit.key_file.clone();
+    configured.or_else(|| (config.environment == LOCAL).then(local))
+}
+
+/// Where the keys are that are trusted: beside the one that signs unless the configuration says otherwise.
+fn public_keys_file(config: &Config) -> Option<PathBuf> {
+    let beside = || {
+        let mut name = key_file(config)?.into_os_string();
+        name.push(".pub");
+        Some(name.into())
+    };
+    config.audit.public_keys_file.clone().or_else(beside)
+}
+
+/// The key that signs checkpoints; in the environment `local` it is made when there is none.
+///
+/// # Errors
+/// [`AuditError::Key`]; its text never shows a part of the key.
+pub fn signing(config: &Config) -> Result<LogKey, AuditError> {
+    let path = key_file(config).ok_or_else(|| missing("audit.key_file"))?;
+    if config.environment == LOCAL && !path.exists() {
+        make(
+            &path,
+            &public_keys_file(config).ok_or_else(|| missing("audit.public_keys_file"))?,
+        )?;
+    }
+    let metadata = fs::metadata(&path).map_err(|error| unreadable(&path, &error))?;
+    if metadata.permissions().mode() & 0o077 != 0 {
+        return Err(fault(
+            &path,
+            "others may read it; its mode must be 0600".to_owned(),
+        ));
+    }
+    let text = read(&path)?;
+    let seed = Zeroizing::new(STANDARD.decode(text.trim()).unwrap_or_default());
+    match seed.as_slice().try_into() {
+        Ok(seed) => Ok(LogKey::new(seed)),
+        Err(_) => Err(fault(
+            &path,
+            "is not an Ed25519 private key: 32 bytes in base64".to_owned(),
+        )),
+    }
+}
+
+/// The keys whose checkpoints are trusted: one a line in base64, also those that signed in the past.
+///
+/// # Errors
+/// [`AuditError::Key`].
+pub fn trusted(config: &Config) -> Result<Vec<PublicKey>, AuditError> {
+    let path = public_keys_file(config).ok_or_else(|| missing("audit.public_keys_file"))?;
+    let text = read(&path)?;
+    let lines = text.lines().map(str::trim);
+    let keys: Option<Vec<PublicKey>> = lines
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(|line| PublicKey::new(&STANDARD.decode(line).ok()?.try_into().ok()?))
+        .collect();
+    match keys {
+        Some(keys) if !keys.is_empty() => Ok(keys),
+        _ => Err(fault(
+            &path,
+            "is not a list of Ed25519 public keys: 32 bytes in base64, one a line".to_owned(),
+        )),
+    }
+}
+
+fn read(path: &Path) -> Result<Zeroizing<String>, AuditError> {
+    let metadata = fs::metadata(path).map_err(|error| unreadable(path, &error))?;
+    if metadata.len() > FILE_BYTES_MAX {
+        return Err(fault(
+            path,
+            format!("larger than {FILE_BYTES_MAX} bytes, so it holds no keys"),
+        ));
+    }
+    let text = fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
+    Ok(Zeroizing::new(text))
+}
+
+/// Makes a key, unless another process is faster.
+fn make(path: &Path, public_path: &Path) -> Result<(), AuditError> {
+    let mut seed = Zeroizing::new([0_u8; 32]);
+    getrandom::fill(seed.as_mut_slice()).map_err(|error| {
+        fault(
+            path,
+            format!("the operating system gave no random bytes: {error}"),
+        )
+    })?;
+    let text = Zeroizing::new(STANDARD.encode(seed.as_slice()) + "\n");
+    write_new(path, &text).map_err(|error| unreadable(path, &error))?;
+    // Whoever was faster decides what the public key is.
+    let written = read(path)?;
+    let seed = Zeroizing::new(STANDARD.decode(written.trim()).unwrap_or_default());
+    let Ok(seed) = <&[u8; 32]>::try_from(seed.as_slice()) else {
+        return Ok(());
+    };
+    let public = STANDARD.encode(LogKey::new(seed).public().to_bytes()) + "\n";
+    write_new(public_path, &public).map_err(|error| unreadable(public_path, &error))
+}
+
+/// Written beside and linked, so that no reader finds half a key and nobody's key is replaced.
+fn write_new(path: &Path, text: &str) -> io::Result<()> {
+    if let Some(directory) = path.parent() {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)?;
+    }
+    let temporary = path.with_extension(format!("new-{}", std::process::id()));
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    let linked = fs::hard_link(&temporary, path);
+    fs::remove_file(&temporary)?;
+    match linked {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn fault(path: &Path, reason: String) -> AuditError {
+    AuditError::Key {
+        path: path.display().to_string(),
+        reason,
+    }
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> AuditError {
+    fault(path, error.to_string())
+}
+
+fn missing(setting: &str) -> AuditError {
+    AuditError::Key {
+        path: "none".to_owned(),
+        reason: format!("{setting} must name a file outside the environment local"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+
+    use super::*;
+
+    fn config(directory: &tempfile::TempDir) -> Config {
+        let mut config = Config::default();
+        config.databases.logins_directory = directory.path().join("logins");
+        config
+    }
+
+    #[test]
+    fn locally_a_key_is_made_once_and_read_by_its_owner_only() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let config = config(&directory);
+        let public = signing(&config).expect("made").public();
+        assert_eq!(signing(&config).expect("read").public(), public);
+        assert_eq!(trusted(&config).expect("beside it"), [public]);
+        let path = key_file(&config).expect("a default");
+        assert_eq!(
+            fs::metadata(&path).expect("there").permissions().mode() & 0o777,
+            0o600
+        );
+        fs::set_permissions(&path, Permissions::from_mode(0o640)).expect("allowed");
+        let error = signing(&config).expect_err("others can read it");
+        assert!(error.to_string().contains("0600"), "{error}");
+    }
+
+    #[test]
+    fn elsewhere_no_key_is_made() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut config = config(&directory);
+        config.environment = "prod".to_owned();
+        let error = signing(&config).expect_err("nothing is configured");
+        assert!(error.to_string().contains("audit.key_file"), "{error}");
+        config.audit.key_file = Some(directory.path().join("absent"));
+        assert!(signing(&config).is_err() && trusted(&config).is_err());
+        assert!(!directory.path().join("absent").exists());
+    }
+
+    #[test]
+    fn keys_of_the_past_are_trusted_and_what_is_no_key_is_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut config = config(&directory);
+        let file = directory.path().join("keys");
+        config.audit.public_keys_file = Some(file.clone());
+        let key = |number| STANDARD.encode(LogKey::new(&[number; 32]).public().to_bytes());
+        fs::write(&file, format!("# since 2026\n{}\n\n{}\n", key(1), key(2))).expect("written");
+        assert_eq!(trusted(&config).expect("two").len(), 2);
+        // The neutral element, under which everybody can sign.
+        let weak = STANDARD.encode([[1].as_slice(), &[0; 31]].concat());
+        for bad in [
+            "",
+            "# nothing\n",
+            "not base64",
+            "AAAA",
+            &weak,
+            &"x".repeat(20_000),
+        ] {
+            fs::write(&file, bad).expect("written");
+            assert!(trusted(&config).is_err(), "{bad:.40}");
+        }
+    }
+}
