@@ -13,7 +13,8 @@ use apache_avro::Schema;
 use apache_avro::reader::datum::GenericDatumReader;
 use serde::de::DeserializeSeed;
 
-use shape::{Building, Seed, Shape};
+use self::shape::{Building, Seed, Shape};
+use super::reading::Token;
 
 /// The most readings of one event; their index is part of every reading's origin.
 pub const READINGS_MAX: usize = u16::MAX as usize;
@@ -23,14 +24,11 @@ const CONFLUENT: u8 = 0;
 /// The first two bytes of an Avro single object; a fingerprint of eight bytes follows (Avro 1.12).
 const SINGLE_OBJECT: [u8; 2] = [0xc3, 0x01];
 
-/// A device's token, as text.
-pub type Device = [u8; crate::crypto::token::TOKEN_BYTES];
-
 /// A clean event, borrowed from its record where that is possible.
 #[derive(Debug, PartialEq)]
 pub struct Event<'v> {
     /// The device's token.
-    pub device: Device,
+    pub device: Token,
     /// When the device took the readings by its own clock, in ms since the Unix epoch; none where the schema has no such
     /// field.
     pub recorded_at_ms: Option<i64>,

@@ -8,7 +8,8 @@ use apache_avro::types::Value;
 use jiff::Timestamp;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::{Device, Event, Measured, READINGS_MAX, Undecodable};
+use super::{Event, Measured, READINGS_MAX, Undecodable};
+use crate::detect::reading::Token;
 
 /// The field of a reading that has no role but a name: milliseconds after the event's time.
 const OFFSET_MS: &str = "offset_ms";
@@ -122,7 +123,7 @@ fn items(schema: &Schema) -> Option<&Schema> {
 /// An event that is being read.
 #[derive(Default)]
 pub(super) struct Building<'v> {
-    device: Option<Device>,
+    device: Option<Token>,
     recorded_at_ms: Option<i64>,
     firmware: Cow<'v, str>,
     model: Cow<'v, str>,
@@ -180,9 +181,9 @@ impl<'v> Building<'v> {
     /// Takes a text; false when it is none of what the leaf can be.
     fn text(&mut self, leaf: Leaf, text: Cow<'v, str>) -> bool {
         match leaf {
-            Leaf::Device => match text.as_bytes().try_into() {
-                Ok(device) if is_token(&device) => self.device = Some(device),
-                _ => self.trouble = Some(Undecodable::NoDevice),
+            Leaf::Device => match Token::new(text.as_bytes()) {
+                Some(device) => self.device = Some(device),
+                None => self.trouble = Some(Undecodable::NoDevice),
             },
             Leaf::RecordedAt => match text.parse::<Timestamp>() {
                 Ok(at) => self.recorded_at_ms = Some(at.as_millisecond()),
@@ -254,13 +255,6 @@ impl<'v> Building<'v> {
         self.recorded_at_ms = Some(milliseconds);
         leaf == Leaf::RecordedAt
     }
-}
-
-/// 22 characters of base64url (RFC 4648 §5).
-fn is_token(device: &Device) -> bool {
-    device
-        .iter()
-        .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
 /// Reads one value of a JSON event as its shape has it.

@@ -53,7 +53,7 @@ fn decode(event: &Value) -> Result<Event<'static>, Undecodable> {
 #[test]
 fn what_the_roles_mean_is_taken_and_the_rest_is_not_looked_at() {
     let found = decode(&event()).expect("an event");
-    assert_eq!(found.device, *DEVICE.as_bytes().first_chunk().expect("22 bytes"));
+    assert_eq!(found.device.as_str(), DEVICE);
     assert_eq!(found.recorded_at_ms, Some(1_795_341_600_250));
     assert_eq!((&*found.firmware, &*found.model), ("2.1.0", "band \"x\""));
     let [heart, oxygen] = &found.readings[..] else {

@@ -1,0 +1,413 @@
+//! One lane of the clean topic: from its records to readings, findings and what devices run.
+//!
+//! ```text
+//! record ─▶ decode ─▶ judge each reading ─▶ average the good ones ─▶ score ─▶ tell
+//! ```
+//!
+//! Its state is a pure function of the lane's log: the same records give the same readings and findings, under the same
+//! ids, on any worker and after any restart.
+
+mod device;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+mod versions;
+
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use self::device::Device;
+use self::versions::Interned;
+use super::anomaly::{Detector, Direction};
+use super::clean::{Decoder, Event, Measured, Undecodable};
+use super::finding::{Finding, FindingId, Kind, Origin, Severity};
+use super::quality::{self, Described, Episode, Metrics, Quality, Run};
+use super::reading::{DeviceVersion, Reading, Token};
+use super::series::{Table, Window};
+
+pub use snapshot::BadSnapshot;
+
+/// The version of the quality stage, in its findings.
+pub const QUALITY_MODEL: &str = "quality-1";
+
+/// How lanes score. What stands here decides findings: after a change of it the detectors are rebuilt from the log.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Readings are averaged over so many minutes before they are scored, 1 to 5. Default: 1.
+    pub window_minutes: u8,
+    /// Series (device and metric) that a lane remembers at most; those that were not heard of for longest are forgotten
+    /// first. A series takes about 600 bytes. Default: 200,000.
+    pub series_max: u32,
+    /// Devices that a lane remembers at most. Default: 100,000.
+    pub devices_max: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            window_minutes: 1,
+            series_max: 200_000,
+            devices_max: 100_000,
+        }
+    }
+}
+
+impl Config {
+    /// Notes what makes no sense.
+    pub fn check(&self, check: &mut crate::config::Check) {
+        check.range("watch.lane.window_minutes", self.window_minutes.into(), 1..=5);
+        check.range("watch.lane.series_max", self.series_max.into(), 1..=400_000);
+        check.range("watch.lane.devices_max", self.devices_max.into(), 1..=400_000);
+    }
+
+    fn window_ms(&self) -> i64 {
+        i64::from(self.window_minutes) * 60_000
+    }
+}
+
+/// What all lanes of a process go by.
+pub struct Rules {
+    /// How lanes score.
+    pub lane: Config,
+    /// What counts as a fault of clock or transport.
+    pub quality: quality::Config,
+    /// The metrics' table.
+    pub metrics: Metrics,
+}
+
+/// A record of the clean topic.
+#[derive(Clone, Copy, Debug)]
+pub struct CleanRecord<'r> {
+    /// Its offset.
+    pub offset: i64,
+    /// When the broker appended it, in ms since the Unix epoch.
+    pub append_ms: i64,
+    /// Its value.
+    pub value: &'r [u8],
+}
+
+/// What records came to. It only grows until it is cleared.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// Every reading, in order.
+    pub readings: Vec<Reading>,
+    /// What was found.
+    pub findings: Vec<Finding>,
+    /// Devices that are new, or run something else than before.
+    pub devices: Vec<DeviceVersion>,
+    /// Readings by [`Quality::code`].
+    pub verdicts: [u64; Quality::ALL.len()],
+}
+
+impl Output {
+    /// Forgets everything and keeps the memory.
+    pub fn clear(&mut self) {
+        self.readings.clear();
+        self.findings.clear();
+        self.devices.clear();
+        self.verdicts = Default::default();
+    }
+}
+
+/// A record waits for the registry's answer about a schema id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NeedsSchema(pub u32);
+
+/// One series of one device.
+#[derive(Clone, Copy, Default)]
+struct Series {
+    /// Time and value of the last plausible reading.
+    last: Option<(i64, f64)>,
+    run: Run,
+    episode: Episode,
+    window: Window,
+    detector: Detector,
+}
+
+/// A lane.
+pub struct Lane {
+    partition: i32,
+    rules: Arc<Rules>,
+    series: Table<(Token, u16), Series>,
+    devices: Table<Token, Device>,
+    interned: Interned,
+}
+
+/// Where a reading stands and whom it is about.
+struct Place<'e> {
+    device: Token,
+    metric: u16,
+    described: &'e Described,
+    origin: Origin,
+    time_ms: i64,
+    append_ms: i64,
+}
+
+impl Lane {
+    /// A lane that has seen nothing.
+    #[must_use]
+    pub fn new(partition: i32, rules: Arc<Rules>) -> Self {
+        Self {
+            partition,
+            series: Table::new(rules.lane.series_max),
+            devices: Table::new(rules.lane.devices_max),
+            interned: Interned::default(),
+            rules,
+        }
+    }
+
+    /// How many series it remembers.
+    #[must_use]
+    pub const fn series(&self) -> u32 {
+        self.series.len()
+    }
+
+    /// How many series had to make room.
+    #[must_use]
+    pub const fn evicted(&self) -> u64 {
+        self.series.evicted()
+    }
+
+    /// Bytes that its series and devices take.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        self.series.heap_bytes() + self.devices.heap_bytes()
+    }
+
+    /// Takes the next record.
+    ///
+    /// # Errors
+    ///
+    /// [`NeedsSchema`]: nothing was taken; come again with the same record when the id is known.
+    pub fn observe(
+        &mut self,
+        record: &CleanRecord<'_>,
+        decoder: &Decoder,
+        out: &mut Output,
+    ) -> Result<(), NeedsSchema> {
+        match decoder.decode(record.value) {
+            Ok(event) => self.event(record, &event, out),
+            Err(Undecodable::NeedsSchema(id)) => return Err(NeedsSchema(id)),
+            Err(trouble) => out.findings.push(self.undecodable(record, trouble)),
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, record: &CleanRecord<'_>, event: &Event<'_>, out: &mut Output) {
+        let rules = Arc::clone(&self.rules);
+        let version = self.interned.version(&event.firmware, &event.model);
+        let recorded_ms = event.recorded_at_ms.unwrap_or(record.append_ms);
+        let device = self.devices.enter(event.device);
+        if rules.quality.believes(recorded_ms, record.append_ms) && device.runs(&version, recorded_ms) {
+            out.devices.push(DeviceVersion {
+                device: event.device,
+                since_ms: recorded_ms,
+                append_ms: record.append_ms,
+                version: Arc::clone(&version),
+                partition: self.partition,
+                offset: record.offset,
+            });
+        }
+        let described = |measured: &Measured<'_>| {
+            let number = rules.metrics.find(&measured.metric)?;
+            Some((number, rules.metrics.get(number)?))
+        };
+        // What explains the readings of an event may stand behind them.
+        for measured in &event.readings {
+            if let Some((_, described)) = described(measured)
+                && described.activity_min.is_some_and(|least| measured.value >= least)
+            {
+                device.moved(recorded_ms.saturating_add(measured.offset_ms));
+            }
+        }
+        out.readings.reserve(event.readings.len());
+        for (index, measured) in (0..).zip(&event.readings) {
+            let origin = Origin {
+                partition: self.partition,
+                offset: record.offset,
+                index,
+            };
+            let time_ms = recorded_ms.saturating_add(measured.offset_ms);
+            let (metric, value, quality) = match described(measured) {
+                Some((number, described)) => {
+                    let place = Place {
+                        device: event.device,
+                        metric: number,
+                        described,
+                        origin,
+                        time_ms,
+                        append_ms: record.append_ms,
+                    };
+                    let (value, quality) = self.judge(&place, measured, out);
+                    (Arc::clone(&described.metric), value, quality)
+                }
+                None => {
+                    let unit = measured.unit.as_deref().unwrap_or_default();
+                    let metric = self.interned.metric(&measured.metric, unit);
+                    (metric, measured.value, Quality::UnknownMetric)
+                }
+            };
+            out.verdicts[quality as usize] += 1;
+            out.readings.push(Reading {
+                time_ms,
+                append_ms: record.append_ms,
+                device: event.device,
+                metric,
+                version: Arc::clone(&version),
+                value,
+                quality: quality.code(),
+                partition: self.partition,
+                offset: record.offset,
+                index,
+            });
+        }
+    }
+
+    /// The value in the metric's unit and the verdict on it. What is good goes on to be scored.
+    fn judge(&mut self, place: &Place<'_>, measured: &Measured<'_>, out: &mut Output) -> (f64, Quality) {
+        let (value, mut verdict) = place.described.judge(measured);
+        let rules = Arc::clone(&self.rules);
+        let device = self.devices.enter(place.device);
+        let series = self.series.enter((place.device, place.metric));
+        let window_ms = rules.lane.window_ms();
+        let mut since_ms = place.time_ms;
+        if !rules.quality.believes(place.time_ms, place.append_ms) {
+            verdict = Quality::ClockSkew;
+        } else if !matches!(
+            verdict,
+            Quality::Implausible | Quality::Sentinel | Quality::UnknownUnit
+        ) {
+            let last = series.last;
+            if last.is_some_and(|last| last.0 == place.time_ms && last.1.to_bits() == value.to_bits()) {
+                verdict = Quality::Duplicate;
+            } else if series.window.is_past(place.time_ms, window_ms) {
+                verdict = Quality::Late;
+            } else {
+                let now = (place.time_ms, value);
+                let flat_ms = place.described.flat_ms;
+                if flat_ms.is_some_and(|flat_ms| series.run.observe(last, now, flat_ms)) {
+                    (verdict, since_ms) = (Quality::Stuck, series.run.since_ms);
+                }
+                series.last = Some(now);
+            }
+        }
+        // A clock or a connection is the device's; everything else is the sensor's.
+        let of_device = matches!(verdict, Quality::ClockSkew | Quality::Late);
+        let tell = if of_device {
+            device.episode.observe(verdict)
+        } else {
+            device.episode.observe(verdict_of_device(verdict));
+            series.episode.observe(verdict)
+        };
+        if tell {
+            out.findings.push(faulty(place, value, verdict, since_ms));
+        }
+        if verdict == Quality::Good
+            && let Some(closed) = series.window.observe(place.time_ms, value, window_ms)
+        {
+            let gated = place.described.rest_only && device.is_moving(closed.start_ms, window_ms);
+            if !gated {
+                series.detector.observe(closed.start_ms, closed.mean);
+            }
+        }
+        (value, verdict)
+    }
+
+    fn undecodable(&self, record: &CleanRecord<'_>, trouble: Undecodable) -> Finding {
+        let series = format!("clean/{}", self.partition);
+        let origin = Origin {
+            partition: self.partition,
+            offset: record.offset,
+            index: 0,
+        };
+        Finding {
+            reason: format!("the record cannot be read: {trouble}"),
+            // There are no readings of it, whoever looks for them.
+            severity: Severity::Medium,
+            ..blank(series, origin, record.append_ms)
+        }
+    }
+}
+
+/// What a verdict on a reading says of the device's clock and connection: nothing is wrong with them.
+const fn verdict_of_device(verdict: Quality) -> Quality {
+    match verdict {
+        Quality::Good => Quality::Good,
+        _ => Quality::Uncertain,
+    }
+}
+
+/// The finding that opens an episode.
+fn faulty(place: &Place<'_>, value: f64, verdict: Quality, since_ms: i64) -> Finding {
+    let of_device = matches!(verdict, Quality::ClockSkew | Quality::Late);
+    let metric = if of_device {
+        ""
+    } else {
+        place.described.metric.name.as_str()
+    };
+    let series = format!(
+        "{}/{}",
+        place.device.as_str(),
+        if of_device { "clock" } else { metric }
+    );
+    let (low, high) = place.described.plausible;
+    let outside = matches!(verdict, Quality::Implausible | Quality::Sentinel);
+    Finding {
+        device: Some(*place.device.bytes()),
+        metric: metric.to_owned(),
+        // A time that can't be believed is not when anything happened.
+        time_ms: if verdict == Quality::ClockSkew {
+            place.append_ms
+        } else {
+            since_ms
+        },
+        value: Some(value),
+        unit: place.described.metric.unit.as_str().to_owned(),
+        expected: outside.then_some((low, high)),
+        direction: match value {
+            value if outside && value < low => Direction::Below,
+            value if outside && value > high => Direction::Above,
+            _ => Direction::Neither,
+        },
+        reason: match verdict {
+            Quality::Stuck => format!(
+                "the same value for {} min",
+                place.time_ms.saturating_sub(since_ms) / 60_000
+            ),
+            _ => verdict.words().to_owned(),
+        },
+        ..blank(series, place.origin, place.append_ms)
+    }
+}
+
+/// A quality finding about nothing in particular.
+fn blank(series: String, origin: Origin, append_ms: i64) -> Finding {
+    Finding {
+        id: FindingId::new(Kind::Quality, &series, origin, QUALITY_MODEL),
+        kind: Kind::Quality,
+        series,
+        device: None,
+        metric: String::new(),
+        time_ms: append_ms,
+        detected_ms: append_ms,
+        origin,
+        value: None,
+        unit: String::new(),
+        expected: None,
+        direction: Direction::Neither,
+        effect: None,
+        surprise: None,
+        severity: Severity::Low,
+        reason: String::new(),
+        baseline_n: 0,
+        baseline_age_ms: 0,
+        model: QUALITY_MODEL,
+        notify: false,
+        group: None,
+        change: None,
+        cohort: None,
+    }
+}

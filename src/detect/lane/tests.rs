@@ -1,0 +1,268 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+const NOW: i64 = 1_795_341_600_000;
+
+fn schema() -> Value {
+    json!({"type": "record", "name": "Clean", "fields": [
+        {"name": "device_id", "type": "string", "pulsegate:role": "device"},
+        {"name": "recorded_at", "type": {"type": "long", "logicalType": "timestamp-micros"},
+         "pulsegate:role": "recorded-at"},
+        {"name": "firmware", "type": "string", "pulsegate:role": "firmware"},
+        {"name": "readings", "pulsegate:role": "readings", "type": {"type": "array", "items":
+            {"type": "record", "name": "Reading", "fields": [
+                {"name": "metric", "type": "string", "pulsegate:role": "metric"},
+                {"name": "value", "type": "double", "pulsegate:role": "value"},
+                {"name": "unit", "type": ["null", "string"], "default": null, "pulsegate:role": "unit"},
+                {"name": "offset_ms", "type": ["null", "long"], "default": null}]}}}]})
+}
+
+fn decoder() -> Decoder {
+    Decoder::new([(&schema(), [0; 8])], 0).expect("a clean schema")
+}
+
+fn rules() -> Arc<Rules> {
+    Arc::new(Rules {
+        lane: Config::default(),
+        quality: quality::Config::default(),
+        metrics: Metrics::parse(include_str!("../../../schemas/metrics.toml")).expect("the project's table"),
+    })
+}
+
+/// An event of `device` at `at_ms` with readings of `(metric, value, offset_ms)`.
+fn event(device: usize, at_ms: i64, firmware: &str, readings: &[(&str, f64, i64)]) -> Vec<u8> {
+    let readings: Vec<_> = readings
+        .iter()
+        .map(|(metric, value, offset_ms)| json!({"metric": metric, "value": value, "offset_ms": offset_ms}))
+        .collect();
+    let at = jiff::Timestamp::from_millisecond(at_ms).expect("a time");
+    let event = json!({"device_id": format!("{device:-<22}"), "recorded_at": at.to_string(),
+        "firmware": firmware, "readings": readings});
+    serde_json::to_vec(&event).expect("JSON")
+}
+
+struct Run {
+    lane: Lane,
+    decoder: Decoder,
+    out: Output,
+    offset: i64,
+}
+
+impl Run {
+    fn new() -> Self {
+        Self {
+            lane: Lane::new(3, rules()),
+            decoder: decoder(),
+            out: Output::default(),
+            offset: 0,
+        }
+    }
+
+    fn take(&mut self, append_ms: i64, value: &[u8]) {
+        let record = CleanRecord {
+            offset: self.offset,
+            append_ms,
+            value,
+        };
+        self.lane
+            .observe(&record, &self.decoder, &mut self.out)
+            .expect("no schema is missing");
+        self.offset += 1;
+    }
+
+    fn heart(&mut self, minute: i64, value: f64) -> Quality {
+        let at_ms = NOW + minute * 60_000;
+        self.take(at_ms, &event(1, at_ms, "1", &[("heart_rate", value, 0)]));
+        self.last()
+    }
+
+    fn last(&self) -> Quality {
+        let code = self.out.readings.last().expect("a reading").quality;
+        *Quality::ALL.iter().find(|quality| quality.code() == code).expect("a verdict")
+    }
+}
+
+#[test]
+fn every_reading_becomes_a_row_with_its_origin() {
+    let mut run = Run::new();
+    run.take(NOW + 7, &event(1, NOW, "1", &[("heart_rate", 61.0, 0), ("blood_magic", 7.0, 1_500)]));
+    let [heart, magic] = &run.out.readings[..] else { panic!("two readings") };
+    assert_eq!((heart.time_ms, heart.append_ms, heart.partition, heart.offset, heart.index), (NOW, NOW + 7, 3, 0, 0));
+    assert_eq!((heart.metric.name.as_str(), heart.metric.unit.as_str()), ("heart_rate", "/min"));
+    assert_eq!((heart.version.firmware.as_str(), heart.quality), ("1", 0));
+    assert_eq!((magic.time_ms, magic.index), (NOW + 1_500, 1));
+    assert_eq!((magic.metric.name.as_str(), magic.quality), ("blood_magic", Quality::UnknownMetric.code()));
+    assert_eq!(run.lane.series(), 1, "nobody scores what nobody described");
+    assert_eq!(run.out.verdicts[Quality::UnknownMetric as usize], 1);
+}
+
+#[test]
+fn faults_are_stored_with_their_verdict_and_told_once_an_episode() {
+    let mut run = Run::new();
+    for minute in 0..5 {
+        assert_eq!(run.heart(minute, 60.0 + minute as f64), Quality::Good);
+    }
+    for minute in 5..8 {
+        assert_eq!(run.heart(minute, 0.0), Quality::Sentinel);
+    }
+    assert_eq!(run.heart(8, 500.0), Quality::Implausible);
+    assert_eq!(run.heart(3, 63.5), Quality::Late);
+    let told: Vec<_> = run.out.findings.iter().map(|finding| (&*finding.series, &*finding.reason)).collect();
+    let device = format!("{:-<22}", 1);
+    assert_eq!(
+        told,
+        [
+            (&*format!("{device}/heart_rate"), Quality::Sentinel.words()),
+            (&*format!("{device}/heart_rate"), Quality::Implausible.words()),
+            (&*format!("{device}/clock"), Quality::Late.words()),
+        ]
+    );
+    assert!(run.out.findings.iter().all(|finding| finding.kind == Kind::Quality && !finding.notify));
+    assert_eq!(run.out.findings[0].expected, Some((30.0, 220.0)));
+    assert_eq!(run.out.findings[0].direction, Direction::Below);
+}
+
+#[test]
+fn a_flat_line_is_found_named_and_timed() {
+    let mut run = Run::new();
+    for minute in 0..30 {
+        run.heart(minute, 60.0 + (minute % 7) as f64);
+    }
+    for minute in 30..60 {
+        run.heart(minute, 72.0);
+    }
+    let [flat] = &run.out.findings[..] else { panic!("one finding: {:?}", run.out.findings) };
+    assert_eq!((flat.time_ms, flat.detected_ms), (NOW + 30 * 60_000, NOW + 50 * 60_000));
+    assert_eq!((&*flat.reason, &*flat.metric, flat.value), ("the same value for 20 min", "heart_rate", Some(72.0)));
+    assert_eq!(run.heart(60, 72.0), Quality::Stuck);
+    assert_eq!(run.heart(61, 73.0), Quality::Good);
+}
+
+#[test]
+fn a_clock_that_jumps_moves_nothing_else() {
+    let mut run = Run::new();
+    run.heart(0, 60.0);
+    for at_ms in [0, 4_102_444_800_000, NOW + 400_000] {
+        run.take(NOW + 1_000, &event(1, at_ms, "2", &[("heart_rate", 61.0, 0)]));
+        assert_eq!(run.last(), Quality::ClockSkew);
+        assert_eq!(run.out.readings.last().map(|reading| reading.time_ms), Some(at_ms), "stored as it was said");
+    }
+    assert_eq!(run.out.findings.len(), 1, "one episode");
+    assert_eq!(run.out.findings[0].time_ms, NOW + 1_000, "when the broker had it");
+    assert_eq!(run.out.devices.len(), 1, "nor does it say what ran when");
+    assert_eq!(run.heart(1, 62.0), Quality::Good);
+}
+
+#[test]
+fn the_same_reading_twice_is_a_duplicate_and_an_old_upload_is_late() {
+    let mut run = Run::new();
+    run.heart(0, 60.0);
+    assert_eq!(run.heart(0, 60.0), Quality::Duplicate);
+    assert_eq!(run.heart(0, 61.0), Quality::Good, "another measurement of the same moment");
+    run.heart(1, 62.0);
+    assert_eq!(run.heart(0, 60.0), Quality::Late);
+}
+
+#[test]
+fn what_cannot_be_read_is_a_finding_with_its_offset() {
+    let mut run = Run::new();
+    run.take(NOW, b"not an event");
+    run.take(NOW + 5, &event(1, NOW, "1", &[("heart_rate", 60.0, 0)]));
+    run.take(NOW + 9, b"{}");
+    let [first, second] = &run.out.findings[..] else { panic!("two findings") };
+    assert_eq!((first.origin.partition, first.origin.offset, first.time_ms), (3, 0, NOW));
+    assert_eq!((second.origin.offset, &*second.series), (2, "clean/3"));
+    assert_ne!(first.id, second.id);
+    assert_eq!(run.out.readings.len(), 1);
+}
+
+#[test]
+fn a_record_that_needs_a_schema_leaves_nothing_behind() {
+    let mut run = Run::new();
+    let record = CleanRecord {
+        offset: 0,
+        append_ms: NOW,
+        value: b"\x00\x00\x00\x00\x07abc",
+    };
+    assert_eq!(run.lane.observe(&record, &run.decoder, &mut run.out), Err(NeedsSchema(7)));
+    assert!(run.out.findings.is_empty() && run.lane.series() == 0);
+}
+
+#[test]
+fn a_new_version_of_a_device_is_told_with_its_time() {
+    let mut run = Run::new();
+    for (minute, firmware) in ["1", "1", "2", "2"].into_iter().enumerate() {
+        let at_ms = NOW + minute as i64 * 60_000;
+        run.take(at_ms + 3, &event(1, at_ms, firmware, &[("heart_rate", 60.0, 0)]));
+    }
+    let told: Vec<_> = run
+        .out
+        .devices
+        .iter()
+        .map(|one| (one.version.firmware.as_str(), one.since_ms, one.append_ms))
+        .collect();
+    assert_eq!(told, [("1", NOW, NOW + 3), ("2", NOW + 120_000, NOW + 120_003)]);
+}
+
+#[test]
+fn a_snapshot_of_another_length_is_refused() {
+    let mut run = Run::new();
+    run.heart(0, 60.0);
+    let bytes = run.lane.snapshot();
+    for bad in [&bytes[..bytes.len() - 1], &[&bytes[..], &[0]].concat()] {
+        assert_eq!(Lane::restore(3, rules(), bad).err(), Some(BadSnapshot));
+    }
+}
+
+#[test]
+fn what_decides_findings_names_the_snapshot() {
+    let model = |change: fn(&mut Rules)| {
+        let mut rules = Arc::into_inner(rules()).expect("ours alone");
+        change(&mut rules);
+        rules.model()
+    };
+    let names = [
+        model(|_| {}),
+        model(|rules| rules.lane.window_minutes = 5),
+        model(|rules| rules.quality.ahead_max_s = 1),
+        model(|rules| rules.metrics = Metrics::parse("[a]\nunit='1'\nplausible=[0,1]").expect("a table")),
+    ];
+    let distinct: std::collections::BTreeSet<_> = names.iter().collect();
+    assert_eq!(distinct.len(), names.len(), "{names:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn a_lane_that_was_restored_goes_on_as_if_nothing_had_been(
+        steps in proptest::collection::vec((0..6_usize, -2..40_i64, 0..4_u8, 55.0..75.0_f64), 1..200), cut in 0..200_usize
+    ) {
+        let mut whole = Run::new();
+        let mut rest = None;
+        let mut at_ms = NOW;
+        for (step, &(device, minutes, kind, value)) in steps.iter().enumerate() {
+            at_ms += minutes * 20_000;
+            let value = if kind == 3 { 0.0 } else { value.round() };
+            let text = event(device, at_ms, if kind == 2 { "2" } else { "1" }, &[("heart_rate", value, 0), ("steps", value, 0)]);
+            if step == cut % steps.len() {
+                let lane = Lane::restore(3, rules(), &whole.lane.snapshot()).expect("its own snapshot");
+                rest = Some(Run { lane, offset: whole.offset, ..Run::new() });
+                whole.out.clear();
+            }
+            whole.take(at_ms, &text);
+            if let Some(rest) = &mut rest {
+                rest.take(at_ms, &text);
+            }
+        }
+        let rest = rest.expect("cut somewhere");
+        prop_assert_eq!(format!("{:?}", rest.out), format!("{:?}", whole.out));
+        prop_assert_eq!(rest.lane.snapshot(), whole.lane.snapshot());
+    }
+
+    #[test]
+    fn no_snapshot_panics(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        let _ = Lane::restore(3, rules(), &bytes);
+    }
+}
