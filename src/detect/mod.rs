@@ -6,4 +6,7 @@
 pub mod anomaly;
 pub mod clean;
 pub mod finding;
+pub mod lane;
+pub mod quality;
 pub mod reading;
+pub mod series;

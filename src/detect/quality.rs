@@ -156,8 +156,20 @@ const STUCK_READINGS: u32 = 10;
 /// What sensors send for "no reading" (all bits set in 8, 16 or 32 bits, all nines, zero, minus one). Only looked at
 /// outside the plausible range.
 const SENTINELS: [f64; 14] = [
-    0.0, -1.0, 127.0, 128.0, 255.0, 999.0, -999.0, 9_999.0, -9_999.0, 32_767.0, -32_768.0, 65_535.0,
-    2_147_483_647.0, 4_294_967_295.0,
+    0.0,
+    -1.0,
+    127.0,
+    128.0,
+    255.0,
+    999.0,
+    -999.0,
+    9_999.0,
+    -9_999.0,
+    32_767.0,
+    -32_768.0,
+    65_535.0,
+    2_147_483_647.0,
+    4_294_967_295.0,
 ];
 
 /// What is known of one metric.
@@ -230,7 +242,10 @@ impl Metrics {
         for (index, (name, entry)) in (0..).zip(entries) {
             let (low, high) = entry.plausible;
             if !(low.is_finite() && high.is_finite() && low < high) {
-                return Err(MetricsError::Senseless(name, "`plausible` is a range [low, high]"));
+                return Err(MetricsError::Senseless(
+                    name,
+                    "`plausible` is a range [low, high]",
+                ));
             }
             if unit(&entry.unit).is_none() {
                 return Err(MetricsError::Senseless(
@@ -444,7 +459,10 @@ mod tests {
 
     fn judge(metric: &str, value: f64, unit: Option<&str>, quality: Option<&str>) -> (f64, Quality) {
         let metrics = metrics();
-        let described = metrics.find(metric).and_then(|index| metrics.get(index)).expect("described");
+        let described = metrics
+            .find(metric)
+            .and_then(|index| metrics.get(index))
+            .expect("described");
         described.judge(&Measured {
             metric: metric.to_owned().into(),
             value,
@@ -460,14 +478,26 @@ mod tests {
         assert!((value - 37.0).abs() < 1e-9 && verdict == Quality::Good, "{value}");
         let (value, _) = judge("body_temperature", 310.15, Some("K"), None);
         assert!((value - 37.0).abs() < 1e-9, "{value}");
-        assert_eq!(judge("heart_rate", 61.0, Some("{beats}/min"), None), (61.0, Quality::Good));
+        assert_eq!(
+            judge("heart_rate", 61.0, Some("{beats}/min"), None),
+            (61.0, Quality::Good)
+        );
         assert_eq!(judge("heart_rate", 1.0, Some("Hz"), None), (60.0, Quality::Good));
         assert_eq!(judge("rr_interval", 0.8, Some("s"), None), (800.0, Quality::Good));
         assert_eq!(judge("spo2", 0.97, Some("1"), None), (97.0, Quality::Good));
         assert_eq!(judge("steps", 12.0, Some("{step}"), None), (12.0, Quality::Good));
-        assert_eq!(judge("heart_rate", 61.0, Some("Cel"), None), (61.0, Quality::UnknownUnit));
-        assert_eq!(judge("heart_rate", 61.0, Some("bpm"), None), (61.0, Quality::UnknownUnit));
-        assert_eq!(judge("heart_rate", 61.0, Some("}{"), None), (61.0, Quality::UnknownUnit));
+        assert_eq!(
+            judge("heart_rate", 61.0, Some("Cel"), None),
+            (61.0, Quality::UnknownUnit)
+        );
+        assert_eq!(
+            judge("heart_rate", 61.0, Some("bpm"), None),
+            (61.0, Quality::UnknownUnit)
+        );
+        assert_eq!(
+            judge("heart_rate", 61.0, Some("}{"), None),
+            (61.0, Quality::UnknownUnit)
+        );
     }
 
     #[test]
@@ -486,7 +516,10 @@ mod tests {
         // No step at all is a measurement.
         assert_eq!(judge("steps", 0.0, None, None).1, Quality::Good);
         assert_eq!(judge("heart_rate", 61.0, None, Some("good")).1, Quality::Good);
-        assert_eq!(judge("heart_rate", 61.0, None, Some("uncertain")).1, Quality::Uncertain);
+        assert_eq!(
+            judge("heart_rate", 61.0, None, Some("uncertain")).1,
+            Quality::Uncertain
+        );
         assert_eq!(judge("heart_rate", 61.0, None, Some("motion")).1, Quality::Bad);
         assert_eq!(judge("heart_rate", 0.0, None, Some("bad")).1, Quality::Sentinel);
     }
@@ -515,18 +548,30 @@ mod tests {
             before = Some(now);
         }
         assert_eq!(stuck_at, Some(20));
-        assert!(!run.observe(before, (41 * 60_000, 62.0), 1_200_000), "it moves again");
+        assert!(
+            !run.observe(before, (41 * 60_000, 62.0), 1_200_000),
+            "it moves again"
+        );
         // A night without the device is no flat line.
-        let mut run = Run { since_ms: 0, count: 50 };
+        let mut run = Run {
+            since_ms: 0,
+            count: 50,
+        };
         assert!(!run.observe(Some((600_000, 61.0)), (30_000_000, 61.0), 1_200_000));
     }
 
     #[test]
     fn each_kind_of_fault_is_told_once_an_episode() {
         let mut episode = Episode::default();
-        let told: Vec<_> = [Quality::Sentinel, Quality::Sentinel, Quality::Good, Quality::Late, Quality::Sentinel]
-            .map(|verdict| episode.observe(verdict))
-            .into();
+        let told: Vec<_> = [
+            Quality::Sentinel,
+            Quality::Sentinel,
+            Quality::Good,
+            Quality::Late,
+            Quality::Sentinel,
+        ]
+        .map(|verdict| episode.observe(verdict))
+        .into();
         assert_eq!(told, [true, false, false, true, false]);
         for _ in 0..Episode::GOOD_ENDS {
             assert!(!episode.observe(Quality::Good));
@@ -548,7 +593,8 @@ mod tests {
     fn codes_are_what_is_in_databases_and_names_are_unique() {
         let codes: Vec<_> = Quality::ALL.iter().map(|quality| quality.code()).collect();
         assert_eq!(codes, (0..11).collect::<Vec<_>>());
-        let names: std::collections::BTreeSet<_> = Quality::ALL.iter().map(|quality| quality.as_str()).collect();
+        let names: std::collections::BTreeSet<_> =
+            Quality::ALL.iter().map(|quality| quality.as_str()).collect();
         assert_eq!(names.len(), Quality::ALL.len());
     }
 }

@@ -65,7 +65,8 @@ impl<K: Copy + Eq + Hash, V: Default> Table<K, V> {
     /// Bytes on the heap.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
-        self.chunks.len() * (CHUNK * size_of::<Entry<K, V>>() + size_of::<Vec<Entry<K, V>>>()) + self.index.allocation_size()
+        self.chunks.len() * (CHUNK * size_of::<Entry<K, V>>() + size_of::<Vec<Entry<K, V>>>())
+            + self.index.allocation_size()
     }
 
     /// The value of a key, which is made where there is none, and marked as used.
@@ -102,7 +103,12 @@ impl<K: Copy + Eq + Hash, V: Default> Table<K, V> {
     pub fn restore(&mut self, key: K, value: V, used: bool) -> bool {
         let hash = self.hasher.hash_one(key);
         let chunks = &self.chunks;
-        if self.len >= self.max || self.index.find(hash, |&at| entry(chunks, at).key == key).is_some() {
+        if self.len >= self.max
+            || self
+                .index
+                .find(hash, |&at| entry(chunks, at).key == key)
+                .is_some()
+        {
             return false;
         }
         let at = self.append(key, value);
@@ -144,7 +150,10 @@ impl<K: Copy + Eq + Hash, V: Default> Table<K, V> {
             }
         };
         let old = std::mem::replace(&mut entry_mut(&mut self.chunks, at).key, key);
-        if let Ok(found) = self.index.find_entry(self.hasher.hash_one(old), |&other| other == at) {
+        if let Ok(found) = self
+            .index
+            .find_entry(self.hasher.hash_one(old), |&other| other == at)
+        {
             found.remove();
         }
         entry_mut(&mut self.chunks, at).value = V::default();
@@ -155,8 +164,9 @@ impl<K: Copy + Eq + Hash, V: Default> Table<K, V> {
 
     fn insert(&mut self, key: K, at: u32) {
         let (chunks, hasher) = (&self.chunks, &self.hasher);
-        self.index
-            .insert_unique(hasher.hash_one(key), at, |&at| hasher.hash_one(entry(chunks, at).key));
+        self.index.insert_unique(hasher.hash_one(key), at, |&at| {
+            hasher.hash_one(entry(chunks, at).key)
+        });
     }
 }
 
@@ -300,7 +310,10 @@ mod tests {
                 mean: 65.0
             })
         );
-        assert_eq!(window.observe(-1, 1.0, 60_000).map(|closed| closed.start_ms), Some(300_000));
+        assert_eq!(
+            window.observe(-1, 1.0, 60_000).map(|closed| closed.start_ms),
+            Some(300_000)
+        );
         assert_eq!(window.parts().0, -60_000);
     }
 }

@@ -46,7 +46,11 @@ impl Device {
         let minute = time_ms.div_euclid(MINUTE_MS);
         if self.moved == 0 || minute > self.moved_minute {
             let by = u32::try_from(minute.saturating_sub(self.moved_minute)).unwrap_or(u32::MAX);
-            self.moved = if self.moved == 0 { 0 } else { self.moved.checked_shl(by).unwrap_or(0) };
+            self.moved = if self.moved == 0 {
+                0
+            } else {
+                self.moved.checked_shl(by).unwrap_or(0)
+            };
             self.moved_minute = minute;
         }
         let back = u32::try_from(self.moved_minute - minute).unwrap_or(u32::MAX);

@@ -218,7 +218,9 @@ impl Lane {
         // What explains the readings of an event may stand behind them.
         for measured in &event.readings {
             if let Some((_, described)) = described(measured)
-                && described.activity_min.is_some_and(|least| measured.value >= least)
+                && described
+                    .activity_min
+                    .is_some_and(|least| measured.value >= least)
             {
                 device.moved(recorded_ms.saturating_add(measured.offset_ms));
             }

@@ -43,7 +43,8 @@ impl Lane {
     /// What it knows, as bytes: the same bytes after the same records.
     #[must_use]
     pub fn snapshot(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(64 + self.devices.len() as usize * 64 + self.series.len() as usize * 512);
+        let mut out =
+            Vec::with_capacity(64 + self.devices.len() as usize * 64 + self.series.len() as usize * 512);
         write_table(&self.devices, &mut out, |token, device, out| {
             out.extend_from_slice(token.bytes());
             write_device(device, out);
@@ -64,7 +65,10 @@ impl Lane {
     pub fn restore(partition: i32, rules: Arc<Rules>, bytes: &[u8]) -> Result<Self, BadSnapshot> {
         let mut lane = Self::new(partition, rules);
         let mut from = Bytes(bytes);
-        let read = read_table(&mut lane.devices, &mut from, |from| Some((token(from)?, device(from)?))).and_then(|()| {
+        let read = read_table(&mut lane.devices, &mut from, |from| {
+            Some((token(from)?, device(from)?))
+        })
+        .and_then(|()| {
             read_table(&mut lane.series, &mut from, |from| {
                 Some(((token(from)?, u16::from_le_bytes(from.take()?)), series(from)?))
             })

@@ -80,20 +80,48 @@ impl Run {
 
     fn last(&self) -> Quality {
         let code = self.out.readings.last().expect("a reading").quality;
-        *Quality::ALL.iter().find(|quality| quality.code() == code).expect("a verdict")
+        *Quality::ALL
+            .iter()
+            .find(|quality| quality.code() == code)
+            .expect("a verdict")
     }
 }
 
 #[test]
 fn every_reading_becomes_a_row_with_its_origin() {
     let mut run = Run::new();
-    run.take(NOW + 7, &event(1, NOW, "1", &[("heart_rate", 61.0, 0), ("blood_magic", 7.0, 1_500)]));
-    let [heart, magic] = &run.out.readings[..] else { panic!("two readings") };
-    assert_eq!((heart.time_ms, heart.append_ms, heart.partition, heart.offset, heart.index), (NOW, NOW + 7, 3, 0, 0));
-    assert_eq!((heart.metric.name.as_str(), heart.metric.unit.as_str()), ("heart_rate", "/min"));
+    run.take(
+        NOW + 7,
+        &event(
+            1,
+            NOW,
+            "1",
+            &[("heart_rate", 61.0, 0), ("blood_magic", 7.0, 1_500)],
+        ),
+    );
+    let [heart, magic] = &run.out.readings[..] else {
+        panic!("two readings")
+    };
+    assert_eq!(
+        (
+            heart.time_ms,
+            heart.append_ms,
+            heart.partition,
+            heart.offset,
+            heart.index
+        ),
+        (NOW, NOW + 7, 3, 0, 0)
+    );
+    assert_eq!(
+        (heart.metric.name.as_str(), heart.metric.unit.as_str()),
+        ("heart_rate", "/min")
+    );
     assert_eq!((heart.version.firmware.as_str(), heart.quality), ("1", 0));
     assert_eq!((magic.time_ms, magic.index), (NOW + 1_500, 1));
-    assert_eq!((magic.metric.name.as_str(), magic.quality), ("blood_magic", Quality::UnknownMetric.code()));
+    assert_eq!(
+        (magic.metric.name.as_str(), magic.quality),
+        ("blood_magic", Quality::UnknownMetric.code())
+    );
     assert_eq!(run.lane.series(), 1, "nobody scores what nobody described");
     assert_eq!(run.out.verdicts[Quality::UnknownMetric as usize], 1);
 }
@@ -109,7 +137,12 @@ fn faults_are_stored_with_their_verdict_and_told_once_an_episode() {
     }
     assert_eq!(run.heart(8, 500.0), Quality::Implausible);
     assert_eq!(run.heart(3, 63.5), Quality::Late);
-    let told: Vec<_> = run.out.findings.iter().map(|finding| (&*finding.series, &*finding.reason)).collect();
+    let told: Vec<_> = run
+        .out
+        .findings
+        .iter()
+        .map(|finding| (&*finding.series, &*finding.reason))
+        .collect();
     let device = format!("{:-<22}", 1);
     assert_eq!(
         told,
@@ -119,7 +152,12 @@ fn faults_are_stored_with_their_verdict_and_told_once_an_episode() {
             (&*format!("{device}/clock"), Quality::Late.words()),
         ]
     );
-    assert!(run.out.findings.iter().all(|finding| finding.kind == Kind::Quality && !finding.notify));
+    assert!(
+        run.out
+            .findings
+            .iter()
+            .all(|finding| finding.kind == Kind::Quality && !finding.notify)
+    );
     assert_eq!(run.out.findings[0].expected, Some((30.0, 220.0)));
     assert_eq!(run.out.findings[0].direction, Direction::Below);
 }
@@ -133,9 +171,17 @@ fn a_flat_line_is_found_named_and_timed() {
     for minute in 30..60 {
         run.heart(minute, 72.0);
     }
-    let [flat] = &run.out.findings[..] else { panic!("one finding: {:?}", run.out.findings) };
-    assert_eq!((flat.time_ms, flat.detected_ms), (NOW + 30 * 60_000, NOW + 50 * 60_000));
-    assert_eq!((&*flat.reason, &*flat.metric, flat.value), ("the same value for 20 min", "heart_rate", Some(72.0)));
+    let [flat] = &run.out.findings[..] else {
+        panic!("one finding: {:?}", run.out.findings)
+    };
+    assert_eq!(
+        (flat.time_ms, flat.detected_ms),
+        (NOW + 30 * 60_000, NOW + 50 * 60_000)
+    );
+    assert_eq!(
+        (&*flat.reason, &*flat.metric, flat.value),
+        ("the same value for 20 min", "heart_rate", Some(72.0))
+    );
     assert_eq!(run.heart(60, 72.0), Quality::Stuck);
     assert_eq!(run.heart(61, 73.0), Quality::Good);
 }
@@ -147,7 +193,11 @@ fn a_clock_that_jumps_moves_nothing_else() {
     for at_ms in [0, 4_102_444_800_000, NOW + 400_000] {
         run.take(NOW + 1_000, &event(1, at_ms, "2", &[("heart_rate", 61.0, 0)]));
         assert_eq!(run.last(), Quality::ClockSkew);
-        assert_eq!(run.out.readings.last().map(|reading| reading.time_ms), Some(at_ms), "stored as it was said");
+        assert_eq!(
+            run.out.readings.last().map(|reading| reading.time_ms),
+            Some(at_ms),
+            "stored as it was said"
+        );
     }
     assert_eq!(run.out.findings.len(), 1, "one episode");
     assert_eq!(run.out.findings[0].time_ms, NOW + 1_000, "when the broker had it");
@@ -160,7 +210,11 @@ fn the_same_reading_twice_is_a_duplicate_and_an_old_upload_is_late() {
     let mut run = Run::new();
     run.heart(0, 60.0);
     assert_eq!(run.heart(0, 60.0), Quality::Duplicate);
-    assert_eq!(run.heart(0, 61.0), Quality::Good, "another measurement of the same moment");
+    assert_eq!(
+        run.heart(0, 61.0),
+        Quality::Good,
+        "another measurement of the same moment"
+    );
     run.heart(1, 62.0);
     assert_eq!(run.heart(0, 60.0), Quality::Late);
 }
@@ -171,8 +225,13 @@ fn what_cannot_be_read_is_a_finding_with_its_offset() {
     run.take(NOW, b"not an event");
     run.take(NOW + 5, &event(1, NOW, "1", &[("heart_rate", 60.0, 0)]));
     run.take(NOW + 9, b"{}");
-    let [first, second] = &run.out.findings[..] else { panic!("two findings") };
-    assert_eq!((first.origin.partition, first.origin.offset, first.time_ms), (3, 0, NOW));
+    let [first, second] = &run.out.findings[..] else {
+        panic!("two findings")
+    };
+    assert_eq!(
+        (first.origin.partition, first.origin.offset, first.time_ms),
+        (3, 0, NOW)
+    );
     assert_eq!((second.origin.offset, &*second.series), (2, "clean/3"));
     assert_ne!(first.id, second.id);
     assert_eq!(run.out.readings.len(), 1);
@@ -186,7 +245,10 @@ fn a_record_that_needs_a_schema_leaves_nothing_behind() {
         append_ms: NOW,
         value: b"\x00\x00\x00\x00\x07abc",
     };
-    assert_eq!(run.lane.observe(&record, &run.decoder, &mut run.out), Err(NeedsSchema(7)));
+    assert_eq!(
+        run.lane.observe(&record, &run.decoder, &mut run.out),
+        Err(NeedsSchema(7))
+    );
     assert!(run.out.findings.is_empty() && run.lane.series() == 0);
 }
 
