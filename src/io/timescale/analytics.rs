@@ -1,6 +1,7 @@
 //! The sink for readings and findings.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use sqlx::{Connection, PgConnection, Row};
 use tracing::info;
@@ -70,6 +71,10 @@ pub struct Analytics {
     pub(super) edition: Edition,
     /// How far back a reading may lie.
     keep_ms: i64,
+    pub(super) readings_days: u32,
+    pub(super) rollups_days: u32,
+    /// How long a job may take.
+    pub(super) job_time_max: Duration,
 }
 
 impl Analytics {
@@ -91,6 +96,9 @@ impl Analytics {
             pool,
             edition,
             keep_ms: i64::from(config.timescale.readings_days) * DAY_MS,
+            readings_days: config.timescale.readings_days,
+            rollups_days: config.timescale.rollups_days,
+            job_time_max: Duration::from_secs(config.timescale.job_time_max_s),
         })
     }
 
@@ -319,5 +327,8 @@ mod tests {
         fn sent<T: Send>(_: impl FnOnce(&'static Analytics, &'static Batch<'static>) -> T) {}
         sent(|analytics, batch| analytics.write(batch));
         sent(|analytics, _| analytics.claim("t", 0));
+        sent(|analytics, _| analytics.roll_up());
+        sent(|analytics, _| analytics.drop_old());
+        sent(|analytics, _| analytics.outbox_take(1));
     }
 }

@@ -7,7 +7,10 @@
 pub mod analytics;
 pub mod edition;
 mod findings;
+mod jobs;
 pub mod offsets;
+pub mod operations;
+mod outbox;
 mod pool;
 mod rows;
 pub mod schema;
@@ -18,6 +21,9 @@ use thiserror::Error;
 
 pub use self::analytics::{Analytics, Batch, Claim, Snapshot};
 pub use self::edition::Edition;
+pub use self::jobs::Ran;
+pub use self::operations::{JobRun, Kpi, Operations};
+pub use self::outbox::{OutboxBatch, OutboxRow};
 pub use self::pool::PoolStatistics;
 pub(in crate::io) use self::pool::{Pool, Who};
 use crate::config::{Check, Secret};

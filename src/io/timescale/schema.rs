@@ -10,6 +10,10 @@ use sqlx::migrate::Migrator;
 use sqlx::{PgConnection, Row};
 
 use super::{Config, Edition, TimescaleError};
+use crate::detect::quality::Quality;
+
+/// The migrations that both editions share.
+pub static COMMON: Migrator = sqlx::migrate!("topology/databases/analytics");
 
 static APACHE: LazyLock<Migrator> = LazyLock::new(|| {
     let mut migrator = sqlx::migrate!("topology/databases/analytics/apache");
@@ -76,6 +80,9 @@ pub async fn complete(
             action: "applying the edition's migrations",
             reason: error.to_string(),
         })?;
+    name_qualities(connection)
+        .await
+        .map_err(failed("naming the verdicts on readings"))?;
     if made_for.as_deref() != Some(edition.as_str()) {
         changes.push(format!(
             "completed the analytics database for TimescaleDB's {} edition",
@@ -114,6 +121,23 @@ async fn made_for(connection: &mut PgConnection) -> Result<Option<String>, Times
         .fetch_optional(connection)
         .await
         .map_err(failed("asking for the schema's edition"))
+}
+
+/// The code knows the verdicts; the table is for those who ask the database.
+async fn name_qualities(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let (codes, names): (Vec<i16>, Vec<&str>) = Quality::ALL
+        .iter()
+        .map(|quality| (quality.code(), quality.as_str()))
+        .unzip();
+    sqlx::query(
+        "insert into quality (code, name) select * from unnest($1::smallint[], $2::text[])
+         on conflict (code) do update set name = excluded.name",
+    )
+    .bind(codes)
+    .bind(names)
+    .execute(connection)
+    .await
+    .map(drop)
 }
 
 const CHUNK_INTERVAL: &str = "chunk interval of readings";

@@ -17,7 +17,6 @@ use crate::io::timescale::{Edition, schema};
 /// The migrations of each database.
 static VAULT: Migrator = sqlx::migrate!("topology/databases/vault");
 static AUDIT: Migrator = sqlx::migrate!("topology/databases/audit");
-static ANALYTICS: Migrator = sqlx::migrate!("topology/databases/analytics");
 static OPERATIONS: Migrator = sqlx::migrate!("topology/databases/operations");
 
 /// The table in which they are recorded.
@@ -96,7 +95,7 @@ fn migrations(database: &str) -> Option<&'static Migrator> {
     match database {
         "vault" => Some(&VAULT),
         "audit" => Some(&AUDIT),
-        "analytics" => Some(&ANALYTICS),
+        "analytics" => Some(&schema::COMMON),
         "operations" => Some(&OPERATIONS),
         _ => None,
     }

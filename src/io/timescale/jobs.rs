@@ -1,0 +1,227 @@
+//! The recurring jobs over the analytics database. Any number of watches may run them: an advisory lock of the job's own
+//! transaction lets one at a time, and nothing of it outlives that transaction.
+
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection, Postgres, Row, Transaction};
+
+use super::analytics::ANALYTICS;
+use super::{Analytics, Edition, TimescaleError};
+
+/// Minutes that one run of the rollup takes at most; what is left waits for the next.
+const MINUTES_MAX: i64 = 1_440;
+/// Minutes that are computed at once.
+const RANGE_MINUTES_MAX: i64 = 60;
+/// How long a job waits for a lock that a batch holds before it lets the next run try.
+const LOCK_TIME_MAX: &str = "5s";
+
+/// What a job came to: how many rows it wrote or chunks and rows it removed, or that another process is at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ran {
+    /// It ran.
+    Done(u64),
+    /// Another process has the lock.
+    Elsewhere,
+}
+
+fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> TimescaleError + Copy {
+    move |error| TimescaleError::new(ANALYTICS, action, &error)
+}
+
+impl Analytics {
+    /// Rolls up the minutes whose readings have come since the last run. The Community edition does this by itself, and
+    /// nothing is done.
+    ///
+    /// # Errors
+    /// [`TimescaleError`]; the minutes then wait for the next run.
+    pub async fn roll_up(&self) -> Result<Ran, TimescaleError> {
+        if self.edition == Edition::Community {
+            return Ok(Ran::Done(0));
+        }
+        let action = "rolling up";
+        let readings_days = self.readings_days;
+        self.locked(action, "pulsegate rollup", async move |connection| {
+            roll_up(connection, readings_days).await.map_err(failed(action))
+        })
+        .await
+    }
+
+    /// Drops what is older than it is to be kept. Of the hypertables the Community edition does this by itself.
+    ///
+    /// # Errors
+    /// [`TimescaleError`]; what is left is dropped by the next run.
+    pub async fn drop_old(&self) -> Result<Ran, TimescaleError> {
+        let action = "dropping what is old";
+        let (edition, readings_days, rollups_days) = (self.edition, self.readings_days, self.rollups_days);
+        self.locked(action, "pulsegate retention", async move |connection| {
+            let mut dropped = 0;
+            if edition == Edition::Apache {
+                let kept = [
+                    ("readings", readings_days),
+                    ("findings", rollups_days),
+                    ("fleet_minute", rollups_days),
+                ];
+                for (relation, days) in kept {
+                    dropped += drop_chunks(connection, relation, days)
+                        .await
+                        .map_err(failed(action))?;
+                }
+            }
+            Ok(dropped
+                + drop_versions(connection, rollups_days)
+                    .await
+                    .map_err(failed(action))?)
+        })
+        .await
+    }
+
+    /// Runs `job` in a transaction of its own while no other process runs a job of that name.
+    async fn locked(
+        &self,
+        action: &'static str,
+        name: &'static str,
+        job: impl AsyncFnOnce(&mut PgConnection) -> Result<u64, TimescaleError>,
+    ) -> Result<Ran, TimescaleError> {
+        let time_max = self.job_time_max;
+        self.pool
+            .ask_for(time_max, action, async move |connection| {
+                let mut transaction = connection.begin().await.map_err(failed(action))?;
+                if !begin(&mut transaction, name, time_max)
+                    .await
+                    .map_err(failed(action))?
+                {
+                    transaction.rollback().await.map_err(failed(action))?;
+                    return Ok(Ran::Elsewhere);
+                }
+                let rows = job(&mut transaction).await?;
+                transaction.commit().await.map_err(failed(action))?;
+                Ok(Ran::Done(rows))
+            })
+            .await
+    }
+}
+
+/// Sets the limits of a job's transaction and tries for its lock.
+async fn begin(
+    transaction: &mut Transaction<'_, Postgres>,
+    name: &str,
+    time_max: Duration,
+) -> Result<bool, sqlx::Error> {
+    let time_max_ms = time_max.as_millis().to_string();
+    sqlx::query(
+        "select set_config('statement_timeout', $1, true), set_config('lock_timeout', $2, true),
+                set_config('idle_in_transaction_session_timeout', $1, true)",
+    )
+    .bind(time_max_ms)
+    .bind(LOCK_TIME_MAX)
+    .execute(&mut **transaction)
+    .await?;
+    sqlx::query_scalar("select pg_try_advisory_xact_lock(hashtextextended($1, 0))")
+        .bind(name)
+        .fetch_one(&mut **transaction)
+        .await
+}
+
+/// Takes the minutes that are due, and recomputes each from all of its readings. A batch commits its readings together
+/// with the note that they are due, so whatever a note is seen of, its readings are seen of too; what comes later brings
+/// a note of its own.
+async fn roll_up(connection: &mut PgConnection, readings_days: u32) -> Result<u64, sqlx::Error> {
+    let rows = sqlx::query(
+        "with taken as (
+             delete from rollup_due
+             where minute in (select distinct minute from rollup_due order by minute limit $1)
+             returning minute
+         )
+         -- Minutes whose readings are being dropped stay as they are: half of them would be less than all.
+         select distinct (extract(epoch from minute) / 60)::bigint as minute from taken
+         where minute > now() - make_interval(days => $2) order by minute",
+    )
+    .bind(MINUTES_MAX)
+    .bind(i32::try_from(readings_days).unwrap_or(i32::MAX))
+    .fetch_all(&mut *connection)
+    .await?;
+    let minutes = rows
+        .iter()
+        .map(|row| row.try_get(0))
+        .collect::<Result<Vec<i64>, _>>()?;
+    // With the range in the plan, chunks outside of it are not even looked at.
+    sqlx::query("set local plan_cache_mode = force_custom_plan")
+        .execute(&mut *connection)
+        .await?;
+    let mut rolled = 0;
+    for (first, end) in ranges(&minutes) {
+        rolled += sqlx::query(ROLL_UP)
+            .bind(first)
+            .bind(end)
+            .execute(&mut *connection)
+            .await?
+            .rows_affected();
+    }
+    Ok(rolled)
+}
+
+/// As the Community edition's view has it, column by column.
+const ROLL_UP: &str = "
+insert into fleet_minute (minute, metric, firmware, model, readings, good, total, least, greatest, deviation)
+select time_bucket(interval '1 minute', time), metric, firmware, model,
+       count(*),
+       count(*) filter (where quality = 0 and abs(value) <= 1e100),
+       sum(value) filter (where quality = 0 and abs(value) <= 1e100),
+       min(value) filter (where quality = 0 and abs(value) <= 1e100),
+       max(value) filter (where quality = 0 and abs(value) <= 1e100),
+       stddev_pop(value) filter (where quality = 0 and abs(value) <= 1e100)
+from readings
+where time >= to_timestamp($1 * 60.0) and time < to_timestamp($2 * 60.0)
+group by 1, 2, 3, 4
+on conflict (metric, firmware, model, minute) do update
+set readings = excluded.readings, good = excluded.good, total = excluded.total, least = excluded.least,
+    greatest = excluded.greatest, deviation = excluded.deviation";
+
+/// Runs of consecutive minutes, half open, each of at most [`RANGE_MINUTES_MAX`].
+fn ranges(minutes: &[i64]) -> Vec<(i64, i64)> {
+    let mut ranges: Vec<(i64, i64)> = Vec::new();
+    for &minute in minutes {
+        match ranges.last_mut() {
+            Some((first, end)) if *end == minute && minute - *first < RANGE_MINUTES_MAX => *end = minute + 1,
+            _ => ranges.push((minute, minute + 1)),
+        }
+    }
+    ranges
+}
+
+async fn drop_chunks(connection: &mut PgConnection, relation: &str, days: u32) -> Result<u64, sqlx::Error> {
+    sqlx::query_scalar("select drop_old_chunks($1, now() - make_interval(days => $2))")
+        .bind(relation)
+        .bind(i32::try_from(days).unwrap_or(i32::MAX))
+        .fetch_one(connection)
+        .await
+        .map(i64::cast_unsigned)
+}
+
+/// What a device runs now is kept however long ago it began; what it ran before, as long as rollups are.
+async fn drop_versions(connection: &mut PgConnection, days: u32) -> Result<u64, sqlx::Error> {
+    let done = sqlx::query(
+        "delete from device_version d where since < now() - make_interval(days => $1)
+         and exists (select from device_version later where later.device = d.device and later.since > d.since
+                                                        and later.since < now() - make_interval(days => $1))",
+    )
+    .bind(i32::try_from(days).unwrap_or(i32::MAX))
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn minutes_are_computed_in_runs_that_have_a_limit() {
+        assert_eq!(ranges(&[]), []);
+        assert_eq!(ranges(&[5, 6, 7, 9]), [(5, 8), (9, 10)]);
+        let day: Vec<i64> = (0..1_440).collect();
+        let found = ranges(&day);
+        assert_eq!(found.len(), 24);
+        assert!(found.iter().all(|(first, end)| end - first == 60));
+    }
+}

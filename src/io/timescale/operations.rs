@@ -1,0 +1,174 @@
+//! The operations database as the watch sees it: KPIs of the pipeline, and how its jobs fared.
+
+use sqlx::PgConnection;
+
+use super::pool::{Pool, Who};
+use super::{PoolStatistics, TimescaleError};
+use crate::config::Config;
+
+const OPERATIONS: &str = "operations";
+/// Jobs come one after another, and a second connection is for whoever asks beside them.
+const CONNECTIONS: (u32, u32) = (0, 4);
+
+/// One KPI of one minute.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kpi {
+    /// The minute, since 1970.
+    pub minute: i64,
+    /// Which KPI, such as `reject_rate`.
+    pub name: &'static str,
+    /// Of what, such as a reason; empty where it is of everything.
+    pub label: String,
+    /// The value. Not a number is not stored.
+    pub value: f64,
+    /// How many records or readings it stands for.
+    pub records: u64,
+}
+
+/// The last run of a job.
+#[derive(Clone, Debug)]
+pub struct JobRun<'a> {
+    /// Which job.
+    pub name: &'a str,
+    /// When it began, in milliseconds since 1970.
+    pub started_ms: i64,
+    /// How long it took, in milliseconds.
+    pub took_ms: i64,
+    /// Rows that it wrote or removed.
+    pub rows: u64,
+    /// Why it failed.
+    pub problem: Option<&'a str>,
+}
+
+/// The operations database.
+#[derive(Clone)]
+pub struct Operations {
+    pool: Pool,
+    rollups_days: u32,
+}
+
+impl Operations {
+    /// Connects as the role `watch_operations`.
+    ///
+    /// # Errors
+    /// [`TimescaleError`].
+    pub async fn connect(config: &Config) -> Result<Self, TimescaleError> {
+        let who = Who {
+            database: OPERATIONS,
+            role: "watch_operations",
+            url: &config.timescale.operations_url,
+            connections: CONNECTIONS,
+        };
+        Ok(Self {
+            pool: Pool::connect(config, who).await?,
+            rollups_days: config.timescale.rollups_days,
+        })
+    }
+
+    /// How the pool is used.
+    #[must_use]
+    pub fn pool(&self) -> PoolStatistics {
+        self.pool.statistics()
+    }
+
+    /// Closes the connections.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    /// Stores KPIs in the place of those that were stored for the same minute and label. Two of one name, label and minute
+    /// in `kpis` count as one, the later.
+    ///
+    /// # Errors
+    /// [`TimescaleError`]; nothing is stored then.
+    pub async fn store_kpis(&self, kpis: &[Kpi]) -> Result<(), TimescaleError> {
+        self.ask("storing KPIs", async move |connection| {
+            store_kpis(connection, kpis).await
+        })
+        .await
+    }
+
+    /// Notes how a job fared.
+    ///
+    /// # Errors
+    /// [`TimescaleError`].
+    pub async fn job_ran(&self, run: &JobRun<'_>) -> Result<(), TimescaleError> {
+        self.ask("noting a job", async move |connection| {
+            job_ran(connection, run).await
+        })
+        .await
+    }
+
+    /// Removes KPIs that are older than they are to be kept; returns how many.
+    ///
+    /// # Errors
+    /// [`TimescaleError`].
+    pub async fn drop_old(&self) -> Result<u64, TimescaleError> {
+        let days = i32::try_from(self.rollups_days).unwrap_or(i32::MAX);
+        self.ask("dropping old KPIs", async move |connection| {
+            sqlx::query("delete from kpi_minute where minute < now() - make_interval(days => $1)")
+                .bind(days)
+                .execute(connection)
+                .await
+                .map(|done| done.rows_affected())
+        })
+        .await
+    }
+
+    async fn ask<T>(
+        &self,
+        action: &'static str,
+        request: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, TimescaleError> {
+        self.pool
+            .ask(action, async move |connection| {
+                request(connection)
+                    .await
+                    .map_err(|error| TimescaleError::new(OPERATIONS, action, &error))
+            })
+            .await
+    }
+}
+
+async fn store_kpis(connection: &mut PgConnection, kpis: &[Kpi]) -> Result<(), sqlx::Error> {
+    let known: Vec<&Kpi> = kpis.iter().filter(|kpi| !kpi.value.is_nan()).collect();
+    let records = |kpi: &&Kpi| i64::try_from(kpi.records).unwrap_or(i64::MAX);
+    sqlx::query(
+        "insert into kpi_minute (minute, kpi, label, value, records)
+         select distinct on (minute, kpi, label) to_timestamp(minute * 60.0), kpi, label, value, records
+         from unnest($1::bigint[], $2::text[], $3::text[], $4::float8[], $5::bigint[]) with ordinality
+              as k (minute, kpi, label, value, records, n)
+         order by minute, kpi, label, n desc
+         on conflict (kpi, label, minute) do update set value = excluded.value, records = excluded.records",
+    )
+    .bind(known.iter().map(|kpi| kpi.minute).collect::<Vec<_>>())
+    .bind(known.iter().map(|kpi| kpi.name).collect::<Vec<_>>())
+    .bind(
+        known
+            .iter()
+            .map(|kpi| kpi.label.replace('\0', "\u{fffd}"))
+            .collect::<Vec<_>>(),
+    )
+    .bind(known.iter().map(|kpi| kpi.value).collect::<Vec<_>>())
+    .bind(known.iter().map(records).collect::<Vec<_>>())
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
+async fn job_ran(connection: &mut PgConnection, run: &JobRun<'_>) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "insert into job (name, started_at, took_ms, rows, problem)
+         values ($1, to_timestamp($2 / 1000.0), $3, $4, $5)
+         on conflict (name) do update set started_at = excluded.started_at, took_ms = excluded.took_ms,
+                                          rows = excluded.rows, problem = excluded.problem",
+    )
+    .bind(run.name)
+    .bind(run.started_ms)
+    .bind(run.took_ms)
+    .bind(i64::try_from(run.rows).unwrap_or(i64::MAX))
+    .bind(run.problem)
+    .execute(connection)
+    .await
+    .map(drop)
+}

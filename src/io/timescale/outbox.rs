@@ -1,0 +1,122 @@
+//! Findings on their way to their topic, each exactly once.
+//!
+//! One relay at a time takes findings in batches with consecutive numbers. A number is fixed in the database before its
+//! batch is produced, and the Kafka transaction that produces the batch commits the number as well (as the offset of a
+//! consumer group that exists for this). So after a crash at any point, the number in Kafka tells whether the newest
+//! batch in the database was produced: it is produced if it was not, and forgotten if it was. An older relay that still
+//! runs is fenced by the producer's `transactional.id`.
+
+use sqlx::{Connection, PgConnection, Row};
+
+use super::analytics::ANALYTICS;
+use super::{Analytics, TimescaleError};
+
+/// One finding on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboxRow {
+    /// The finding's id: the header by which consumers know it.
+    pub id: [u8; 16],
+    /// The record's key: the series.
+    pub key: String,
+    /// The record's value.
+    pub document: Vec<u8>,
+}
+
+/// Findings that go to the topic in one transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboxBatch {
+    /// The number to commit with it. Numbers begin at 1 and have no gaps.
+    pub number: i64,
+    /// In the order in which they were stored.
+    pub rows: Vec<OutboxRow>,
+}
+
+fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> TimescaleError + Copy {
+    move |error| TimescaleError::new(ANALYTICS, action, &error)
+}
+
+impl Analytics {
+    /// Fixes the next batch of at most `rows_max` findings, or gives again the one that was fixed and not yet reported
+    /// sent. `None` where there is nothing to send.
+    ///
+    /// The caller is the only relay: it holds the topic's `transactional.id`.
+    ///
+    /// # Errors
+    /// [`TimescaleError`].
+    pub async fn outbox_take(&self, rows_max: u32) -> Result<Option<OutboxBatch>, TimescaleError> {
+        let action = "taking findings from the outbox";
+        self.pool
+            .ask(action, async move |connection| {
+                let mut transaction = connection.begin().await.map_err(failed(action))?;
+                let batch = take(&mut transaction, rows_max).await.map_err(failed(action))?;
+                transaction.commit().await.map_err(failed(action))?;
+                Ok(batch)
+            })
+            .await
+    }
+
+    /// Forgets every batch up to `number`: the topic has them. Returns how many findings that were.
+    ///
+    /// # Errors
+    /// [`TimescaleError`]; it may be said again, and is, after a crash.
+    pub async fn outbox_sent(&self, number: i64) -> Result<u64, TimescaleError> {
+        let action = "forgetting findings that were sent";
+        self.pool
+            .ask(action, async move |connection| {
+                let done = sqlx::query("delete from outbox where batch <= $1")
+                    .bind(number)
+                    .execute(connection)
+                    .await
+                    .map_err(failed(action))?;
+                Ok(done.rows_affected())
+            })
+            .await
+    }
+}
+
+async fn take(connection: &mut PgConnection, rows_max: u32) -> Result<Option<OutboxBatch>, sqlx::Error> {
+    // The row lock also orders two relays that both believe to be the one.
+    let newest: i64 = sqlx::query_scalar("select batch from outbox_head for update")
+        .fetch_one(&mut *connection)
+        .await?;
+    let rows = read(connection, newest).await?;
+    if !rows.is_empty() {
+        return Ok(Some(OutboxBatch { number: newest, rows }));
+    }
+    let number = newest + 1;
+    let fixed = sqlx::query(
+        "update outbox set batch = $1
+         where sequence in (select sequence from outbox where batch is null order by sequence limit $2)",
+    )
+    .bind(number)
+    .bind(i64::from(rows_max))
+    .execute(&mut *connection)
+    .await?;
+    if fixed.rows_affected() == 0 {
+        return Ok(None);
+    }
+    sqlx::query("update outbox_head set batch = $1")
+        .bind(number)
+        .execute(&mut *connection)
+        .await?;
+    let rows = read(connection, number).await?;
+    Ok(Some(OutboxBatch { number, rows }))
+}
+
+async fn read(connection: &mut PgConnection, number: i64) -> Result<Vec<OutboxRow>, sqlx::Error> {
+    let rows =
+        sqlx::query("select uuid_send(id), key, document from outbox where batch = $1 order by sequence")
+            .bind(number)
+            .fetch_all(connection)
+            .await?;
+    let read = |row: &sqlx::postgres::PgRow| {
+        let id: &[u8] = row.try_get(0)?;
+        Ok(OutboxRow {
+            // A uuid has 16 bytes.
+            id: id.try_into().map_err(|_| sqlx::Error::RowNotFound)?,
+            key: row.try_get(1)?,
+            document: row.try_get(2)?,
+        })
+    };
+    rows.iter().map(read).collect()
+}

@@ -1,0 +1,10 @@
+//! What the watch stores, against a real TimescaleDB: each thing exactly once, whatever becomes of the connection, the
+//! server or the writer; and the same in both editions.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod faults;
+mod fixture;
+mod jobs;
+mod sink;
