@@ -32,6 +32,8 @@ pub struct Config {
     pub topics: crate::io::kafka::Topics,
     /// The gate: its workers, batches and stages.
     pub gate: crate::gate::Config,
+    /// The watch: its workers, batches and stages.
+    pub watch: crate::io::kafka::watch::Config,
     /// Events: their schemas, and their limits.
     pub event: crate::event::Config,
     /// The schema registry.
@@ -61,6 +63,7 @@ impl Default for Config {
             kafka: Default::default(),
             topics: Default::default(),
             gate: Default::default(),
+            watch: Default::default(),
             event: Default::default(),
             registry: Default::default(),
             kek: Default::default(),
@@ -141,6 +144,7 @@ impl Config {
         self.kafka.check(&mut check);
         self.topics.check(&mut check);
         self.gate.check(&mut check);
+        self.watch.check(&mut check);
         self.registry.check(&mut check);
         self.vault.check(&mut check);
         self.timescale.check(&mut check);

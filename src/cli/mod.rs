@@ -8,6 +8,7 @@ pub mod gate;
 pub mod open;
 pub mod schema;
 pub mod topology;
+pub mod watch;
 
 use std::fmt;
 use std::io::Write;
@@ -54,6 +55,8 @@ struct Global {
 enum Command {
     /// Runs the gate until it is told to stop: raw topic to clean topic, exactly once
     Gate(gate::Args),
+    /// Runs the watch until it is told to stop: detection, and every reading stored exactly once
+    Watch(watch::Args),
     /// Signs and produces a fleet, runs the gate on it and prints what became of every record
     Demo(demo::Args),
     /// Topics, databases and roles: apply, check or show them
@@ -178,6 +181,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
 async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
         Command::Gate(args) => gate::run(args, context).await,
+        Command::Watch(args) => watch::run(args, context).await,
         Command::Demo(args) => demo::run(args, context).await,
         Command::Topology(args) => topology::run(args, context).await,
         Command::Device(args) => device::run(args, context).await,

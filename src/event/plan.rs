@@ -144,6 +144,12 @@ impl Plan {
         &self.clean.source
     }
 
+    /// The fingerprint of the clean schema (CRC-64-AVRO, little endian), as a single object names it.
+    #[must_use]
+    pub fn clean_fingerprint(&self) -> [u8; 8] {
+        self.clean.fingerprint
+    }
+
     /// The format of the clean event.
     #[must_use]
     pub fn clean_format(&self) -> Format {

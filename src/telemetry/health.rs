@@ -27,17 +27,59 @@ pub enum HoldCause {
     Vault,
     /// Kafka does not take what the lane produces.
     Kafka,
+    /// The database that the lane is stored in does not answer, or takes nothing.
+    Database,
+    /// Another process has claimed the lane.
+    Fenced,
+    /// The audit log is not what was written: somebody has to look.
+    Tampered,
+}
+
+/// A log that lanes are partitions of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Log {
+    /// The raw topic.
+    #[default]
+    Raw,
+    /// The clean topic.
+    Clean,
+    /// The ledger.
+    Ledger,
+}
+
+impl Log {
+    /// The name in metrics, logs and `/readyz`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Clean => "clean",
+            Self::Ledger => "ledger",
+        }
+    }
+
+    /// A lane's name in metrics. A raw one is called by its number, since a gate has no others.
+    fn lane(self, partition: i32) -> String {
+        match self {
+            Self::Raw => partition.to_string(),
+            Self::Clean | Self::Ledger => format!("{}/{partition}", self.as_str()),
+        }
+    }
 }
 
 impl HoldCause {
     /// Every cause.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::Rebuilding,
         Self::Ledger,
         Self::SubjectKeys,
         Self::SchemaRegistry,
         Self::Vault,
         Self::Kafka,
+        Self::Database,
+        Self::Fenced,
+        Self::Tampered,
     ];
 
     /// The name in metrics, logs and `/readyz`.
@@ -50,6 +92,9 @@ impl HoldCause {
             Self::SchemaRegistry => "schema_registry",
             Self::Vault => "vault",
             Self::Kafka => "kafka",
+            Self::Database => "database",
+            Self::Fenced => "fenced",
+            Self::Tampered => "tampered",
         }
     }
 }
@@ -79,7 +124,7 @@ struct Lane {
 #[derive(Debug, Default)]
 struct State {
     workers: Vec<Worker>,
-    lanes: BTreeMap<i32, Lane>,
+    lanes: BTreeMap<(Log, i32), Lane>,
     draining: bool,
 }
 
@@ -118,7 +163,9 @@ pub struct Readiness {
 /// A held lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Held {
-    /// The raw partition.
+    /// Which log it is a partition of.
+    pub log: Log,
+    /// The partition.
     pub lane: i32,
     /// Why.
     pub cause: HoldCause,
@@ -141,10 +188,17 @@ impl Health {
     /// The side of one worker, to be moved into its thread. `index` is below the number given to [`Health::new`].
     #[must_use]
     pub fn worker(self: &Arc<Self>, index: usize) -> WorkerHealth {
+        self.worker_of(index, Log::Raw)
+    }
+
+    /// As [`Health::worker`], for a worker whose lanes are partitions of `log`.
+    #[must_use]
+    pub fn worker_of(self: &Arc<Self>, index: usize, log: Log) -> WorkerHealth {
         debug_assert!(index < self.lock().workers.len(), "there is no such worker");
         WorkerHealth {
             health: Arc::clone(self),
             index,
+            log,
             ended: Worker::Died,
         }
     }
@@ -177,7 +231,7 @@ impl Health {
         let held: Vec<_> = state
             .lanes
             .iter()
-            .filter_map(|(&lane, owned)| owned.held.map(|cause| Held { lane, cause }))
+            .filter_map(|(&(log, lane), owned)| owned.held.map(|cause| Held { log, lane, cause }))
             .collect();
         let workers_joined = state.joined();
         Readiness {
@@ -217,7 +271,9 @@ impl Health {
         );
         let measured = || {
             let lanes = state.lanes.iter();
-            lanes.filter_map(|(lane, owned)| Some((format!("{{lane=\"{lane}\"}}"), owned.lag?)))
+            lanes.filter_map(|((log, lane), owned)| {
+                Some((format!("{{lane=\"{}\"}}", log.lane(*lane)), owned.lag?))
+            })
         };
         gauge(
             text,
@@ -267,6 +323,7 @@ fn gauge(text: &mut String, metric: Metric, series: impl IntoIterator<Item = (St
 pub struct WorkerHealth {
     health: Arc<Health>,
     index: usize,
+    log: Log,
     ended: Worker,
 }
 
@@ -283,7 +340,7 @@ impl WorkerHealth {
             held: Some(HoldCause::Rebuilding),
             lag: None,
         };
-        self.health.lock().lanes.insert(lane, owned);
+        self.health.lock().lanes.insert((self.log, lane), owned);
     }
 
     /// The worker owns `lane` no more; its gauges go with it.
@@ -292,10 +349,10 @@ impl WorkerHealth {
         // Another worker of this process may have been given it already.
         if state
             .lanes
-            .get(&lane)
+            .get(&(self.log, lane))
             .is_some_and(|owned| owned.worker == self.index)
         {
-            state.lanes.remove(&lane);
+            state.lanes.remove(&(self.log, lane));
         }
     }
 
@@ -330,7 +387,7 @@ impl WorkerHealth {
             .health
             .lock()
             .lanes
-            .get_mut(&lane)
+            .get_mut(&(self.log, lane))
             .filter(|owned| owned.worker == self.index)
         {
             change(owned);
@@ -371,6 +428,7 @@ mod tests {
         assert_eq!(
             health.readiness().held,
             [Held {
+                log: Log::Raw,
                 lane: 3,
                 cause: HoldCause::Vault
             }]
@@ -391,6 +449,7 @@ mod tests {
         assert_eq!(
             health.readiness().held,
             [Held {
+                log: Log::Raw,
                 lane: 0,
                 cause: HoldCause::Rebuilding
             }]
@@ -433,6 +492,7 @@ mod tests {
         assert_eq!(
             health.readiness().held,
             [Held {
+                log: Log::Raw,
                 lane: 1,
                 cause: HoldCause::Rebuilding
             }]

@@ -1,5 +1,5 @@
-//! The gate as its users run it: the real binary on a real Kafka and a real vault, judged by the oracle, which shares
-//! no code with it.
+//! The gate and the watch as their users run them: the real binary on a real Kafka and real databases. The gate is judged
+//! by the oracle, which shares no code with it; the watch by the rows that it left.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -13,4 +13,7 @@ mod main_path;
 mod open;
 mod schemas;
 mod series;
+mod stored;
+mod watch;
+mod watch_faults;
 mod world;

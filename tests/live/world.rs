@@ -79,6 +79,7 @@ impl World {
             directory.join("kek"),
             Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas"),
         );
+        let metrics = schemas.join("metrics.toml");
         fs::write(&kek, [7; 32]).expect("written");
         let mut text = File::create(&file).expect("created");
         write!(
@@ -86,7 +87,7 @@ impl World {
             "kafka.brokers = {:?}\ndatabases.prefix = {:?}\ndatabases.logins_directory = {:?}\n\
              topology.partitions = {}\ntopics.raw = {:?}\ntopics.clean = {:?}\ntopics.deadletter = {:?}\n\
              topics.ledger = {:?}\ntopics.findings = {:?}\nkek.source = \"file\"\nkek.file = {kek:?}\n\
-             event.directory = {schemas:?}\ngate.group = {:?}\n{settings}",
+             event.directory = {schemas:?}\nwatch.metrics_file = {metrics:?}\ngate.group = {:?}\nwatch.group = {:?}\n{settings}",
             config.kafka.brokers,
             config.databases.prefix,
             config.databases.logins_directory,
@@ -96,6 +97,7 @@ impl World {
             topics.deadletter,
             topics.ledger,
             topics.findings,
+            topics.raw,
             topics.raw,
         )
         .expect("written");
@@ -154,23 +156,39 @@ impl World {
 
     /// Starts a gate and returns at once. `sets` are `a.b=c`.
     pub fn start_gate(&self, instance: &str, sets: &[&str], flags: &[&str]) -> Gate {
+        self.start("gate", instance, sets, flags)
+    }
+
+    /// Starts a watch and returns at once.
+    pub fn start_watch(&self, instance: &str, sets: &[&str]) -> Gate {
+        self.start("watch", instance, sets, &[])
+    }
+
+    /// Starts a watch that is known to work on all its lanes when this returns.
+    pub fn watch(&self, instance: &str) -> Gate {
+        let mut watch = self.start_watch(instance, &[]);
+        watch.wait_ready();
+        watch
+    }
+
+    fn start(&self, role: &str, instance: &str, sets: &[&str], flags: &[&str]) -> Gate {
         // Bound and let go: the port is free, and nobody else here takes ports that he was not given.
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("an address").port();
         drop(listener);
-        let log = self.directory.join(format!("{instance}-{port}.log"));
+        let log = self.directory.join(format!("{role}-{instance}-{port}.log"));
         let file = File::create(&log).expect("created");
         let mut command = self.pulsegate();
         command.args([
             "--set",
             &format!("http.listen=127.0.0.1:{port}"),
             "--set",
-            &format!("gate.instance={instance}"),
+            &format!("{role}.instance={instance}"),
         ]);
         for set in sets {
             command.args(["--set", set]);
         }
-        command.arg("gate").args(flags).stdin(Stdio::null());
+        command.arg(role).args(flags).stdin(Stdio::null());
         command.stdout(file.try_clone().expect("cloned")).stderr(file);
         Gate {
             child: command.spawn().expect("started"),
@@ -280,7 +298,7 @@ impl World {
     }
 }
 
-/// A running gate.
+/// A running gate, or a running watch.
 pub struct Gate {
     child: Child,
     port: u16,
@@ -290,7 +308,7 @@ pub struct Gate {
 impl Gate {
     pub fn expect_running(&mut self) {
         if let Some(status) = self.child.try_wait().expect("waited") {
-            panic!("the gate ended with {status}:\n{}", self.logged());
+            panic!("it ended with {status}:\n{}", self.logged());
         }
     }
 
@@ -300,7 +318,7 @@ impl Gate {
 
     /// Every lane that it owns is open, and it owns some.
     pub fn wait_ready(&mut self) {
-        wait_for("the gate to be ready", || {
+        wait_for("it to be ready", || {
             self.expect_running();
             self.get("/readyz").is_some_and(|(status, _)| status == 200)
         });
@@ -358,7 +376,7 @@ impl Gate {
     /// Waits until it ends by itself.
     pub fn wait(&mut self) -> ExitStatus {
         let mut status = None;
-        wait_for("the gate to end", || {
+        wait_for("it to end", || {
             status = self.child.try_wait().expect("waited");
             status.is_some()
         });

@@ -84,13 +84,14 @@ pub enum Undecodable {
 pub struct SchemaError(String);
 
 /// One clean schema.
+#[derive(Clone)]
 struct Clean {
     shape: Shape,
-    /// None is never read: it stands for an id that the registry denied.
     schema: Schema,
 }
 
 /// Reads clean records of every schema that it knows.
+#[derive(Clone)]
 pub struct Decoder {
     schemas: Vec<Clean>,
     fingerprints: HashMap<[u8; 8], usize>,
@@ -134,6 +135,12 @@ impl Decoder {
             self.schemas.len() - 1
         });
         self.ids.insert(id, index);
+    }
+
+    /// Whether it was learnt what a schema id is.
+    #[must_use]
+    pub fn knows(&self, id: u32) -> bool {
+        self.ids.contains_key(&id)
     }
 
     /// Reads the value of a clean record.

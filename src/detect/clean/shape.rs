@@ -15,6 +15,7 @@ use crate::detect::reading::Token;
 const OFFSET_MS: &str = "offset_ms";
 
 /// What is of interest in a value of the schema.
+#[derive(Clone)]
 pub(super) enum Shape {
     /// Nothing.
     Skip,

@@ -318,6 +318,26 @@ impl Lane {
         (value, verdict)
     }
 
+    /// The finding that says that offsets were deleted before they were read; `append_ms` is when the first record after
+    /// them was appended.
+    #[must_use]
+    pub fn lost(&self, offsets: std::ops::Range<i64>, append_ms: i64) -> Finding {
+        let origin = Origin {
+            partition: self.partition,
+            offset: offsets.start,
+            index: 0,
+        };
+        Finding {
+            reason: format!(
+                "offsets {} to {} were deleted before they were read",
+                offsets.start, offsets.end
+            ),
+            severity: Severity::High,
+            notify: true,
+            ..blank(format!("clean/{}", self.partition), origin, append_ms)
+        }
+    }
+
     fn undecodable(&self, record: &CleanRecord<'_>, trouble: Undecodable) -> Finding {
         let series = format!("clean/{}", self.partition);
         let origin = Origin {

@@ -5,6 +5,8 @@
 //! worker ─┬─ opening (a thread a lane, before its first record)
 //!         └─ gate (what all workers share)
 //! ```
+//!
+//! [`watch`] reads what the gate produces.
 
 pub mod config;
 pub mod consumer;
@@ -16,6 +18,7 @@ pub mod raw;
 pub mod settings;
 pub mod settle;
 pub mod topics;
+pub mod watch;
 pub mod worker;
 pub mod workers;
 

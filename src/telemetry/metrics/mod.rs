@@ -10,6 +10,9 @@ use metrics_exporter_prometheus::{
     BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
+mod watch;
+
+pub use self::watch::WatchMetrics;
 use super::health::Health;
 use crate::gate::outcome::Outcome;
 
@@ -105,6 +108,34 @@ catalogue! {
     VaultConnections = Gauge "pulsegate_vault_connections" ["state"],
     /// Requests to a service that failed; each is tried again.
     ServiceFailures = Counter "pulsegate_service_failures_total" ["service"],
+    /// Clean records whose readings are stored.
+    CleanRecords = Counter "pulsegate_clean_records_total" [],
+    /// Readings that are stored, by the verdict on them.
+    Readings = Counter "pulsegate_readings_total" ["quality"],
+    /// Findings that are stored.
+    Findings = Counter "pulsegate_findings_total" ["kind"],
+    /// Findings that people are told of.
+    FindingsNotified = Counter "pulsegate_findings_notified_total" [],
+    /// Series that the detectors remember.
+    Series = Gauge "pulsegate_series" [],
+    /// Rows in a batch that is stored.
+    SinkRows = Histogram "pulsegate_sink_rows" ["database"],
+    /// Time that storing a batch took, from its first statement to its commit.
+    SinkDuration = Histogram "pulsegate_sink_duration_seconds" ["database"],
+    /// Time from a clean record's append to its readings' visibility, of the last record of each batch.
+    VisibleDuration = Histogram "pulsegate_reading_visible_duration_seconds" [],
+    /// Connections to a database of the watch.
+    SinkConnections = Gauge "pulsegate_sink_connections" ["database", "state"],
+    /// How often no connection to a database of the watch was free in time.
+    SinkConnectionTimeouts = Gauge "pulsegate_sink_connection_timeouts" ["database"],
+    /// 1 for the edition of TimescaleDB that is used.
+    TimescaleEdition = Gauge "pulsegate_timescale_edition" ["edition"],
+    /// Entries that the audit log was extended by.
+    AuditEntries = Counter "pulsegate_audit_entries_total" [],
+    /// Entries that say that the ledger is not what it should be.
+    AuditAlerts = Counter "pulsegate_audit_alerts_total" [],
+    /// Heads of audit lanes that were signed.
+    AuditCheckpoints = Counter "pulsegate_audit_checkpoints_total" [],
 }
 
 /// Where the time of a batch goes.
@@ -148,6 +179,12 @@ pub enum Service {
     SchemaRegistry,
     /// The vault database.
     Vault,
+    /// The analytics database.
+    Analytics,
+    /// The audit database.
+    Audit,
+    /// The operations database.
+    Operations,
 }
 
 /// A closed set of label values.
@@ -168,7 +205,7 @@ macro_rules! label_values {
 
 label_values!(Stage { Verify = "verify", Decode = "decode", Admit = "admit", Keys = "keys", Seal = "seal", Produce = "produce", Commit = "commit" });
 label_values!(AbortCause { LostAssignment = "lost_assignment", Kafka = "kafka", Fenced = "fenced", Draining = "draining" });
-label_values!(Service { Kafka = "kafka", SchemaRegistry = "schema_registry", Vault = "vault" });
+label_values!(Service { Kafka = "kafka", SchemaRegistry = "schema_registry", Vault = "vault", Analytics = "analytics", Audit = "audit", Operations = "operations" });
 
 /// What one committed batch came to.
 #[derive(Clone, Debug, Default)]
@@ -209,6 +246,8 @@ pub struct Metrics {
     vault_idle: Gauge,
     vault_used: Gauge,
     failures: Vec<Counter>,
+    /// What the watch records.
+    pub watch: WatchMetrics,
 }
 
 impl Default for Metrics {
@@ -256,6 +295,7 @@ impl Metrics {
             vault_idle: gauge(&recorder, Metric::VaultConnections, &["idle"]),
             vault_used: gauge(&recorder, Metric::VaultConnections, &["used"]),
             failures: failures.collect(),
+            watch: WatchMetrics::new(&recorder),
         }
     }
 
@@ -343,6 +383,7 @@ fn builder() -> Result<PrometheusBuilder, BuildError> {
     let exact = |metric: Metric| Matcher::Full(metric.name().to_owned());
     PrometheusBuilder::new()
         .set_buckets_for_metric(exact(Metric::BatchRecords), &RECORD_BUCKETS)?
+        .set_buckets_for_metric(exact(Metric::SinkRows), &RECORD_BUCKETS)?
         .set_buckets_for_metric(exact(Metric::BatchBytes), &BYTE_BUCKETS)?
         .set_buckets_for_metric(Matcher::Suffix("_duration_seconds".to_owned()), &DURATION_BUCKETS)
 }
@@ -387,88 +428,4 @@ fn describe(recorder: &PrometheusRecorder, metric: Metric) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::gate::outcome::Reason;
-
-    fn scrape(metrics: &Metrics) -> String {
-        let health = Health::new(1);
-        let worker = health.worker(0);
-        worker.assigned(0);
-        worker.lag(0, 1, 1.0);
-        metrics.render(&health)
-    }
-
-    #[test]
-    fn the_catalogue_is_what_a_dashboard_may_rely_on() {
-        let table: String = Metric::ALL
-            .iter()
-            .map(|metric| {
-                let labels = metric.labels().join(",");
-                format!(
-                    "{:?} {}{{{labels}}}: {}\n",
-                    metric.kind(),
-                    metric.name(),
-                    metric.help()
-                )
-            })
-            .collect();
-        insta::assert_snapshot!(table);
-    }
-
-    #[test]
-    fn names_follow_the_convention() {
-        for metric in Metric::ALL {
-            let name = metric.name();
-            assert!(name.starts_with("pulsegate_"), "{name}");
-            assert_eq!(name.ends_with("_total"), metric.kind() == Kind::Counter, "{name}");
-            assert!(metric.help().ends_with('.'), "{name}");
-        }
-    }
-
-    #[test]
-    fn every_metric_is_there_with_type_and_help_from_the_first_scrape_on() {
-        let text = scrape(&Metrics::new());
-        for metric in Metric::ALL {
-            let (name, kind) = (metric.name(), format!("{:?}", metric.kind()).to_lowercase());
-            assert!(
-                text.contains(&format!("# TYPE {name} {kind}\n")),
-                "{name} has no type in\n{text}"
-            );
-            assert!(
-                text.contains(&format!("# HELP {name} {}\n", metric.help())),
-                "{name} has no help in\n{text}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_committed_batch_is_counted_by_outcome_and_stage() {
-        assert!(builder().is_ok());
-        let metrics = Metrics::new();
-        let mut batch = Batch {
-            bytes: 2800,
-            transaction: Duration::from_millis(80),
-            ..Batch::default()
-        };
-        batch.outcomes[Outcome::Clean.index()] = 9;
-        batch.outcomes[Outcome::from(Reason::Stale).index()] = 1;
-        batch.spent(Stage::Seal, Duration::from_millis(30));
-        metrics.committed(&batch);
-        metrics.aborted(AbortCause::Fenced);
-        let text = scrape(&metrics);
-        for line in [
-            "pulsegate_records_total{outcome=\"clean\"} 9\n",
-            "pulsegate_records_total{outcome=\"stale\"} 1\n",
-            "pulsegate_records_total{outcome=\"duplicate\"} 0\n",
-            "pulsegate_batch_records_bucket{le=\"10\"} 1\n",
-            "pulsegate_batch_bytes_sum 2800\n",
-            "pulsegate_stage_duration_seconds_bucket{stage=\"seal\",le=\"0.05\"} 1\n",
-            "pulsegate_stage_duration_seconds_bucket{stage=\"seal\",le=\"0.02\"} 0\n",
-            "pulsegate_commits_total 1\n",
-            "pulsegate_aborts_total{cause=\"fenced\"} 1\n",
-        ] {
-            assert!(text.contains(line), "{line} is not in\n{text}");
-        }
-    }
-}
+mod tests;

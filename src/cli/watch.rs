@@ -1,0 +1,64 @@
+//! `pulsegate watch`: runs until it is told to stop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::interval;
+use tracing::info;
+
+use super::{Context, Failure};
+use crate::io::http::Server;
+use crate::io::kafka::watch::{Problem, Watch};
+use crate::telemetry::health::Health;
+use crate::telemetry::metrics::Metrics;
+
+/// How often recorded samples are moved into their buckets when nobody scrapes.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Arguments of `pulsegate watch`.
+#[derive(clap::Args)]
+pub struct Args {}
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// `Wrong` when a part of it had to give up, `Usage` when something is configured that cannot work, `Unreachable` when
+/// Kafka does not answer at the start.
+pub async fn run(_args: Args, context: &Context) -> Result<(), Failure> {
+    let config = &context.config;
+    let (health, metrics) = (Health::new(Watch::workers(config)), Arc::new(Metrics::new()));
+    let http = Server::start(&config.http, Arc::clone(&health), Arc::clone(&metrics));
+    let http = http.await.map_err(|error| Failure::Usage(error.to_string()))?;
+    let listen =
+        |kind| signal(kind).map_err(|error| Failure::Wrong(format!("cannot listen for signals: {error}")));
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let mut watch = Watch::start(config, Arc::clone(&health), Arc::clone(&metrics)).await?;
+    info!(http = %http.address(), workers = config.watch.workers, "watch started");
+    let mut upkeep = interval(UPKEEP);
+    let gave_up = loop {
+        tokio::select! {
+            _ = terminate.recv() => break Ok(()),
+            _ = interrupt.recv() => break Ok(()),
+            _ = upkeep.tick() => metrics.upkeep(),
+            ended = watch.ended() => break ended,
+        }
+    };
+    info!("draining");
+    health.drain();
+    let drained = watch.drain().await;
+    gave_up.map_err(|problem| gave_up_with(&problem))?;
+    match drained {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Failure::Wrong(format!(
+            "not drained within {} ms (watch.drain_timeout_ms); what was not stored is read again at the next start",
+            config.watch.drain_timeout_ms
+        ))),
+        Err(problem) => Err(gave_up_with(&problem)),
+    }
+}
+
+fn gave_up_with(problem: &Problem) -> Failure {
+    Failure::Wrong(problem.to_string())
+}

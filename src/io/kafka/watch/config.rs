@@ -1,0 +1,95 @@
+//! The watch's own settings.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Check;
+use crate::detect::{lane, quality};
+
+/// The watch: its workers, batches and stages.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// What the names of the consumer groups begin with; one is for the clean topic and one for the ledger. Default:
+    /// `pulsegate-watch`.
+    pub group: String,
+    /// This process among the group's, part of its clients' names. Default: empty, which takes the host's name.
+    pub instance: String,
+    /// Worker threads for the clean topic, each with its own consumer. The ledger has one more. Default: 2.
+    pub workers: usize,
+    /// What one write to a database may hold.
+    pub batch: Batch,
+    /// The file that says what metrics mean. Default: `schemas/metrics.toml`.
+    pub metrics_file: PathBuf,
+    /// What counts as a fault of clock or transport.
+    pub quality: quality::Config,
+    /// How lanes score.
+    pub lane: lane::Config,
+    /// How often what a lane's detectors know is stored, in seconds; a restart reads the clean log again from there.
+    /// Default: 300.
+    pub snapshot_interval_s: u64,
+    /// After how many records it is stored although the time is not up. Default: 1,000,000.
+    pub snapshot_records_max: u64,
+    /// How long a stop may take to store what was read, in milliseconds. Default: 10,000.
+    pub drain_timeout_ms: u64,
+}
+
+/// What one write to a database may hold; the first limit that is reached ends it. There is one open batch a lane.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Batch {
+    /// Readings, or ledger records. Default: 10,000.
+    pub rows_max: usize,
+    /// Time from its first record, in milliseconds. Default: 100.
+    pub time_max_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            group: "pulsegate-watch".to_owned(),
+            instance: String::new(),
+            workers: 2,
+            batch: Batch::default(),
+            metrics_file: PathBuf::from("schemas/metrics.toml"),
+            quality: quality::Config::default(),
+            lane: lane::Config::default(),
+            snapshot_interval_s: 300,
+            snapshot_records_max: 1_000_000,
+            drain_timeout_ms: 10_000,
+        }
+    }
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            rows_max: 10_000,
+            time_max_ms: 100,
+        }
+    }
+}
+
+impl Config {
+    /// Notes what makes no sense.
+    pub fn check(&self, check: &mut Check) {
+        if self.group.is_empty() {
+            check.problem("watch.group", "must not be empty");
+        }
+        check.range("watch.workers", self.workers as u64, 1..=256);
+        // The audit log takes at most 10,000 ledger records at once.
+        check.range("watch.batch.rows_max", self.batch.rows_max as u64, 1..=10_000);
+        check.range("watch.batch.time_max_ms", self.batch.time_max_ms, 1..=60_000);
+        check.range("watch.snapshot_interval_s", self.snapshot_interval_s, 1..=86_400);
+        check.range(
+            "watch.snapshot_records_max",
+            self.snapshot_records_max,
+            1_000..=1_000_000_000,
+        );
+        check.range("watch.drain_timeout_ms", self.drain_timeout_ms, 100..=600_000);
+        self.quality.check(check);
+        self.lane.check(check);
+    }
+}

@@ -1,0 +1,340 @@
+//! The watch of one process: connects what is there, starts its workers, and stops them together.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use jiff::Timestamp;
+use rdkafka::ClientConfig;
+use thiserror::Error;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use super::clean::{CleanFeed, Knowledge};
+use super::feed::Feed;
+use super::ledger::LedgerFeed;
+use super::log::Log;
+use super::worker::{Setup, Worker, WorkerError};
+use crate::cli::Failure;
+use crate::config::Config;
+use crate::detect::clean::Decoder;
+use crate::detect::lane::Rules;
+use crate::detect::quality::{Metrics as MetricsTable, TEXT_BYTES_MAX};
+use crate::io::audit::{AuditError, AuditLog};
+use crate::io::kafka::topics;
+use crate::io::registry::Registry;
+use crate::io::schemas::Schemas;
+use crate::io::timescale::{Analytics, TimescaleError};
+use crate::telemetry::health::Health;
+use crate::telemetry::metrics::{Metrics, Service};
+
+/// The longest pause between two tries to connect.
+const CONNECT_PAUSE_MAX: Duration = Duration::from_secs(10);
+/// How often the state of the pools is looked at.
+const POOL_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Why the watch ended by itself.
+#[derive(Debug, Error)]
+pub enum Problem {
+    /// A worker had to give up.
+    #[error("a worker gave up: {0}")]
+    Worker(#[from] WorkerError),
+    /// A database will not be what it must be by waiting for it.
+    #[error("{0}")]
+    Database(String),
+    /// The operating system has no more threads.
+    #[error("cannot start a worker: {0}")]
+    Thread(std::io::Error),
+}
+
+/// The running watch.
+pub struct Watch {
+    shared: Arc<Shared>,
+    ended: mpsc::UnboundedReceiver<Result<(), Problem>>,
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+}
+
+/// What its parts share.
+struct Shared {
+    config: Config,
+    watch: Arc<super::Config>,
+    host: String,
+    partitions: usize,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    stop: Arc<AtomicBool>,
+    ended: mpsc::UnboundedSender<Result<(), Problem>>,
+    stopped: watch::Receiver<bool>,
+}
+
+impl Watch {
+    /// How many workers a watch of this configuration has, for [`Health::new`].
+    #[must_use]
+    pub const fn workers(config: &Config) -> usize {
+        config.watch.workers + 1
+    }
+
+    /// Reads schemas and metrics, asks Kafka about the topics, and starts both halves. A database that does not answer is
+    /// waited for by its half alone.
+    ///
+    /// # Errors
+    ///
+    /// `Usage` when something is configured that cannot work, `Unreachable` when Kafka does not answer, `Wrong` when the
+    /// topics are not what they must be.
+    pub async fn start(config: &Config, health: Arc<Health>, metrics: Arc<Metrics>) -> Result<Self, Failure> {
+        let partitions = topics::check(config).await?.get() as usize;
+        let knowledge = knowledge(config)?;
+        let (ended_tx, ended) = mpsc::unbounded_channel();
+        let (stop, stopped) = watch::channel(false);
+        let host = whoami::hostname().unwrap_or_else(|_| "watch".to_owned());
+        let shared = Arc::new(Shared {
+            watch: Arc::new(config.watch.clone()),
+            config: config.clone(),
+            host,
+            partitions,
+            health,
+            metrics,
+            stop: Arc::default(),
+            ended: ended_tx,
+            stopped,
+        });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(run_clean(Arc::clone(&shared), knowledge));
+        tasks.spawn(run_ledger(Arc::clone(&shared)));
+        Ok(Self {
+            shared,
+            ended,
+            stop,
+            tasks,
+        })
+    }
+
+    /// Waits until a part of it ends, which none should.
+    pub async fn ended(&mut self) -> Result<(), Problem> {
+        self.ended.recv().await.unwrap_or(Ok(()))
+    }
+
+    /// Has everything stored that was read, and ends. False when that took longer than it may.
+    ///
+    /// # Errors
+    ///
+    /// The first problem of a part.
+    pub async fn drain(mut self) -> Result<bool, Problem> {
+        let limit = Duration::from_millis(self.shared.watch.drain_timeout_ms) + Duration::from_secs(2);
+        self.shared.stop.store(true, Ordering::Relaxed);
+        // The tasks hear of it where they wait for a database; otherwise they end with their workers.
+        let _ = self.stop.send(true);
+        let all = async {
+            while self.tasks.join_next().await.is_some() {}
+        };
+        let in_time = timeout(limit, all).await.is_ok();
+        self.ended.close();
+        while let Some(result) = self.ended.recv().await {
+            result?;
+        }
+        Ok(in_time)
+    }
+}
+
+/// What does not change while the process runs: schemas, metrics, settings.
+fn knowledge(config: &Config) -> Result<Knowledge, Failure> {
+    let schemas = Schemas::read(&config.event)?;
+    let plans = schemas.catalog.plans();
+    let default = plans.iter().position(|plan| plan.name() == config.event.default_event);
+    let local = plans.iter().map(|plan| (plan.clean_schema(), plan.clean_fingerprint()));
+    let decoder = Decoder::new(local, default.unwrap_or_default())
+        .map_err(|error| Failure::Usage(format!("the schemas (event.directory): {error}")))?;
+    Ok(Knowledge {
+        decoder,
+        registry: Registry::new(&config.registry)?,
+        rules: Rules {
+            lane: config.watch.lane.clone(),
+            quality: config.watch.quality.clone(),
+            metrics: metrics_table(config)?,
+        },
+    })
+}
+
+fn metrics_table(config: &Config) -> Result<MetricsTable, Failure> {
+    let file = &config.watch.metrics_file;
+    let refused = |what: String| Failure::Usage(format!("{} (watch.metrics_file): {what}", file.display()));
+    let length = std::fs::metadata(file).map_err(|error| refused(error.to_string()))?.len();
+    if length > TEXT_BYTES_MAX as u64 {
+        return Err(refused(format!("larger than {TEXT_BYTES_MAX} bytes")));
+    }
+    let text = std::fs::read_to_string(file).map_err(|error| refused(error.to_string()))?;
+    MetricsTable::parse(&text).map_err(|error| refused(error.to_string()))
+}
+
+/// The clean topic's half: from the first connection to its last worker's end.
+async fn run_clean(shared: Arc<Shared>, knowledge: Knowledge) {
+    let connect = || async { Analytics::connect(&shared.config).await };
+    let passes = |error: &TimescaleError| matches!(error, TimescaleError::Unreachable { .. });
+    let Some(sink) = shared.connected(Service::Analytics, connect, passes).await else {
+        return;
+    };
+    shared.metrics.watch.edition(sink.edition());
+    let feed = Arc::new(CleanFeed::new(
+        &shared.config.topics.clean,
+        &shared.watch,
+        knowledge,
+        sink,
+        Arc::clone(&shared.metrics),
+        Handle::current(),
+    ));
+    let workers = 0..shared.watch.workers;
+    let look = || shared.metrics.watch.analytics_pool(feed.sink().pool());
+    shared.run(&feed, "analytics", workers, look).await;
+    feed.sink().close().await;
+}
+
+/// The ledger's half.
+async fn run_ledger(shared: Arc<Shared>) {
+    let connect = || async { AuditLog::connect(&shared.config).await };
+    let passes = |error: &AuditError| matches!(error, AuditError::Database(TimescaleError::Unreachable { .. }));
+    let Some(sink) = shared.connected(Service::Audit, connect, passes).await else {
+        return;
+    };
+    let sink = Arc::new(sink);
+    let feed = Arc::new(LedgerFeed::new(
+        &shared.config.topics.ledger,
+        Arc::clone(&sink),
+        Arc::clone(&shared.metrics),
+    ));
+    let signing = tokio::spawn(sign(Arc::clone(&shared), Arc::clone(&sink)));
+    let worker = shared.watch.workers;
+    let look = || shared.metrics.watch.audit_pool(sink.pool());
+    shared.run(&feed, "audit", worker..worker + 1, look).await;
+    signing.abort();
+    sink.close().await;
+}
+
+/// Signs checkpoints, also when nothing comes.
+async fn sign(shared: Arc<Shared>, sink: Arc<AuditLog>) {
+    let mut due = tokio::time::interval(Duration::from_millis(shared.config.audit.checkpoint_interval_ms));
+    due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        due.tick().await;
+        match sink.checkpoint(Timestamp::now()).await {
+            Ok(signed) => shared.metrics.watch.checkpoints(signed),
+            Err(error) => {
+                shared.metrics.failed(Service::Audit);
+                warn!(%error, "no checkpoints were signed; trying again");
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Connects to a database, however long that takes; none when the process stops first, or when waiting is of no use.
+    async fn connected<T, E: std::fmt::Display, F: Future<Output = Result<T, E>>>(
+        &self,
+        service: Service,
+        connect: impl FnMut() -> F,
+        passes: impl FnMut(&E) -> bool,
+    ) -> Option<T> {
+        let pauses = ExponentialBuilder::default()
+            .with_max_delay(CONNECT_PAUSE_MAX)
+            .without_max_times();
+        let trying = connect.retry(pauses).when(passes).notify(|error, pause| {
+            self.metrics.failed(service);
+            warn!(%error, ?pause, "not connected; trying again");
+        });
+        let mut stopped = self.stopped.clone();
+        tokio::select! {
+            connected = trying => match connected {
+                Ok(connected) => Some(connected),
+                Err(error) => {
+                    let _ = self.ended.send(Err(Problem::Database(error.to_string())));
+                    None
+                }
+            },
+            _ = stopped.changed() => None,
+        }
+    }
+
+    /// Runs the workers of one half until the last has ended.
+    async fn run<F: Feed>(&self, feed: &Arc<F>, half: &str, workers: std::ops::Range<usize>, look: impl Fn()) {
+        let (outbox, mut ended) = mpsc::unbounded_channel();
+        for index in workers {
+            let log = Log::new(&self.config.kafka.client(), feed.topic(), self.partitions);
+            let started = log.map_err(|error| Problem::Worker(error.into())).and_then(|log| {
+                let setup = Setup {
+                    feed: Arc::clone(feed),
+                    config: Arc::clone(&self.watch),
+                    health: self.health.worker_of(index, F::LOG),
+                    client: self.client(half, index),
+                    log,
+                    runtime: Handle::current(),
+                };
+                let (stop, outbox) = (Arc::clone(&self.stop), outbox.clone());
+                let run = move || {
+                    let result = Worker::new(setup).and_then(|worker| worker.run(&stop));
+                    // Nobody listens any more when the process is ending.
+                    let _ = outbox.send(result.map_err(Problem::from));
+                };
+                let spawned = thread::Builder::new().name(format!("{half}-{index}")).spawn(run);
+                spawned.map(drop).map_err(Problem::Thread)
+            });
+            if let Err(problem) = started {
+                let _ = self.ended.send(Err(problem));
+            }
+        }
+        drop(outbox);
+        let mut due = tokio::time::interval(POOL_INTERVAL);
+        loop {
+            tokio::select! {
+                _ = due.tick() => look(),
+                result = ended.recv() => match result {
+                    Some(result) => {
+                        // The process is ending when nobody listens.
+                        let _ = self.ended.send(result);
+                    }
+                    None => break,
+                },
+            }
+        }
+        info!(half, "stored what was read");
+    }
+
+    /// The consumer of one worker.
+    fn client(&self, half: &str, index: usize) -> ClientConfig {
+        let group = format!("{}-{half}", self.watch.group);
+        let instance = if self.watch.instance.is_empty() {
+            &self.host
+        } else {
+            &self.watch.instance
+        };
+        let mut client = ClientConfig::new();
+        client
+            .set("client.id", format!("{group}-{instance}-{index}"))
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            // How long the lanes of a watch that died stand still.
+            .set("session.timeout.ms", "10000")
+            // Positions are the databases'.
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("isolation.level", "read_committed")
+            // A lane always starts at an offset that it knows; that it is gone must not pass silently.
+            .set("auto.offset.reset", "error")
+            .set("enable.partition.eof", "false")
+            // Memory: a few batches ahead, however far behind the lanes are.
+            .set("queued.min.messages", "20000")
+            .set("queued.max.messages.kbytes", "32768")
+            .set("fetch.message.max.bytes", "4194304")
+            .set("fetch.wait.max.ms", "10")
+            .set("statistics.interval.ms", "2000");
+        for (name, value) in self.config.kafka.client().config_map() {
+            client.set(name, value);
+        }
+        client.set("group.id", group);
+        client
+    }
+}

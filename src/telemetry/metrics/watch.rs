@@ -1,0 +1,161 @@
+//! What the watch records.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram};
+use metrics_exporter_prometheus::PrometheusRecorder;
+
+use super::{Metric, counter, gauge, histogram};
+use crate::detect::finding::{Finding, Kind};
+use crate::detect::quality::Quality;
+use crate::io::timescale::{Edition, PoolStatistics};
+
+/// The editions of TimescaleDB.
+const EDITIONS: [Edition; 2] = [Edition::Apache, Edition::Community];
+
+/// The handles of the watch's metrics.
+pub struct WatchMetrics {
+    records: Counter,
+    readings: Vec<Counter>,
+    findings: Vec<Counter>,
+    notified: Counter,
+    series: Gauge,
+    /// By lane, since the gauge is their sum.
+    series_of: Mutex<BTreeMap<i32, u32>>,
+    analytics: Sink,
+    audit: Sink,
+    visible: Histogram,
+    editions: Vec<Gauge>,
+    audit_entries: Counter,
+    audit_alerts: Counter,
+    checkpoints: Counter,
+}
+
+/// One database.
+struct Sink {
+    rows: Histogram,
+    duration: Histogram,
+    used: Gauge,
+    idle: Gauge,
+    timeouts: Gauge,
+}
+
+impl Sink {
+    fn new(recorder: &PrometheusRecorder, database: &'static str) -> Self {
+        Self {
+            rows: histogram(recorder, Metric::SinkRows, &[database]),
+            duration: histogram(recorder, Metric::SinkDuration, &[database]),
+            used: gauge(recorder, Metric::SinkConnections, &[database, "used"]),
+            idle: gauge(recorder, Metric::SinkConnections, &[database, "idle"]),
+            timeouts: gauge(recorder, Metric::SinkConnectionTimeouts, &[database]),
+        }
+    }
+
+    fn pool(&self, statistics: PoolStatistics) {
+        self.used.set(statistics.used);
+        self.idle.set(statistics.idle);
+        self.timeouts.set(statistics.timed_out as f64);
+    }
+}
+
+impl WatchMetrics {
+    pub(super) fn new(recorder: &PrometheusRecorder) -> Self {
+        let readings = Quality::ALL
+            .iter()
+            .map(|one| counter(recorder, Metric::Readings, &[one.as_str()]));
+        let findings = Kind::ALL
+            .iter()
+            .map(|one| counter(recorder, Metric::Findings, &[one.as_str()]));
+        let editions = EDITIONS
+            .iter()
+            .map(|one| gauge(recorder, Metric::TimescaleEdition, &[one.as_str()]));
+        Self {
+            records: counter(recorder, Metric::CleanRecords, &[]),
+            readings: readings.collect(),
+            findings: findings.collect(),
+            notified: counter(recorder, Metric::FindingsNotified, &[]),
+            series: gauge(recorder, Metric::Series, &[]),
+            series_of: Mutex::default(),
+            analytics: Sink::new(recorder, "analytics"),
+            audit: Sink::new(recorder, "audit"),
+            visible: histogram(recorder, Metric::VisibleDuration, &[]),
+            editions: editions.collect(),
+            audit_entries: counter(recorder, Metric::AuditEntries, &[]),
+            audit_alerts: counter(recorder, Metric::AuditAlerts, &[]),
+            checkpoints: counter(recorder, Metric::AuditCheckpoints, &[]),
+        }
+    }
+
+    /// A batch of clean records is stored. `verdicts` are its readings by [`Quality::code`]; `age_seconds` is how long ago
+    /// its last record was appended.
+    pub fn stored(
+        &self,
+        verdicts: &[u64; Quality::ALL.len()],
+        findings: &[Finding],
+        records: u64,
+        took: Duration,
+        age_seconds: f64,
+    ) {
+        self.records.increment(records);
+        for (counter, &count) in self.readings.iter().zip(verdicts) {
+            counter.increment(count);
+        }
+        self.found(findings);
+        self.analytics.rows.record(verdicts.iter().sum::<u64>() as f64);
+        self.analytics.duration.record(took.as_secs_f64());
+        self.visible.record(age_seconds);
+    }
+
+    /// Findings are stored.
+    pub fn found(&self, findings: &[Finding]) {
+        for finding in findings {
+            if let Some(at) = Kind::ALL.iter().position(|kind| *kind == finding.kind) {
+                self.findings[at].increment(1);
+            }
+            self.notified.increment(u64::from(finding.notify));
+        }
+    }
+
+    /// A batch of ledger records is stored.
+    pub fn appended(&self, entries: usize, alerts: usize, took: Duration) {
+        self.audit_entries.increment(entries as u64);
+        self.audit_alerts.increment(alerts as u64);
+        self.audit.rows.record(entries as f64);
+        self.audit.duration.record(took.as_secs_f64());
+    }
+
+    /// The heads of so many lanes were signed.
+    pub fn checkpoints(&self, signed: usize) {
+        self.checkpoints.increment(signed as u64);
+    }
+
+    /// A lane's detectors remember so many series; 0 when it was given back.
+    pub fn series(&self, lane: i32, series: u32) {
+        let mut of = self.series_of.lock().unwrap_or_else(PoisonError::into_inner);
+        if series == 0 {
+            of.remove(&lane);
+        } else {
+            of.insert(lane, series);
+        }
+        self.series.set(of.values().map(|&one| f64::from(one)).sum::<f64>());
+    }
+
+    /// Which edition the analytics database has.
+    pub fn edition(&self, edition: Edition) {
+        for (gauge, one) in self.editions.iter().zip(EDITIONS) {
+            gauge.set(u8::from(one == edition));
+        }
+    }
+
+    /// How the analytics database's pool is used.
+    pub fn analytics_pool(&self, statistics: PoolStatistics) {
+        self.analytics.pool(statistics);
+    }
+
+    /// How the audit database's pool is used.
+    pub fn audit_pool(&self, statistics: PoolStatistics) {
+        self.audit.pool(statistics);
+    }
+}

@@ -1,0 +1,178 @@
+//! What the watch has to store, read from the topics by other means, and what it has stored.
+
+use std::collections::BTreeMap;
+
+use pulsegate_loadtest::kafka::reader;
+use rdkafka::ClientConfig;
+use rdkafka::Message as _;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Row as _};
+use tokio::runtime::Handle;
+
+use crate::support::admin;
+use crate::world::{PATIENCE, World, wait_for};
+
+/// Partition, offset and index of a reading.
+pub type Origin = (i32, i64, i64);
+
+/// Every reading of the clean topic, once.
+pub fn in_the_topic(world: &World) -> BTreeMap<Origin, u64> {
+    let (kafka, topic) = (world.kafka(), &world.config.topics.clean);
+    let ranges = reader::watermarks(&kafka, topic).expect("the topic is there");
+    let mut found = BTreeMap::new();
+    reader::read_all(&kafka, topic, &ranges, |message| {
+        let event: Value = serde_json::from_slice(message.payload().unwrap_or_default()).unwrap_or_default();
+        let readings = event["readings"].as_array().map_or(0, Vec::len);
+        for index in 0..readings as i64 {
+            *found.entry((message.partition(), message.offset(), index)).or_default() += 1;
+        }
+        Ok(())
+    })
+    .expect("the topic can be read");
+    found
+}
+
+/// Every row of `readings`, with how often it is there.
+pub fn in_the_table(world: &World) -> BTreeMap<Origin, u64> {
+    let rows = query(
+        world,
+        "analytics",
+        "select origin_partition, origin_offset, origin_index::bigint, count(*) from readings group by 1, 2, 3",
+    );
+    rows.iter()
+        .map(|row| ((row.get(0), row.get(1), row.get(2)), row.get::<i64, _>(3).cast_unsigned()))
+        .collect()
+}
+
+/// One number.
+pub fn count(world: &World, database: &str, sql: &str) -> i64 {
+    query(world, database, sql)[0].get(0)
+}
+
+/// Rows, as the superuser sees them.
+pub fn query(world: &World, database: &str, sql: &str) -> Vec<sqlx::postgres::PgRow> {
+    Handle::current().block_on(async {
+        let mut connection = admin(&world.config, database).await;
+        sqlx::query(AssertSqlSafe(sql.to_owned()))
+            .fetch_all(&mut connection)
+            .await
+            .expect("a good query")
+    })
+}
+
+/// Does something as the superuser.
+pub fn execute(world: &World, database: &str, sql: &str) {
+    Handle::current().block_on(async {
+        let mut connection = admin(&world.config, database).await;
+        sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
+            .execute(&mut connection)
+            .await
+            .expect("a good statement");
+    });
+}
+
+/// Waits until every record of the clean topic is stored, and then every reading is there once.
+pub fn everything_once(world: &World) -> BTreeMap<Origin, u64> {
+    wait_until_stored(world);
+    let (wanted, found) = (in_the_topic(world), in_the_table(world));
+    assert!(found.values().all(|&times| times == 1), "rows that are there twice");
+    assert!(wanted == found, "{} readings in the topic, {} rows", wanted.len(), found.len());
+    found
+}
+
+/// Waits until the analytics database is at the end of the clean topic.
+pub fn wait_until_stored(world: &World) {
+    wait_for("the clean topic to be stored", || behind(world) == 0);
+}
+
+/// How many records of the clean topic are not stored.
+pub fn behind(world: &World) -> i64 {
+    let kafka = world.kafka();
+    let ranges = reader::watermarks(&kafka, &world.config.topics.clean).expect("the topic is there");
+    let rows = query(world, "analytics", "select partition, next from sink_offset where next is not null");
+    let next: BTreeMap<i32, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let of = |range: &reader::Range| {
+        // Control records stand at the end where the gate wrote, and no reader sees them.
+        let stored = next.get(&range.partition).copied().unwrap_or(range.first);
+        last_record(world, range).map_or(0, |last| last + 1 - stored).max(0)
+    };
+    ranges.iter().map(of).sum()
+}
+
+/// The offset of the last record that a reader can see.
+fn last_record(world: &World, range: &reader::Range) -> Option<i64> {
+    if range.first == range.next {
+        return None;
+    }
+    let (kafka, topic) = (world.kafka(), &world.config.topics.clean);
+    let mut last = None;
+    // Control records come one at a time, so a few offsets before the end there is a record, if there is any.
+    let near = reader::Range {
+        first: range.first.max(range.next - 4),
+        ..*range
+    };
+    reader::read_all(&kafka, topic, &[near], |message| {
+        last = Some(message.offset());
+        Ok(())
+    })
+    .expect("the topic can be read");
+    last
+}
+
+/// A clean event of a device.
+pub fn event(device: u32, at_ms: i64, firmware: &str, readings: &[(&str, f64)]) -> Vec<u8> {
+    let readings: Vec<_> = readings
+        .iter()
+        .map(|(metric, value)| json!({"metric": metric, "value": value}))
+        .collect();
+    event_of(device, at_ms, firmware, &Value::Array(readings))
+}
+
+/// As [`event`], with readings in JSON.
+pub fn event_of(device: u32, at_ms: i64, firmware: &str, readings: &Value) -> Vec<u8> {
+    let at = jiff::Timestamp::from_millisecond(at_ms).expect("a time").to_string();
+    let token = format!("{device:-<22}");
+    let event = json!({"event_id": "6f2f9f4e-6a52-4c39-8f53-1d7b61a6c001", "device_id": token,
+        "subject": {"id": token}, "recorded_at": at, "firmware": firmware, "model": "band", "readings": readings});
+    serde_json::to_vec(&event).expect("JSON")
+}
+
+/// Now, in ms since the Unix epoch.
+pub fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
+/// Writes to the clean topic as a gate would: by device, so that a device keeps its partition.
+pub struct CleanTopic {
+    producer: BaseProducer,
+    topic: String,
+    partitions: i32,
+}
+
+impl CleanTopic {
+    pub fn of(world: &World) -> Self {
+        let producer = ClientConfig::new()
+            .set("bootstrap.servers", &world.config.kafka.brokers)
+            .set("linger.ms", "5")
+            .create()
+            .expect("a producer");
+        Self {
+            producer,
+            topic: world.config.topics.clean.clone(),
+            partitions: world.partitions(),
+        }
+    }
+
+    pub fn send(&self, device: u32, value: &[u8]) {
+        let partition = (device % self.partitions.cast_unsigned()).cast_signed();
+        let record = || BaseRecord::<str, [u8]>::to(&self.topic).partition(partition).payload(value);
+        while self.producer.send(record()).is_err() {
+            self.producer.poll(std::time::Duration::from_millis(10));
+        }
+    }
+
+    pub fn flush(&self) {
+        self.producer.flush(PATIENCE).expect("delivered");
+    }
+}

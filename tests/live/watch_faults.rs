@@ -1,0 +1,155 @@
+//! Faults of the watch and of its databases, made by doing them. After each, every reading of the clean topic is in the
+//! table once.
+
+use sqlx::Row as _;
+
+use crate::stored::{CleanTopic, behind, count, event, everything_once, execute, now_ms, query};
+use crate::world::{World, in_a_world, wait_for};
+
+/// Small batches, so that there are many points at which to be hit, and short sessions, so that a watch that was hit is
+/// missed soon.
+const SMALL_BATCHES: &str = "watch.batch.rows_max = 300\nwatch.batch.time_max_ms = 20\n\
+    watch.snapshot_records_max = 1000\ntimescale.request_time_max_ms = 5000\n\
+    kafka.properties.\"session.timeout.ms\" = \"6000\"\n";
+
+/// Three days of a hundred devices, with a fault now and then.
+fn produce(world: &World, from: i64, events: i64) {
+    let clean = CleanTopic::of(world);
+    let start = now_ms() - 3 * 86_400_000;
+    for step in from..from + events {
+        for device in 0..100_u32 {
+            let wave = ((step * 7 + i64::from(device)) % 11) as f64;
+            let value = if (step + i64::from(device)) % 97 == 0 { 0.0 } else { 60.0 + wave };
+            let at_ms = start + step * 60_000;
+            let firmware = if step > from + events / 2 { "2" } else { "1" };
+            clean.send(device, &event(device, at_ms, firmware, &[("heart_rate", value), ("spo2", 97.0)]));
+        }
+    }
+    clean.flush();
+}
+
+/// What identifies the findings.
+fn finding_ids(world: &World) -> Vec<String> {
+    let rows = query(world, "analytics", "select id::text from findings order by 1");
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+#[test]
+fn killed_twenty_times_every_reading_is_stored_once_and_the_findings_are_those_of_one_run() {
+    in_a_world("watch_kill", SMALL_BATCHES, |world| {
+        produce(world, 0, 400);
+        let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+        for kill in 0..20 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let before = behind(world);
+            let progress = if kill % 5 == 4 { 0 } else { (random >> 33) as i64 % 1_500 };
+            let mut watch = world.start_watch("killed", &[]);
+            wait_for("some progress", || {
+                watch.expect_running();
+                behind(world) <= (before - progress).max(0)
+            });
+            watch.kill();
+        }
+        assert!(behind(world) > 0, "the last kill has to hit a watch that is at work");
+        let watch = world.watch("killed");
+        let rows = everything_once(world);
+        assert_eq!(rows.len(), 400 * 100 * 2);
+        assert!(watch.terminate().success());
+        let interrupted = finding_ids(world);
+        assert!(interrupted.len() >= 100, "{} findings", interrupted.len());
+
+        execute(
+            world,
+            "analytics",
+            "truncate readings, findings, device_version, sink_offset, detector_snapshot, outbox",
+        );
+        let watch = world.watch("fresh");
+        everything_once(world);
+        assert!(watch.terminate().success());
+        assert_eq!(finding_ids(world), interrupted);
+    });
+}
+
+#[test]
+fn a_second_watch_takes_the_lanes_over_and_the_first_writes_no_more() {
+    in_a_world("watch_two", SMALL_BATCHES, |world| {
+        produce(world, 0, 20);
+        let mut first = world.watch("first");
+        everything_once(world);
+        // Of another group: nobody tells the first one that it lost its lanes, but the database does.
+        let group = format!("watch.group={}-other", world.config.topics.raw);
+        let mut second = world.start_watch("second", &[&group]);
+        second.wait_ready();
+        produce(world, 20, 20);
+        everything_once(world);
+        wait_for("the first to give its lanes up", || {
+            first.expect_running();
+            first.get("/readyz").is_some_and(|(status, body)| status == 503 && body.contains("fenced"))
+        });
+        assert!(second.terminate().success());
+        assert!(first.terminate().success(), "it ends cleanly all the same");
+    });
+}
+
+#[test]
+fn one_database_that_lets_nobody_in_does_not_stop_the_other() {
+    in_a_world("watch_db", SMALL_BATCHES, |world| {
+        produce(world, 0, 10);
+        let mut watch = world.watch("one");
+        everything_once(world);
+        shut(world, "analytics", true);
+        produce(world, 10, 10);
+        wait_for("the lanes to be held", || {
+            watch.expect_running();
+            watch.get("/readyz").is_some_and(|(status, body)| {
+                status == 503 && body.contains(r#""log":"clean""#) && !body.contains(r#""log":"ledger""#)
+            })
+        });
+        let signed = || count(world, "audit", "select count(*) from audit_checkpoint");
+        let before = signed();
+        wait_for("the audit log to go on", || signed() > before);
+        shut(world, "analytics", false);
+        everything_once(world);
+        watch.wait_ready();
+
+        shut(world, "audit", true);
+        produce(world, 20, 10);
+        everything_once(world);
+        shut(world, "audit", false);
+        watch.wait_ready();
+        assert!(watch.terminate().success());
+    });
+}
+
+/// Ends every connection to a database of the world and lets no new one in, or lets them in again.
+fn shut(world: &World, database: &str, closed: bool) {
+    let prefix = &world.config.databases.prefix;
+    let role = format!("{prefix}watch_{database}");
+    let login = if closed { "nologin" } else { "login" };
+    execute(world, database, &format!("alter role \"{role}\" {login}"));
+    if closed {
+        execute(
+            world,
+            database,
+            &format!("select pg_terminate_backend(pid) from pg_stat_activity where usename = '{role}'"),
+        );
+    }
+}
+
+#[test]
+fn connections_that_die_in_mid_batch_lose_and_double_nothing() {
+    in_a_world("watch_mid", SMALL_BATCHES, |world| {
+        produce(world, 0, 300);
+        let mut watch = world.start_watch("one", &[]);
+        let role = format!("{}watch_analytics", world.config.databases.prefix);
+        let terminate = format!("select pg_terminate_backend(pid) from pg_stat_activity where usename = '{role}' and state <> 'idle'");
+        wait_for("everything to be stored", || {
+            watch.expect_running();
+            execute(world, "analytics", &terminate);
+            behind(world) == 0
+        });
+        everything_once(world);
+        watch.wait_ready();
+        assert!(watch.terminate().success());
+    });
+}
