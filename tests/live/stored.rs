@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pulsegate_loadtest::kafka::reader;
+use pulsegate_loadtest::kafka as reader;
 use rdkafka::ClientConfig;
 use rdkafka::Message as _;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};

@@ -12,7 +12,7 @@ use metrics_exporter_prometheus::{
 
 mod watch;
 
-pub use self::watch::WatchMetrics;
+pub use self::watch::{Job, WatchMetrics};
 use super::health::Health;
 use crate::gate::outcome::Outcome;
 
@@ -116,6 +116,8 @@ catalogue! {
     Findings = Counter "pulsegate_findings_total" ["kind"],
     /// Findings that people are told of.
     FindingsNotified = Counter "pulsegate_findings_notified_total" [],
+    /// Findings that the findings topic has.
+    FindingsRelayed = Counter "pulsegate_findings_relayed_total" [],
     /// Series that the detectors remember.
     Series = Gauge "pulsegate_series" [],
     /// Rows in a batch that is stored.
@@ -136,6 +138,10 @@ catalogue! {
     AuditAlerts = Counter "pulsegate_audit_alerts_total" [],
     /// Heads of audit lanes that were signed.
     AuditCheckpoints = Counter "pulsegate_audit_checkpoints_total" [],
+    /// Time that a run of a recurring job took.
+    JobDuration = Histogram "pulsegate_job_duration_seconds" ["job"],
+    /// Runs of a recurring job that failed; the next run does what is left.
+    JobFailures = Counter "pulsegate_job_failures_total" ["job"],
 }
 
 /// Where the time of a batch goes.

@@ -21,6 +21,7 @@ pub struct WatchMetrics {
     readings: Vec<Counter>,
     findings: Vec<Counter>,
     notified: Counter,
+    relayed: Counter,
     series: Gauge,
     /// By lane, since the gauge is their sum.
     series_of: Mutex<BTreeMap<i32, u32>>,
@@ -31,6 +32,36 @@ pub struct WatchMetrics {
     audit_entries: Counter,
     audit_alerts: Counter,
     checkpoints: Counter,
+    jobs: Vec<(Histogram, Counter)>,
+}
+
+/// A recurring job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Job {
+    /// Minutes of the fleet.
+    Rollup,
+    /// Dropping what is old.
+    Retention,
+    /// KPIs of the pipeline.
+    Kpis,
+    /// Cohorts after a rollout, and KPIs against their past.
+    Regressions,
+}
+
+impl Job {
+    /// Every job.
+    pub const ALL: [Self; 4] = [Self::Rollup, Self::Retention, Self::Kpis, Self::Regressions];
+
+    /// The name in metrics and in the table of jobs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rollup => "rollup",
+            Self::Retention => "retention",
+            Self::Kpis => "kpis",
+            Self::Regressions => "regressions",
+        }
+    }
 }
 
 /// One database.
@@ -71,11 +102,17 @@ impl WatchMetrics {
         let editions = EDITIONS
             .iter()
             .map(|one| gauge(recorder, Metric::TimescaleEdition, &[one.as_str()]));
+        let jobs = Job::ALL.iter().map(|job| {
+            let labels = &[job.as_str()];
+            let duration = histogram(recorder, Metric::JobDuration, labels);
+            (duration, counter(recorder, Metric::JobFailures, labels))
+        });
         Self {
             records: counter(recorder, Metric::CleanRecords, &[]),
             readings: readings.collect(),
             findings: findings.collect(),
             notified: counter(recorder, Metric::FindingsNotified, &[]),
+            relayed: counter(recorder, Metric::FindingsRelayed, &[]),
             series: gauge(recorder, Metric::Series, &[]),
             series_of: Mutex::default(),
             analytics: Sink::new(recorder, "analytics"),
@@ -85,6 +122,7 @@ impl WatchMetrics {
             audit_entries: counter(recorder, Metric::AuditEntries, &[]),
             audit_alerts: counter(recorder, Metric::AuditAlerts, &[]),
             checkpoints: counter(recorder, Metric::AuditCheckpoints, &[]),
+            jobs: jobs.collect(),
         }
     }
 
@@ -116,6 +154,18 @@ impl WatchMetrics {
             }
             self.notified.increment(u64::from(finding.notify));
         }
+    }
+
+    /// Findings were produced.
+    pub fn relayed(&self, findings: usize) {
+        self.relayed.increment(findings as u64);
+    }
+
+    /// A job ran, or failed.
+    pub fn job(&self, job: Job, took: Duration, failed: bool) {
+        let (duration, failures) = &self.jobs[job as usize];
+        duration.record(took.as_secs_f64());
+        failures.increment(u64::from(failed));
     }
 
     /// A batch of ledger records is stored.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::config::Config;
@@ -32,9 +33,14 @@ pub struct CleanFeed {
     asking: Mutex<HashSet<u32>>,
     snapshot_interval: Duration,
     snapshot_records_max: u64,
+    /// Whether this process has lane 0, which makes it the one that relays findings.
+    leads: watch::Sender<bool>,
     metrics: Arc<Metrics>,
     runtime: Handle,
 }
+
+/// The lane whose owner relays findings.
+const LEADING_LANE: i32 = 0;
 
 /// What a lane of the clean topic remembers.
 pub struct CleanLane {
@@ -89,9 +95,16 @@ impl CleanFeed {
             asking: Mutex::default(),
             snapshot_interval: Duration::from_secs(config.snapshot_interval_s),
             snapshot_records_max: config.snapshot_records_max,
+            leads: watch::Sender::new(false),
             metrics,
             runtime,
         }
+    }
+
+    /// Whether this process is the one that relays findings.
+    #[must_use]
+    pub fn leads(&self) -> watch::Receiver<bool> {
+        self.leads.subscribe()
     }
 
     /// The sink.
@@ -161,6 +174,9 @@ impl Feed for CleanFeed {
                 reason: error.to_string(),
             }
         })?;
+        if partition == LEADING_LANE {
+            self.leads.send_replace(true);
+        }
         let (lane, position) = self.restored(partition, low, claim.snapshot);
         let lost = claim.next.filter(|next| *next < low).map(|next| next..low);
         if let Some(lost) = &lost {
@@ -273,6 +289,9 @@ impl Feed for CleanFeed {
     }
 
     fn release(&self, partition: i32) {
+        if partition == LEADING_LANE {
+            self.leads.send_replace(false);
+        }
         self.metrics.watch.series(partition, 0);
     }
 }

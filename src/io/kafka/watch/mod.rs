@@ -1,7 +1,7 @@
 //! The watch: the clean topic into the analytics database, the ledger into the audit database.
 //!
 //! ```text
-//! clean  ─▶ worker (lanes: decode, judge, score) ─▶ write ─▶ pulsegate_analytics
+//! clean  ─▶ worker (lanes: decode, judge, score) ─▶ write ─▶ pulsegate_analytics ─▶ relay ─▶ findings
 //! ledger ─▶ worker ─────────────────────────────── write ─▶ pulsegate_audit
 //! ```
 //!
@@ -15,6 +15,7 @@ pub mod feed;
 mod lane;
 pub mod ledger;
 pub mod log;
+pub mod relay;
 pub mod worker;
 mod write;
 

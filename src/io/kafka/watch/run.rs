@@ -20,6 +20,7 @@ use super::clean::{CleanFeed, Knowledge};
 use super::feed::Feed;
 use super::ledger::LedgerFeed;
 use super::log::Log;
+use super::relay::Relay;
 use super::worker::{Setup, Worker, WorkerError};
 use crate::cli::Failure;
 use crate::config::Config;
@@ -189,9 +190,27 @@ async fn run_clean(shared: Arc<Shared>, knowledge: Knowledge) {
         Arc::clone(&shared.metrics),
         Handle::current(),
     ));
+    let relay = Relay {
+        sink: feed.sink().clone(),
+        topic: shared.config.topics.findings.clone(),
+        group: shared.watch.group.clone(),
+        client: shared.config.kafka.client(),
+        leads: feed.leads(),
+        stopped: shared.stopped.clone(),
+        metrics: Arc::clone(&shared.metrics),
+    };
+    let relay = match relay.start(Handle::current()) {
+        Ok(relay) => relay,
+        Err(error) => {
+            let _ = shared.ended.send(Err(Problem::Thread(error)));
+            return;
+        }
+    };
     let workers = 0..shared.watch.workers;
     let look = || shared.metrics.watch.analytics_pool(feed.sink().pool());
     shared.run(&feed, "analytics", workers, look).await;
+    // It hears of the stop by itself; what it leaves in the outbox is relayed at the next start.
+    let _ = tokio::task::spawn_blocking(move || relay.join()).await;
     feed.sink().close().await;
 }
 
