@@ -25,7 +25,9 @@ pub fn in_the_topic(world: &World) -> BTreeMap<Origin, u64> {
         let event: Value = serde_json::from_slice(message.payload().unwrap_or_default()).unwrap_or_default();
         let readings = event["readings"].as_array().map_or(0, Vec::len);
         for index in 0..readings as i64 {
-            *found.entry((message.partition(), message.offset(), index)).or_default() += 1;
+            *found
+                .entry((message.partition(), message.offset(), index))
+                .or_default() += 1;
         }
         Ok(())
     })
@@ -41,7 +43,12 @@ pub fn in_the_table(world: &World) -> BTreeMap<Origin, u64> {
         "select origin_partition, origin_offset, origin_index::bigint, count(*) from readings group by 1, 2, 3",
     );
     rows.iter()
-        .map(|row| ((row.get(0), row.get(1), row.get(2)), row.get::<i64, _>(3).cast_unsigned()))
+        .map(|row| {
+            (
+                (row.get(0), row.get(1), row.get(2)),
+                row.get::<i64, _>(3).cast_unsigned(),
+            )
+        })
         .collect()
 }
 
@@ -76,8 +83,16 @@ pub fn execute(world: &World, database: &str, sql: &str) {
 pub fn everything_once(world: &World) -> BTreeMap<Origin, u64> {
     wait_until_stored(world);
     let (wanted, found) = (in_the_topic(world), in_the_table(world));
-    assert!(found.values().all(|&times| times == 1), "rows that are there twice");
-    assert!(wanted == found, "{} readings in the topic, {} rows", wanted.len(), found.len());
+    assert!(
+        found.values().all(|&times| times == 1),
+        "rows that are there twice"
+    );
+    assert!(
+        wanted == found,
+        "{} readings in the topic, {} rows",
+        wanted.len(),
+        found.len()
+    );
     found
 }
 
@@ -90,12 +105,18 @@ pub fn wait_until_stored(world: &World) {
 pub fn behind(world: &World) -> i64 {
     let kafka = world.kafka();
     let ranges = reader::watermarks(&kafka, &world.config.topics.clean).expect("the topic is there");
-    let rows = query(world, "analytics", "select partition, next from sink_offset where next is not null");
+    let rows = query(
+        world,
+        "analytics",
+        "select partition, next from sink_offset where next is not null",
+    );
     let next: BTreeMap<i32, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     let of = |range: &reader::Range| {
         // Control records stand at the end where the gate wrote, and no reader sees them.
         let stored = next.get(&range.partition).copied().unwrap_or(range.first);
-        last_record(world, range).map_or(0, |last| last + 1 - stored).max(0)
+        last_record(world, range)
+            .map_or(0, |last| last + 1 - stored)
+            .max(0)
     };
     ranges.iter().map(of).sum()
 }
@@ -131,7 +152,9 @@ pub fn event(device: u32, at_ms: i64, firmware: &str, readings: &[(&str, f64)]) 
 
 /// As [`event`], with readings in JSON.
 pub fn event_of(device: u32, at_ms: i64, firmware: &str, readings: &Value) -> Vec<u8> {
-    let at = jiff::Timestamp::from_millisecond(at_ms).expect("a time").to_string();
+    let at = jiff::Timestamp::from_millisecond(at_ms)
+        .expect("a time")
+        .to_string();
     let token = format!("{device:-<22}");
     let event = json!({"event_id": "6f2f9f4e-6a52-4c39-8f53-1d7b61a6c001", "device_id": token,
         "subject": {"id": token}, "recorded_at": at, "firmware": firmware, "model": "band", "readings": readings});
@@ -166,7 +189,11 @@ impl CleanTopic {
 
     pub fn send(&self, device: u32, value: &[u8]) {
         let partition = (device % self.partitions.cast_unsigned()).cast_signed();
-        let record = || BaseRecord::<str, [u8]>::to(&self.topic).partition(partition).payload(value);
+        let record = || {
+            BaseRecord::<str, [u8]>::to(&self.topic)
+                .partition(partition)
+                .payload(value)
+        };
         while self.producer.send(record()).is_err() {
             self.producer.poll(std::time::Duration::from_millis(10));
         }

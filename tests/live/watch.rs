@@ -13,19 +13,36 @@ fn everything_that_a_gate_lets_through_is_stored_once_and_audited() {
     in_a_world("watch", "", |world| {
         let mut fleet = fleet(world, 100, Hostile::some());
         world.import(&fleet);
-        fleet.produce(&world.kafka(), 4_000, &mut |_| {}).expect("produced");
+        fleet
+            .produce(&world.kafka(), 4_000, &mut |_| {})
+            .expect("produced");
         let (mut gate, mut watch) = (world.gate("one"), world.watch("one"));
         world.settle(&mut [&mut gate]);
         let stored = everything_once(world);
         assert!(stored.len() > 10_000, "{} readings", stored.len());
         watch.expect_running();
-        assert_eq!(count(world, "analytics", "select count(*) from readings where metric = ''"), 0);
+        assert_eq!(
+            count(
+                world,
+                "analytics",
+                "select count(*) from readings where metric = ''"
+            ),
+            0
+        );
         assert_eq!(
             count(world, "analytics", "select count(distinct device) from readings"),
-            count(world, "analytics", "select count(distinct device) from device_version")
+            count(
+                world,
+                "analytics",
+                "select count(distinct device) from device_version"
+            )
         );
         wait_for("the ledger to be audited", || {
-            count(world, "audit", "select count(*) from audit_entry where lane <> 'administration'") > 0
+            count(
+                world,
+                "audit",
+                "select count(*) from audit_entry where lane <> 'administration'",
+            ) > 0
         });
         let (_, metrics) = watch.get("/metrics").expect("metrics");
         for line in [
@@ -49,7 +66,15 @@ fn bad_clean_records_are_stored_as_what_they_are() {
         clean.send(0, b"");
         clean.send(0, &event(0, 0, "1", &heart(61.0)));
         clean.send(0, &event(0, 4_102_444_800_000, "1", &heart(61.0)));
-        clean.send(0, &event(0, now + 1, "1", &[("heart_rate", f64::MAX), ("hæmoglobin", 5e-324)]));
+        clean.send(
+            0,
+            &event(
+                0,
+                now + 1,
+                "1",
+                &[("heart_rate", f64::MAX), ("hæmoglobin", 5e-324)],
+            ),
+        );
         let many: Vec<Value> = (0..10_000)
             .map(|index| json!({"metric": "steps", "value": index % 7, "offset_ms": index}))
             .collect();
@@ -65,12 +90,24 @@ fn bad_clean_records_are_stored_as_what_they_are() {
         clean.flush();
         let watch = world.watch("one");
         wait_until_stored(world);
-        let by_quality = query(world, "analytics", "select name, count(*) from readings join quality on code = quality group by 1 order by 1");
+        let by_quality = query(
+            world,
+            "analytics",
+            "select name, count(*) from readings join quality on code = quality group by 1 order by 1",
+        );
         let by_quality: Vec<(String, i64)> = by_quality.iter().map(|row| (row.get(0), row.get(1))).collect();
-        let wanted = [("clock_skew", 2), ("good", 10_003), ("implausible", 1), ("unknown_metric", 1)];
+        let wanted = [
+            ("clock_skew", 2),
+            ("good", 10_003),
+            ("implausible", 1),
+            ("unknown_metric", 1),
+        ];
         assert_eq!(by_quality, wanted.map(|(name, count)| (name.to_owned(), count)));
-        let unreadable = query(world, "analytics",
-            "select origin_partition, origin_offset from findings where series like 'clean/%' order by 1, 2");
+        let unreadable = query(
+            world,
+            "analytics",
+            "select origin_partition, origin_offset from findings where series like 'clean/%' order by 1, 2",
+        );
         let unreadable: Vec<(i32, i64)> = unreadable.iter().map(|row| (row.get(0), row.get(1))).collect();
         assert_eq!(unreadable, [(0, 1), (0, 2), (2, 1), (2, 2)]);
         assert!(watch.terminate().success());

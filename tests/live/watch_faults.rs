@@ -19,10 +19,17 @@ fn produce(world: &World, from: i64, events: i64) {
     for step in from..from + events {
         for device in 0..100_u32 {
             let wave = ((step * 7 + i64::from(device)) % 11) as f64;
-            let value = if (step + i64::from(device)) % 97 == 0 { 0.0 } else { 60.0 + wave };
+            let value = if (step + i64::from(device)) % 97 == 0 {
+                0.0
+            } else {
+                60.0 + wave
+            };
             let at_ms = start + step * 60_000;
             let firmware = if step > from + events / 2 { "2" } else { "1" };
-            clean.send(device, &event(device, at_ms, firmware, &[("heart_rate", value), ("spo2", 97.0)]));
+            clean.send(
+                device,
+                &event(device, at_ms, firmware, &[("heart_rate", value), ("spo2", 97.0)]),
+            );
         }
     }
     clean.flush();
@@ -40,9 +47,15 @@ fn killed_twenty_times_every_reading_is_stored_once_and_the_findings_are_those_o
         produce(world, 0, 400);
         let mut random = 0x9e37_79b9_7f4a_7c15_u64;
         for kill in 0..20 {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             let before = behind(world);
-            let progress = if kill % 5 == 4 { 0 } else { (random >> 33) as i64 % 1_500 };
+            let progress = if kill % 5 == 4 {
+                0
+            } else {
+                (random >> 33) as i64 % 1_500
+            };
             let mut watch = world.start_watch("killed", &[]);
             wait_for("some progress", || {
                 watch.expect_running();
@@ -50,7 +63,10 @@ fn killed_twenty_times_every_reading_is_stored_once_and_the_findings_are_those_o
             });
             watch.kill();
         }
-        assert!(behind(world) > 0, "the last kill has to hit a watch that is at work");
+        assert!(
+            behind(world) > 0,
+            "the last kill has to hit a watch that is at work"
+        );
         let watch = world.watch("killed");
         let rows = everything_once(world);
         assert_eq!(rows.len(), 400 * 100 * 2);
@@ -84,7 +100,9 @@ fn a_second_watch_takes_the_lanes_over_and_the_first_writes_no_more() {
         everything_once(world);
         wait_for("the first to give its lanes up", || {
             first.expect_running();
-            first.get("/readyz").is_some_and(|(status, body)| status == 503 && body.contains("fenced"))
+            first
+                .get("/readyz")
+                .is_some_and(|(status, body)| status == 503 && body.contains("fenced"))
         });
         assert!(second.terminate().success());
         assert!(first.terminate().success(), "it ends cleanly all the same");
@@ -142,7 +160,9 @@ fn connections_that_die_in_mid_batch_lose_and_double_nothing() {
         produce(world, 0, 300);
         let mut watch = world.start_watch("one", &[]);
         let role = format!("{}watch_analytics", world.config.databases.prefix);
-        let terminate = format!("select pg_terminate_backend(pid) from pg_stat_activity where usename = '{role}' and state <> 'idle'");
+        let terminate = format!(
+            "select pg_terminate_backend(pid) from pg_stat_activity where usename = '{role}' and state <> 'idle'"
+        );
         wait_for("everything to be stored", || {
             watch.expect_running();
             execute(world, "analytics", &terminate);

@@ -189,7 +189,8 @@ impl WatchMetrics {
         } else {
             of.insert(lane, series);
         }
-        self.series.set(of.values().map(|&one| f64::from(one)).sum::<f64>());
+        self.series
+            .set(of.values().map(|&one| f64::from(one)).sum::<f64>());
     }
 
     /// Which edition the analytics database has.

@@ -118,7 +118,11 @@ impl CleanFeed {
         let fresh = || (Lane::new(partition, Arc::clone(&self.rules)), low);
         let Some(snapshot) = snapshot else { return fresh() };
         if snapshot.model != self.model {
-            info!(lane = partition, of = snapshot.model, "the snapshot is of another model; reading the log again");
+            info!(
+                lane = partition,
+                of = snapshot.model,
+                "the snapshot is of another model; reading the log again"
+            );
             return fresh();
         }
         match Lane::restore(partition, Arc::clone(&self.rules), &snapshot.state) {
@@ -180,7 +184,11 @@ impl Feed for CleanFeed {
         let (lane, position) = self.restored(partition, low, claim.snapshot);
         let lost = claim.next.filter(|next| *next < low).map(|next| next..low);
         if let Some(lost) = &lost {
-            warn!(lane = partition, ?lost, "clean records were deleted before they were read");
+            warn!(
+                lane = partition,
+                ?lost,
+                "clean records were deleted before they were read"
+            );
         }
         Ok(Opened {
             lane: CleanLane {
@@ -195,7 +203,12 @@ impl Feed for CleanFeed {
         })
     }
 
-    fn take(&self, lane: &mut CleanLane, record: &Taken<'_>, batch: &mut CleanBatch) -> Result<(), NeedsSchema> {
+    fn take(
+        &self,
+        lane: &mut CleanLane,
+        record: &Taken<'_>,
+        batch: &mut CleanBatch,
+    ) -> Result<(), NeedsSchema> {
         let clean = CleanRecord {
             offset: record.offset,
             append_ms: record.append_ms,
@@ -225,14 +238,18 @@ impl Feed for CleanFeed {
 
     fn seal(&self, lane: &mut CleanLane, next: i64, batch: &mut CleanBatch) {
         batch.series = lane.lane.series();
-        let due = lane.snapshot_at.elapsed() >= self.snapshot_interval || lane.records >= self.snapshot_records_max;
+        let due =
+            lane.snapshot_at.elapsed() >= self.snapshot_interval || lane.records >= self.snapshot_records_max;
         if !due {
             return;
         }
         (lane.snapshot_at, lane.records) = (Instant::now(), 0);
         let state = lane.lane.snapshot();
         if state.len() > SNAPSHOT_BYTES_MAX {
-            warn!(bytes = state.len(), "a snapshot is too large to be stored; use more partitions");
+            warn!(
+                bytes = state.len(),
+                "a snapshot is too large to be stored; use more partitions"
+            );
             return;
         }
         batch.snapshot = Some(Snapshot {

@@ -86,7 +86,12 @@ pub trait Feed: Send + Sync + 'static {
     /// # Errors
     ///
     /// [`NeedsSchema`]: nothing was taken.
-    fn take(&self, lane: &mut Self::Lane, record: &Taken<'_>, batch: &mut Self::Batch) -> Result<(), NeedsSchema>;
+    fn take(
+        &self,
+        lane: &mut Self::Lane,
+        record: &Taken<'_>,
+        batch: &mut Self::Batch,
+    ) -> Result<(), NeedsSchema>;
 
     /// How much there is to write.
     fn rows(batch: &Self::Batch) -> usize;

@@ -106,7 +106,10 @@ impl Feed for LedgerFeed {
             })
             .await;
         match &appended {
-            Ok(appended) => self.metrics.watch.appended(appended.entries, appended.alerts, begun.elapsed()),
+            Ok(appended) => self
+                .metrics
+                .watch
+                .appended(appended.entries, appended.alerts, begun.elapsed()),
             Err(WriteError::Fenced { .. }) => {}
             Err(_) => self.metrics.failed(Service::Audit),
         }

@@ -25,8 +25,8 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::detect::finding::FindingId;
-use crate::io::timescale::outbox::OutboxBatch;
-use crate::io::timescale::{Analytics, TimescaleError};
+
+use crate::io::timescale::{Analytics, OutboxBatch, TimescaleError};
 use crate::telemetry::metrics::{Metrics, Service};
 
 /// The header by which consumers know a finding.
@@ -131,7 +131,9 @@ impl Relay {
             info!(topic = self.topic, number = started.sent, "relaying findings");
             *producing = Some(started);
         }
-        let Some(current) = producing else { return Ok(false) };
+        let Some(current) = producing else {
+            return Ok(false);
+        };
         let Some(batch) = runtime.block_on(self.sink.outbox_take(BATCH_ROWS_MAX))? else {
             return Ok(false);
         };
@@ -167,7 +169,10 @@ impl Relay {
         let mut number = TopicPartitionList::new();
         number.add_partition(&self.topic, NUMBER_PARTITION);
         let committed = consumer.committed_offsets(number, CALL_TIMEOUT)?;
-        let sent = committed.elements().first().map(rdkafka::topic_partition_list::TopicPartitionListElem::offset);
+        let sent = committed
+            .elements()
+            .first()
+            .map(rdkafka::topic_partition_list::TopicPartitionListElem::offset);
         Ok(Producing {
             producer,
             consumer,

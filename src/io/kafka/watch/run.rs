@@ -132,9 +132,7 @@ impl Watch {
         self.shared.stop.store(true, Ordering::Relaxed);
         // The tasks hear of it where they wait for a database; otherwise they end with their workers.
         let _ = self.stop.send(true);
-        let all = async {
-            while self.tasks.join_next().await.is_some() {}
-        };
+        let all = async { while self.tasks.join_next().await.is_some() {} };
         let in_time = timeout(limit, all).await.is_ok();
         self.ended.close();
         while let Some(result) = self.ended.recv().await {
@@ -148,8 +146,12 @@ impl Watch {
 fn knowledge(config: &Config) -> Result<Knowledge, Failure> {
     let schemas = Schemas::read(&config.event)?;
     let plans = schemas.catalog.plans();
-    let default = plans.iter().position(|plan| plan.name() == config.event.default_event);
-    let local = plans.iter().map(|plan| (plan.clean_schema(), plan.clean_fingerprint()));
+    let default = plans
+        .iter()
+        .position(|plan| plan.name() == config.event.default_event);
+    let local = plans
+        .iter()
+        .map(|plan| (plan.clean_schema(), plan.clean_fingerprint()));
     let decoder = Decoder::new(local, default.unwrap_or_default())
         .map_err(|error| Failure::Usage(format!("the schemas (event.directory): {error}")))?;
     Ok(Knowledge {
@@ -166,7 +168,9 @@ fn knowledge(config: &Config) -> Result<Knowledge, Failure> {
 fn metrics_table(config: &Config) -> Result<MetricsTable, Failure> {
     let file = &config.watch.metrics_file;
     let refused = |what: String| Failure::Usage(format!("{} (watch.metrics_file): {what}", file.display()));
-    let length = std::fs::metadata(file).map_err(|error| refused(error.to_string()))?.len();
+    let length = std::fs::metadata(file)
+        .map_err(|error| refused(error.to_string()))?
+        .len();
     if length > TEXT_BYTES_MAX as u64 {
         return Err(refused(format!("larger than {TEXT_BYTES_MAX} bytes")));
     }
@@ -217,7 +221,8 @@ async fn run_clean(shared: Arc<Shared>, knowledge: Knowledge) {
 /// The ledger's half.
 async fn run_ledger(shared: Arc<Shared>) {
     let connect = || async { AuditLog::connect(&shared.config).await };
-    let passes = |error: &AuditError| matches!(error, AuditError::Database(TimescaleError::Unreachable { .. }));
+    let passes =
+        |error: &AuditError| matches!(error, AuditError::Database(TimescaleError::Unreachable { .. }));
     let Some(sink) = shared.connected(Service::Audit, connect, passes).await else {
         return;
     };
@@ -280,28 +285,36 @@ impl Shared {
     }
 
     /// Runs the workers of one half until the last has ended.
-    async fn run<F: Feed>(&self, feed: &Arc<F>, half: &str, workers: std::ops::Range<usize>, look: impl Fn()) {
+    async fn run<F: Feed>(
+        &self,
+        feed: &Arc<F>,
+        half: &str,
+        workers: std::ops::Range<usize>,
+        look: impl Fn(),
+    ) {
         let (outbox, mut ended) = mpsc::unbounded_channel();
         for index in workers {
             let log = Log::new(&self.config.kafka.client(), feed.topic(), self.partitions);
-            let started = log.map_err(|error| Problem::Worker(error.into())).and_then(|log| {
-                let setup = Setup {
-                    feed: Arc::clone(feed),
-                    config: Arc::clone(&self.watch),
-                    health: self.health.worker_of(index, F::LOG),
-                    client: self.client(half, index),
-                    log,
-                    runtime: Handle::current(),
-                };
-                let (stop, outbox) = (Arc::clone(&self.stop), outbox.clone());
-                let run = move || {
-                    let result = Worker::new(setup).and_then(|worker| worker.run(&stop));
-                    // Nobody listens any more when the process is ending.
-                    let _ = outbox.send(result.map_err(Problem::from));
-                };
-                let spawned = thread::Builder::new().name(format!("{half}-{index}")).spawn(run);
-                spawned.map(drop).map_err(Problem::Thread)
-            });
+            let started = log
+                .map_err(|error| Problem::Worker(error.into()))
+                .and_then(|log| {
+                    let setup = Setup {
+                        feed: Arc::clone(feed),
+                        config: Arc::clone(&self.watch),
+                        health: self.health.worker_of(index, F::LOG),
+                        client: self.client(half, index),
+                        log,
+                        runtime: Handle::current(),
+                    };
+                    let (stop, outbox) = (Arc::clone(&self.stop), outbox.clone());
+                    let run = move || {
+                        let result = Worker::new(setup).and_then(|worker| worker.run(&stop));
+                        // Nobody listens any more when the process is ending.
+                        let _ = outbox.send(result.map_err(Problem::from));
+                    };
+                    let spawned = thread::Builder::new().name(format!("{half}-{index}")).spawn(run);
+                    spawned.map(drop).map_err(Problem::Thread)
+                });
             if let Err(problem) = started {
                 let _ = self.ended.send(Err(problem));
             }

@@ -229,7 +229,12 @@ impl<F: Feed> Worker<F> {
                         if !lane.is_rebuilding() {
                             self.health.release(partition);
                         }
-                        info!(log = F::LOG.as_str(), lane = partition, offset = lane.position, "lane opened");
+                        info!(
+                            log = F::LOG.as_str(),
+                            lane = partition,
+                            offset = lane.position,
+                            "lane opened"
+                        );
                         Slot::Open(Box::new(lane))
                     }
                     Err(error) => {
@@ -268,7 +273,8 @@ impl<F: Feed> Worker<F> {
             Ended::Lost => {
                 // Nobody knows where the sink stands: asking it again finds out.
                 self.stop_fetching(partition);
-                self.slot(partition).replace(Slot::Closed(Instant::now() + RETRY_PAUSE));
+                self.slot(partition)
+                    .replace(Slot::Closed(Instant::now() + RETRY_PAUSE));
                 self.health.hold(partition, HoldCause::Database);
             }
             Ended::Cancelled => {}
@@ -413,7 +419,8 @@ impl<F: Feed> Worker<F> {
         self.finish(&[partition], REVOKE_TIME_MAX);
         if self.slot(partition).open().is_some() {
             self.stop_fetching(partition);
-            self.slot(partition).replace(Slot::Closed(Instant::now() + RETRY_PAUSE));
+            self.slot(partition)
+                .replace(Slot::Closed(Instant::now() + RETRY_PAUSE));
             self.health.hold(partition, HoldCause::Kafka);
         }
     }

@@ -49,7 +49,12 @@ pub(super) async fn until_done<F: Feed>(
             Err(fault) => fault,
         };
         if let WriteError::Refused(TimescaleError::Invalid(reason)) = &fault {
-            error!(log = F::LOG.as_str(), lane = stretch.partition, reason, "claiming the lane anew");
+            error!(
+                log = F::LOG.as_str(),
+                lane = stretch.partition,
+                reason,
+                "claiming the lane anew"
+            );
             break Ended::Lost;
         }
         let (log, lane) = (F::LOG.as_str(), stretch.partition);
