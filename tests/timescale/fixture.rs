@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pulsegate::config::Config;
 use pulsegate::detect::anomaly::Direction;
 use pulsegate::detect::finding::{Finding, FindingId, Kind, Origin, Severity};
-use pulsegate::io::timescale::{Analytics, Batch, Claim, Metric, Name, Reading, Token, Version};
+use pulsegate::io::timescale::{Analytics, Batch, Claim, Edition, Metric, Name, Reading, Token, Version};
 use pulsegate::io::topology;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
@@ -37,6 +37,17 @@ pub async fn with_databases<F: Future<Output = ()> + 'static>(
 
 pub async fn analytics(config: &Config) -> Analytics {
     Analytics::connect(config).await.expect("the database is there")
+}
+
+/// Whether the stack's server leaves the recurring jobs to the watch; says so where it does not and the test has no subject.
+pub fn has_our_jobs(analytics: &Analytics) -> bool {
+    let ours = analytics.edition() == Edition::Apache;
+    if !ours {
+        eprintln!(
+            "SKIPPED: the stack's server runs TimescaleDB's Community edition, which does this by itself"
+        );
+    }
+    ours
 }
 
 /// The superuser's session.

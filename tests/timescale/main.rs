@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod editions;
 mod faults;
 mod fixture;
 mod jobs;

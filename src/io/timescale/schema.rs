@@ -186,7 +186,7 @@ async fn live_retention(connection: &mut PgConnection) -> Result<Option<String>,
          from timescaledb_information.jobs j
          left join timescaledb_information.continuous_aggregates c
                 on c.materialization_hypertable_name = j.hypertable_name or c.view_name = j.hypertable_name
-         where j.proc_name = 'policy_retention' order by name collate \"C\"",
+         where j.proc_name = 'policy_retention' order by 1",
     )
     .fetch_all(connection)
     .await?;

