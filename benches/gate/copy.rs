@@ -30,8 +30,8 @@ use rdkafka::{Offset, TopicPartitionList};
 
 /// The most messages taken at once, as in the gate.
 const CHUNK_RECORDS: usize = 1024;
-/// The bench has eight.
-const PARTITIONS_MAX: usize = 64;
+/// Lanes, as the session makes them.
+const PARTITIONS: usize = crate::session::PARTITIONS as usize;
 /// How long an empty batch waits for its first record, as in the gate.
 const IDLE_WAIT: Duration = Duration::from_millis(20);
 /// How long a batch that is due waits for the settler before the group is served again, as in the gate.
@@ -101,9 +101,10 @@ fn copy(config: &Config, index: usize, stop: &AtomicBool) -> Result<()> {
     let limits = &config.gate.batch;
     let time_max = Duration::from_millis(limits.time_max_ms);
     let mut starting = Vec::new();
-    let (mut batch, mut busy) = (Batch::default(), false);
+    let share = PARTITIONS / config.gate.workers;
+    let (mut batch, mut busy, mut shared_out) = (Batch::default(), false, false);
     while !stop.load(Ordering::Relaxed) {
-        serve(&consumer, &mut starting)?;
+        serve(&consumer, &mut starting, share, &mut shared_out)?;
         busy = busy && matches!(settled.try_recv(), Err(TryRecvError::Empty));
         let left = batch
             .begun
@@ -147,8 +148,9 @@ fn copy(config: &Config, index: usize, stop: &AtomicBool) -> Result<()> {
         .map_err(|_| anyhow::anyhow!("the settler panicked"))?
 }
 
-/// Answers the group. Partitions that are assigned start at the beginning: nobody else has this group.
-fn serve(consumer: &Consumer, starting: &mut Vec<i32>) -> Result<()> {
+/// Answers the group. Partitions start at the beginning, because nobody else has this group, and not before each worker
+/// has its share: the copy hands nothing over.
+fn serve(consumer: &Consumer, starting: &mut Vec<i32>, share: usize, shared_out: &mut bool) -> Result<()> {
     if let Some(error) = consumer.serve() {
         return Err(error.into());
     }
@@ -158,10 +160,17 @@ fn serve(consumer: &Consumer, starting: &mut Vec<i32>) -> Result<()> {
                 consumer.assign(&partitions)?;
                 starting.extend(partitions);
             }
-            Rebalance::Revoke { partitions, .. } => consumer.unassign(&partitions)?,
+            Rebalance::Revoke { partitions, .. } => {
+                consumer.unassign(&partitions)?;
+                ensure!(!*shared_out, "revoked after the start: the copy hands nothing over");
+                starting.retain(|partition| !partitions.contains(partition));
+            }
         }
     }
-    starting.retain(|&partition| consumer.start(partition, 0).is_err());
+    *shared_out |= starting.len() == share;
+    if *shared_out {
+        starting.retain(|&partition| consumer.start(partition, 0).is_err());
+    }
     Ok(())
 }
 
@@ -171,7 +180,7 @@ impl Batch {
             return;
         }
         self.begun.get_or_insert_with(Instant::now);
-        self.next.resize(PARTITIONS_MAX, None);
+        self.next.resize(PARTITIONS, None);
         for message in chunk.iter() {
             self.next[message.partition() as usize] = Some(message.offset() + 1);
             self.bytes += message.value().len() + message.key().map_or(0, <[u8]>::len);

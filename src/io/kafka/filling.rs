@@ -31,7 +31,7 @@ use crate::telemetry::metrics::Stage;
 
 /// How many records go through the stages at once: few enough that they stay in the processor's cache between stages,
 /// many enough that a round trip for missing subject keys is shared.
-const CHUNK_RECORDS: usize = 1024;
+const CHUNK_RECORDS: usize = 256;
 /// How many IVs are drawn at once: a system call for a few thousand costs less than 1 % of what sealing with them does.
 const NONCES: usize = 4096;
 

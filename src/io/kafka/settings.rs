@@ -80,6 +80,9 @@ impl Settings {
             // Memory: a few batches ahead, however far behind the lanes are.
             .set("queued.min.messages", "40000")
             .set("queued.max.messages.kbytes", "32768")
+            // How long a partition rests once that much is waiting. By default a second, in which the queue runs dry:
+            // 76,000 events a second at a quarter of the machine.
+            .set("fetch.queue.backoff.ms", "5")
             .set("fetch.message.max.bytes", "4194304")
             .set("fetch.wait.max.ms", "10")
             .set("statistics.interval.ms", "2000");
