@@ -97,6 +97,12 @@ impl Quality {
         }
     }
 
+    /// Whether it is the fault of the device's clock or connection, whatever it measures.
+    #[must_use]
+    pub const fn is_of_device(self) -> bool {
+        matches!(self, Self::ClockSkew | Self::Late)
+    }
+
     /// Whether it opens an episode, which is a finding. What a device merely doubts, and what nobody described, does not:
     /// nothing is wrong that somebody could see to.
     #[must_use]

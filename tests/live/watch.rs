@@ -10,7 +10,7 @@ use crate::world::{in_a_world, wait_for};
 
 #[test]
 fn everything_that_a_gate_lets_through_is_stored_once_and_audited() {
-    in_a_world("watch", "", |world| {
+    in_a_world("whole", "", |world| {
         let mut fleet = fleet(world, 100, Hostile::some());
         world.import(&fleet);
         fleet

@@ -7,6 +7,7 @@
 //! Its state is a pure function of the lane's log: the same records give the same readings and findings, under the same
 //! ids, on any worker and after any restart.
 
+mod alarm;
 mod device;
 mod snapshot;
 #[cfg(test)]
@@ -18,14 +19,15 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use self::alarm::Alarm;
 use self::device::Device;
 use self::versions::Interned;
-use super::anomaly::{Detector, Direction};
+use super::anomaly::{self, Detector, Direction, Score};
 use super::clean::{Decoder, Event, Measured, Undecodable};
 use super::finding::{Finding, FindingId, Kind, Origin, Severity};
 use super::quality::{self, Described, Episode, Metrics, Quality, Run};
 use super::reading::{DeviceVersion, Reading, Token};
-use super::series::{Table, Window};
+use super::series::{Closed, Table, Window};
 
 pub use snapshot::BadSnapshot;
 
@@ -43,6 +45,9 @@ pub struct Config {
     pub series_max: u32,
     /// Devices that a lane remembers at most. Default: 100,000.
     pub devices_max: u32,
+    /// How surprising an average has to be to count towards a finding: −log₁₀ of the probability of something at least as
+    /// odd when nothing has happened. Three of five in a row make a finding. Default: 4.
+    pub surprise_min: f64,
 }
 
 impl Default for Config {
@@ -51,6 +56,7 @@ impl Default for Config {
             window_minutes: 1,
             series_max: 200_000,
             devices_max: 100_000,
+            surprise_min: 4.0,
         }
     }
 }
@@ -61,6 +67,9 @@ impl Config {
         check.range("watch.lane.window_minutes", self.window_minutes.into(), 1..=5);
         check.range("watch.lane.series_max", self.series_max.into(), 1..=400_000);
         check.range("watch.lane.devices_max", self.devices_max.into(), 1..=400_000);
+        if !(1.0..=100.0).contains(&self.surprise_min) {
+            check.problem("watch.lane.surprise_min", "must be between 1 and 100");
+        }
     }
 
     fn window_ms(&self) -> i64 {
@@ -125,6 +134,7 @@ struct Series {
     episode: Episode,
     window: Window,
     detector: Detector,
+    alarm: Alarm,
 }
 
 /// A lane.
@@ -270,50 +280,39 @@ impl Lane {
 
     /// The value in the metric's unit and the verdict on it. What is good goes on to be scored.
     fn judge(&mut self, place: &Place<'_>, measured: &Measured<'_>, out: &mut Output) -> (f64, Quality) {
-        let (value, mut verdict) = place.described.judge(measured);
-        let rules = Arc::clone(&self.rules);
+        let (value, verdict) = place.described.judge(measured);
+        let window_ms = self.rules.lane.window_ms();
         let device = self.devices.enter(place.device);
         let series = self.series.enter((place.device, place.metric));
-        let window_ms = rules.lane.window_ms();
-        let mut since_ms = place.time_ms;
-        if !rules.quality.believes(place.time_ms, place.append_ms) {
-            verdict = Quality::ClockSkew;
-        } else if !matches!(
-            verdict,
-            Quality::Implausible | Quality::Sentinel | Quality::UnknownUnit
-        ) {
-            let last = series.last;
-            if last.is_some_and(|last| last.0 == place.time_ms && last.1.to_bits() == value.to_bits()) {
-                verdict = Quality::Duplicate;
-            } else if series.window.is_past(place.time_ms, window_ms) {
-                verdict = Quality::Late;
-            } else {
-                let now = (place.time_ms, value);
-                let flat_ms = place.described.flat_ms;
-                if flat_ms.is_some_and(|flat_ms| series.run.observe(last, now, flat_ms)) {
-                    (verdict, since_ms) = (Quality::Stuck, series.run.since_ms);
-                }
-                series.last = Some(now);
-            }
-        }
+        let believed = self.rules.quality.believes(place.time_ms, place.append_ms);
+        let verdict = series.judge(place, value, verdict, believed, window_ms);
         // A clock or a connection is the device's; everything else is the sensor's.
-        let of_device = matches!(verdict, Quality::ClockSkew | Quality::Late);
-        let tell = if of_device {
+        let tell = if verdict.is_of_device() {
             device.episode.observe(verdict)
         } else {
-            device.episode.observe(verdict_of_device(verdict));
+            let clock = if verdict == Quality::Good {
+                verdict
+            } else {
+                Quality::Uncertain
+            };
+            device.episode.observe(clock);
             series.episode.observe(verdict)
         };
         if tell {
+            let since_ms = if verdict == Quality::Stuck {
+                series.run.since_ms
+            } else {
+                place.time_ms
+            };
             out.findings.push(faulty(place, value, verdict, since_ms));
         }
         if verdict == Quality::Good
             && let Some(closed) = series.window.observe(place.time_ms, value, window_ms)
+            // What movement explains is neither odd nor usual.
+            && !(place.described.rest_only && device.is_moving(closed.start_ms, window_ms))
         {
-            let gated = place.described.rest_only && device.is_moving(closed.start_ms, window_ms);
-            if !gated {
-                series.detector.observe(closed.start_ms, closed.mean);
-            }
+            let surprise_min = self.rules.lane.surprise_min;
+            out.findings.extend(series.score(place, closed, surprise_min));
         }
         (value, verdict)
     }
@@ -354,17 +353,79 @@ impl Lane {
     }
 }
 
-/// What a verdict on a reading says of the device's clock and connection: nothing is wrong with them.
-const fn verdict_of_device(verdict: Quality) -> Quality {
-    match verdict {
-        Quality::Good => Quality::Good,
-        _ => Quality::Uncertain,
+impl Series {
+    /// The verdict on the next reading, which by itself has `verdict`, beside what came before it.
+    fn judge(
+        &mut self,
+        place: &Place<'_>,
+        value: f64,
+        verdict: Quality,
+        believed: bool,
+        window_ms: i64,
+    ) -> Quality {
+        if !believed {
+            return Quality::ClockSkew;
+        }
+        if matches!(
+            verdict,
+            Quality::Implausible | Quality::Sentinel | Quality::UnknownUnit
+        ) {
+            return verdict;
+        }
+        let (last, now) = (self.last, (place.time_ms, value));
+        if last.is_some_and(|last| last.0 == now.0 && last.1.to_bits() == value.to_bits()) {
+            return Quality::Duplicate;
+        }
+        if self.window.is_past(place.time_ms, window_ms) {
+            return Quality::Late;
+        }
+        self.last = Some(now);
+        let flat_ms = place.described.flat_ms;
+        if flat_ms.is_some_and(|flat_ms| self.run.observe(last, now, flat_ms)) {
+            return Quality::Stuck;
+        }
+        verdict
+    }
+
+    /// Scores an average, and gives the finding that begins with it.
+    fn score(&mut self, place: &Place<'_>, closed: Closed, surprise_min: f64) -> Option<Finding> {
+        let score = self.detector.observe(closed.start_ms, closed.mean);
+        self.alarm
+            .observe(closed.start_ms, score.surprise, surprise_min)
+            .then(|| odd(place, closed, &score, self.alarm.since_ms))
+    }
+}
+
+/// The finding of an odd stretch of a series.
+fn odd(place: &Place<'_>, closed: Closed, score: &Score, since_ms: i64) -> Finding {
+    let metric = &place.described.metric;
+    let series = format!("{}/{}", place.device.as_str(), metric.name.as_str());
+    let minutes = closed.start_ms.saturating_sub(since_ms) as f64 / 60_000.0;
+    Finding {
+        id: FindingId::new(Kind::Anomaly, &series, place.origin, anomaly::MODEL),
+        kind: Kind::Anomaly,
+        device: Some(*place.device.bytes()),
+        metric: metric.name.as_str().to_owned(),
+        time_ms: since_ms,
+        value: Some(closed.mean),
+        unit: metric.unit.as_str().to_owned(),
+        expected: Some(score.expected),
+        direction: score.direction,
+        effect: Some(score.effect),
+        surprise: Some(score.surprise),
+        severity: Severity::of(score.surprise, minutes, Severity::Low),
+        reason: score.reason.words().to_owned(),
+        baseline_n: score.baseline_n,
+        baseline_age_ms: score.baseline_age_ms,
+        model: anomaly::MODEL,
+        notify: true,
+        ..blank(series, place.origin, place.append_ms)
     }
 }
 
 /// The finding that opens an episode.
 fn faulty(place: &Place<'_>, value: f64, verdict: Quality, since_ms: i64) -> Finding {
-    let of_device = matches!(verdict, Quality::ClockSkew | Quality::Late);
+    let of_device = verdict.is_of_device();
     let metric = if of_device {
         ""
     } else {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use super::alarm::Alarm;
 use super::device::Device;
 use super::{Lane, Rules, Series};
 use crate::detect::anomaly::{self, Detector};
@@ -149,7 +150,20 @@ fn write_series(series: &Series, out: &mut Vec<u8>) {
     out.extend_from_slice(&start_ms.to_le_bytes());
     out.extend_from_slice(&sum.to_le_bytes());
     out.extend_from_slice(&count.to_le_bytes());
+    let alarm = series.alarm;
+    out.extend_from_slice(&[alarm.recent, alarm.calm, u8::from(alarm.on)]);
+    out.extend_from_slice(&alarm.since_ms.to_le_bytes());
     out.extend_from_slice(&series.detector.to_bytes());
+}
+
+fn alarm(from: &mut Bytes<'_>) -> Option<Alarm> {
+    let [recent, calm, on] = from.take()?;
+    Some(Alarm {
+        recent,
+        calm,
+        on: on == 1,
+        since_ms: i64::from_le_bytes(from.take()?),
+    })
 }
 
 fn series(from: &mut Bytes<'_>) -> Option<Series> {
@@ -167,6 +181,7 @@ fn series(from: &mut Bytes<'_>) -> Option<Series> {
             f64::from_le_bytes(from.take()?),
             u32::from_le_bytes(from.take()?),
         )),
+        alarm: alarm(from)?,
         detector: Detector::from_bytes(&from.take::<{ Detector::BYTES }>()?)?,
     })
 }

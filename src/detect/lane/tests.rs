@@ -187,6 +187,58 @@ fn a_flat_line_is_found_named_and_timed() {
 }
 
 #[test]
+fn a_level_that_shifts_is_found_named_and_explained() {
+    let mut run = Run::new();
+    let wave = |minute: i64| 60.0 + ((minute * 7) % 11) as f64 / 2.0;
+    for minute in 0..300 {
+        run.heart(minute, wave(minute));
+    }
+    assert!(run.out.findings.is_empty(), "{:?}", run.out.findings);
+    for minute in 300..320 {
+        run.heart(minute, wave(minute) + 60.0);
+    }
+    let [odd] = &run.out.findings[..] else {
+        panic!("one finding: {:?}", run.out.findings)
+    };
+    assert_eq!(
+        (odd.kind, &*odd.metric, &*odd.unit),
+        (Kind::Anomaly, "heart_rate", "/min")
+    );
+    assert_eq!(odd.time_ms, NOW + 300 * 60_000, "since when");
+    assert!(
+        odd.detected_ms <= NOW + 306 * 60_000,
+        "{} min late",
+        (odd.detected_ms - odd.time_ms) / 60_000
+    );
+    assert_eq!((odd.direction, odd.origin.index), (Direction::Above, 0));
+    assert!(odd.surprise.is_some_and(|surprise| surprise >= 4.0) && odd.baseline_n >= 290);
+    assert!(!odd.reason.is_empty() && odd.expected.is_some_and(|(_, high)| high < 120.0));
+}
+
+#[test]
+fn what_movement_explains_is_not_odd() {
+    let mut run = Run::new();
+    for minute in 0..320_i64 {
+        let at_ms = NOW + minute * 60_000;
+        let moving = minute >= 300;
+        let heart = 60.0 + ((minute * 7) % 11) as f64 / 2.0 + if moving { 60.0 } else { 0.0 };
+        let steps = if moving { 110.0 } else { 0.0 };
+        // The steps stand behind the heart rate that they explain.
+        run.take(
+            at_ms,
+            &event(1, at_ms, "1", &[("heart_rate", heart, 0), ("steps", steps, 0)]),
+        );
+    }
+    let odd: Vec<_> = run
+        .out
+        .findings
+        .iter()
+        .filter(|finding| finding.metric == "heart_rate")
+        .collect();
+    assert!(odd.is_empty(), "{odd:?}");
+}
+
+#[test]
 fn a_clock_that_jumps_moves_nothing_else() {
     let mut run = Run::new();
     run.heart(0, 60.0);
@@ -289,6 +341,7 @@ fn what_decides_findings_names_the_snapshot() {
         model(|_| {}),
         model(|rules| rules.lane.window_minutes = 5),
         model(|rules| rules.quality.ahead_max_s = 1),
+        model(|rules| rules.lane.surprise_min = 5.0),
         model(|rules| rules.metrics = Metrics::parse("[a]\nunit='1'\nplausible=[0,1]").expect("a table")),
     ];
     let distinct: std::collections::BTreeSet<_> = names.iter().collect();

@@ -12,6 +12,7 @@
 pub mod clean;
 pub mod config;
 pub mod feed;
+pub mod jobs;
 mod lane;
 pub mod ledger;
 pub mod log;

@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use super::clean::{CleanFeed, Knowledge};
 use super::feed::Feed;
+use super::jobs::Jobs;
 use super::ledger::LedgerFeed;
 use super::log::Log;
 use super::relay::Relay;
@@ -210,11 +211,14 @@ async fn run_clean(shared: Arc<Shared>, knowledge: Knowledge) {
             return;
         }
     };
+    let jobs = Jobs::new(feed.sink().clone(), &shared.config, Arc::clone(&shared.metrics));
+    let jobs = tokio::spawn(jobs.run(shared.stopped.clone()));
     let workers = 0..shared.watch.workers;
     let look = || shared.metrics.watch.analytics_pool(feed.sink().pool());
     shared.run(&feed, "analytics", workers, look).await;
     // It hears of the stop by itself; what it leaves in the outbox is relayed at the next start.
     let _ = tokio::task::spawn_blocking(move || relay.join()).await;
+    let _ = jobs.await;
     feed.sink().close().await;
 }
 
