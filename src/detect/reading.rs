@@ -116,6 +116,58 @@ pub struct DeviceVersion {
     pub offset: i64,
 }
 
+/// Devices of one model that came to a firmware on one day, as their events say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rollout {
+    /// The firmware that they came to.
+    pub firmware: String,
+    /// Their model.
+    pub model: String,
+    /// When the day began (UTC), in milliseconds since 1970.
+    pub day_ms: i64,
+    /// How many devices.
+    pub devices: u32,
+}
+
+/// The median of what one device measured in a day before or after a [`Rollout`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeviceMedian {
+    /// The device.
+    pub device: Token,
+    /// Whether it came to the firmware on the day of the rollout; else it is a control, which ran another firmware and
+    /// changed nothing from the day before the rollout to the last day that is compared.
+    pub treated: bool,
+    /// The metric's name.
+    pub metric: String,
+    /// Its unit.
+    pub unit: String,
+    /// Which day: −1 is the day before the rollout's, 1 and 2 are the days after it. The day itself is not compared.
+    pub day: i32,
+    /// The median of the good readings.
+    pub median: f64,
+    /// How many they are.
+    pub readings: u32,
+}
+
+/// One minute of one metric of one cohort.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FleetMinute {
+    /// The minute, since 1970.
+    pub minute: i64,
+    /// The metric's name.
+    pub metric: String,
+    /// What the devices ran.
+    pub firmware: String,
+    /// Their model.
+    pub model: String,
+    /// All readings, and the good ones.
+    pub readings: u64,
+    /// The good ones: plausible, and small enough to be added up.
+    pub good: u64,
+    /// The sum of the good ones; their mean is `total / good`.
+    pub total: f64,
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cohorts;
 mod editions;
 mod faults;
 mod fixture;

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use sqlx::{Connection, PgConnection, Postgres, Row, Transaction};
+use sqlx::{Connection, Executor, PgConnection, Row};
 
 use super::analytics::ANALYTICS;
+use super::pool::Lease;
 use super::{Analytics, Edition, TimescaleError};
 
 /// Minutes that one run of the rollup takes at most; what is left waits for the next.
@@ -75,6 +76,22 @@ impl Analytics {
         .await
     }
 
+    /// Takes the lock of a job that is more than one request, unless another process has it. Work that outlives the lock
+    /// (its connection can be lost) is done twice and must come to the same.
+    ///
+    /// # Errors
+    /// [`TimescaleError`].
+    pub async fn lock(&self, name: &str) -> Result<Option<JobLock>, TimescaleError> {
+        let action = "locking a job";
+        let mut lease = self.pool.lease(action).await?;
+        let connection = lease.connection();
+        connection.execute("begin").await.map_err(failed(action))?;
+        let locked = begin(connection, name, self.job_time_max)
+            .await
+            .map_err(failed(action))?;
+        Ok(locked.then_some(JobLock { _lease: lease }))
+    }
+
     /// Runs `job` in a transaction of its own while no other process runs a job of that name.
     async fn locked(
         &self,
@@ -101,12 +118,14 @@ impl Analytics {
     }
 }
 
+/// The lock of a job, for as long as it lives.
+pub struct JobLock {
+    /// Its transaction holds the lock and ends with the connection.
+    _lease: Lease,
+}
+
 /// Sets the limits of a job's transaction and tries for its lock.
-async fn begin(
-    transaction: &mut Transaction<'_, Postgres>,
-    name: &str,
-    time_max: Duration,
-) -> Result<bool, sqlx::Error> {
+async fn begin(transaction: &mut PgConnection, name: &str, time_max: Duration) -> Result<bool, sqlx::Error> {
     let time_max_ms = time_max.as_millis().to_string();
     sqlx::query(
         "select set_config('statement_timeout', $1, true), set_config('lock_timeout', $2, true),
@@ -114,11 +133,11 @@ async fn begin(
     )
     .bind(time_max_ms)
     .bind(LOCK_TIME_MAX)
-    .execute(&mut **transaction)
+    .execute(&mut *transaction)
     .await?;
     sqlx::query_scalar("select pg_try_advisory_xact_lock(hashtextextended($1, 0))")
         .bind(name)
-        .fetch_one(&mut **transaction)
+        .fetch_one(transaction)
         .await
 }
 

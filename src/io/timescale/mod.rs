@@ -5,6 +5,7 @@
 //! and the state of jobs. The two editions of TimescaleDB give the same results in different ways ([`edition`]).
 
 pub mod analytics;
+mod cohorts;
 pub mod edition;
 mod findings;
 mod jobs;
@@ -21,7 +22,7 @@ use thiserror::Error;
 
 pub use self::analytics::{Analytics, Batch, Claim, Snapshot};
 pub use self::edition::Edition;
-pub use self::jobs::Ran;
+pub use self::jobs::{JobLock, Ran};
 pub use self::operations::{JobRun, Kpi, Operations};
 pub use self::outbox::{OutboxBatch, OutboxRow};
 pub use self::pool::PoolStatistics;

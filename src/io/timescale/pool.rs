@@ -128,14 +128,10 @@ impl Pool {
         action: &'static str,
         request: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut lease = Lease(Some(self.acquire(action).await?));
-        let Some(connection) = lease.0.as_mut() else {
-            return Err(TimescaleError::Invalid("a lease without its connection".to_owned()).into());
-        };
-        match tokio::time::timeout(time_max, request(connection)).await {
+        let mut lease = self.lease(action).await?;
+        match tokio::time::timeout(time_max, request(lease.connection())).await {
             Ok(Ok(answer)) => {
-                // Back into the pool.
-                drop(lease.0.take());
+                lease.give_back();
                 Ok(answer)
             }
             Ok(Err(error)) => Err(error),
@@ -148,7 +144,8 @@ impl Pool {
         }
     }
 
-    async fn acquire(&self, action: &'static str) -> Result<PoolConnection<Postgres>, TimescaleError> {
+    /// A connection of the pool, for as long as is needed.
+    pub(super) async fn lease(&self, action: &'static str) -> Result<Lease, TimescaleError> {
         let began = Instant::now();
         let acquired = self.pool.acquire().await;
         let waited = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -157,7 +154,13 @@ impl Pool {
         if matches!(acquired, Err(sqlx::Error::PoolTimedOut)) {
             self.counts.timed_out.fetch_add(1, Ordering::Relaxed);
         }
-        acquired.map_err(|error| TimescaleError::new(self.database, action, &error))
+        match acquired {
+            Ok(connection) => Ok(Lease {
+                connection,
+                in_order: false,
+            }),
+            Err(error) => Err(TimescaleError::new(self.database, action, &error)),
+        }
     }
 
     /// How the pool is used.
@@ -179,14 +182,28 @@ impl Pool {
     }
 }
 
-/// A connection that is closed unless it is taken out.
-struct Lease(Option<PoolConnection<Postgres>>);
+/// A connection that is closed in the end, unless it is given back.
+pub(super) struct Lease {
+    connection: PoolConnection<Postgres>,
+    in_order: bool,
+}
+
+impl Lease {
+    /// The connection.
+    pub(super) fn connection(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+
+    /// Nothing is left open on it: somebody else may have it.
+    fn give_back(mut self) {
+        self.in_order = true;
+    }
+}
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(connection) = self.0.take() {
-            // Outside of the pool nothing asks it to be in order: dropping it closes the socket.
-            drop(connection.detach());
+        if !self.in_order {
+            self.connection.close_on_drop();
         }
     }
 }
