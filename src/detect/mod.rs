@@ -4,6 +4,7 @@
 //! of events and of the broker's append, so a rebuild from the clean log finds the same things under the same ids.
 
 pub mod anomaly;
+pub mod changes;
 pub mod clean;
 pub mod finding;
 pub mod lane;

@@ -1,7 +1,7 @@
 //! A series in a CSV file: rows of `timestamp,value`, with or without that header.
 //!
 //! A timestamp is RFC 3339, a date and time without a zone (`2026-01-31 23:59:59`, taken as UTC), or Unix time in seconds
-//! or, from 10^11, in milliseconds. A value is a number; an empty one or `NaN` is missing. With a header the columns may
+//! or, from 10^11, in milliseconds. A value is a number; an empty one, `NaN`, `NA` or `null` is missing. With a header the columns may
 //! stand in any order and among others.
 
 use std::fmt;
@@ -46,6 +46,8 @@ pub struct Rows<R> {
     record: StringRecord,
     /// Positions of timestamp and value, once the first row has been looked at.
     columns: Option<(usize, usize)>,
+    /// Whether timestamps must be times; they may be any label, or not there, for one who needs the order alone.
+    timed: bool,
     read: u64,
     failed: bool,
 }
@@ -76,9 +78,17 @@ impl<R: Read> Rows<R> {
             reader,
             record: StringRecord::new(),
             columns: None,
+            timed: true,
             read: 0,
             failed: false,
         }
+    }
+
+    /// Takes any text for a timestamp, and values alone in one column. What is no time is at 0 ms.
+    #[must_use]
+    pub fn untimed(mut self) -> Self {
+        self.timed = false;
+        self
     }
 
     fn advance(&mut self) -> Result<Option<Row>, Failure> {
@@ -93,7 +103,7 @@ impl<R: Read> Rows<R> {
             }
             let line = self.record.position().map_or(line, csv::Position::line);
             let Some(columns) = self.columns else {
-                let (columns, is_header) = columns(&self.record).ok_or_else(|| {
+                let (columns, is_header) = columns(&self.record, self.timed).ok_or_else(|| {
                     wrong(
                         line,
                         "neither a row `timestamp,value` nor a header with these names",
@@ -127,12 +137,16 @@ impl<R: Read> Rows<R> {
             self.record.get(at).ok_or_else(missing)
         };
         let (timestamp, text) = (field(timestamp, "timestamp")?, field(value, "value")?);
-        let time_ms = time_ms(timestamp).ok_or_else(|| {
-            wrong(
-                line,
-                "the timestamp is neither RFC 3339, `YYYY-MM-DD HH:MM:SS` nor Unix time",
-            )
-        })?;
+        let time_ms = match time_ms(timestamp) {
+            Some(time_ms) => time_ms,
+            None if !self.timed => 0,
+            None => {
+                return Err(wrong(
+                    line,
+                    "the timestamp is neither RFC 3339, `YYYY-MM-DD HH:MM:SS` nor Unix time",
+                ));
+            }
+        };
         let value = number(text).ok_or_else(|| wrong(line, "the value is not a number"))?;
         Ok(Row {
             line,
@@ -173,7 +187,7 @@ fn unreadable(error: &csv::Error, line: u64) -> Failure {
 }
 
 /// Where timestamp and value stand, and whether the record is a header.
-fn columns(first: &StringRecord) -> Option<((usize, usize), bool)> {
+fn columns(first: &StringRecord, timed: bool) -> Option<((usize, usize), bool)> {
     let named = |name: &str| {
         first
             .iter()
@@ -181,6 +195,12 @@ fn columns(first: &StringRecord) -> Option<((usize, usize), bool)> {
     };
     if let (Some(timestamp), Some(value)) = (named("timestamp"), named("value")) {
         return Some(((timestamp, value), true));
+    }
+    if !timed {
+        // One column holds values; of more, the second does when none has the name.
+        let value = named("value").unwrap_or_else(|| first.len().clamp(1, 2) - 1);
+        let timestamp = named("timestamp").unwrap_or(0);
+        return Some(((timestamp, value), number(first.get(value)?).is_none()));
     }
     let is_row = first.get(0).is_some_and(|field| time_ms(field).is_some())
         && first.get(1).is_some_and(|field| number(field).is_some());
@@ -212,7 +232,7 @@ fn time_ms(text: &str) -> Option<i64> {
 /// A value; NaN where it is missing.
 fn number(text: &str) -> Option<f64> {
     match text.trim() {
-        "" => Some(f64::NAN),
+        "" | "NA" | "null" => Some(f64::NAN),
         text => text.parse().ok(),
     }
 }
