@@ -3,6 +3,7 @@
 //! Nothing below this module does I/O or reads a clock, the environment or global randomness: times are arguments, those
 //! of events and of the broker's append, so a rebuild from the clean log finds the same things under the same ids.
 
+pub mod alert;
 pub mod anomaly;
 pub mod changes;
 pub mod clean;
