@@ -1,26 +1,136 @@
-//! Anomalies of one series, as it streams by.
+//! Anomalies of one series, as it streams by: no training, no look-ahead, no heap.
 
+mod profile;
 mod score;
+mod tail;
+#[cfg(test)]
+mod tests;
 
 pub use score::{AnomalyReason, Direction, Score};
 
+use profile::{Place, Profile};
+use tail::Tail;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The version of the model. Findings carry it, and a snapshot of another version is refused.
-pub const MODEL: &str = "anomaly-1";
+pub const MODEL: &str = "anomaly-2";
+
+/// The score from which on a value is worth an alert: where the synthetic benchmark is best if false alarms cost double.
+pub const ALERT: f64 = 0.5;
 
 /// The first bytes of a snapshot: the layout's version.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
+/// Larger values count as this one, so that no difference overflows in single precision.
+const VALUE_MAX: f64 = 1e30;
+/// Smaller scales count as this one.
+const SCALE_MIN: f32 = 1e-30;
+/// Values in a block of the tails.
+const BLOCK: f32 = 8.0;
+/// Days that the tails remember, so that what happens every few days stays usual, and limits of it in blocks.
+const MEMORY_DAYS: f32 = 12.5;
+const MEMORY_BLOCKS_MIN: f32 = 450.0;
+const MEMORY_BLOCKS_MAX: f32 = 2_250.0;
+/// Weight of the newest value in the short-term mean.
+const SHORT: f32 = 0.4;
+/// Values over which the level of a while is averaged, the spread of a while, and every scale.
+const LEVEL_VALUES: f32 = 25.0;
+const UNREST_VALUES: f32 = 16.0;
+const SCALE_VALUES: f32 = 3_600.0;
+/// The slow level's average spans two days, within these limits.
+const SLOW_VALUES_MIN: f32 = 300.0;
+const SLOW_VALUES_MAX: f32 = 3_000.0;
+/// Values until clipping begins, so that the first few can set the scales.
+const CLIP_AFTER: f32 = 30.0;
+/// Scales beyond which a value does not move what is learnt.
+const CLIP: f32 = 6.0;
+/// Values until anything is scored.
+const SCORE_AFTER: u32 = 10;
+/// Values until the tails learn: before, the scales are not yet what they will be, and records would be set too high.
+const TAILS_AFTER: u32 = 20;
+/// A change below this part of the usual one is none.
+const STILL: f32 = 0.02;
+/// After a gap of so many usual intervals the values before it say nothing about a jump.
+const GAP_INTERVALS: f32 = 12.0;
+/// The most that a series can say, in decades: grows with what it has seen, since rarer cannot be told.
+const MOST_FIRST: f32 = 3.0;
+/// Values after which a series is believed by half.
+const HALF_BELIEVED: f32 = 20.0;
+/// The share of the calibrated total in what is told; the rest is the total itself.
+const CALIBRATED: f32 = 0.3;
+/// How fast a rest wears off, a value, and by how much an anomaly must exceed it.
+const REST_DECAY: f32 = 0.001_5;
+const REST_MARGIN: f32 = 0.015;
+/// The decades that make a score of [`ALERT`].
+const ALERT_DECADES: f32 = 4.5;
 
-/// The streaming detector of one series: flat, without a heap, O(1) a point.
+/// The features, each with its weight in the total and, where both sides have tails of their own, two of them.
+const JUMP: usize = 0;
+const HOUR: usize = 2;
+const NOVELTY: usize = 3;
+const LEVEL: usize = 4;
+const QUIET: usize = 6;
+const STUCK: usize = 7;
+const TAILS: usize = 8;
+
+/// A feature of one value: how large it is, whose tail it belongs to, and what it says if it is rare.
+struct Feature {
+    value: f32,
+    tail: usize,
+    weight: f32,
+    reason: AnomalyReason,
+}
+
+/// The streaming detector of one series: flat, without a heap, O(1) a value.
 #[derive(Clone, Copy, Debug, PartialEq, IntoBytes, FromBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Detector {
     first_ms: i64,
+    last_ms: i64,
+    last: f64,
+    /// Means over the last few values and over about two days.
+    short: f64,
+    slow: f64,
     layout: u32,
     count: u32,
-    mean: f64,
-    scale: f64,
+    interval_ms: f32,
+    /// Mean absolute change from value to value.
+    step: f32,
+    /// Deviation from what is expected at the hour.
+    scale: f32,
+    /// Mean deviation of a while, and how large it usually is.
+    level: f32,
+    level_scale: f32,
+    /// Mean absolute distance from the short-term mean over a while, and usually.
+    unrest: f32,
+    usual_unrest: f32,
+    /// Values since the last change.
+    still: f32,
+    /// The peak of the present rest, in decades.
+    rest: f32,
+    /// Values in the present block.
+    block: f32,
+    profile: Profile,
+    tails: [Tail; TAILS],
+    total: Tail,
+}
+
+/// What a value looks like beside the state before it.
+struct Seen {
+    place: Place,
+    /// Milliseconds and days since the values before and the first one.
+    gap_ms: f32,
+    days: f32,
+    per_day: f32,
+    expected: f64,
+    /// From the slow level, from what is expected, from the short-term mean and from the value before.
+    deviation: f32,
+    residual: f32,
+    jump: f32,
+    change: f32,
+    level: f32,
+    unrest: f32,
+    still: f32,
+    worth: f32,
 }
 
 impl Default for Detector {
@@ -38,60 +148,57 @@ impl Detector {
     pub const fn new() -> Self {
         Self {
             first_ms: 0,
+            last_ms: 0,
+            last: 0.0,
+            short: 0.0,
+            slow: 0.0,
             layout: LAYOUT,
             count: 0,
-            mean: 0.0,
+            interval_ms: 0.0,
+            step: 0.0,
             scale: 0.0,
+            level: 0.0,
+            level_scale: 0.0,
+            unrest: 0.0,
+            usual_unrest: 0.0,
+            still: 0.0,
+            rest: 0.0,
+            block: 0.0,
+            profile: Profile::EMPTY,
+            tails: [Tail::EMPTY; TAILS],
+            total: Tail::EMPTY,
         }
     }
 
     /// Scores the next value of the series against those before it, then learns it. `time_ms` is the event time in
-    /// milliseconds since 1970. A value that is not finite is missing: its score is 0 and nothing is learnt.
+    /// milliseconds since 1970; it serves the hour of the day and gaps, and need not be regular. A value that is not
+    /// finite is missing: its score is 0 and nothing is learnt.
     pub fn observe(&mut self, time_ms: i64, value: f64) -> Score {
         if !value.is_finite() {
-            return Score::quiet(self.mean, self.count, time_ms.saturating_sub(self.first_ms));
+            return Score::quiet(self.slow, self.count, time_ms.saturating_sub(self.first_ms));
         }
-        let value = value.clamp(-1e300, 1e300);
+        let value = value.clamp(-VALUE_MAX, VALUE_MAX);
         if self.count == 0 {
-            (self.first_ms, self.mean) = (time_ms, value);
+            (self.first_ms, self.last_ms) = (time_ms, time_ms);
+            (self.last, self.short, self.slow) = (value, value, value);
         }
-        let residual = value - self.mean;
-        let effect = residual / self.scale.max(f64::MIN_POSITIVE);
-        let surprise = if self.count < 30 {
-            0.0
-        } else {
-            (effect.abs() - 3.0).clamp(0.0, 20.0)
-        };
+        let seen = self.look(time_ms, value);
+        let features = self.features(&seen);
+        let (total, reason) = self.total(&features);
+        let surprise = self.total.surprise(total, self.memory());
+        let told = self.told(total);
         let score = Score {
-            score: 1.0 - 1.0 / (1.0 + surprise / 10.0),
-            surprise,
-            expected: (self.mean - 3.0 * self.scale, self.mean + 3.0 * self.scale),
-            direction: if residual > 0.0 {
-                Direction::Above
-            } else {
-                Direction::Below
-            },
-            effect: effect.clamp(-1e9, 1e9),
-            reason: AnomalyReason::Level,
+            score: f64::from(told / (told + ALERT_DECADES)),
+            surprise: f64::from(surprise),
+            reason,
             baseline_n: self.count,
             baseline_age_ms: time_ms.saturating_sub(self.first_ms).max(0),
+            ..self.beside_expected(&seen)
         };
-        let weight = 1.0 / f64::from(self.count.saturating_add(1).min(300));
-        let clipped = if self.count < 30 {
-            residual
-        } else {
-            residual.clamp(-4.0 * self.scale, 4.0 * self.scale)
-        };
-        self.mean += weight * clipped;
-        self.scale += weight
-            * (1.25
-                * residual.abs().min(1e300).min(if self.count < 30 {
-                    1e300
-                } else {
-                    4.0 * self.scale.max(1e-9)
-                })
-                - self.scale);
-        self.count = self.count.saturating_add(1);
+        if self.count >= TAILS_AFTER {
+            self.learn_tails(&features, total, &seen);
+        }
+        self.learn(time_ms, value, &seen);
         score
     }
 
@@ -103,11 +210,242 @@ impl Detector {
         bytes
     }
 
-    /// The detector that [`Detector::to_bytes`] wrote, or none if the bytes are of another length or model.
+    /// The detector that [`Detector::to_bytes`] wrote; none if the bytes are of another length or layout, or hold numbers
+    /// that no series can lead to.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        Self::read_from_bytes(bytes)
-            .ok()
-            .filter(|detector| detector.layout == LAYOUT)
+        Self::read_from_bytes(bytes).ok().filter(Self::is_sound)
+    }
+
+    fn is_sound(&self) -> bool {
+        let wide = [self.last, self.short, self.slow];
+        let scales = [
+            self.interval_ms,
+            self.step,
+            self.scale,
+            self.level_scale,
+            self.unrest,
+            self.usual_unrest,
+        ];
+        let counts = [self.still, self.rest, self.block];
+        self.layout == LAYOUT
+            && wide
+                .iter()
+                .all(|number| number.is_finite() && number.abs() < 1e32)
+            && scales
+                .iter()
+                .chain(&counts)
+                .all(|number| (0.0..1e36).contains(number))
+            && self.level.abs() < 1e36
+            && self.profile.is_sound()
+            && self.tails.iter().chain([&self.total]).all(Tail::is_sound)
+    }
+
+    /// Weight of one value in a mean over so many, or over all so far.
+    fn rate(&self, values: f32) -> f32 {
+        (1.0 / values).max(1.0 / (self.count as f32 + 1.0))
+    }
+
+    /// Blocks that the tails remember.
+    fn memory(&self) -> f32 {
+        let blocks = MEMORY_DAYS * 86_400_000.0 / (BLOCK * self.interval_ms.max(1_000.0));
+        blocks.clamp(MEMORY_BLOCKS_MIN, MEMORY_BLOCKS_MAX)
+    }
+
+    fn look(&mut self, time_ms: i64, value: f64) -> Seen {
+        let gap_ms = time_ms.saturating_sub(self.last_ms).clamp(0, 30 * 86_400_000) as f32;
+        if self.count > SCORE_AFTER && gap_ms > GAP_INTERVALS * self.interval_ms {
+            (self.last, self.short, self.level) = (value, value, 0.0);
+        }
+        if self.count > 0 {
+            let usual = if self.count > SCORE_AFTER {
+                gap_ms.min(4.0 * self.interval_ms)
+            } else {
+                gap_ms
+            };
+            self.interval_ms += self.rate(100.0) * (usual - self.interval_ms);
+        }
+        let place = Place::of(time_ms);
+        let worth = self.profile.worth(self.count);
+        let expected = self.slow + f64::from(worth * self.profile.at(place));
+        let residual = (value - expected) as f32;
+        let jump = (value - self.short) as f32;
+        let change = (value - self.last) as f32;
+        Seen {
+            place,
+            gap_ms,
+            days: time_ms.saturating_sub(self.first_ms).max(0) as f32 / 86_400_000.0,
+            per_day: 86_400_000.0 / self.interval_ms.max(1_000.0),
+            expected,
+            deviation: (value - self.slow) as f32,
+            residual,
+            jump,
+            change,
+            level: self.level + self.rate(LEVEL_VALUES) * (residual - self.level),
+            unrest: self.unrest + self.rate(UNREST_VALUES) * (jump.abs() - self.unrest),
+            still: if change.abs() <= STILL * self.step.max(SCALE_MIN) {
+                self.still + 1.0
+            } else {
+                0.0
+            },
+            worth,
+        }
+    }
+
+    /// The features, as logarithms of ratios to what is usual.
+    fn features(&self, seen: &Seen) -> [Feature; 6] {
+        let beside = |value: f32, scale: f32| (1.0 + (value.abs() / scale.max(SCALE_MIN)).min(1e6)).ln();
+        let side = |value: f32| usize::from(value < 0.0);
+        let unrest = (seen.unrest.max(SCALE_MIN) / self.usual_unrest.max(SCALE_MIN)).ln();
+        let feature = |value, tail, weight, reason| Feature {
+            value,
+            tail,
+            weight,
+            reason,
+        };
+        [
+            feature(
+                beside(seen.jump, self.step),
+                JUMP + side(seen.jump),
+                2.5,
+                AnomalyReason::Jump,
+            ),
+            feature(
+                beside(seen.residual, self.scale),
+                HOUR,
+                0.5 * seen.worth,
+                AnomalyReason::Hour,
+            ),
+            feature(
+                beside(seen.deviation, self.profile.plain_error()),
+                NOVELTY,
+                2.3,
+                AnomalyReason::Novelty,
+            ),
+            feature(
+                beside(seen.level, self.level_scale),
+                LEVEL + side(seen.level),
+                3.0,
+                AnomalyReason::Level,
+            ),
+            feature((-unrest).clamp(-10.0, 10.0), QUIET, 2.0, AnomalyReason::Quiet),
+            feature((1.0 + seen.still).ln(), STUCK, 0.7, AnomalyReason::Stuck),
+        ]
+    }
+
+    /// All features' surprise together, between their sum and the largest, and which is the largest.
+    fn total(&self, features: &[Feature]) -> (f32, AnomalyReason) {
+        let (mut sum, mut largest, mut reason) = (0.0, 0.0, AnomalyReason::Jump);
+        if self.count <= SCORE_AFTER {
+            return (sum, reason);
+        }
+        let memory = self.memory();
+        for feature in features {
+            let tail = self.tails.get(feature.tail).unwrap_or(&self.total);
+            let decades = feature.weight * tail.decades(feature.value, memory);
+            sum += decades * decades.sqrt();
+            if decades > largest {
+                (largest, reason) = (decades, feature.reason);
+            }
+        }
+        ((sum * sum).cbrt(), reason)
+    }
+
+    /// What is told of a total: the part that is believed, unless a rest after something larger goes on.
+    fn told(&mut self, total: f32) -> f32 {
+        let count = self.count as f32;
+        let most = MOST_FIRST + (count + 1.0).log10();
+        let decades =
+            CALIBRATED * self.total.decades(total, self.memory()).min(30.0) + (1.0 - CALIBRATED) * total;
+        let decades = decades.min(most) * count / (count + HALF_BELIEVED);
+        let told = if decades > self.rest * (1.0 + REST_MARGIN) {
+            decades
+        } else {
+            0.0
+        };
+        self.rest = if decades > self.rest {
+            decades
+        } else {
+            self.rest * (1.0 - REST_DECAY)
+        };
+        told
+    }
+
+    /// Expected range, side and effect.
+    fn beside_expected(&self, seen: &Seen) -> Score {
+        let reach =
+            f64::from(self.scale.max(SCALE_MIN)) * f64::from(self.tails[HOUR].quantile().exp_m1().max(0.0));
+        let effect = seen.residual / self.scale.max(SCALE_MIN);
+        let direction = match f64::from(seen.residual) {
+            above if above > reach => Direction::Above,
+            below if below < -reach => Direction::Below,
+            _ => Direction::Neither,
+        };
+        Score {
+            expected: (seen.expected - reach, seen.expected + reach),
+            direction,
+            effect: f64::from(effect.clamp(-1e9, 1e9)),
+            ..Score::quiet(seen.expected, self.count, 0)
+        }
+    }
+
+    fn learn_tails(&mut self, features: &[Feature], total: f32, seen: &Seen) {
+        let memory = self.memory();
+        // How long values stand still is learnt when they move again: until then it is one event.
+        for feature in features.iter().filter(|feature| feature.tail != STUCK) {
+            if let Some(tail) = self.tails.get_mut(feature.tail) {
+                tail.note(feature.value);
+            }
+        }
+        self.total.note(total);
+        if seen.still == 0.0 {
+            self.tails[STUCK].learn((1.0 + self.still).ln(), memory);
+        }
+        self.block += 1.0;
+        if self.block >= BLOCK {
+            self.block = 0.0;
+            self.tails
+                .iter_mut()
+                .chain([&mut self.total])
+                .for_each(|tail| tail.close(memory));
+        }
+    }
+
+    fn learn(&mut self, time_ms: i64, value: f64, seen: &Seen) {
+        let is_clipped = self.count as f32 >= CLIP_AFTER;
+        let limit = |scale: f32| {
+            if is_clipped {
+                CLIP * scale.max(SCALE_MIN)
+            } else {
+                4e30
+            }
+        };
+        let clipped = |value: f32, scale: f32| value.max(-limit(scale)).min(limit(scale));
+        let rate = self.rate(SCALE_VALUES);
+        let (slow_values, error_values) = (
+            (2.0 * seen.per_day).max(SLOW_VALUES_MIN).min(SLOW_VALUES_MAX),
+            SCALE_VALUES.min(2.0 * seen.per_day).max(200.0),
+        );
+        self.slow += f64::from(
+            self.rate(slow_values)
+                * clipped(
+                    seen.deviation - seen.worth * self.profile.at(seen.place),
+                    self.scale,
+                ),
+        );
+        let clip = limit(self.scale.max(self.profile.plain_error()));
+        let days = seen.days + seen.gap_ms / 86_400_000.0;
+        let error_rate = self.rate(error_values);
+        self.profile
+            .learn(seen.place, seen.deviation, error_rate, days, seen.per_day, clip);
+        self.step += rate * (clipped(seen.change, self.step).abs() - self.step);
+        // 1.25 mean absolute deviations are a standard deviation of a normal distribution.
+        self.scale += rate * (1.25 * clipped(seen.residual, self.scale).abs() - self.scale);
+        self.level_scale += rate * (clipped(seen.level, self.level_scale).abs() - self.level_scale);
+        self.usual_unrest += rate * (clipped(seen.unrest, self.usual_unrest) - self.usual_unrest);
+        (self.level, self.unrest, self.still) = (seen.level, seen.unrest, seen.still);
+        self.short += f64::from(SHORT) * f64::from(seen.jump);
+        (self.last, self.last_ms) = (value, time_ms);
+        self.count = self.count.saturating_add(1);
     }
 }

@@ -5,9 +5,11 @@ use serde::Serialize;
 /// How surprising one value is, and why.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Score {
-    /// From 0, nothing unusual, to 1. Comparable between series of every kind; most values score near 0.
+    /// From 0, nothing unusual, to 1; [`ALERT`](super::ALERT) and more is worth an alert. Comparable between series of
+    /// every kind. It is told once: while an anomaly lasts, and for a rest after it, only what is more unusual scores.
     pub score: f64,
-    /// −log10 of the probability of something this unusual under the series' own past.
+    /// −log10 of the probability that a few values in a row are together so unusual, by the series' own past. It stays
+    /// high while the anomaly lasts, so it is what thresholds for entering and leaving go by.
     pub surprise: f64,
     /// The range in which the value was expected, in the series' unit.
     pub expected: (f64, f64),
@@ -24,7 +26,7 @@ pub struct Score {
 }
 
 impl Score {
-    /// Nothing to say.
+    /// Nothing to say about a value that is missing.
     pub(super) fn quiet(expected: f64, baseline_n: u32, baseline_age_ms: i64) -> Self {
         Self {
             score: 0.0,
@@ -32,7 +34,7 @@ impl Score {
             expected: (expected, expected),
             direction: Direction::Neither,
             effect: 0.0,
-            reason: AnomalyReason::Level,
+            reason: AnomalyReason::Jump,
             baseline_n,
             baseline_age_ms: baseline_age_ms.max(0),
         }
@@ -67,16 +69,18 @@ impl Direction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AnomalyReason {
-    /// The change from the value before.
+    /// The value is far from the last few.
     Jump,
-    /// The level of the last values, beside what is usual at this hour.
+    /// The value is far from what is usual at this hour.
+    Hour,
+    /// The values of a while have been too high or too low.
     Level,
-    /// The spread of the last values is larger than usual.
-    Unsteady,
-    /// The spread of the last values is smaller than usual.
-    Flat,
-    /// Outside the range seen so far.
+    /// The value is far from everything seen so far.
     Novelty,
+    /// The values of a while vary less than usual.
+    Quiet,
+    /// The value has not moved for unusually long.
+    Stuck,
 }
 
 impl AnomalyReason {
@@ -85,10 +89,11 @@ impl AnomalyReason {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Jump => "jump",
+            Self::Hour => "hour",
             Self::Level => "level",
-            Self::Unsteady => "unsteady",
-            Self::Flat => "flat",
             Self::Novelty => "novelty",
+            Self::Quiet => "quiet",
+            Self::Stuck => "stuck",
         }
     }
 
@@ -96,11 +101,12 @@ impl AnomalyReason {
     #[must_use]
     pub const fn words(self) -> &'static str {
         match self {
-            Self::Jump => "an unusually large change from the value before",
-            Self::Level => "an unusual level for this time",
-            Self::Unsteady => "unusually unsteady",
-            Self::Flat => "unusually steady",
+            Self::Jump => "a sudden change, larger than usual",
+            Self::Hour => "unusual for this hour",
+            Self::Level => "at an unusual level for some time",
             Self::Novelty => "outside the range seen so far",
+            Self::Quiet => "varies less than usual",
+            Self::Stuck => "has not changed for unusually long",
         }
     }
 }
