@@ -16,4 +16,5 @@ mod series;
 mod stored;
 mod watch;
 mod watch_faults;
+mod watch_physio;
 mod world;

@@ -53,33 +53,34 @@ fn finding_ids(world: &World) -> Vec<String> {
 #[test]
 fn killed_twenty_times_every_reading_is_stored_once_and_the_findings_are_those_of_one_run() {
     in_a_world("watch_kill", SMALL_BATCHES, |world| {
-        let steps = 2_000;
-        produce(world, 0, steps);
+        let (kills, steps) = (20, 50);
+        let mut hits = 0;
         let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-        for kill in 0..20 {
+        for kill in 0..kills {
+            // More to do each time, so that it is at work when it is hit: while it joins, while it opens lanes, and in the
+            // middle of writes.
+            produce(world, kill * steps, steps);
             random = random
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1_442_695_040_888_963_407);
-            let before = behind(world);
+            let before = stored(world);
             let progress = if kill % 5 == 4 {
                 0
             } else {
-                (random >> 33) as i64 % 1_500
+                (random >> 33) as i64 % (steps * 50)
             };
             let mut watch = world.start_watch("killed", &[]);
             wait_for("some progress", || {
                 watch.expect_running();
-                stored(world) >= (before + progress).min(steps * 100)
+                stored(world) >= (before + progress).min((kill + 1) * steps * 100)
             });
             watch.kill();
+            hits += i32::from(stored(world) < (kill + 1) * steps * 100);
         }
-        assert!(
-            behind(world) > 0,
-            "the last kill has to hit a watch that is at work"
-        );
+        assert!(hits >= 5, "only {hits} kills hit a watch that was at work");
         let watch = world.watch("killed");
         let rows = everything_once(world);
-        assert_eq!(rows.len() as i64, steps * 100 * 2);
+        assert_eq!(rows.len() as i64, kills * steps * 100 * 2);
         assert!(watch.terminate().success());
         let interrupted = finding_ids(world);
         assert!(interrupted.len() >= 100, "{} findings", interrupted.len());

@@ -307,6 +307,8 @@ impl Lane {
             out.findings.push(faulty(place, value, verdict, since_ms));
         }
         if verdict == Quality::Good
+            // Movement explains, and is not explained: how much somebody walks is nothing to score.
+            && place.described.activity_min.is_none()
             && let Some(closed) = series.window.observe(place.time_ms, value, window_ms)
             // What movement explains is neither odd nor usual.
             && !(place.described.rest_only && device.is_moving(closed.start_ms, window_ms))

@@ -1,0 +1,202 @@
+//! Real measurements through gate and watch: what is found a day and person, and whether what was put in is found.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use pulsegate_loadtest::fleet::Hostile;
+use pulsegate_loadtest::kafka::Producer;
+use pulsegate_loadtest::oracle::Keys;
+use pulsegate_loadtest::replay::series::{self, Series};
+use pulsegate_loadtest::replay::{self, Recording, Replayed, Resigner, Speed, Target};
+use sqlx::Row as _;
+
+use crate::main_path::fleet;
+use crate::stored::{everything_once, query};
+use crate::world::in_a_world;
+
+/// A device's upload: ten minutes of a watch.
+const ROWS_PER_EVENT: usize = 60;
+/// Those who wore a wristband for a month.
+const WEARERS: [&str; 3] = ["2022484408", "4558609924", "7007744171"];
+/// Findings a day and person that the notes have for averages over a minute; more would be worse than nothing.
+const FINDINGS_A_DAY_MAX: f64 = 0.5;
+/// The recordings are years old, and come within seconds.
+const SETTINGS: &str = "watch.quality.behind_max_days = 36500\n\
+    gate.admit.rate.events_per_minute = 600000\ngate.admit.rate.burst = 100000\n";
+
+fn directory() -> Option<PathBuf> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/physio");
+    if directory.is_dir() {
+        return Some(directory);
+    }
+    eprintln!("skipped: ../shared/data/physio is not here");
+    None
+}
+
+fn read(directory: &Path, name: &str) -> Series {
+    series::read(
+        File::open(directory.join(name)).expect("readable"),
+        ROWS_PER_EVENT,
+    )
+    .expect("a series")
+}
+
+/// Heart rate and steps of one wearer, as one device sends them.
+fn wrist(directory: &Path, wearer: &str) -> Series {
+    let mut heart = read(directory, &format!("fitbit_hr_{wearer}.csv"));
+    heart
+        .batches
+        .extend(read(directory, &format!("fitbit_steps_{wearer}.csv")).batches);
+    heart.batches.sort_by_key(|batch| batch.at_ms);
+    heart
+}
+
+/// One finding.
+#[derive(Debug)]
+struct Found {
+    kind: String,
+    metric: String,
+    reason: String,
+    at_ms: i64,
+}
+
+/// Plays recordings through gate and watch. What was found, by device.
+fn found(world: &crate::world::World, series: Vec<Series>) -> BTreeMap<String, Vec<Found>> {
+    let fleet = fleet(
+        world,
+        u32::try_from(series.len()).expect("few"),
+        Hostile::default(),
+    );
+    world.import(&fleet);
+    let lines: Vec<_> = fleet.signing_lines().collect();
+    let keys = Keys::read(lines.iter().map(String::as_str)).expect("the fleet's own lines");
+    let parsed: Vec<_> = lines
+        .iter()
+        .map(|line| serde_json::from_str(line).expect("a line"))
+        .collect();
+    let mut resigner = Resigner::new(&parsed, keys, format!("local/{}", world.config.topics.raw), 1);
+    let recordings: Vec<_> = series
+        .into_iter()
+        .zip(fleet.keys())
+        .map(|(series, key)| Recording {
+            name: key.device.clone(),
+            device: key.device.clone(),
+            series,
+        })
+        .collect();
+    let producer = Producer::new(&world.kafka(), &world.config.topics.raw, "none").expect("a producer");
+    let mut target = Target::new(producer, Speed::Max, false);
+    let mut replayed = Replayed::default();
+    // Those that count from their own beginning begin with the others.
+    let start_ms = 1_460_000_000_000;
+    replay::recordings(&recordings, start_ms, &mut resigner, &mut target, &mut replayed).expect("replayed");
+    target.producer.finish().expect("delivered");
+    let (mut gate, mut watch) = (world.gate("one"), world.watch("one"));
+    world.settle(&mut [&mut gate]);
+    everything_once(world);
+    watch.expect_running();
+    assert!(gate.terminate().success() && watch.terminate().success());
+    let rows = query(
+        world,
+        "analytics",
+        "select device, kind, metric, reason, (extract(epoch from time) * 1000)::bigint from findings
+         where device is not null order by time",
+    );
+    let mut found: BTreeMap<String, Vec<Found>> = BTreeMap::new();
+    for row in rows {
+        found.entry(row.get(0)).or_default().push(Found {
+            kind: row.get(1),
+            metric: row.get(2),
+            reason: row.get(3),
+            at_ms: row.get(4),
+        });
+    }
+    found
+}
+
+#[test]
+fn a_month_of_three_people_gives_few_findings() {
+    let Some(directory) = directory() else { return };
+    in_a_world("wrist", SETTINGS, move |world| {
+        let series: Vec<_> = WEARERS.iter().map(|wearer| wrist(&directory, wearer)).collect();
+        let days: Vec<f64> = series.iter().map(days).collect();
+        let found = found(world, series);
+        let odd = found
+            .values()
+            .flatten()
+            .filter(|one| one.kind == "anomaly")
+            .count();
+        let rate = odd as f64 / days.iter().sum::<f64>();
+        println!(
+            "{odd} anomalies in {:.0} days of {} people: {rate:.2} a day and person",
+            days.iter().sum::<f64>(),
+            days.len()
+        );
+        assert!(
+            rate <= FINDINGS_A_DAY_MAX,
+            "{rate:.2} findings a day and person: {found:#?}"
+        );
+    });
+}
+
+fn days(series: &Series) -> f64 {
+    let (first, last) = (
+        series.batches.first().expect("not empty"),
+        series.batches.last().expect("not empty"),
+    );
+    (last.at_ms - first.at_ms) as f64 / 86_400_000.0
+}
+
+#[test]
+fn what_is_put_into_real_series_is_found_named_and_timed() {
+    let Some(directory) = directory() else { return };
+    in_a_world("injected", SETTINGS, move |world| {
+        let mut shifted = read(&directory, "icu_numerics_1min.csv");
+        let from = shifted.batches.len() * 3 / 4;
+        let shift_ms = 1_460_000_000_000 + shifted.batches[from].at_ms;
+        for batch in &mut shifted.batches[from..] {
+            for reading in &mut batch.readings {
+                if reading.metric == "heart_rate" && reading.value > 30.0 {
+                    reading.value += 60.0;
+                }
+            }
+        }
+        let mut flat = wrist(&directory, WEARERS[0]);
+        let middle = flat.batches.len() / 2;
+        let flat_ms = flat.batches[middle].at_ms;
+        for batch in flat.batches[middle..]
+            .iter_mut()
+            .take_while(|batch| batch.at_ms < flat_ms + 7_200_000)
+        {
+            for reading in &mut batch.readings {
+                if reading.metric == "heart_rate" {
+                    reading.value = 72.0;
+                }
+            }
+        }
+        let found = found(world, vec![shifted, flat]);
+        let near = |at_ms: i64, one: &&Found| (one.at_ms - at_ms).abs() <= 30 * 60_000;
+        let all = || found.values().flatten().filter(|one| one.metric == "heart_rate");
+        assert!(
+            all()
+                .filter(|one| near(shift_ms, one))
+                .any(|one| one.kind == "anomaly" || one.kind == "change"),
+            "the level shift at {shift_ms}: {found:#?}"
+        );
+        assert!(
+            all()
+                .filter(|one| near(flat_ms, one))
+                .any(|one| one.reason.starts_with("the same value for")),
+            "the flat line at {flat_ms}: {found:#?}"
+        );
+        // Dropouts, coded 0, are quality and never odd.
+        assert!(
+            found
+                .values()
+                .flatten()
+                .any(|one| one.reason == "a number that stands for no reading"),
+            "{found:#?}"
+        );
+    });
+}
