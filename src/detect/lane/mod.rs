@@ -7,7 +7,6 @@
 //! Its state is a pure function of the lane's log: the same records give the same readings and findings, under the same
 //! ids, on any worker and after any restart.
 
-mod alarm;
 mod device;
 mod snapshot;
 #[cfg(test)]
@@ -19,14 +18,14 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::alarm::Alarm;
 use self::device::Device;
 use self::versions::Interned;
+use super::alert::{self, About, Grouping, Groups};
 use super::anomaly::{self, Detector, Direction, Score};
 use super::clean::{Decoder, Event, Measured, Undecodable};
 use super::finding::{Finding, FindingId, Kind, Origin, Severity};
 use super::quality::{self, Described, Episode, Metrics, Quality, Run};
-use super::reading::{DeviceVersion, Reading, Token};
+use super::reading::{DeviceVersion, Reading, Token, Version};
 use super::series::{Closed, Table, Window};
 
 pub use snapshot::BadSnapshot;
@@ -45,9 +44,6 @@ pub struct Config {
     pub series_max: u32,
     /// Devices that a lane remembers at most. Default: 100,000.
     pub devices_max: u32,
-    /// How surprising an average has to be to count towards a finding: −log₁₀ of the probability of something at least as
-    /// odd when nothing has happened. Three of five in a row make a finding. Default: 4.
-    pub surprise_min: f64,
 }
 
 impl Default for Config {
@@ -56,7 +52,6 @@ impl Default for Config {
             window_minutes: 1,
             series_max: 200_000,
             devices_max: 100_000,
-            surprise_min: 4.0,
         }
     }
 }
@@ -67,9 +62,6 @@ impl Config {
         check.range("watch.lane.window_minutes", self.window_minutes.into(), 1..=5);
         check.range("watch.lane.series_max", self.series_max.into(), 1..=400_000);
         check.range("watch.lane.devices_max", self.devices_max.into(), 1..=400_000);
-        if !(1.0..=100.0).contains(&self.surprise_min) {
-            check.problem("watch.lane.surprise_min", "must be between 1 and 100");
-        }
     }
 
     fn window_ms(&self) -> i64 {
@@ -83,6 +75,8 @@ pub struct Rules {
     pub lane: Config,
     /// What counts as a fault of clock or transport.
     pub quality: quality::Config,
+    /// When people are told.
+    pub alert: alert::Config,
     /// The metrics' table.
     pub metrics: Metrics,
 }
@@ -134,7 +128,8 @@ struct Series {
     episode: Episode,
     window: Window,
     detector: Detector,
-    alarm: Alarm,
+    odd: alert::Episode,
+    rest: alert::Rest,
 }
 
 /// A lane.
@@ -143,12 +138,14 @@ pub struct Lane {
     rules: Arc<Rules>,
     series: Table<(Token, u16), Series>,
     devices: Table<Token, Device>,
+    groups: Groups,
     interned: Interned,
 }
 
 /// Where a reading stands and whom it is about.
 struct Place<'e> {
     device: Token,
+    version: &'e Version,
     metric: u16,
     described: &'e Described,
     origin: Origin,
@@ -164,6 +161,7 @@ impl Lane {
             partition,
             series: Table::new(rules.lane.series_max),
             devices: Table::new(rules.lane.devices_max),
+            groups: Groups::default(),
             interned: Interned::default(),
             rules,
         }
@@ -210,17 +208,8 @@ impl Lane {
         let rules = Arc::clone(&self.rules);
         let version = self.interned.version(&event.firmware, &event.model);
         let recorded_ms = event.recorded_at_ms.unwrap_or(record.append_ms);
+        self.meet(record, event.device, &version, recorded_ms, out);
         let device = self.devices.enter(event.device);
-        if rules.quality.believes(recorded_ms, record.append_ms) && device.runs(&version, recorded_ms) {
-            out.devices.push(DeviceVersion {
-                device: event.device,
-                since_ms: recorded_ms,
-                append_ms: record.append_ms,
-                version: Arc::clone(&version),
-                partition: self.partition,
-                offset: record.offset,
-            });
-        }
         let described = |measured: &Measured<'_>| {
             let number = rules.metrics.find(&measured.metric)?;
             Some((number, rules.metrics.get(number)?))
@@ -247,6 +236,7 @@ impl Lane {
                 Some((number, described)) => {
                     let place = Place {
                         device: event.device,
+                        version: &version,
                         metric: number,
                         described,
                         origin,
@@ -276,6 +266,37 @@ impl Lane {
                 index,
             });
         }
+    }
+
+    /// Makes the device known, and tells of it when it is new or runs something else than before.
+    fn meet(
+        &mut self,
+        record: &CleanRecord<'_>,
+        token: Token,
+        version: &Arc<Version>,
+        recorded_ms: i64,
+        out: &mut Output,
+    ) {
+        self.devices.enter(token);
+        if let Some(gone) = self.devices.take_evicted() {
+            gone.cohort()
+                .into_iter()
+                .for_each(|cohort| self.groups.leaves(cohort));
+        }
+        let device = self.devices.enter(token);
+        let before = device.cohort();
+        if !self.rules.quality.believes(recorded_ms, record.append_ms) || !device.runs(version, recorded_ms) {
+            return;
+        }
+        self.groups.joins(before, device.version);
+        out.devices.push(DeviceVersion {
+            device: token,
+            since_ms: recorded_ms,
+            append_ms: record.append_ms,
+            version: Arc::clone(version),
+            partition: self.partition,
+            offset: record.offset,
+        });
     }
 
     /// The value in the metric's unit and the verdict on it. What is good goes on to be scored.
@@ -313,10 +334,45 @@ impl Lane {
             // What movement explains is neither odd nor usual.
             && !(place.described.rest_only && device.is_moving(closed.start_ms, window_ms))
         {
-            let surprise_min = self.rules.lane.surprise_min;
-            out.findings.extend(series.score(place, closed, surprise_min));
+            let score = series.detector.observe(closed.start_ms, closed.mean);
+            if series
+                .odd
+                .observe(&self.rules.alert, closed.start_ms, score.score)
+            {
+                self.tell(place, odd(place, closed, &score), out);
+            }
         }
         (value, verdict)
+    }
+
+    /// Stores a finding of a device, and decides whether people are told of it, or of its group.
+    fn tell(&mut self, place: &Place<'_>, mut finding: Finding, out: &mut Output) {
+        let alert = &self.rules.alert;
+        let device = self.devices.enter(place.device);
+        let series = self.series.enter((place.device, place.metric));
+        let about = About {
+            firmware: place.version.firmware.as_str(),
+            model: place.version.model.as_str(),
+            metric: &finding.metric.clone(),
+        };
+        let of = (device.version, place.metric);
+        let grouping = self
+            .groups
+            .observe(alert, of, &about, device::name(&place.device), place.append_ms);
+        finding.group = grouping.id();
+        finding.notify = alert::notify(
+            alert,
+            &grouping,
+            &mut series.rest,
+            &mut device.budget,
+            finding.time_ms,
+        );
+        let together = match grouping {
+            Grouping::Completes(together) => Some(together.finding(&about, &finding)),
+            Grouping::Alone | Grouping::Member(_) => None,
+        };
+        out.findings.push(finding);
+        out.findings.extend(together);
     }
 
     /// The finding that says that offsets were deleted before they were read; `append_ms` is when the first record after
@@ -388,39 +444,32 @@ impl Series {
         }
         verdict
     }
-
-    /// Scores an average, and gives the finding that begins with it.
-    fn score(&mut self, place: &Place<'_>, closed: Closed, surprise_min: f64) -> Option<Finding> {
-        let score = self.detector.observe(closed.start_ms, closed.mean);
-        self.alarm
-            .observe(closed.start_ms, score.surprise, surprise_min)
-            .then(|| odd(place, closed, &score, self.alarm.since_ms))
-    }
 }
 
+/// For how long a series is odd when that becomes a finding: three of five windows.
+const ODD_MINUTES: f64 = 3.0;
+
 /// The finding of an odd stretch of a series.
-fn odd(place: &Place<'_>, closed: Closed, score: &Score, since_ms: i64) -> Finding {
+fn odd(place: &Place<'_>, closed: Closed, score: &Score) -> Finding {
     let metric = &place.described.metric;
     let series = format!("{}/{}", place.device.as_str(), metric.name.as_str());
-    let minutes = closed.start_ms.saturating_sub(since_ms) as f64 / 60_000.0;
     Finding {
         id: FindingId::new(Kind::Anomaly, &series, place.origin, anomaly::MODEL),
         kind: Kind::Anomaly,
         device: Some(*place.device.bytes()),
         metric: metric.name.as_str().to_owned(),
-        time_ms: since_ms,
+        time_ms: closed.start_ms,
         value: Some(closed.mean),
         unit: metric.unit.as_str().to_owned(),
         expected: Some(score.expected),
         direction: score.direction,
         effect: Some(score.effect),
         surprise: Some(score.surprise),
-        severity: Severity::of(score.surprise, minutes, Severity::Low),
+        severity: Severity::of(score.surprise, ODD_MINUTES, Severity::Low),
         reason: score.reason.words().to_owned(),
         baseline_n: score.baseline_n,
         baseline_age_ms: score.baseline_age_ms,
         model: anomaly::MODEL,
-        notify: true,
         ..blank(series, place.origin, place.append_ms)
     }
 }

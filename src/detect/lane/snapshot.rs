@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::alarm::Alarm;
 use super::device::Device;
 use super::{Lane, Rules, Series};
+use crate::detect::alert::{self, Groups};
 use crate::detect::anomaly::{self, Detector};
 use crate::detect::quality::{Episode, Run};
 use crate::detect::reading::Token;
@@ -30,13 +30,13 @@ impl Rules {
     pub fn model(&self) -> String {
         let mut hasher = Sha256::new();
         // Neither can fail to become JSON.
-        let config = serde_json::to_vec(&(&self.lane, &self.quality)).unwrap_or_default();
+        let config = serde_json::to_vec(&(&self.lane, &self.quality, &self.alert)).unwrap_or_default();
         hasher.update(config);
         for described in self.metrics.iter() {
             hasher.update(format!("{described:?}"));
         }
         let digest = hex::encode(&hasher.finalize()[..6]);
-        format!("{LAYOUT}/{}/{digest}", anomaly::MODEL)
+        format!("{LAYOUT}/{}/{}/{digest}", anomaly::MODEL, alert::MODEL)
     }
 }
 
@@ -55,6 +55,8 @@ impl Lane {
             out.extend_from_slice(&metric.to_le_bytes());
             write_series(series, out);
         });
+        // The last, so that its length is what is left.
+        out.extend_from_slice(&self.groups.to_bytes());
         out
     }
 
@@ -74,10 +76,9 @@ impl Lane {
                 Some(((token(from)?, u16::from_le_bytes(from.take()?)), series(from)?))
             })
         });
-        match read {
-            Some(()) if from.0.is_empty() => Ok(lane),
-            _ => Err(BadSnapshot),
-        }
+        let groups = read.and_then(|()| Groups::from_bytes(from.0));
+        lane.groups = groups.ok_or(BadSnapshot)?;
+        Ok(lane)
     }
 }
 
@@ -126,6 +127,7 @@ fn write_device(device: &Device, out: &mut Vec<u8>) {
     out.extend_from_slice(&device.moved_minute.to_le_bytes());
     out.extend_from_slice(&device.moved.to_le_bytes());
     write_episode(device.episode, out);
+    out.extend_from_slice(&device.budget.to_bytes());
 }
 
 fn device(from: &mut Bytes<'_>) -> Option<Device> {
@@ -135,6 +137,7 @@ fn device(from: &mut Bytes<'_>) -> Option<Device> {
         moved_minute: i64::from_le_bytes(from.take()?),
         moved: u64::from_le_bytes(from.take()?),
         episode: episode(from)?,
+        budget: alert::Budget::from_bytes(from.take()?),
     })
 }
 
@@ -150,20 +153,9 @@ fn write_series(series: &Series, out: &mut Vec<u8>) {
     out.extend_from_slice(&start_ms.to_le_bytes());
     out.extend_from_slice(&sum.to_le_bytes());
     out.extend_from_slice(&count.to_le_bytes());
-    let alarm = series.alarm;
-    out.extend_from_slice(&[alarm.recent, alarm.calm, u8::from(alarm.on)]);
-    out.extend_from_slice(&alarm.since_ms.to_le_bytes());
+    out.extend_from_slice(&series.odd.to_bytes());
+    out.extend_from_slice(&series.rest.to_bytes());
     out.extend_from_slice(&series.detector.to_bytes());
-}
-
-fn alarm(from: &mut Bytes<'_>) -> Option<Alarm> {
-    let [recent, calm, on] = from.take()?;
-    Some(Alarm {
-        recent,
-        calm,
-        on: on == 1,
-        since_ms: i64::from_le_bytes(from.take()?),
-    })
 }
 
 fn series(from: &mut Bytes<'_>) -> Option<Series> {
@@ -181,7 +173,8 @@ fn series(from: &mut Bytes<'_>) -> Option<Series> {
             f64::from_le_bytes(from.take()?),
             u32::from_le_bytes(from.take()?),
         )),
-        alarm: alarm(from)?,
+        odd: alert::Episode::from_bytes(from.take()?),
+        rest: alert::Rest::from_bytes(from.take()?),
         detector: Detector::from_bytes(&from.take::<{ Detector::BYTES }>()?)?,
     })
 }

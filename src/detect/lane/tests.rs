@@ -27,6 +27,7 @@ fn rules() -> Arc<Rules> {
     Arc::new(Rules {
         lane: Config::default(),
         quality: quality::Config::default(),
+        alert: alert::Config::default(),
         metrics: Metrics::parse(include_str!("../../../schemas/metrics.toml")).expect("the project's table"),
     })
 }
@@ -211,8 +212,42 @@ fn a_level_that_shifts_is_found_named_and_explained() {
         (odd.detected_ms - odd.time_ms) / 60_000
     );
     assert_eq!((odd.direction, odd.origin.index), (Direction::Above, 0));
-    assert!(odd.surprise.is_some_and(|surprise| surprise >= 4.0) && odd.baseline_n >= 290);
+    assert!(odd.surprise.is_some_and(|surprise| surprise >= 2.0) && odd.baseline_n >= 290);
     assert!(!odd.reason.is_empty() && odd.expected.is_some_and(|(_, high)| high < 120.0));
+}
+
+#[test]
+fn when_a_cohort_shows_the_same_at_once_one_finding_stands_for_all() {
+    let mut run = Run::new();
+    for minute in 0..310_i64 {
+        let at_ms = NOW + minute * 60_000;
+        for device in 0..40 {
+            let shift = if minute >= 300 { 60.0 } else { 0.0 };
+            let heart = 60.0 + ((minute * 7 + device as i64) % 11) as f64 / 2.0 + shift;
+            run.take(at_ms, &event(device, at_ms, "2", &[("heart_rate", heart, 0)]));
+        }
+    }
+    let of = |kind: Kind| {
+        run.out
+            .findings
+            .iter()
+            .filter(move |finding| finding.kind == kind)
+    };
+    let [fleet] = of(Kind::Fleet).collect::<Vec<_>>()[..] else {
+        panic!("one group")
+    };
+    assert_eq!(of(Kind::Anomaly).count(), 40, "all are stored");
+    assert!(
+        of(Kind::Anomaly).filter(|one| one.notify).count() < 10,
+        "few are told"
+    );
+    assert!(
+        of(Kind::Anomaly)
+            .filter(|one| one.group == Some(fleet.id))
+            .count()
+            > 30
+    );
+    assert!(fleet.notify && fleet.cohort.as_ref().is_some_and(|cohort| cohort.firmware == "2"));
 }
 
 #[test]
@@ -341,7 +376,7 @@ fn what_decides_findings_names_the_snapshot() {
         model(|_| {}),
         model(|rules| rules.lane.window_minutes = 5),
         model(|rules| rules.quality.ahead_max_s = 1),
-        model(|rules| rules.lane.surprise_min = 5.0),
+        model(|rules| rules.alert.enter_score = 0.75),
         model(|rules| rules.metrics = Metrics::parse("[a]\nunit='1'\nplausible=[0,1]").expect("a table")),
     ];
     let distinct: std::collections::BTreeSet<_> = names.iter().collect();
