@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Check;
-use crate::detect::{lane, quality};
+use crate::detect::{alert, lane, quality};
 
 /// The watch: its workers, batches and stages.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -27,6 +27,8 @@ pub struct Config {
     pub quality: quality::Config,
     /// How lanes score.
     pub lane: lane::Config,
+    /// When people are told of what was found.
+    pub alert: alert::Config,
     /// How often what a lane's detectors know is stored, in seconds; a restart reads the clean log again from there.
     /// Default: 300.
     pub snapshot_interval_s: u64,
@@ -56,6 +58,7 @@ impl Default for Config {
             metrics_file: PathBuf::from("schemas/metrics.toml"),
             quality: quality::Config::default(),
             lane: lane::Config::default(),
+            alert: alert::Config::default(),
             snapshot_interval_s: 300,
             snapshot_records_max: 1_000_000,
             drain_timeout_ms: 10_000,
@@ -91,5 +94,11 @@ impl Config {
         check.range("watch.drain_timeout_ms", self.drain_timeout_ms, 100..=600_000);
         self.quality.check(check);
         self.lane.check(check);
+        if !(0.01..=1.0).contains(&self.alert.enter_score) {
+            check.problem("watch.alert.enter_score", "must be between 0.01 and 1");
+        }
+        if !(0.01..=100.0).contains(&self.alert.cohort_percent) {
+            check.problem("watch.alert.cohort_percent", "must be between 0.01 and 100");
+        }
     }
 }

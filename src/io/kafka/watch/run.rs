@@ -161,6 +161,7 @@ fn knowledge(config: &Config) -> Result<Knowledge, Failure> {
         rules: Rules {
             lane: config.watch.lane.clone(),
             quality: config.watch.quality.clone(),
+            alert: config.watch.alert.clone(),
             metrics: metrics_table(config)?,
         },
     })
