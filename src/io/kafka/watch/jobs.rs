@@ -1,6 +1,7 @@
 //! What has to be done now and then over the databases. Any number of watches may run these jobs: an advisory lock in the
 //! database lets one at a time, so a job runs once wherever it runs.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,13 +12,17 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, warn};
 
 use crate::config::Config;
-use crate::io::timescale::{Analytics, JobRun, Operations, Ran, TimescaleError};
+use crate::detect::reading::FleetMinute;
+use crate::io::timescale::{Analytics, JobRun, Kpi, Operations, Ran, TimescaleError};
 use crate::telemetry::metrics::{Job, Metrics, Service};
 
 /// How often minutes are rolled up.
 const ROLLUP_INTERVAL: Duration = Duration::from_secs(20);
 /// How often what is old is dropped.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(3_600);
+/// How often KPIs are computed, and how many minutes back: what comes late is counted late.
+const KPI_INTERVAL: Duration = Duration::from_secs(60);
+const KPI_MINUTES: i64 = 60;
 
 /// The jobs of one process.
 pub struct Jobs {
@@ -48,17 +53,28 @@ impl Jobs {
             ticks
         };
         let (mut rollup, mut retention) = (every(ROLLUP_INTERVAL), every(RETENTION_INTERVAL));
+        let mut kpis = every(KPI_INTERVAL);
         loop {
             // A job that is under way when the process stops is rolled back, and runs again elsewhere.
             tokio::select! {
                 _ = stopped.changed() => break,
                 _ = rollup.tick() => self.one(Job::Rollup, self.sink.roll_up()).await,
+                _ = kpis.tick() => self.one(Job::Kpis, self.count()).await,
                 _ = retention.tick() => self.one(Job::Retention, self.drop_old()).await,
             }
         }
         if let Some(operations) = self.operations.get() {
             operations.close().await;
         }
+    }
+
+    /// Computes the KPIs of the last minutes from the rollup, and stores them in the place of those that were there.
+    async fn count(&self) -> Result<Ran, TimescaleError> {
+        let now = Timestamp::now().as_second().div_euclid(60);
+        let minutes = self.sink.fleet_minutes(now - KPI_MINUTES, now).await?;
+        let kpis = kpis_of(&minutes);
+        self.operations().await?.store_kpis(&kpis).await?;
+        Ok(Ran::Done(kpis.len() as u64))
     }
 
     async fn drop_old(&self) -> Result<Ran, TimescaleError> {
@@ -108,5 +124,65 @@ impl Jobs {
         self.operations
             .get_or_try_init(|| Operations::connect(&self.config))
             .await
+    }
+}
+
+/// Throughput and quality of each minute: how many readings there were, and which part of them was good.
+fn kpis_of(minutes: &[FleetMinute]) -> Vec<Kpi> {
+    let mut sums: BTreeMap<i64, (u64, u64)> = BTreeMap::new();
+    for minute in minutes {
+        let (readings, good) = sums.entry(minute.minute).or_default();
+        *readings += minute.readings;
+        *good += minute.good;
+    }
+    let of = |(minute, (readings, good)): (i64, (u64, u64))| {
+        let kpi = |name, value| Kpi {
+            minute,
+            name,
+            label: String::new(),
+            value,
+            records: readings,
+        };
+        [
+            kpi("readings", readings as f64),
+            kpi("quality_rate", good as f64 / readings.max(1) as f64),
+        ]
+    };
+    sums.into_iter().flat_map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_minute_is_counted_over_all_cohorts_and_metrics() {
+        let minute = |minute, metric: &str, readings, good| FleetMinute {
+            minute,
+            metric: metric.to_owned(),
+            firmware: "1".to_owned(),
+            model: "band".to_owned(),
+            readings,
+            good,
+            total: 0.0,
+        };
+        let kpis = kpis_of(&[
+            minute(7, "a", 30, 10),
+            minute(7, "b", 10, 10),
+            minute(8, "a", 5, 5),
+        ]);
+        let told: Vec<_> = kpis
+            .iter()
+            .map(|kpi| (kpi.minute, kpi.name, kpi.value, kpi.records))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (7, "readings", 40.0, 40),
+                (7, "quality_rate", 0.5, 40),
+                (8, "readings", 5.0, 5),
+                (8, "quality_rate", 1.0, 5)
+            ]
+        );
     }
 }
