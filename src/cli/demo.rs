@@ -1,4 +1,7 @@
-//! `pulsegate demo`: a signed fleet, part of it hostile, through the gate, and what became of every record.
+//! `pulsegate demo`: a signed fleet, part of it hostile, through the gate and the watch; what became of every record, and
+//! what was found of what happened to the devices.
+
+mod watched;
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -24,9 +27,13 @@ use crate::io::vault::registrar::Registrar;
 use crate::io::{kek, topology};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
+use watched::Watched;
 
 /// How often the progress bar moves.
 const TICK: Duration = Duration::from_millis(200);
+
+/// How many devices something known happens to, of each kind.
+const INCIDENTS: u32 = 10;
 
 /// Arguments of `pulsegate demo`.
 #[derive(clap::Args)]
@@ -35,7 +42,7 @@ pub struct Args {
     #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     records: u64,
     /// Devices in the fleet
-    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     devices: u32,
     /// Makes the same fleet again
     #[arg(long, default_value_t = 1)]
@@ -66,15 +73,25 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
 
     let (kafka, topics) = (Kafka::at(&config.kafka.brokers), oracle_topics(&config));
     let mark = Mark::take(&kafka, &topics).map_err(unreachable)?;
+    let clean_mark = watched::mark(&kafka, &config)?;
     let (fleet, made) = produce(fleet, kafka.clone(), args.records).await?;
     let seconds = run_gate(&gate, "Gate").await?;
+    let keys = gate.knowledge().keys;
     gate.vault.close().await;
+    let watched = watched::run(
+        &config,
+        kafka.clone(),
+        clean_mark,
+        fleet.incidents(),
+        keys.keyring(),
+    )
+    .await?;
 
     let mut oracle = oracle::Config::new(kafka);
     (oracle.topics, oracle.since, oracle.planted) = (topics, Some(mark), fleet.planted());
     oracle.environment.clone_from(&config.environment);
     let report = judge(oracle, lines).await?;
-    tell(context, &made, &report, seconds)
+    tell(context, &made, &report, &watched, seconds)
 }
 
 /// In a local stack that has no KEK yet, one is made beside the logins.
@@ -122,6 +139,7 @@ fn fleet(args: &Args, config: &Config) -> Fleet {
             webhook: 0.2,
         },
         hostile: Hostile::some(),
+        incidents: INCIDENTS,
         ..Options::new(args.seed)
     })
 }
@@ -203,11 +221,17 @@ async fn judge(oracle: oracle::Config, lines: Vec<String>) -> Result<Report, Fai
     report.await.map_err(unreachable)?.map_err(Failure::Unreachable)
 }
 
-fn tell(context: &Context, made: &Made, report: &Report, seconds: f64) -> Result<(), Failure> {
+fn tell(
+    context: &Context,
+    made: &Made,
+    report: &Report,
+    watched: &Watched,
+    seconds: f64,
+) -> Result<(), Failure> {
     let rate = report.total.records as f64 / seconds.max(0.001);
     if context.json {
         print_json(
-            &json!({ "made": made, "report": report, "seconds": seconds, "records_per_second": rate }),
+            &json!({ "made": made, "report": report, "seconds": seconds, "records_per_second": rate, "watch": watched }),
         )?;
     } else {
         let kinds: Vec<_> = made
@@ -222,16 +246,18 @@ fn tell(context: &Context, made: &Made, report: &Report, seconds: f64) -> Result
         ))?;
         print(&report.to_string())?;
         print(&format!(
-            "The gate took {seconds:.1} s: {rate:.0} records a second, all stages, exactly once."
+            "The gate took {seconds:.1} s: {rate:.0} records a second, all stages, exactly once.\n"
         ))?;
+        print(&watched.to_string())?;
     }
-    if report.is_good() {
-        Ok(())
-    } else {
-        Err(Failure::Wrong(
-            "the topics and the ledger do not agree".to_owned(),
-        ))
+    let wrong = |what: &str| Err(Failure::Wrong(what.to_owned()));
+    if !report.is_good() {
+        return wrong("the topics and the ledger do not agree");
     }
+    if !watched.is_complete() {
+        return wrong("the clean topic and the analytics database do not agree");
+    }
+    Ok(())
 }
 
 /// On a terminal; anywhere else it is silent.

@@ -10,11 +10,22 @@ use tracing::info;
 use super::{Context, Failure};
 use crate::io::http::Server;
 use crate::io::kafka::watch::{Problem, Watch};
+use crate::io::timescale::TimescaleError;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 
 /// How often recorded samples are moved into their buckets when nobody scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
+
+impl From<TimescaleError> for Failure {
+    fn from(error: TimescaleError) -> Self {
+        match &error {
+            TimescaleError::Unreachable { .. } => Self::Unreachable(error.to_string()),
+            TimescaleError::Refused { .. } => Self::Wrong(error.to_string()),
+            TimescaleError::Invalid(_) => Self::Usage(error.to_string()),
+        }
+    }
+}
 
 /// Arguments of `pulsegate watch`.
 #[derive(clap::Args)]

@@ -19,6 +19,7 @@
 
 pub mod event;
 mod hostile;
+pub mod incident;
 pub mod keys;
 pub mod person;
 pub mod physiology;
@@ -32,6 +33,7 @@ use crate::outcome::{Outcome, Outcomes};
 use crate::record::Record;
 use event::{BiometricEvent, Format, Location, Reading, Subject};
 pub use hostile::{Hostile, Kind};
+use incident::{Incident, Planned};
 use keys::{Claim, DeviceKey, Profile, Scratch};
 use person::Person;
 use physiology::Body;
@@ -59,6 +61,8 @@ pub struct Options {
     pub profiles: Profiles,
     /// Share of records by misdeed. Default none.
     pub hostile: Hostile,
+    /// How many devices have an incident of each kind, in the last quarter of what is scheduled. Default none.
+    pub incidents: u32,
     /// How much an event says.
     pub shape: Shape,
     /// How it is written. Default JSON.
@@ -100,6 +104,8 @@ pub struct Fleet {
     recent: hostile::Recent,
     readings: Vec<Reading>,
     scratch: Scratch,
+    /// The first event of each device that is in the time of incidents.
+    incidents_from: i64,
 }
 
 /// One device, its wearer and its key.
@@ -109,6 +115,7 @@ struct Device {
     body: Body,
     sequence: u64,
     events: i64,
+    incident: Option<Planned>,
 }
 
 /// One record to be produced, and what is expected of it.
@@ -141,6 +148,7 @@ impl Options {
                 webhook: 0.2,
             },
             hostile: Hostile::default(),
+            incidents: 0,
             shape: Shape::Full,
             format: Format::Json,
             start_ms: None,
@@ -190,6 +198,7 @@ impl Fleet {
             recent: hostile::Recent::default(),
             readings: Vec::new(),
             scratch: Scratch::default(),
+            incidents_from: i64::MAX,
         }
     }
 
@@ -221,6 +230,20 @@ impl Fleet {
         self.devices.iter().map(|device| &device.key)
     }
 
+    /// What has happened so far.
+    #[must_use]
+    pub fn incidents(&self) -> Vec<Incident> {
+        let of = |device: &Device| {
+            let planned = device.incident.as_ref()?;
+            Some(Incident {
+                kind: planned.kind,
+                device: device.key.device.clone(),
+                began_ms: planned.began_ms?,
+            })
+        };
+        self.devices.iter().filter_map(of).collect()
+    }
+
     /// Every string that must appear nowhere behind the gate: subject ids, names, record numbers, addresses, numbers.
     #[must_use]
     pub fn planted(&self) -> Vec<String> {
@@ -247,9 +270,9 @@ impl Fleet {
     /// Fixes the event time of the first events so that the last of `records` is at `now_ms`, unless the options say one.
     pub fn schedule(&mut self, records: u64, now_ms: i64) {
         let rounds = records.div_ceil(self.devices.len() as u64);
-        let span = i64::try_from(rounds)
-            .unwrap_or(i64::MAX)
-            .saturating_mul(self.options.step_ms);
+        let rounds = i64::try_from(rounds).unwrap_or(i64::MAX);
+        let span = rounds.saturating_mul(self.options.step_ms);
+        self.incidents_from = rounds - rounds / 4;
         self.options.start_ms.get_or_insert(now_ms.saturating_sub(span));
     }
 
@@ -298,6 +321,7 @@ impl Fleet {
             start_ms,
             ..
         } = self.options;
+        let incidents_from = self.incidents_from;
         let device = &mut self.devices[device];
         let full = shape == Shape::Full;
         let at_ms = start_ms
@@ -314,6 +338,11 @@ impl Fleet {
         device
             .body
             .measure(at_ms, step_ms, full, &mut self.rng, &mut self.readings);
+        if let Some(incident) = &mut device.incident
+            && device.events > incidents_from
+        {
+            incident.happen(at_ms, &mut self.readings);
+        }
         let person = &device.person;
         let rare = self.rng.random_range(0..64_usize);
         let note = (full && rare < 4).then(|| person.note(rare));
@@ -413,6 +442,7 @@ impl Device {
             body,
             sequence: 0,
             events: 0,
+            incident: Planned::of_device(index, options.incidents),
         }
     }
 }

@@ -355,6 +355,13 @@ impl Keyring {
             + self.by_device.allocation_size()
     }
 
+    /// The token of a device.
+    #[must_use]
+    pub fn device_token(&self, device: &str) -> Option<&[u8; 22]> {
+        let slot = self.find_device(device.as_bytes())?;
+        Some(&self.devices.get(slot).token)
+    }
+
     /// The key with this id.
     pub(super) fn by_kid(&self, kid: &[u8]) -> Option<Found<'_>> {
         self.find_kid(kid).map(|index| self.found(self.keys.get(index)))

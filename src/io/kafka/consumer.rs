@@ -12,7 +12,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::types::RDKafkaRespErr;
+use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 use rdkafka::{Offset, TopicPartitionList};
 use serde::Deserialize;
 use tracing::warn;
@@ -81,6 +81,12 @@ impl Consumer {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .pop_front()
+    }
+
+    /// Whether, since the last call, a partition could not be read on because its next offset is not in the log, as when
+    /// retention has overtaken it. Which one it is librdkafka tells nobody who consumes in batches.
+    pub fn take_gap(&self) -> bool {
+        self.events().gap.swap(false, Ordering::AcqRel)
     }
 
     /// Takes the partitions, paused: [`Consumer::start`] gives them an offset.
@@ -177,6 +183,7 @@ struct Events {
     topic: String,
     rebalances: Mutex<VecDeque<Rebalance>>,
     stable_offsets: Mutex<Option<BTreeMap<i32, i64>>>,
+    gap: AtomicBool,
     closing: AtomicBool,
 }
 
@@ -186,6 +193,7 @@ impl Events {
             topic: topic.to_owned(),
             rebalances: Mutex::default(),
             stable_offsets: Mutex::default(),
+            gap: AtomicBool::new(false),
             closing: AtomicBool::new(false),
         }
     }
@@ -194,6 +202,9 @@ impl Events {
 impl ClientContext for Events {
     fn error(&self, error: KafkaError, reason: &str) {
         warn!(%error, reason, "consumer");
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) {
+            self.gap.store(true, Ordering::Release);
+        }
     }
 
     fn stats_raw(&self, statistics: &[u8]) {

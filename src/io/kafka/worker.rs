@@ -205,6 +205,9 @@ impl Worker {
     pub fn run(mut self, stop: &AtomicBool) -> Result<(), WorkerError> {
         while !stop.load(Ordering::Relaxed) {
             self.serve()?;
+            if self.consumer.take_gap() {
+                self.find_out_what_is_left()?;
+            }
             self.ensure_settler();
             self.open_lanes()?;
             self.release_holds();
@@ -407,13 +410,7 @@ impl Worker {
 
     fn hold(&mut self, Cut { partition, need }: Cut) -> Result<(), WorkerError> {
         if matches!(need, Need::Log) {
-            // Opening it again finds out what is left of the log, and has the ledger say what is lost.
-            self.finish()?;
-            if self.slot(partition).lane().is_some() {
-                self.slot(partition).close();
-                self.health.hold(partition, need.cause());
-            }
-            return Ok(());
+            return self.find_out_what_is_left();
         }
         let slot = std::mem::replace(self.slot(partition), Slot::Absent);
         let Slot::Open(lane) = slot else {
@@ -582,6 +579,18 @@ impl Worker {
     fn reopen(&mut self) {
         self.settler = None;
         self.filling.clear();
+        self.close_lanes();
+    }
+
+    /// A log has a gap where a lane wants to read on: opening finds out what is left, and has the ledger say what is lost.
+    fn find_out_what_is_left(&mut self) -> Result<(), WorkerError> {
+        self.finish()?;
+        self.close_lanes();
+        Ok(())
+    }
+
+    /// They open again by themselves.
+    fn close_lanes(&mut self) {
         for partition in 0..self.slots.len() as i32 {
             if self.slot(partition).lane().is_none() {
                 continue;

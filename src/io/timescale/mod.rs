@@ -4,6 +4,7 @@
 //! has to be recognised as a duplicate. [`analytics`] is the sink for readings and findings; [`operations`] takes KPIs
 //! and the state of jobs. The two editions of TimescaleDB give the same results in different ways ([`edition`]).
 
+mod account;
 pub mod analytics;
 mod cohorts;
 pub mod edition;
@@ -20,6 +21,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use self::account::Found;
 pub use self::analytics::{Analytics, Batch, Claim, Snapshot};
 pub use self::edition::Edition;
 pub use self::jobs::{JobLock, Ran};

@@ -1,0 +1,261 @@
+//! The demo's second half: the watch takes what the gate has made clean, and is asked what it found.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use comfy_table::Table;
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use jiff::SignedDuration;
+use pulsegate_loadtest::fleet::incident::{Incident, Kind, METRIC};
+use pulsegate_loadtest::kafka::{Kafka, Range, read_all, watermarks};
+use rdkafka::Message as _;
+use serde::Serialize;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, interval};
+
+use super::{TICK, bar, unreachable};
+use crate::cli::Failure;
+use crate::config::Config;
+use crate::gate::keyring::Keyring;
+use crate::io::kafka::watch::{Problem, Watch};
+use crate::io::timescale::{Analytics, TimescaleError};
+use crate::telemetry::health::Health;
+use crate::telemetry::metrics::Metrics;
+
+/// Where each partition of the clean topic stood before the demo's fleet.
+pub(super) type Mark = Vec<(i32, i64)>;
+
+/// What the watch has stored and found of the demo's fleet.
+#[derive(Debug, Serialize)]
+pub(super) struct Watched {
+    /// Readings in the clean topic since the mark.
+    readings: u64,
+    /// Readings that are stored, by quality.
+    stored: BTreeMap<String, i64>,
+    /// Findings by kind: all that are stored, and those that somebody is told of.
+    findings: BTreeMap<String, [i64; 2]>,
+    /// What happened, and what was found of it.
+    incidents: Vec<Answer>,
+    /// How long the watch took.
+    seconds: f64,
+}
+
+/// One incident, and the first finding about its device and metric from then on.
+#[derive(Debug, Serialize)]
+struct Answer {
+    #[serde(flatten)]
+    incident: Incident,
+    found: Option<Found>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Found {
+    kind: String,
+    reason: String,
+    /// In event time.
+    delay_seconds: i64,
+}
+
+/// The present ends of the clean topic.
+pub(super) fn mark(kafka: &Kafka, config: &Config) -> Result<Mark, Failure> {
+    let ranges = watermarks(kafka, &config.topics.clean).map_err(unreachable)?;
+    Ok(ranges.iter().map(|range| (range.partition, range.next)).collect())
+}
+
+/// Runs the watch until all that is clean is stored, and asks what it found.
+pub(super) async fn run(
+    config: &Config,
+    kafka: Kafka,
+    mark: Mark,
+    incidents: Vec<Incident>,
+    keyring: &Keyring,
+) -> Result<Watched, Failure> {
+    let clean = config.topics.clean.clone();
+    let since = mark.clone();
+    let read = spawn_blocking(move || read_clean(&kafka, &clean, &since))
+        .await
+        .map_err(unreachable)?;
+    let (ends, readings) = read?;
+    let analytics = Analytics::connect(config).await?;
+    let seconds = store(config, &analytics, &ends).await?;
+    let watched = ask(&analytics, &mark, readings, incidents, keyring).await;
+    analytics.close().await;
+    Ok(Watched { seconds, ..watched? })
+}
+
+/// The offset after each partition's last record, and how many readings came since the mark.
+fn read_clean(kafka: &Kafka, topic: &str, mark: &[(i32, i64)]) -> Result<(BTreeMap<i32, i64>, u64), Failure> {
+    let first = |range: &Range| {
+        mark.iter()
+            .find(|(partition, _)| *partition == range.partition)
+            .map_or(0, |(_, next)| *next)
+    };
+    let ranges: Vec<_> = watermarks(kafka, topic)
+        .map_err(unreachable)?
+        .into_iter()
+        .map(|range| Range {
+            first: first(&range).max(range.first),
+            ..range
+        })
+        .collect();
+    let (mut ends, mut readings) = (BTreeMap::new(), 0);
+    let read = read_all(kafka, topic, &ranges, |message| {
+        ends.insert(message.partition(), message.offset() + 1);
+        let event: serde_json::Value =
+            serde_json::from_slice(message.payload().unwrap_or_default()).unwrap_or_default();
+        readings += event["readings"]
+            .as_array()
+            .map_or(0, |readings| readings.len() as u64);
+        Ok(())
+    });
+    read.map_err(unreachable)?;
+    Ok((ends, readings))
+}
+
+/// Runs the watch until everything before `ends` is stored. How many seconds it took.
+async fn store(config: &Config, analytics: &Analytics, ends: &BTreeMap<i32, i64>) -> Result<f64, Failure> {
+    let (health, metrics) = (Health::new(Watch::workers(config)), Arc::new(Metrics::new()));
+    let topic = &config.topics.clean;
+    let behind = async || -> Result<u64, TimescaleError> {
+        let stored: BTreeMap<i32, i64> = analytics.stored_until(topic).await?.into_iter().collect();
+        let of = |(partition, end): (&i32, &i64)| (end - stored.get(partition).copied().unwrap_or(0)).max(0);
+        Ok(ends.iter().map(of).sum::<i64>().unsigned_abs())
+    };
+    let all = behind().await?;
+    let bar = bar("Watch", all);
+    let mut watch = Watch::start(config, health, metrics).await?;
+    let (begun, mut tick) = (Instant::now(), interval(TICK));
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            ended = watch.ended() => return Err(gave_up(ended)),
+        }
+        let left = behind().await?;
+        bar.set_position(all.saturating_sub(left));
+        if left == 0 {
+            break;
+        }
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    bar.finish();
+    watch.drain().await.map_err(|problem| gave_up(Err(problem)))?;
+    Ok(seconds)
+}
+
+fn gave_up(ended: Result<(), Problem>) -> Failure {
+    let why = ended.map_or_else(
+        |problem| problem.to_string(),
+        |()| "it ended by itself".to_owned(),
+    );
+    Failure::Wrong(format!("the watch gave up: {why}"))
+}
+
+async fn ask(
+    analytics: &Analytics,
+    mark: &[(i32, i64)],
+    readings: u64,
+    incidents: Vec<Incident>,
+    keyring: &Keyring,
+) -> Result<Watched, Failure> {
+    let token = |incident: &Incident| {
+        keyring
+            .device_token(&incident.device)
+            .map(|token| String::from_utf8_lossy(token).into_owned())
+    };
+    let asked: Vec<_> = incidents
+        .iter()
+        .filter_map(|incident| Some((token(incident)?, incident.began_ms)))
+        .collect();
+    let first = analytics.first_found(METRIC, &asked).await?;
+    let answer = |incident: Incident| {
+        let token = token(&incident);
+        let found = first.iter().find(|found| Some(&found.device) == token.as_ref());
+        let found = found.map(|found| Found {
+            kind: found.kind.clone(),
+            reason: found.reason.clone(),
+            delay_seconds: (found.time_ms - incident.began_ms) / 1_000,
+        });
+        Answer { incident, found }
+    };
+    let findings = analytics.findings_since(mark).await?;
+    Ok(Watched {
+        readings,
+        stored: analytics.readings_since(mark).await?.into_iter().collect(),
+        findings: findings
+            .into_iter()
+            .map(|(kind, all, told)| (kind, [all, told]))
+            .collect(),
+        incidents: incidents.into_iter().map(answer).collect(),
+        seconds: 0.0,
+    })
+}
+
+impl Watched {
+    /// Every reading of the clean topic is stored, and none twice.
+    pub(super) fn is_complete(&self) -> bool {
+        self.stored.values().sum::<i64>().unsigned_abs() == self.readings
+    }
+}
+
+impl std::fmt::Display for Watched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let counted = |counts: &BTreeMap<String, i64>| {
+            let counts: Vec<_> = counts
+                .iter()
+                .map(|(name, count)| format!("{name} {count}"))
+                .collect();
+            counts.join(", ")
+        };
+        writeln!(
+            f,
+            "The watch stored {} of {} readings in {:.1} s: {}.",
+            self.stored.values().sum::<i64>(),
+            self.readings,
+            self.seconds,
+            counted(&self.stored)
+        )?;
+        let findings: Vec<_> = self
+            .findings
+            .iter()
+            .map(|(kind, [all, told])| format!("{kind} {all} (told {told})"))
+            .collect();
+        writeln!(
+            f,
+            "Findings: {}.",
+            if findings.is_empty() {
+                "none".to_owned()
+            } else {
+                findings.join(", ")
+            }
+        )?;
+        let mut table = Table::new();
+        table.load_style(UTF8_FULL_CONDENSED);
+        table.set_header(["what happened", "devices", "found", "median delay", "as"]);
+        for kind in Kind::ALL {
+            let of: Vec<_> = self
+                .incidents
+                .iter()
+                .filter(|answer| answer.incident.kind == kind)
+                .collect();
+            let mut found: Vec<_> = of.iter().filter_map(|answer| answer.found.as_ref()).collect();
+            found.sort_by_key(|found| found.delay_seconds);
+            let middle = found.get(found.len() / 2);
+            let delay = middle.map_or_else(
+                || "–".to_owned(),
+                |found| format!("{:#}", SignedDuration::from_secs(found.delay_seconds)),
+            );
+            let words = middle.map_or_else(
+                || "–".to_owned(),
+                |found| format!("{}: {}", found.kind, found.reason),
+            );
+            table.add_row([
+                kind.as_str().to_owned(),
+                of.len().to_string(),
+                found.len().to_string(),
+                delay,
+                words,
+            ]);
+        }
+        write!(f, "{table}")
+    }
+}

@@ -1,0 +1,116 @@
+//! What is stored, for whoever wants to see it and not to work with it.
+
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+
+use super::analytics::ANALYTICS;
+use super::{Analytics, TimescaleError};
+
+/// The first finding about a device since a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The device's token.
+    pub device: String,
+    /// What kind of finding: a name of [`crate::detect::finding::Kind`].
+    pub kind: String,
+    /// The finding in words.
+    pub reason: String,
+    /// The event time of what showed it, in milliseconds since 1970.
+    pub time_ms: i64,
+}
+
+impl Analytics {
+    /// The first offset that is not stored, of each partition of a topic that has one.
+    ///
+    /// # Errors
+    /// [`TimescaleError`].
+    pub async fn stored_until(&self, topic: &str) -> Result<Vec<(i32, i64)>, TimescaleError> {
+        let query = "select partition, next from sink_offset where topic = $1 and next is not null";
+        self.rows("reading the offsets", sqlx::query(query).bind(topic), |row| {
+            Ok((row.try_get(0)?, row.try_get(1)?))
+        })
+        .await
+    }
+
+    /// How many readings came from these offsets of a partition on, by quality.
+    ///
+    /// # Errors
+    /// [`TimescaleError`].
+    pub async fn readings_since(&self, from: &[(i32, i64)]) -> Result<Vec<(String, i64)>, TimescaleError> {
+        let (partitions, offsets): (Vec<_>, Vec<_>) = from.iter().copied().unzip();
+        let query = "select name, count(*) from readings
+             join unnest($1::integer[], $2::bigint[]) as since (partition, first)
+               on partition = origin_partition and origin_offset >= first
+             join quality on code = readings.quality group by name order by 2 desc, 1";
+        let query = sqlx::query(query).bind(partitions).bind(offsets);
+        self.rows("counting readings", query, |row| {
+            Ok((row.try_get(0)?, row.try_get(1)?))
+        })
+        .await
+    }
+
+    /// How many findings there are from these offsets of the clean topic on, and how many of them to notify of, by kind.
+    ///
+    /// # Errors
+    /// [`TimescaleError`].
+    pub async fn findings_since(
+        &self,
+        from: &[(i32, i64)],
+    ) -> Result<Vec<(String, i64, i64)>, TimescaleError> {
+        let (partitions, offsets): (Vec<_>, Vec<_>) = from.iter().copied().unzip();
+        let query = "select kind, count(*), count(*) filter (where notify) from findings
+             join unnest($1::integer[], $2::bigint[]) as since (partition, first)
+               on partition = origin_partition and origin_offset >= first
+             group by kind order by kind";
+        let query = sqlx::query(query).bind(partitions).bind(offsets);
+        self.rows("counting findings", query, |row| {
+            Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))
+        })
+        .await
+    }
+
+    /// The first finding about each device and metric at or after the time given for it, in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// [`TimescaleError`].
+    pub async fn first_found(
+        &self,
+        metric: &str,
+        since: &[(String, i64)],
+    ) -> Result<Vec<Found>, TimescaleError> {
+        let (devices, times): (Vec<_>, Vec<_>) = since
+            .iter()
+            .map(|(device, time_ms)| (device.as_str(), *time_ms))
+            .unzip();
+        let query =
+            "select distinct on (device) device, kind, reason, (extract(epoch from time) * 1000)::bigint
+             from findings join unnest($2::text[], $3::bigint[]) as asked (token, since_ms)
+               on device = token and time >= to_timestamp(since_ms / 1000.0)
+             where metric = $1 order by device, time, id";
+        let query = sqlx::query(query).bind(metric).bind(devices).bind(times);
+        self.rows("reading findings", query, |row| {
+            Ok(Found {
+                device: row.try_get(0)?,
+                kind: row.try_get(1)?,
+                reason: row.try_get(2)?,
+                time_ms: row.try_get(3)?,
+            })
+        })
+        .await
+    }
+
+    async fn rows<T>(
+        &self,
+        action: &'static str,
+        query: sqlx::query::Query<'_, sqlx::Postgres, sqlx::postgres::PgArguments>,
+        read: impl Fn(&PgRow) -> Result<T, sqlx::Error>,
+    ) -> Result<Vec<T>, TimescaleError> {
+        self.pool
+            .ask(action, async move |connection| {
+                let rows = query.fetch_all(connection).await;
+                rows.and_then(|rows| rows.iter().map(read).collect())
+                    .map_err(|error| TimescaleError::new(ANALYTICS, action, &error))
+            })
+            .await
+    }
+}
