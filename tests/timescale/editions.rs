@@ -103,7 +103,7 @@ async fn both_editions_roll_the_same_readings_up_to_the_same_minutes() {
             let claim = analytics.claim(TOPIC, 3).await.expect("claimed");
             let mut sent = readings(0, 1_000);
             for (n, reading) in sent.iter_mut().enumerate() {
-                if n % 3 == 0 {
+                if n.is_multiple_of(3) {
                     reading.version = version("1.1");
                 }
             }

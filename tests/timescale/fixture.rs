@@ -83,7 +83,7 @@ pub fn readings(first: i64, count: usize) -> Vec<Reading> {
         metric: Arc::clone(&metric),
         version: Arc::clone(&version),
         value: 60.0 + (n % 40) as f64,
-        quality: i16::from(n % 50 == 0),
+        quality: i16::from(n.is_multiple_of(50)),
         partition: PARTITION,
         offset: first + n as i64,
         index: 0,
