@@ -100,8 +100,8 @@ fn found(world: &crate::world::World, series: Vec<Series>) -> BTreeMap<String, V
     let rows = query(
         world,
         "analytics",
-        "select device, kind, metric, reason, (extract(epoch from time) * 1000)::bigint from findings
-         where device is not null order by time",
+        "select device, kind, metric, reason, (document->>'time_ms')::bigint from findings
+         where device is not null order by 5",
     );
     let mut found: BTreeMap<String, Vec<Found>> = BTreeMap::new();
     for row in rows {
