@@ -69,7 +69,8 @@ fn main() {
     runtime.block_on(in_a_corner("bench", move |mut corner| async move {
         corner.config.topology.partitions = Some(PARTITIONS);
         corner.config.event.directory = concat!(env!("CARGO_MANIFEST_DIR"), "/schemas").into();
-        corner.config.watch.metrics_file = concat!(env!("CARGO_MANIFEST_DIR"), "/schemas/metrics.toml").into();
+        corner.config.watch.metrics_file =
+            concat!(env!("CARGO_MANIFEST_DIR"), "/schemas/metrics.toml").into();
         corner.config.watch.group.clone_from(&corner.config.topics.clean);
         topology::apply(&corner.config).await.expect("applied");
         throughput(&args, &corner.config).await;
@@ -84,7 +85,9 @@ fn event(number: u64, at_ms: i64) -> Vec<u8> {
     let token = format!("{device:-<22}");
     let sealed = "AQAAAAFnR0Vx".repeat(5);
     let wave = ((round * 7 + device) % 11) as f64;
-    let at = jiff::Timestamp::from_millisecond(at_ms).expect("a time").to_string();
+    let at = jiff::Timestamp::from_millisecond(at_ms)
+        .expect("a time")
+        .to_string();
     serde_json::to_vec(&json!({
         "event_id": "6f2f9f4e-6a52-4c39-8f53-1d7b61a6c001", "device_id": token,
         "subject": {"id": token, "name": sealed, "mrn": sealed, "birth_date": "1980", "email": sealed},
@@ -109,16 +112,24 @@ fn producer(config: &Config) -> BaseProducer {
 
 fn send(producer: &BaseProducer, topic: &str, number: u64, value: &[u8]) {
     let partition = i32::try_from(number % DEVICES % u64::from(PARTITIONS)).expect("few");
-    let record = || BaseRecord::<str, [u8]>::to(topic).partition(partition).payload(value);
+    let record = || {
+        BaseRecord::<str, [u8]>::to(topic)
+            .partition(partition)
+            .payload(value)
+    };
     while producer.send(record()).is_err() {
         producer.poll(Duration::from_millis(10));
     }
 }
 
 async fn start(config: &Config) -> Watch {
-    Watch::start(config, Health::new(Watch::workers(config)), Arc::new(Metrics::new()))
-        .await
-        .expect("started")
+    Watch::start(
+        config,
+        Health::new(Watch::workers(config)),
+        Arc::new(Metrics::new()),
+    )
+    .await
+    .expect("started")
 }
 
 async fn positions(connection: &mut PgConnection) -> BTreeMap<i32, i64> {
@@ -151,12 +162,16 @@ async fn throughput(args: &Args, config: &Config) {
         ratios.push(watch / copy);
     }
     ratios.sort_by(f64::total_cmp);
-    println!("throughput: median ratio {:.2} (wanted: at least 0.50)", ratios[ratios.len() / 2]);
+    println!(
+        "throughput: median ratio {:.2} (wanted: at least 0.50)",
+        ratios[ratios.len() / 2]
+    );
 }
 
 /// From the first batch that is visible to the last.
 async fn stored_rate(args: &Args, config: &Config, connection: &mut PgConnection) -> f64 {
-    let empty = "truncate readings, findings, device_version, sink_offset, detector_snapshot, outbox, rollup_due";
+    let empty =
+        "truncate readings, findings, device_version, sink_offset, detector_snapshot, outbox, rollup_due";
     connection.execute(empty).await.expect("emptied");
     let watch = start(config).await;
     let mut first = None;
@@ -185,7 +200,10 @@ async fn copy_rate(connection: &mut PgConnection) -> f64 {
         select create_hypertable('reference', by_range('time', interval '1 hour'), create_default_indexes => false);
         create index on reference (device, metric, time desc);
         create index on reference using brin (time) with (pages_per_range = 32, autosummarize = on)";
-    connection.execute(sqlx::raw_sql(AssertSqlSafe(make.to_owned()))).await.expect("made");
+    connection
+        .execute(sqlx::raw_sql(AssertSqlSafe(make.to_owned())))
+        .await
+        .expect("made");
     let rows = {
         let copied = connection
             .copy_out_raw("copy (select * from readings order by origin_offset) to stdout (format binary)")
@@ -251,14 +269,18 @@ async fn latency(args: &Args, config: &Config) {
     let ranges: Vec<_> = now
         .into_iter()
         .zip(&ends)
-        .map(|(range, end)| pulsegate_loadtest::kafka::Range { first: end.next, ..range })
+        .map(|(range, end)| pulsegate_loadtest::kafka::Range {
+            first: end.next,
+            ..range
+        })
         .collect();
     let mut at = BTreeMap::new();
     read_all(&kafka, &config.topics.clean, &ranges, |message| {
         let appended_ms = message.timestamp().to_millis().unwrap_or_default();
         let from = at.entry(message.partition()).or_insert(0_usize);
         let visible = |(_, next): &(i64, BTreeMap<i32, i64>)| {
-            next.get(&message.partition()).is_some_and(|next| *next > message.offset())
+            next.get(&message.partition())
+                .is_some_and(|next| *next > message.offset())
         };
         if let Some(found) = seen[*from..].iter().position(visible) {
             *from += found;

@@ -162,7 +162,10 @@ fn serve(consumer: &Consumer, starting: &mut Vec<i32>, share: usize, shared_out:
             }
             Rebalance::Revoke { partitions, .. } => {
                 consumer.unassign(&partitions)?;
-                ensure!(!*shared_out, "revoked after the start: the copy hands nothing over");
+                ensure!(
+                    !*shared_out,
+                    "revoked after the start: the copy hands nothing over"
+                );
                 starting.retain(|partition| !partitions.contains(partition));
             }
         }
