@@ -8,6 +8,8 @@ use tokio::time::interval;
 use tracing::info;
 
 use super::{Context, Failure};
+use crate::io::audit::entry::Deed;
+use crate::io::audit::journal::{self, Role};
 use crate::io::http::Server;
 use crate::io::kafka::gate::Gate;
 use crate::io::kafka::worker::WorkerError;
@@ -39,6 +41,8 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let http = http.await.map_err(|error| Failure::Usage(error.to_string()))?;
     let gate = Gate::connect(config, args.rewind, health, metrics).await?;
     info!(http = %http.address(), workers = config.gate.workers, lanes = gate.partitions(), "gate started");
+    // A gate does not wait for the audit log: its own account of every record is the ledger.
+    tokio::spawn(journal::say_started(config.clone(), Role::Gate, Deed::GateStart));
     let result = until_told(&gate).await;
     gate.vault.close().await;
     result

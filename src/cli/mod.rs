@@ -1,5 +1,6 @@
 //! The command line: parses, loads the configuration, dispatches, and turns a failure into an exit code.
 
+pub mod audit;
 pub mod config;
 pub mod demo;
 pub mod detect;
@@ -67,6 +68,8 @@ enum Command {
     Detect(detect::Args),
     /// Decrypts the PHI of clean records, for one who holds the key
     Open(open::Args),
+    /// The audit log: verify it, show it
+    Audit(audit::Args),
     /// Event schemas: check them, derive and register the clean ones
     Schema(schema::Args),
     /// The configuration: show it, check it, or print its schema
@@ -187,6 +190,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Device(args) => device::run(args, context).await,
         Command::Detect(args) => detect::run(args, context).await,
         Command::Open(args) => open::run(args, context).await,
+        Command::Audit(args) => audit::run(args, context).await,
         Command::Schema(args) => schema::run(args, context).await,
         Command::Config(_) => Ok(()),
     }

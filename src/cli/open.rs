@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::io::{IsTerminal as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tracing::info;
 
@@ -13,6 +14,8 @@ use super::{Context, Failure, print};
 use crate::crypto::envelope::FieldKey;
 use crate::event::{Catalog, Ids, Located, Verdict};
 use crate::gate::open::{OpenedEvent, Refusal, SealedEvent};
+use crate::io::audit::entry::Deed;
+use crate::io::audit::journal::{self, Journal, Role};
 use crate::io::registry::Registry;
 use crate::io::schemas::Schemas;
 use crate::io::vault::VaultFault;
@@ -27,7 +30,7 @@ const BATCH_RECORDS_MAX: usize = 256;
 #[derive(clap::Args)]
 #[command(
     after_help = "Reads the lines of `kcat -C -J -t biometrics.clean …` on standard input, or the topic itself \
-                        with --partition and --offset. Every opened record is logged."
+                        with --partition and --offset. Every opened record is in the audit log before it is shown."
 )]
 pub struct Args {
     /// The clean topic [default: topics.clean]
@@ -47,14 +50,17 @@ pub struct Args {
 /// Runs the command.
 ///
 /// # Errors
-/// [`Failure::Wrong`] where a record is refused or the KEK is another one, [`Failure::Unreachable`] where the vault or
-/// Kafka does not answer.
+/// [`Failure::Wrong`] where a record is refused or the KEK is another one, [`Failure::Unreachable`] where the vault, the
+/// audit database or Kafka does not answer.
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let mut source = source(&args, context)?;
     let catalog = Schemas::read(&context.config.event)?.catalog;
+    // What can't be audited is not opened.
+    let journal = Journal::connect(&context.config, Role::Operator).await?;
     let vault = Opener::connect(&context.config).await.map_err(failure)?;
     let mut reader = Reader {
         context,
+        journal,
         catalog,
         registry: Registry::new(&context.config.registry)?,
         ids: Ids::default(),
@@ -86,6 +92,7 @@ fn source(args: &Args, context: &Context) -> Result<Source, Failure> {
 
 struct Reader<'c> {
     context: &'c Context,
+    journal: Journal,
     catalog: Catalog,
     registry: Option<Registry>,
     ids: Ids,
@@ -106,11 +113,12 @@ impl Reader<'_> {
             .zip(read)
             .map(|(record, read)| read.and_then(|event| self.unseal(record, event, &keys)))
             .collect();
+        self.audit(records, &opened).await?;
         for (record, result) in records.iter().zip(opened) {
             match result {
-                Ok(event) => {
+                Ok(opened) => {
                     self.opened += 1;
-                    print(&self.render(record, &event))?;
+                    print(&self.render(record, &opened.event))?;
                 }
                 Err(problem) => {
                     self.refused += 1;
@@ -168,14 +176,32 @@ impl Reader<'_> {
         record: &Record,
         event: SealedEvent<'_>,
         keys: &HashMap<u32, FieldKey>,
-    ) -> Result<Value, String> {
+    ) -> Result<OpenedEvent, String> {
         let environment = &self.context.config.environment;
-        let opened = event
+        event
             .open(environment, &record.topic, keys)
-            .map_err(|refusal: Refusal| refusal.to_string())?;
-        let OpenedEvent { event, fields } = opened;
-        audit(record, fields);
-        Ok(event)
+            .map_err(|refusal: Refusal| refusal.to_string())
+    }
+
+    /// Writes which records are about to be shown, and to whom, without a word of them.
+    async fn audit(&self, records: &[Record], opened: &[Result<OpenedEvent, String>]) -> Result<(), Failure> {
+        let opened = records
+            .iter()
+            .zip(opened)
+            .filter_map(|(record, result)| Some((record, result.as_ref().ok()?)));
+        let deed = |(record, opened): (&Record, &OpenedEvent)| {
+            let place = journal::detail([
+                ("topic", record.topic.as_str().into()),
+                ("partition", record.partition.into()),
+                ("offset", record.offset.into()),
+                ("fields", opened.fields.into()),
+            ]);
+            (Deed::PhiOpen, place)
+        };
+        let deeds: Vec<_> = opened.clone().map(deed).collect();
+        self.journal.record_all(Timestamp::now(), deeds).await?;
+        opened.for_each(|(record, opened)| log(record, opened.fields));
+        Ok(())
     }
 
     fn render(&self, record: &Record, event: &Value) -> String {
@@ -226,8 +252,8 @@ fn failure(fault: VaultFault) -> Failure {
     }
 }
 
-/// Who saw what, without a word of it. The audit log of issue 4 takes this over.
-fn audit(record: &Record, fields: usize) {
+/// Who saw what, without a word of it, for whoever watches the log of this host.
+fn log(record: &Record, fields: usize) {
     // The owner of this process as the kernel sees it: the environment could say anything.
     let uid = std::fs::metadata("/proc/self").map(|process| process.uid());
     let Record {

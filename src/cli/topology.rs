@@ -2,9 +2,12 @@
 
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
+use jiff::Timestamp;
 use serde_json::json;
 
 use super::{Context, Failure, print, print_json};
+use crate::io::audit::entry::Deed;
+use crate::io::audit::journal::{self, Journal, Role};
 use crate::io::topology::{self, Fault, Item, Report};
 
 /// The arguments of `pulsegate topology`.
@@ -49,6 +52,9 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
 
 async fn apply(context: &Context) -> Result<(), Failure> {
     let report = topology::apply(&context.config).await?;
+    if !report.changes.is_empty() {
+        record(context, &report).await?;
+    }
     let differences: Vec<_> = report.differences().collect();
     if context.json {
         print_json(&json!({ "changes": report.changes, "differences": differences }))?;
@@ -58,6 +64,21 @@ async fn apply(context: &Context) -> Result<(), Failure> {
         print(&summary(&report))?;
     }
     verdict(&differences)
+}
+
+/// Says in the audit log what was changed. It can only be said afterwards: the audit log is part of the topology.
+async fn record(context: &Context, report: &Report) -> Result<(), Failure> {
+    let journal = Journal::connect(&context.config, Role::Operator).await?;
+    let detail = journal::detail([
+        ("changes", report.changes.len().into()),
+        ("sha256", journal::pseudonym(&report.changes.join("\n")).into()),
+        ("config_sha256", journal::config_digest(&context.config).into()),
+    ]);
+    let recorded = journal
+        .record(Timestamp::now(), Deed::TopologyApply, detail)
+        .await;
+    journal.close().await;
+    Ok(recorded?)
 }
 
 /// Grants come by the dozen; of everything else each change is named.

@@ -60,6 +60,11 @@ impl Chain {
         entries
     }
 
+    /// What is wrong with a record whose place in the topic is not known; the chain goes on after it.
+    pub(super) fn alerts(&mut self, value: &[u8]) -> Vec<Alert> {
+        self.judge(0, value).0
+    }
+
     /// What is wrong with the record, and whether it is one at all.
     fn judge(&mut self, offset: i64, value: &[u8]) -> (Vec<Alert>, bool) {
         let mut alerts = Vec::new();

@@ -5,6 +5,7 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use sqlx::{Connection, PgConnection, Row};
+use tracing::warn;
 
 use super::entry::{self, ADMINISTRATION, Action, Deed, VERSION, Who};
 use super::head::{self, failed};
@@ -165,6 +166,20 @@ fn damaged() -> AuditError {
         lane: ADMINISTRATION.to_owned(),
         seq: 0,
         reason: "its head is not one that was written".to_owned(),
+    }
+}
+
+/// Says that a process has started, and with which configuration; that it can't be said is only logged.
+pub async fn say_started(config: Config, role: Role, deed: Deed) {
+    let said = async {
+        let journal = Journal::connect(&config, role).await?;
+        let detail = detail([("config_sha256", config_digest(&config).into())]);
+        let recorded = journal.record(Timestamp::now(), deed, detail).await;
+        journal.close().await;
+        recorded
+    };
+    if let Err(error) = said.await {
+        warn!(%error, "that this process started is not in the audit log");
     }
 }
 

@@ -11,12 +11,14 @@
 //! key signed and recomputes what came after it, and refuses to go on from anything else: so no checkpoint is signed that
 //! does not contain the one before it.
 
+pub mod browse;
 pub mod chain;
 pub mod entry;
 mod head;
 pub mod journal;
 pub mod keys;
 pub mod log;
+pub mod verify;
 
 use std::path::PathBuf;
 

@@ -1,0 +1,328 @@
+//! `pulsegate audit`: the audit log verified, and shown.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use super::{Context, Failure, print, print_json};
+use crate::crypto::note::{NOTE_BYTES_MAX, Note};
+use crate::io::audit::AuditError;
+use crate::io::audit::browse::{self, LaneHead};
+use crate::io::audit::verify::{self, Against, Bound, Options, Report, VerifyError, Window};
+use crate::io::timescale::TimescaleError;
+
+/// The ending of a file with a checkpoint.
+const CHECKPOINT: &str = "checkpoint";
+
+/// Checkpoint files that are read from one directory at most.
+const FILES_MAX: usize = 10_000;
+
+/// Arguments of `pulsegate audit`.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(clap::Subcommand)]
+enum Verb {
+    /// Recomputes the log and names the first of what does not agree in each lane; exit 1 if there is something
+    Verify(Verify),
+    /// Shows the lanes and their newest checkpoints, or one entry with the proof that it is in the log
+    Show(Show),
+}
+
+#[derive(clap::Args)]
+struct Verify {
+    /// Recomputes the ledger from raw and clean from here on: a raw offset, a date or a time (RFC 3339)
+    #[arg(long, value_name = "BOUND")]
+    from: Option<Bound>,
+    /// And up to here, this not included
+    #[arg(long, value_name = "BOUND")]
+    to: Option<Bound>,
+    /// What to hold the log against; its own database always is [default: all]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "LIST")]
+    against: Vec<Source>,
+    /// A checkpoint that was kept, as `show --checkpoint-out` writes it, or a directory of them: proves that the log has
+    /// only grown since; may be repeated
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Vec<PathBuf>,
+}
+
+/// What the log can be held against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Source {
+    /// The raw and deadletter topics: counts and Merkle roots of the ledger
+    Raw,
+    /// The clean topic: every accepted record is there, and nothing else
+    Clean,
+    /// The ledger topic: byte for byte
+    Ledger,
+    /// The database alone: entries, heads and checkpoints
+    Db,
+}
+
+#[derive(clap::Args)]
+struct Show {
+    /// Only this lane
+    #[arg(long)]
+    lane: Option<String>,
+    /// This entry of the lane, with its inclusion proof
+    #[arg(long, requires = "lane", value_name = "NUMBER")]
+    entry: Option<u64>,
+    /// Writes the newest checkpoint of each lane into this directory, for safe keeping elsewhere
+    #[arg(long, value_name = "DIRECTORY", conflicts_with = "entry")]
+    checkpoint_out: Option<PathBuf>,
+}
+
+impl From<AuditError> for Failure {
+    fn from(error: AuditError) -> Self {
+        match &error {
+            AuditError::Database(TimescaleError::Unreachable { .. }) => Self::Unreachable(error.to_string()),
+            AuditError::Database(TimescaleError::Refused { .. }) | AuditError::Tampered { .. } => {
+                Self::Wrong(error.to_string())
+            }
+            AuditError::Database(TimescaleError::Invalid(_)) | AuditError::Key { .. } => {
+                Self::Usage(error.to_string())
+            }
+        }
+    }
+}
+
+impl From<VerifyError> for Failure {
+    fn from(error: VerifyError) -> Self {
+        match error {
+            VerifyError::Audit(error) => error.into(),
+            VerifyError::Kafka(_) | VerifyError::Registry(_) => Self::Unreachable(error.to_string()),
+            VerifyError::Checkpoint { .. } | VerifyError::Usage(_) => Self::Usage(error.to_string()),
+        }
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// `Wrong` where something does not agree, `Unreachable` where a service does not answer.
+pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
+    match args.verb {
+        Verb::Verify(args) => verify(args, context).await,
+        Verb::Show(args) => show(args, context).await,
+    }
+}
+
+async fn verify(args: Verify, context: &Context) -> Result<(), Failure> {
+    let options = options(&args)?;
+    let bar = bar(context.json);
+    let report = verify::verify(&context.config, &options, &mut |progress| {
+        bar.set_length(progress.total);
+        bar.set_position(progress.done);
+        if bar.message() != progress.lane {
+            bar.set_message(progress.lane.to_owned());
+        }
+    })
+    .await;
+    bar.finish_and_clear();
+    let report = report?;
+    if context.json {
+        print_json(&json!({ "good": report.is_good(), "lanes": report.lanes, "problems": report.problems }))?;
+    } else {
+        print(&table(&report))?;
+    }
+    verdict(&report)
+}
+
+fn options(args: &Verify) -> Result<Options, Failure> {
+    let all = [Source::Raw, Source::Clean, Source::Ledger, Source::Db];
+    let sources = if args.against.is_empty() {
+        all.as_slice()
+    } else {
+        &args.against
+    };
+    let against: BTreeSet<Against> = sources
+        .iter()
+        .map(|source| match source {
+            Source::Raw => Against::Raw,
+            Source::Clean => Against::Clean,
+            Source::Ledger => Against::Ledger,
+            Source::Db => Against::Database,
+        })
+        .collect();
+    let mut held = Vec::new();
+    for path in &args.checkpoint {
+        for file in checkpoint_files(path)? {
+            held.push((file.display().to_string(), read_note(&file)?));
+        }
+    }
+    let window = Window {
+        from: args.from,
+        to: args.to,
+    };
+    Ok(Options {
+        against,
+        held,
+        window,
+    })
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::Usage(format!("{}: {error}", path.display()))
+}
+
+/// The file itself, or the checkpoints in a directory.
+fn checkpoint_files(path: &Path) -> Result<Vec<PathBuf>, Failure> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for found in fs::read_dir(path).map_err(|error| unreadable(path, &error))? {
+        let file = found.map_err(|error| unreadable(path, &error))?.path();
+        if file.extension().is_some_and(|extension| extension == CHECKPOINT) {
+            files.push(file);
+        }
+    }
+    if files.is_empty() || files.len() > FILES_MAX {
+        let count = files.len();
+        let problem = format!(
+            "{}: {count} checkpoints (*.{CHECKPOINT}), not 1 to {FILES_MAX}",
+            path.display()
+        );
+        return Err(Failure::Usage(problem));
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn read_note(file: &Path) -> Result<Note, Failure> {
+    let length = fs::metadata(file)
+        .map_err(|error| unreadable(file, &error))?
+        .len();
+    if length > NOTE_BYTES_MAX as u64 {
+        return Err(Failure::Usage(format!(
+            "{}: larger than any checkpoint",
+            file.display()
+        )));
+    }
+    let bytes = fs::read(file).map_err(|error| unreadable(file, &error))?;
+    Note::parse(&bytes).map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))
+}
+
+/// On standard error, and only where somebody looks at it.
+fn bar(json: bool) -> ProgressBar {
+    let bar = if json {
+        ProgressBar::hidden()
+    } else {
+        ProgressBar::new(0)
+    };
+    let template = "{msg} {wide_bar} {human_pos}/{human_len} entries, {eta} left";
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+fn table(report: &Report) -> String {
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    table.set_header([
+        "lane",
+        "entries",
+        "checkpoints",
+        "signed",
+        "ledger",
+        "not yet",
+        "ranges",
+        "raw",
+        "held",
+    ]);
+    let optional = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), |count| count.to_string());
+    for lane in &report.lanes {
+        table.add_row([
+            lane.lane.clone(),
+            lane.entries.to_string(),
+            lane.checkpoints.to_string(),
+            lane.signed_at.clone().unwrap_or_else(|| "never".to_owned()),
+            optional(lane.ledger_records),
+            optional(lane.ledger_pending),
+            optional(lane.ranges),
+            optional(lane.raw_records),
+            lane.continued.len().to_string(),
+        ]);
+    }
+    let sentence = if report.is_good() {
+        let entries: u64 = report.lanes.iter().map(|lane| lane.entries).sum();
+        format!("All {entries} entries of {} lanes agree.", report.lanes.len())
+    } else {
+        String::new()
+    };
+    format!("{table}\n{sentence}")
+}
+
+fn verdict(report: &Report) -> Result<(), Failure> {
+    if report.is_good() {
+        return Ok(());
+    }
+    let lines: Vec<String> = report
+        .problems
+        .iter()
+        .map(|problem| format!("  {problem}"))
+        .collect();
+    Err(Failure::Wrong(format!(
+        "the audit log does not agree:\n{}",
+        lines.join("\n")
+    )))
+}
+
+async fn show(args: Show, context: &Context) -> Result<(), Failure> {
+    if let (Some(lane), Some(entry)) = (&args.lane, args.entry) {
+        let proved = browse::prove(&context.config, lane, entry).await?;
+        if context.json {
+            return print_json(&proved);
+        }
+        let proof = proved.proof.join("\n  ");
+        return print(&format!(
+            "{}\n\nis entry {entry} of {lane}: its leaf {} and\n  {proof}\ngive the root of\n\n{}",
+            proved.value, proved.leaf, proved.checkpoint
+        ));
+    }
+    let mut lanes = browse::lanes(&context.config).await?;
+    lanes.retain(|head| args.lane.as_ref().is_none_or(|lane| *lane == head.lane));
+    if let Some(directory) = &args.checkpoint_out {
+        write_checkpoints(&lanes, directory)?;
+    }
+    if context.json {
+        return print_json(&lanes);
+    }
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    table.set_header(["lane", "entries", "root", "checkpoint", "signed"]);
+    for head in &lanes {
+        let checkpoint = head.checkpoint.as_ref();
+        table.add_row([
+            head.lane.clone(),
+            head.size.to_string(),
+            head.root.clone().unwrap_or_else(|| "damaged".to_owned()),
+            checkpoint.map_or_else(|| "none".to_owned(), |checkpoint| checkpoint.size.to_string()),
+            checkpoint.map_or_else(String::new, |checkpoint| checkpoint.signed_at.clone()),
+        ]);
+    }
+    print(&table.to_string())
+}
+
+/// One file a lane; those of an earlier time are replaced.
+fn write_checkpoints(lanes: &[LaneHead], directory: &Path) -> Result<(), Failure> {
+    fs::create_dir_all(directory).map_err(|error| unreadable(directory, &error))?;
+    for head in lanes {
+        if let Some(checkpoint) = &head.checkpoint {
+            let file = directory.join(format!("{}.{CHECKPOINT}", head.lane.replace('/', ".")));
+            fs::write(&file, &checkpoint.note).map_err(|error| unreadable(&file, &error))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,177 @@
+//! The log for people who look at it: its lanes, their newest checkpoints, and entries with a proof that they are in it.
+
+use serde::Serialize;
+use sqlx::{Connection as _, PgConnection};
+
+use super::head::{failed, tree_of};
+use super::verify::VerifyError;
+use super::verify::snapshot::{self, Rows};
+use super::{AuditError, keys, log, origin};
+use crate::config::Config;
+use crate::crypto::merkle::proof::{RangeRoots, inclusion_ranges, verify_inclusion};
+use crate::crypto::merkle::{self, Hash};
+use crate::crypto::note::{Checkpoint, Note, PublicKey};
+use crate::io::timescale::TimescaleError;
+
+/// A lane, as its head says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LaneHead {
+    /// The lane.
+    pub lane: String,
+    /// How many entries it has.
+    pub size: u64,
+    /// The Merkle root over them, in hex; `None` where the head is damaged.
+    pub root: Option<String>,
+    /// Its newest checkpoint.
+    pub checkpoint: Option<NewestCheckpoint>,
+    /// What other tools verify its checkpoints with (a C2SP verifier key), one for each trusted key.
+    pub verifier_keys: Vec<String>,
+}
+
+/// A checkpoint whose signature is good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NewestCheckpoint {
+    /// Entries that it covers.
+    pub size: u64,
+    /// When it was signed, RFC 3339.
+    pub signed_at: String,
+    /// The signed note: who keeps it can later have it proved that the log continues it.
+    pub note: String,
+}
+
+/// An entry, with the proof that a signed checkpoint covers it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Proved {
+    /// The lane.
+    pub lane: String,
+    /// The number of the entry.
+    pub entry: u64,
+    /// The entry.
+    pub value: String,
+    /// The hash of its leaf, in hex.
+    pub leaf: String,
+    /// The checkpoint.
+    pub checkpoint: String,
+    /// The inclusion proof (RFC 9162 §2.1.3), in hex.
+    pub proof: Vec<String>,
+}
+
+/// All lanes.
+///
+/// # Errors
+/// [`VerifyError`]; a checkpoint that is not signed by a trusted key is not shown.
+pub async fn lanes(config: &Config) -> Result<Vec<LaneHead>, VerifyError> {
+    let trusted = keys::trusted(config)?;
+    let action = "reading the lanes of the audit log";
+    let pool = log::connect(config, "verify_audit", 1).await?;
+    let lanes = pool
+        .ask(action, async |connection| {
+            let mut lanes = Vec::new();
+            for head in snapshot::heads(connection).await? {
+                let origin = origin(&config.environment, &head.lane);
+                let tree = tree_of(head.size, &head.frontier);
+                lanes.push(LaneHead {
+                    checkpoint: newest(connection, &head.lane, &trusted)
+                        .await?
+                        .map(|(_, newest)| newest),
+                    root: tree.map(|tree| hex::encode(tree.root())),
+                    verifier_keys: trusted.iter().map(|key| key.verifier_key(&origin)).collect(),
+                    size: head.size,
+                    lane: head.lane,
+                });
+            }
+            Ok::<_, VerifyError>(lanes)
+        })
+        .await;
+    pool.close().await;
+    lanes
+}
+
+async fn newest(
+    connection: &mut PgConnection,
+    lane: &str,
+    trusted: &[PublicKey],
+) -> Result<Option<(Checkpoint, NewestCheckpoint)>, TimescaleError> {
+    let note: Option<String> = sqlx::query_scalar(
+        "select note from audit_checkpoint where lane = $1 order by size desc, signed_at desc limit 1",
+    )
+    .bind(lane)
+    .fetch_optional(connection)
+    .await
+    .map_err(failed("reading the newest checkpoint"))?;
+    Ok(note.and_then(|note| {
+        let signed = Note::parse(note.as_bytes())
+            .and_then(|parsed| parsed.open(trusted))
+            .ok()?;
+        let signed_s = signed.signed_s.and_then(|signed_s| i64::try_from(signed_s).ok());
+        let newest = NewestCheckpoint {
+            size: signed.checkpoint.size,
+            signed_at: signed_s.map_or_else(String::new, super::verify::timestamp),
+            note,
+        };
+        Some((signed.checkpoint, newest))
+    }))
+}
+
+/// An entry, with a proof that the lane's newest checkpoint covers it.
+///
+/// # Errors
+/// [`VerifyError`]; also where no trusted checkpoint covers it, or the log is not what it was when that was signed.
+pub async fn prove(config: &Config, lane: &str, entry: u64) -> Result<Proved, VerifyError> {
+    let trusted = keys::trusted(config)?;
+    let pool = log::connect(config, "verify_audit", 1).await?;
+    let proved = pool
+        .ask_for(super::verify::TIME_MAX, "proving an entry", async |connection| {
+            prove_on(connection, lane, entry, &trusted).await
+        })
+        .await;
+    pool.close().await;
+    proved
+}
+
+async fn prove_on(
+    connection: &mut PgConnection,
+    lane: &str,
+    entry: u64,
+    trusted: &[PublicKey],
+) -> Result<Proved, VerifyError> {
+    let mut transaction = connection.begin().await.map_err(failed("proving an entry"))?;
+    snapshot::begin(&mut transaction).await?;
+    let covering = newest(&mut transaction, lane, trusted).await?;
+    let Some((checkpoint, newest)) = covering.filter(|(checkpoint, _)| checkpoint.size > entry) else {
+        return Err(VerifyError::Usage(format!(
+            "no trusted checkpoint of {lane} covers the entry {entry}; `pulsegate audit show` lists the lanes"
+        )));
+    };
+    let mut roots = RangeRoots::new(inclusion_ranges(entry, checkpoint.size));
+    let (mut rows, mut found): (_, Option<(Hash, Vec<u8>)>) = (Rows::new(lane), None);
+    for _ in 0..checkpoint.size {
+        let Some(row) = rows.next(&mut transaction, 0).await? else {
+            break;
+        };
+        let leaf = merkle::leaf(&[&row.bytes]);
+        roots.push(leaf);
+        if row.seq == entry {
+            found = Some((leaf, row.bytes));
+        }
+    }
+    let changed = || AuditError::Tampered {
+        lane: lane.to_owned(),
+        seq: entry,
+        reason: "its entries are not those that the newest checkpoint was signed for".to_owned(),
+    };
+    let (Some((leaf, value)), Some(proof)) = (found, roots.finish()) else {
+        return Err(changed().into());
+    };
+    if !verify_inclusion(&leaf, entry, checkpoint.size, &proof, &checkpoint.root) {
+        return Err(changed().into());
+    }
+    Ok(Proved {
+        lane: lane.to_owned(),
+        entry,
+        value: String::from_utf8_lossy(&value).into_owned(),
+        leaf: hex::encode(leaf),
+        checkpoint: newest.note,
+        proof: proof.iter().map(hex::encode).collect(),
+    })
+}

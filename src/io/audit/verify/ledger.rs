@@ -1,0 +1,171 @@
+//! The ledger topic beside the log: record by record, from the first on that both have.
+
+use super::VerifyError;
+use super::compare::{Change, classify};
+use super::lane::entry_kind;
+use super::report::{Kind, Problem};
+use super::snapshot::Row;
+use super::topic::Ledger;
+use crate::gate::ledger;
+
+/// Records that tell what was done where the two differ.
+const WINDOW: usize = 3;
+
+/// A comparison on its way.
+pub(super) struct Comparison {
+    pub topic: String,
+    partition: i32,
+    ledger: Ledger,
+    /// The first offset of the topic that the log has not taken.
+    next: i64,
+    compared: u64,
+    difference: Option<Difference>,
+}
+
+/// Where log and topic differ first.
+pub(super) struct Difference {
+    change: Change,
+    /// The number in the log; `None` behind its end.
+    pub entry: Option<u64>,
+    raw_offset: Option<i64>,
+    topic: String,
+    partition: i32,
+    /// In the topic; `None` behind its end.
+    offset: Option<i64>,
+}
+
+/// What a comparison came to.
+pub(super) struct Outcome {
+    pub compared: u64,
+    pub pending: u64,
+    /// Accepted records among what is pending.
+    pub pending_clean: u64,
+    pub difference: Option<Difference>,
+}
+
+impl Comparison {
+    pub(super) fn new(topic: &str, partition: i32, ledger: Ledger, next: i64) -> Self {
+        Self {
+            topic: topic.to_owned(),
+            partition,
+            ledger,
+            next,
+            compared: 0,
+            difference: None,
+        }
+    }
+
+    /// Compares the ledger record that the log has next: the first of `records`, which are the ledger records of the log
+    /// from there on.
+    pub(super) async fn take<'r>(
+        &mut self,
+        entry: &ledger::Entry,
+        records: impl Iterator<Item = &'r Row>,
+        raw_offset: Option<i64>,
+    ) -> Result<(), VerifyError> {
+        if self.difference.is_some() {
+            return Ok(());
+        }
+        let (next, low) = (self.next, self.ledger.low);
+        let ahead = self.ledger.peek(WINDOW).await?;
+        let taken: Vec<_> = ahead
+            .iter()
+            .take(WINDOW)
+            .take_while(|record| record.offset < next)
+            .collect();
+        if low > 0 && self.compared == 0 && taken.first().is_some_and(|first| entry.seq < first.seq) {
+            // Retention has taken it from the topic; the log has it still.
+            return Ok(());
+        }
+        let found: Vec<&Row> = records.take(WINDOW).collect();
+        let same = found.first().map(|row| row.bytes.as_slice())
+            == taken.first().map(|record| record.value.as_slice());
+        if same {
+            self.ledger.next().await?;
+            self.compared += 1;
+            return Ok(());
+        }
+        let logged: Vec<&[u8]> = found.iter().map(|row| row.bytes.as_slice()).collect();
+        let expected: Vec<&[u8]> = taken.iter().map(|record| record.value.as_slice()).collect();
+        self.difference = Some(Difference {
+            change: classify(&logged, &expected),
+            entry: found.first().map(|row| row.seq),
+            raw_offset,
+            topic: self.topic.clone(),
+            partition: self.partition,
+            offset: taken.first().map(|record| record.offset),
+        });
+        Ok(())
+    }
+
+    /// What is left in the topic behind the end of the log.
+    pub(super) async fn finish(mut self, raw_offset: Option<i64>) -> Result<Outcome, VerifyError> {
+        let (mut pending, mut pending_clean) = (0, 0);
+        while let Some(record) = self.ledger.next().await? {
+            if record.offset >= self.next {
+                pending += 1;
+                pending_clean += record.clean;
+            } else if self.difference.is_none() {
+                self.difference = Some(Difference {
+                    change: Change::Missing,
+                    entry: None,
+                    raw_offset,
+                    topic: self.topic.clone(),
+                    partition: self.partition,
+                    offset: Some(record.offset),
+                });
+            }
+        }
+        Ok(Outcome {
+            compared: self.compared,
+            pending,
+            pending_clean,
+            difference: self.difference,
+        })
+    }
+}
+
+impl Difference {
+    /// The log was changed: it lacks, or has too much, in comparison with the topic.
+    pub(super) fn of_log(self, lane: &str, size: u64) -> Problem {
+        let kind = match (self.change, self.entry) {
+            (Change::Missing, None) => Kind::Truncated,
+            (change, _) => entry_kind(change),
+        };
+        let (entry, raw_offset) = (self.entry.unwrap_or(size), self.raw_offset);
+        self.place(Problem::new(
+            kind,
+            lane,
+            "the log is not what the ledger topic has",
+        ))
+        .at(entry, raw_offset)
+    }
+
+    /// The topic was changed, the log is as it was signed.
+    pub(super) fn of_topic(self, lane: &str) -> Problem {
+        let kind = match self.change {
+            // What one lacks, the other has too much.
+            Change::Missing => Kind::LedgerInserted,
+            Change::Inserted => Kind::LedgerMissing,
+            Change::Reordered => Kind::LedgerReordered,
+            Change::Changed => Kind::LedgerChanged,
+        };
+        let (entry, raw_offset) = (self.entry, self.raw_offset);
+        let problem = self.place(Problem::new(
+            kind,
+            lane,
+            "the ledger topic is not what the log has, whose checkpoints are right",
+        ));
+        match entry {
+            Some(entry) => problem.at(entry, raw_offset),
+            None => problem,
+        }
+    }
+
+    fn place(&self, problem: Problem) -> Problem {
+        match self.offset {
+            Some(offset) => problem.in_topic(&self.topic, self.partition, offset),
+            None => problem,
+        }
+    }
+}

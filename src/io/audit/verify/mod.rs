@@ -1,0 +1,293 @@
+//! Verification: everything is recomputed, and the first of what does not agree is named in each lane.
+//!
+//! - `db`: entries, heads and checkpoints of the database agree with each other and with checkpoints that people held.
+//! - `ledger`: the log has the records of the ledger topic, byte for byte.
+//! - `raw`, `clean`: the ledger's counts and Merkle roots are those that the raw, clean and deadletter topics give.
+
+mod compare;
+mod events;
+mod lane;
+mod ledger;
+mod raw;
+mod report;
+pub(super) mod snapshot;
+mod topic;
+mod window;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sqlx::{Connection as _, PgConnection};
+use thiserror::Error;
+use tokio::runtime::Handle;
+
+use self::events::Events;
+use self::lane::{Lane, Verified};
+use self::ledger::Comparison;
+use self::raw::Job;
+pub use self::report::{Continued, Kind, LaneReport, Problem, Report};
+use self::snapshot::Head;
+use self::topic::{Ledger, Reader};
+use self::window::Accounts;
+pub use self::window::{Bound, Window};
+use super::head::failed;
+use super::{AuditError, keys, lane_of, log, origin};
+use crate::config::Config;
+use crate::crypto::note::{Note, NoteError, PublicKey, Signed};
+use crate::io::timescale::TimescaleError;
+
+/// How long a verification may take: longer than anybody waits.
+pub(super) const TIME_MAX: Duration = Duration::from_secs(365 * 86_400);
+
+/// What the log is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Against {
+    /// The raw and deadletter topics.
+    Raw,
+    /// The clean topic.
+    Clean,
+    /// The ledger topic.
+    Ledger,
+    /// The database itself, and checkpoints that were held.
+    Database,
+}
+
+/// What to verify.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Against what.
+    pub against: BTreeSet<Against>,
+    /// Checkpoints that people held, each with a name.
+    pub held: Vec<(String, Note)>,
+    /// What of the ledger is compared with the raw and clean topics. The log itself is always recomputed as a whole.
+    pub window: Window,
+}
+
+/// How far a verification is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress<'a> {
+    /// The lane.
+    pub lane: &'a str,
+    /// Of all lanes together: what was done.
+    pub done: u64,
+    /// Of all lanes together: what there is.
+    pub total: u64,
+}
+
+/// Why there is no report.
+#[derive(Debug, Error)]
+pub enum VerifyError {
+    /// The database or a key.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// Kafka.
+    #[error("Kafka does not answer (kafka.brokers): {0}")]
+    Kafka(String),
+    /// The schema registry.
+    #[error("the schema registry does not answer (registry.url): {0}")]
+    Registry(String),
+    /// A checkpoint that was given can't be used.
+    #[error("the checkpoint {name} is {error}")]
+    Checkpoint {
+        /// Which.
+        name: String,
+        /// Why.
+        error: NoteError,
+    },
+    /// The command asks for something that is not there.
+    #[error("{0}")]
+    Usage(String),
+}
+
+impl From<TimescaleError> for VerifyError {
+    fn from(error: TimescaleError) -> Self {
+        Self::Audit(error.into())
+    }
+}
+
+/// Verifies the log as it is at the moment of the call.
+///
+/// # Errors
+/// [`VerifyError`] where it could not be looked at. What is wrong is in the report.
+pub async fn verify(
+    config: &Config,
+    options: &Options,
+    progress: &mut (dyn FnMut(&Progress<'_>) + Send),
+) -> Result<Report, VerifyError> {
+    let trusted = keys::trusted(config)?;
+    let mut problems = Vec::new();
+    let mut held = open_held(config, options, &trusted, &mut problems)?;
+    let pool = log::connect(config, "verify_audit", 1).await?;
+    let verified = pool
+        .ask_for(TIME_MAX, "verifying the audit log", async |connection| {
+            look(config, options, &trusted, &mut held, connection, progress).await
+        })
+        .await;
+    pool.close().await;
+    let mut report = verified?;
+    // Of lanes that are gone altogether.
+    for (origin, lost) in held {
+        for (name, signed) in lost.into_iter().filter(|(_, signed)| signed.checkpoint.size > 0) {
+            let lane = origin.clone();
+            let detail = format!(
+                "the checkpoint {name} says {} entries, and there is no such lane",
+                signed.checkpoint.size
+            );
+            problems.push(Problem::new(Kind::Truncated, &lane, detail).at(0, None));
+        }
+    }
+    report.problems.extend(problems);
+    report.problems.sort_by(|one, other| one.lane.cmp(&other.lane));
+    Ok(report)
+}
+
+/// Checkpoints that were held, by the lane's origin.
+type Held = BTreeMap<String, Vec<(String, Signed)>>;
+
+fn open_held(
+    config: &Config,
+    options: &Options,
+    trusted: &[PublicKey],
+    problems: &mut Vec<Problem>,
+) -> Result<Held, VerifyError> {
+    let mut held = Held::new();
+    let ours = origin(&config.environment, "");
+    for (name, note) in &options.held {
+        match note.open(trusted) {
+            Ok(signed) if signed.checkpoint.origin.starts_with(&ours) => {
+                held.entry(signed.checkpoint.origin.clone())
+                    .or_default()
+                    .push((name.clone(), signed));
+            }
+            Ok(_) => {
+                return Err(VerifyError::Usage(format!(
+                    "the checkpoint {name} is of another environment"
+                )));
+            }
+            Err(error @ (NoteError::UnknownKey | NoteError::BadSignature)) => {
+                let detail = format!("the checkpoint {name} is {error}");
+                problems.push(Problem::new(Kind::CheckpointForged, name, detail));
+            }
+            Err(error) => {
+                return Err(VerifyError::Checkpoint {
+                    name: name.clone(),
+                    error,
+                });
+            }
+        }
+    }
+    Ok(held)
+}
+
+async fn look(
+    config: &Config,
+    options: &Options,
+    trusted: &[PublicKey],
+    held: &mut Held,
+    connection: &mut PgConnection,
+    progress: &mut (dyn FnMut(&Progress<'_>) + Send),
+) -> Result<Report, VerifyError> {
+    let mut transaction = connection
+        .begin()
+        .await
+        .map_err(failed("reading the audit log"))?;
+    snapshot::begin(&mut transaction).await?;
+    let heads = snapshot::heads(&mut transaction).await?;
+    let offsets = snapshot::offsets(&mut transaction, &config.topics.ledger).await?;
+    let total = heads.iter().map(|head| head.size).sum();
+    let (mut report, mut done) = (Report::default(), 0);
+    for head in heads {
+        let name = head.lane.clone();
+        let origin = origin(&config.environment, &name);
+        let lane = Lane {
+            comparison: comparison(config, options, &head, &offsets)?,
+            held: held.remove(&origin).unwrap_or_default(),
+            accounts: accounts(config, options),
+            keys: trusted,
+            origin,
+            head,
+        };
+        let mut step = |entries| {
+            done += entries;
+            let lane = &name;
+            progress(&Progress { lane, done, total });
+        };
+        let mut verified = lane::verify(&mut transaction, lane, &mut step).await?;
+        recompute(config, options, &mut verified)?;
+        report.lanes.push(verified.report);
+        report.problems.extend(verified.problems);
+    }
+    Ok(report)
+}
+
+/// How long after it was accepted an event can come again: a signature holds for one freshness window on each side.
+fn repeat_ms(config: &Config) -> i64 {
+    2_000 * i64::from(config.gate.verify.freshness_seconds.get())
+}
+
+fn accounts(config: &Config, options: &Options) -> Option<Accounts> {
+    raw::is_wanted(&options.against).then(|| Accounts::new(options.window, repeat_ms(config)))
+}
+
+/// Recomputes the lane's ledger records from the raw, clean and deadletter topics, where that is asked for.
+fn recompute(config: &Config, options: &Options, verified: &mut Verified) -> Result<(), VerifyError> {
+    let name = verified.report.lane.clone();
+    let Some(accounts) = verified.accounts.take() else {
+        return Ok(());
+    };
+    let reader = Reader::new(&config.kafka)?;
+    let partitions = reader.partitions(&config.topics.raw)?;
+    let Some(partition) = (0..partitions).find(|partition| lane_of(&config.topics.raw, *partition) == name)
+    else {
+        return Ok(());
+    };
+    let job = Job {
+        lane: &name,
+        partition,
+        topics: &config.topics,
+        pending_clean: verified.pending_clean.filter(|_| !accounts.ended),
+        from: accounts.from,
+        accounts: accounts.accounts,
+        repeat_ms: repeat_ms(config),
+        raw: options.against.contains(&Against::Raw),
+        clean: options.against.contains(&Against::Clean),
+    };
+    // Reading Kafka blocks; the runtime's other thread goes on meanwhile.
+    let recomputed = tokio::task::block_in_place(|| {
+        let mut events = Events::new(config, Handle::current())?;
+        raw::recompute(&job, &reader, &mut events)
+    })?;
+    let report = &mut verified.report;
+    report.ranges = Some(recomputed.ranges);
+    report.ranges_unknown = Some(recomputed.unknown);
+    report.raw_records = Some(recomputed.raw_records);
+    verified.problems.extend(recomputed.problems);
+    Ok(())
+}
+
+/// The comparison of a lane with its partition of the ledger topic, where one is asked for.
+fn comparison(
+    config: &Config,
+    options: &Options,
+    head: &Head,
+    offsets: &BTreeMap<i32, i64>,
+) -> Result<Option<Comparison>, VerifyError> {
+    if !options.against.contains(&Against::Ledger) {
+        return Ok(None);
+    }
+    let (topics, kafka) = (&config.topics, &config.kafka);
+    let partitions = Reader::new(kafka)?.partitions(&topics.ledger)?;
+    let partition = (0..partitions).find(|partition| lane_of(&topics.raw, *partition) == head.lane);
+    let Some(partition) = partition else {
+        return Ok(None);
+    };
+    let ledger = Ledger::open(kafka, &topics.ledger, partition)?;
+    let next = offsets.get(&partition).copied().unwrap_or(0);
+    Ok(Some(Comparison::new(&topics.ledger, partition, ledger, next)))
+}
+
+/// RFC 3339.
+pub(super) fn timestamp(second: i64) -> String {
+    Timestamp::from_second(second).map_or_else(|_| format!("second {second}"), |time| time.to_string())
+}

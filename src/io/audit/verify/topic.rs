@@ -1,0 +1,162 @@
+//! Partitions of topics, read once from beginning to end.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use rdkafka::config::FromClientConfig as _;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::message::BorrowedMessage;
+use rdkafka::{Message as _, Offset, TopicPartitionList};
+use tokio::sync::mpsc;
+
+use super::VerifyError;
+use crate::gate::ledger;
+use crate::io::kafka;
+
+/// How long a broker may take to answer.
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Records that are read ahead of their comparison.
+const AHEAD_RECORDS: usize = 1_000;
+
+/// A client that reads whole partitions and commits nothing.
+pub(super) struct Reader {
+    client: BaseConsumer,
+}
+
+impl Reader {
+    pub(super) fn new(config: &kafka::Config) -> Result<Self, VerifyError> {
+        let mut settings = config.client();
+        settings
+            // The client wants a group's name, but no group is joined and no offset committed.
+            .set("group.id", "pulsegate-audit")
+            .set("enable.auto.commit", "false")
+            .set("isolation.level", "read_committed")
+            .set("auto.offset.reset", "error")
+            .set("enable.partition.eof", "true")
+            .set("fetch.wait.max.ms", "50")
+            .set("queued.max.messages.kbytes", "32768");
+        let client = BaseConsumer::from_config(&settings).map_err(unreachable)?;
+        Ok(Self { client })
+    }
+
+    /// How many partitions a topic has; 0 where there is none.
+    pub(super) fn partitions(&self, topic: &str) -> Result<i32, VerifyError> {
+        let metadata = self
+            .client
+            .fetch_metadata(Some(topic), ASK_TIMEOUT)
+            .map_err(unreachable)?;
+        let found = metadata
+            .topics()
+            .iter()
+            .find(|found| found.name() == topic && found.error().is_none());
+        Ok(found.map_or(0, |found| {
+            i32::try_from(found.partitions().len()).unwrap_or(i32::MAX)
+        }))
+    }
+
+    /// The first offset that is still there, and the first that is not written yet.
+    pub(super) fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), VerifyError> {
+        self.client
+            .fetch_watermarks(topic, partition, ASK_TIMEOUT)
+            .map_err(unreachable)
+    }
+
+    /// Hands over every committed record from offset `from` on, until there is none or `take` has enough (false).
+    pub(super) fn read(
+        &self,
+        topic: &str,
+        partition: i32,
+        from: i64,
+        mut take: impl FnMut(&BorrowedMessage<'_>) -> Result<bool, VerifyError>,
+    ) -> Result<(), VerifyError> {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(from))
+            .and_then(|()| self.client.assign(&list))
+            .map_err(unreachable)?;
+        loop {
+            match self.client.poll(ASK_TIMEOUT) {
+                Some(Ok(message)) => {
+                    if !take(&message)? {
+                        return Ok(());
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
+                Some(Err(error)) => return Err(unreachable(error)),
+                None => return Err(unreachable(KafkaError::NoMessageReceived)),
+            }
+        }
+    }
+}
+
+pub(super) fn unreachable(error: KafkaError) -> VerifyError {
+    VerifyError::Kafka(error.to_string())
+}
+
+/// A record of the ledger topic that is one.
+#[derive(Clone, Debug)]
+pub(super) struct LedgerRecord {
+    pub offset: i64,
+    pub seq: u64,
+    pub clean: u64,
+    pub value: Vec<u8>,
+}
+
+/// The ledger records of a partition, read by a thread of their own.
+pub(super) struct Ledger {
+    records: mpsc::Receiver<Result<LedgerRecord, VerifyError>>,
+    buffer: VecDeque<LedgerRecord>,
+    /// The first offset that retention has left.
+    pub low: i64,
+}
+
+impl Ledger {
+    pub(super) fn open(config: &kafka::Config, topic: &str, partition: i32) -> Result<Self, VerifyError> {
+        let reader = Reader::new(config)?;
+        let (low, _) = reader.watermarks(topic, partition)?;
+        let (sender, records) = mpsc::channel(AHEAD_RECORDS);
+        let topic = topic.to_owned();
+        std::thread::spawn(move || {
+            let read = reader.read(&topic, partition, low, |message| {
+                let value = message.payload().unwrap_or_default();
+                // What is none is an alert in the log, and no record.
+                let Ok(entry) = ledger::Entry::parse(value) else {
+                    return Ok(true);
+                };
+                let record = LedgerRecord {
+                    offset: message.offset(),
+                    seq: entry.seq,
+                    clean: entry.outcomes.get("clean").copied().unwrap_or(0),
+                    value: value.to_vec(),
+                };
+                // Nobody listens any more once the comparison is done.
+                Ok(sender.blocking_send(Ok(record)).is_ok())
+            });
+            if let Err(error) = read {
+                let _ = sender.blocking_send(Err(error));
+            }
+        });
+        Ok(Self {
+            records,
+            buffer: VecDeque::new(),
+            low,
+        })
+    }
+
+    /// Looks at the next `count` records, or as many as there are.
+    pub(super) async fn peek(&mut self, count: usize) -> Result<&VecDeque<LedgerRecord>, VerifyError> {
+        while self.buffer.len() < count {
+            match self.records.recv().await {
+                Some(record) => self.buffer.push_back(record?),
+                None => break,
+            }
+        }
+        Ok(&self.buffer)
+    }
+
+    /// Takes the next record.
+    pub(super) async fn next(&mut self) -> Result<Option<LedgerRecord>, VerifyError> {
+        self.peek(1).await?;
+        Ok(self.buffer.pop_front())
+    }
+}

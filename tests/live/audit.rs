@@ -1,0 +1,293 @@
+//! The audit log over what a real gate has done: recomputed from all topics, and what was done to them found.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use jiff::Timestamp;
+use pulsegate::io::audit::{AuditLog, LedgerBatch, LedgerRecord};
+use pulsegate::io::topology::logins;
+use pulsegate_loadtest::fleet::Hostile;
+use pulsegate_loadtest::kafka::{Producer, captured, read_all, watermarks};
+use pulsegate_loadtest::record::{Header, Record};
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::{Offset, TopicPartitionList};
+use serde_json::Value;
+use tokio::runtime::Handle;
+
+use crate::main_path::fleet;
+use crate::world::{World, in_a_world};
+
+/// Appends the whole ledger to the log, as a watch does, and signs it.
+fn watch(world: &World) {
+    let (kafka, topic) = (world.kafka(), &world.config.topics.ledger);
+    let mut partitions: BTreeMap<i32, Vec<(i64, Vec<u8>)>> = BTreeMap::new();
+    let ranges = watermarks(&kafka, topic).expect("the ledger is there");
+    read_all(&kafka, topic, &ranges, |message| {
+        let record = captured(message);
+        let value = record.record.value.clone().unwrap_or_default();
+        partitions
+            .entry(record.partition)
+            .or_default()
+            .push((record.offset, value));
+        Ok(())
+    })
+    .expect("read");
+    Handle::current().block_on(async {
+        let log = AuditLog::connect(&world.config).await.expect("connected");
+        for (partition, records) in &partitions {
+            let claim = log.claim(*partition).await.expect("claimed");
+            let fresh = records
+                .iter()
+                .filter(|(offset, _)| *offset >= claim.next.unwrap_or(0));
+            let fresh: Vec<_> = fresh
+                .map(|(offset, value)| LedgerRecord {
+                    offset: *offset,
+                    value: value.as_slice(),
+                })
+                .collect();
+            let batch = LedgerBatch {
+                partition: *partition,
+                epoch: claim.epoch,
+                expected: claim.next,
+                next: records.last().map_or(0, |(offset, _)| offset + 1),
+                records: &fresh,
+            };
+            log.append(&batch).await.expect("appended");
+        }
+        log.checkpoint(Timestamp::now()).await.expect("signed");
+        log.close().await;
+    });
+}
+
+/// Verifies with the command. Gives its exit code and what it found.
+fn verify(world: &World, arguments: &[&str]) -> (Option<i32>, Value) {
+    let output = world.run(&[&["--json", "audit", "verify"], arguments].concat());
+    let found = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("no answer: {}", String::from_utf8_lossy(&output.stderr)));
+    (output.status.code(), found)
+}
+
+fn kinds(found: &Value) -> Vec<&str> {
+    let problems = found["problems"].as_array().expect("a list");
+    problems
+        .iter()
+        .filter_map(|problem| problem["kind"].as_str())
+        .collect()
+}
+
+fn sum(found: &Value, field: &str) -> u64 {
+    let lanes = found["lanes"].as_array().expect("a list");
+    lanes.iter().filter_map(|lane| lane[field].as_u64()).sum()
+}
+
+#[test]
+fn the_log_of_a_hostile_fleet_is_recomputed_from_all_topics() {
+    in_a_world("audited", "", |world| {
+        let mut fleet = fleet(world, 100, Hostile::some());
+        world.import(&fleet);
+        let mut gate = world.gate("one");
+        let made = fleet
+            .produce(&world.kafka(), 5_000, &mut |_| {})
+            .expect("produced");
+        world.settle(&mut [&mut gate]);
+        watch(world);
+        let (code, found) = verify(world, &[]);
+        assert_eq!((code, kinds(&found)), (Some(0), vec![]), "{found:#}");
+        assert_eq!(sum(&found, "raw_records"), made.records);
+        assert!(
+            sum(&found, "ranges") > 0 && sum(&found, "ranges_unknown") == 0,
+            "{found:#}"
+        );
+
+        let kept = world.directory.join("kept");
+        let out = kept.to_str().expect("UTF-8");
+        world.done(&["audit", "show", "--checkpoint-out", out]);
+        fleet
+            .produce(&world.kafka(), 2_000, &mut |_| {})
+            .expect("produced");
+        world.settle(&mut [&mut gate]);
+        assert!(gate.terminate().success());
+        let (code, found) = verify(world, &["--checkpoint", out]);
+        assert_eq!(
+            (code, kinds(&found)),
+            (Some(0), vec![]),
+            "what is not in the log yet is no problem: {found:#}"
+        );
+        assert!(sum(&found, "ledger_pending") > 0, "{found:#}");
+        watch(world);
+        let (code, found) = verify(world, &["--checkpoint", out]);
+        assert_eq!((code, kinds(&found)), (Some(0), vec![]), "{found:#}");
+        let proofs = found["lanes"].as_array().expect("a list").iter();
+        assert!(
+            proofs.filter(|lane| lane["continued"].is_array()).count() >= 2,
+            "{found:#}"
+        );
+        let none = verify(world, &["--from", "2100-01-01"]).1;
+        assert_eq!(sum(&none, "ranges"), 0, "{none:#}");
+
+        clean_and_deadletter_are_held_to_the_ledger(world);
+        administration_is_in_the_log(world);
+    });
+}
+
+fn clean_and_deadletter_are_held_to_the_ledger(world: &World) {
+    let topics = &world.config.topics;
+    let send = |topic: &str, record: &Record| {
+        let mut producer = Producer::new(&world.kafka(), topic, "none").expect("a producer");
+        producer.send(record, 0);
+        producer.finish().expect("delivered");
+    };
+    // A rejection of a raw record that was accepted, and an event that nobody sent.
+    let header = |name: &str, value: &str| Header {
+        name: name.as_bytes().to_vec(),
+        value: Some(value.as_bytes().to_vec()),
+    };
+    send(
+        &topics.deadletter,
+        &Record {
+            headers: vec![
+                header("pg-reason", "stale"),
+                header("pg-origin", &format!("{}/0/999999", topics.raw)),
+            ],
+            ..Record::default()
+        },
+    );
+    assert_eq!(
+        verify(world, &[]).0,
+        Some(0),
+        "of an offset that is not written yet"
+    );
+    let accepted = accepted_offset(world);
+    send(
+        &topics.deadletter,
+        &Record {
+            headers: vec![
+                header("pg-reason", "stale"),
+                header("pg-origin", &format!("{}/0/{accepted}", topics.raw)),
+            ],
+            ..Record::default()
+        },
+    );
+    let (code, found) = verify(world, &["--against", "raw"]);
+    assert_eq!(code, Some(1));
+    assert!(kinds(&found).contains(&"deadletter_inserted"), "{found:#}");
+    let lane = Value::from(format!("{}/0", topics.raw));
+    assert!(
+        found["problems"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .all(|problem| problem["lane"] == lane),
+        "{found:#}"
+    );
+
+    send(
+        &topics.clean,
+        &Record {
+            value: Some(b"{}".to_vec()),
+            ..Record::default()
+        },
+    );
+    let (code, found) = verify(world, &["--against", "clean,ledger"]);
+    assert!(
+        code == Some(1) && kinds(&found).contains(&"clean_inserted"),
+        "{found:#}"
+    );
+
+    // The first clean records of a lane are deleted; the ledger says that they were there.
+    let kafka: AdminClient<DefaultClientContext> = world.config.kafka.client().create().expect("a client");
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(&topics.clean, 1, Offset::Offset(5))
+        .expect("a place");
+    let deleted = Handle::current().block_on(kafka.delete_records(&list, &AdminOptions::new()));
+    deleted.expect("deleted");
+    let (code, found) = verify(world, &["--against", "clean,ledger"]);
+    assert!(
+        code == Some(1) && kinds(&found).contains(&"clean_missing"),
+        "{found:#}"
+    );
+}
+
+/// A raw offset of partition 0 that was accepted: not in the deadletter, and the first, so no repeat.
+fn accepted_offset(world: &World) -> i64 {
+    let (kafka, topic) = (world.kafka(), &world.config.topics.deadletter);
+    let mut rejected = Vec::new();
+    read_all(
+        &kafka,
+        topic,
+        &watermarks(&kafka, topic).expect("there"),
+        |message| {
+            let record = captured(message).record;
+            let origin = record
+                .header(b"pg-origin")
+                .and_then(|origin| String::from_utf8(origin.to_vec()).ok());
+            rejected.extend(origin);
+            Ok(())
+        },
+    )
+    .expect("read");
+    let origin = |offset: &i64| format!("{}/0/{offset}", world.config.topics.raw);
+    (0..)
+        .find(|offset| !rejected.contains(&origin(offset)))
+        .expect("one")
+}
+
+/// What was done in this world so far, and with the login gone nothing more.
+fn administration_is_in_the_log(world: &World) {
+    let entry = |number: u64| -> Value {
+        let lane = ["--json", "audit", "show", "--lane", "administration", "--entry"];
+        let shown = world.done(&[lane.as_slice(), &[&number.to_string()]].concat());
+        let proved: Value = serde_json::from_str(&shown).expect("JSON");
+        assert!(!proved["checkpoint"].as_str().expect("a note").is_empty());
+        serde_json::from_str(proved["value"].as_str().expect("an entry")).expect("JSON")
+    };
+    let first: Vec<Value> = (0..4).map(entry).collect();
+    let deeds: Vec<_> = first
+        .iter()
+        .filter_map(|entry| entry["action"].as_str())
+        .collect();
+    assert_eq!(
+        deeds,
+        ["topology.apply", "device.import", "device.import", "gate.start"]
+    );
+    assert_eq!(
+        [&first[1]["detail"]["state"], &first[2]["detail"]["state"]],
+        ["begun", "done"]
+    );
+
+    let revoke = ["device", "revoke", "nobody-knows-it"];
+    assert_eq!(world.run(&revoke).status.code(), Some(1));
+    let opened = ["--json", "open", "--partition", "0", "--offset", "0"];
+    let output = world.run(&opened);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    watch(world);
+    let deeds: Vec<(Value, Value)> = (4..7)
+        .map(entry)
+        .map(|mut entry| (entry["action"].take(), entry["detail"].take()))
+        .collect();
+    assert_eq!(
+        [&deeds[0].0, &deeds[1].0, &deeds[2].0],
+        ["device.revoke", "device.revoke", "phi.open"]
+    );
+    assert_eq!(deeds[1].1["state"], "failed");
+    assert_eq!(
+        (&deeds[2].1["partition"], &deeds[2].1["offset"]),
+        (&Value::from(0), &Value::from(0))
+    );
+
+    let databases = &world.config.databases;
+    logins::read(databases, "operator_audit").expect("a login");
+    let login =
+        Path::new(&databases.logins_directory).join(format!("{}operator_audit.url", databases.prefix));
+    std::fs::remove_file(login).expect("removed");
+    for refused in [opened.as_slice(), &revoke] {
+        let output = world.run(refused);
+        assert_eq!(output.status.code(), Some(2), "what can't be audited is not done");
+        assert!(output.stdout.is_empty());
+    }
+}
