@@ -159,3 +159,41 @@ fn files_that_cannot_be_read_or_written_are_usage_errors() {
         );
     }
 }
+
+/// Alerts a day of a person's real wrist heart rate as one-minute means, after the first two days.
+fn alerts_a_day(text: &str) -> f64 {
+    const MINUTE_S: i64 = 60;
+    let (mut sums, mut bounds) = (
+        std::collections::BTreeMap::<i64, (f64, f64)>::new(),
+        None::<(i64, i64)>,
+    );
+    for (second, rate) in text.lines().skip(1).filter_map(|line| line.split_once(',')) {
+        let second: i64 = second.parse().expect("a time");
+        let sum = sums.entry(second / MINUTE_S).or_default();
+        *sum = (sum.0 + rate.trim().parse::<f64>().expect("a rate"), sum.1 + 1.0);
+        bounds = Some((bounds.map_or(second, |(first, _)| first), second));
+    }
+    let (first, last) = bounds.expect("rows");
+    let from = first / MINUTE_S + 2 * 1_440;
+    let mut detector = pulsegate::detect::anomaly::Detector::new();
+    let alerts = sums
+        .into_iter()
+        .map(|(minute, (sum, count))| (minute, detector.observe(minute * MINUTE_S * 1_000, sum / count)))
+        .filter(|(minute, score)| *minute >= from && score.score >= pulsegate::detect::anomaly::ALERT)
+        .count();
+    alerts as f64 * 86_400.0 / (last - first - 2 * 86_400) as f64
+}
+
+#[test]
+fn real_heart_rates_give_few_alerts() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/physio");
+    for person in ["2022484408", "4558609924", "7007744171"] {
+        let file = folder.join(format!("fitbit_hr_{person}.csv"));
+        let Ok(text) = std::fs::read_to_string(&file) else {
+            eprintln!("skipped: there is no {}", file.display());
+            return;
+        };
+        let alerts = alerts_a_day(&text);
+        assert!(alerts <= 0.5, "{person}: {alerts:.2} alerts a day");
+    }
+}

@@ -15,8 +15,8 @@ use contenders::CONTENDERS;
 use scorer::{PROFILES, best};
 
 /// Seeds of the two sets; no seed is in both.
-const TUNING_SEEDS: std::ops::Range<u64> = 0..20;
-const HELD_OUT_SEEDS: std::ops::Range<u64> = 1_000..1_020;
+const TUNING_SEEDS: std::ops::Range<u64> = 0..10;
+const HELD_OUT_SEEDS: std::ops::Range<u64> = 1_000..1_010;
 
 fn main() {
     let is_tuning = std::env::args().any(|argument| argument == "--tuning");

@@ -423,7 +423,7 @@ impl Detector {
         let clipped = |value: f32, scale: f32| value.max(-limit(scale)).min(limit(scale));
         let rate = self.rate(SCALE_VALUES);
         let (slow_values, error_values) = (
-            (2.0 * seen.per_day).max(SLOW_VALUES_MIN).min(SLOW_VALUES_MAX),
+            (2.0 * seen.per_day).clamp(SLOW_VALUES_MIN, SLOW_VALUES_MAX),
             SCALE_VALUES.min(2.0 * seen.per_day).max(200.0),
         );
         self.slow += f64::from(

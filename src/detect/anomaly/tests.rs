@@ -141,7 +141,7 @@ fn quiet_series_stay_quiet() {
 fn usual_spikes_become_usual() {
     let spiky = |index: usize| {
         20.0 + bell(index)
-            + if index % 97 == 0 {
+            + if index.is_multiple_of(97) {
                 30.0 + 5.0 * noise(index)
             } else {
                 0.0
@@ -174,7 +174,7 @@ fn a_spike_is_found_at_once_and_told_once() {
 #[test]
 fn a_dip_is_found_where_spikes_are_usual() {
     let dip = |index: usize| {
-        let usual = if index % 83 == 0 { 30.0 } else { 0.0 };
+        let usual = if index.is_multiple_of(83) { 30.0 } else { 0.0 };
         50.0 + bell(index) + if index == 4_003 { -30.0 } else { usual }
     };
     assert_eq!(
@@ -238,7 +238,7 @@ fn missing_values_and_gaps_are_no_anomalies() {
         if index % 288 < 24 {
             continue;
         }
-        let value = if index % 7 == 0 {
+        let value = if index.is_multiple_of(7) {
             f64::NAN
         } else {
             100.0 * day(index) + 5.0 * bell(index)
