@@ -11,4 +11,5 @@ pub mod finding;
 pub mod lane;
 pub mod quality;
 pub mod reading;
+pub mod regression;
 pub mod series;

@@ -1,6 +1,7 @@
 //! Change points: where a series' level, spread or slope is no longer what it was.
 
 pub mod offline;
+pub mod online;
 
 use serde::Serialize;
 

@@ -1,0 +1,238 @@
+//! Regressions: what a rollout did to a metric, and where a KPI of the pipeline is no longer what it was.
+//!
+//! A rollout is judged by differences in differences: each device's median after it less its median before it, and of
+//! these the mean over the devices that changed their firmware less the mean over the contemporaneous controls that did
+//! not. What the world did to both falls out. Welch's test says how far that is from nothing; it has to hold on both days
+//! after the rollout, be larger than four standard errors over both together, and stay under a false discovery rate of
+//! 1 % among all cohorts and metrics that are looked at together (Benjamini & Hochberg 1995).
+
+mod kpi;
+mod statistics;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use self::statistics::{Welch, discoveries, median, welch};
+use super::anomaly::Direction;
+use super::finding::{ChangeDetail, Cohort, Finding, FindingId, Kind, Origin, Severity};
+use super::reading::{DeviceMedian, Rollout, Token};
+
+pub use kpi::{Point, Series, shifts};
+
+/// The version of the method, in every finding it makes.
+pub const MODEL: &str = "regression-1";
+
+/// Devices on either side, at least.
+const DEVICES_MIN: usize = 20;
+/// Standard errors over both days, and over each alone.
+const ERRORS_MIN: f64 = 4.0;
+const ERRORS_DAY_MIN: f64 = 2.0;
+/// A difference of less than this part of what devices differ by from day to day is of no interest, however sure it is.
+const EFFECT_MIN: f64 = 0.05;
+/// Devices count at most so many scales from the median: one that is broken must not speak for a cohort.
+const CLIP: f64 = 6.0;
+/// The false discovery rate.
+const RATE: f64 = 0.01;
+const DAY_MS: i64 = 24 * 3_600_000;
+
+/// One metric of one rollout, judged.
+struct Judged<'r> {
+    rollout: &'r Rollout,
+    metric: &'r str,
+    unit: &'r str,
+    pooled: Welch,
+    holds: bool,
+    /// The median before and after of the devices that changed.
+    before: f64,
+    after: f64,
+}
+
+/// A device's medians in one metric: the day before, and the two days after.
+#[derive(Clone, Copy, Default)]
+struct Days {
+    before: Option<f64>,
+    first: Option<f64>,
+    second: Option<f64>,
+}
+
+impl Days {
+    fn take(&mut self, row: &DeviceMedian) {
+        let day = match row.day {
+            -1 => &mut self.before,
+            1 => &mut self.first,
+            2 => &mut self.second,
+            _ => return,
+        };
+        *day = Some(row.median);
+    }
+
+    fn after(&self) -> Option<f64> {
+        match (self.first, self.second) {
+            (Some(first), Some(second)) => Some(first / 2.0 + second / 2.0),
+            (first, second) => first.or(second),
+        }
+    }
+}
+
+/// The regressions and improvements among the rollouts, each with the medians of its devices and controls. Rows that are
+/// not finite are passed over. Findings come in the order of their contribution: the number of devices times the effect.
+#[must_use]
+pub fn assess(rollouts: &[(Rollout, Vec<DeviceMedian>)]) -> Vec<Finding> {
+    let mut judged: Vec<Judged<'_>> = rollouts
+        .iter()
+        .flat_map(|(rollout, rows)| judge(rollout, rows))
+        .collect();
+    let surprises: Vec<f64> = judged.iter().map(|judged| judged.pooled.surprise).collect();
+    let mut discovered = discoveries(&surprises, RATE).into_iter();
+    judged.retain(|judged| {
+        let discovered = discovered.next().unwrap_or(false);
+        discovered && judged.holds
+    });
+    judged.sort_by(|one, other| other.contribution().total_cmp(&one.contribution()));
+    (1..)
+        .zip(&judged)
+        .map(|(rank, judged)| judged.finding(rank))
+        .collect()
+}
+
+fn judge<'r>(rollout: &'r Rollout, rows: &'r [DeviceMedian]) -> Vec<Judged<'r>> {
+    let mut metrics: BTreeMap<(&str, &str), BTreeMap<(bool, Token), Days>> = BTreeMap::new();
+    for row in rows.iter().filter(|row| row.median.is_finite()) {
+        let devices = metrics.entry((&row.metric, &row.unit)).or_default();
+        devices.entry((row.treated, row.device)).or_default().take(row);
+    }
+    let judge = |((metric, unit), devices): (&(&'r str, &'r str), &BTreeMap<(bool, Token), Days>)| {
+        let compare = |after: fn(&Days) -> Option<f64>| compare(devices, after);
+        let pooled = compare(Days::after)?;
+        let holds = |day: Option<Welch>| {
+            day.is_some_and(|day| {
+                day.errors.abs() >= ERRORS_DAY_MIN && day.errors.signum() == pooled.errors.signum()
+            })
+        };
+        let treated = devices
+            .iter()
+            .filter(|((treated, _), _)| *treated)
+            .map(|(_, days)| days);
+        let mut both: (Vec<f64>, Vec<f64>) = treated
+            .filter_map(|days| Some((days.before?, days.after()?)))
+            .unzip();
+        Some(Judged {
+            rollout,
+            metric,
+            unit,
+            pooled,
+            holds: holds(compare(|days| days.first))
+                && holds(compare(|days| days.second))
+                && pooled.errors.abs() > ERRORS_MIN
+                && pooled.effect().abs() >= EFFECT_MIN,
+            before: median(&mut both.0),
+            after: median(&mut both.1),
+        })
+    };
+    metrics.iter().filter_map(judge).collect()
+}
+
+/// Treated devices against controls in what `after` differs by from before.
+fn compare(devices: &BTreeMap<(bool, Token), Days>, after: fn(&Days) -> Option<f64>) -> Option<Welch> {
+    let differences = |side: bool| -> Vec<f64> {
+        let days = devices
+            .iter()
+            .filter(|((treated, _), _)| *treated == side)
+            .map(|(_, days)| days);
+        days.filter_map(|days| Some(after(days)? - days.before?))
+            .filter(|difference| difference.is_finite())
+            .collect()
+    };
+    let (mut treated, mut controls) = (differences(true), differences(false));
+    if treated.len().min(controls.len()) < DEVICES_MIN {
+        return None;
+    }
+    clip(&mut treated);
+    clip(&mut controls);
+    welch(&treated, &controls)
+}
+
+fn clip(differences: &mut [f64]) {
+    let centre = median(&mut differences.to_vec());
+    let mut distances: Vec<f64> = differences.iter().map(|value| (value - centre).abs()).collect();
+    let reach = CLIP * 1.4826 * median(&mut distances);
+    if reach > 0.0 && reach.is_finite() {
+        for value in differences {
+            *value = value.clamp(centre - reach, centre + reach);
+        }
+    }
+}
+
+impl Judged<'_> {
+    fn contribution(&self) -> f64 {
+        self.pooled.effect().abs() * self.pooled.treated as f64
+    }
+
+    fn finding(&self, rank: u32) -> Finding {
+        let Self {
+            rollout,
+            metric,
+            unit,
+            pooled,
+            ..
+        } = self;
+        let series = format!(
+            "cohort firmware={} model={}/{metric}",
+            rollout.firmware, rollout.model
+        );
+        let origin = Origin::window(rollout.day_ms);
+        let end_ms = rollout.day_ms.saturating_add(3 * DAY_MS);
+        // What the devices would have had without the rollout, give or take two standard errors.
+        let without = self.after - pooled.difference;
+        let reach = 1.96 * pooled.error;
+        let count = |devices: usize| u32::try_from(devices).unwrap_or(u32::MAX);
+        Finding {
+            id: FindingId::new(Kind::Regression, &series, origin, MODEL),
+            kind: Kind::Regression,
+            series,
+            device: None,
+            metric: (*metric).to_owned(),
+            time_ms: rollout.day_ms,
+            detected_ms: end_ms,
+            origin,
+            value: Some(self.after),
+            unit: (*unit).to_owned(),
+            expected: Some((without - reach, without + reach)),
+            direction: if pooled.difference > 0.0 {
+                Direction::Above
+            } else {
+                Direction::Below
+            },
+            effect: Some(pooled.effect()),
+            surprise: Some(pooled.surprise),
+            // Two days of it.
+            severity: Severity::of(pooled.surprise, 2.0 * 1_440.0, Severity::Medium),
+            reason: format!(
+                "{:+.3} {unit} beside {} controls since firmware {}, on both days after it",
+                pooled.difference, pooled.controls, rollout.firmware
+            ),
+            baseline_n: count(pooled.treated),
+            baseline_age_ms: 4 * DAY_MS,
+            model: MODEL,
+            notify: true,
+            group: None,
+            change: Some(ChangeDetail {
+                of: "level",
+                earliest_ms: rollout.day_ms,
+                latest_ms: rollout.day_ms.saturating_add(DAY_MS),
+                before: self.before,
+                after: self.after,
+                confidence: 1.0 - 10.0_f64.powf(-pooled.surprise),
+            }),
+            cohort: Some(Cohort {
+                firmware: rollout.firmware.clone(),
+                model: rollout.model.clone(),
+                devices: count(pooled.treated),
+                of: count(pooled.controls),
+                rank,
+                rollout_ms: Some(rollout.day_ms),
+            }),
+        }
+    }
+}
