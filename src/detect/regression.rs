@@ -75,6 +75,9 @@ impl Days {
     }
 }
 
+/// What the devices of one metric have, those that changed (`true`) and the controls.
+type Devices = BTreeMap<(bool, Token), Days>;
+
 /// The regressions and improvements among the rollouts, each with the medians of its devices and controls. Rows that are
 /// not finite are passed over. Findings come in the order of their contribution: the number of devices times the effect.
 #[must_use]
@@ -97,12 +100,12 @@ pub fn assess(rollouts: &[(Rollout, Vec<DeviceMedian>)]) -> Vec<Finding> {
 }
 
 fn judge<'r>(rollout: &'r Rollout, rows: &'r [DeviceMedian]) -> Vec<Judged<'r>> {
-    let mut metrics: BTreeMap<(&str, &str), BTreeMap<(bool, Token), Days>> = BTreeMap::new();
+    let mut metrics: BTreeMap<(&str, &str), Devices> = BTreeMap::new();
     for row in rows.iter().filter(|row| row.median.is_finite()) {
         let devices = metrics.entry((&row.metric, &row.unit)).or_default();
         devices.entry((row.treated, row.device)).or_default().take(row);
     }
-    let judge = |((metric, unit), devices): (&(&'r str, &'r str), &BTreeMap<(bool, Token), Days>)| {
+    let judge = |((metric, unit), devices): (&(&'r str, &'r str), &Devices)| {
         let compare = |after: fn(&Days) -> Option<f64>| compare(devices, after);
         let pooled = compare(Days::after)?;
         let holds = |day: Option<Welch>| {
@@ -134,7 +137,7 @@ fn judge<'r>(rollout: &'r Rollout, rows: &'r [DeviceMedian]) -> Vec<Judged<'r>> 
 }
 
 /// Treated devices against controls in what `after` differs by from before.
-fn compare(devices: &BTreeMap<(bool, Token), Days>, after: fn(&Days) -> Option<f64>) -> Option<Welch> {
+fn compare(devices: &Devices, after: fn(&Days) -> Option<f64>) -> Option<Welch> {
     let differences = |side: bool| -> Vec<f64> {
         let days = devices
             .iter()

@@ -78,10 +78,8 @@ pub fn discoveries(surprises: &[f64], rate: f64) -> Vec<bool> {
     let last = order
         .iter()
         .enumerate()
-        .filter(enough)
-        .map(|(rank, _)| rank + 1)
-        .last()
-        .unwrap_or(0);
+        .rfind(enough)
+        .map_or(0, |(rank, _)| rank + 1);
     let mut found = vec![false; surprises.len()];
     for at in &order[..last] {
         found[*at] = true;

@@ -13,6 +13,7 @@ use tracing::{debug, warn};
 
 use crate::config::Config;
 use crate::detect::reading::FleetMinute;
+use crate::detect::regression;
 use crate::io::timescale::{Analytics, JobRun, Kpi, Operations, Ran, TimescaleError};
 use crate::telemetry::metrics::{Job, Metrics, Service};
 
@@ -23,6 +24,15 @@ const RETENTION_INTERVAL: Duration = Duration::from_secs(3_600);
 /// How often KPIs are computed, and how many minutes back: what comes late is counted late.
 const KPI_INTERVAL: Duration = Duration::from_secs(60);
 const KPI_MINUTES: i64 = 60;
+
+/// How often rollouts are judged, how many days back, and after how many days: two of them have to be over.
+const REGRESSION_INTERVAL: Duration = Duration::from_secs(3_600);
+const ROLLOUT_DAYS: i64 = 7;
+const ROLLOUT_OVER_DAYS: i64 = 2;
+/// The devices of a rollout worth judging, and the most that are compared on either side.
+const ROLLOUT_DEVICES_MIN: u32 = 20;
+const ROLLOUT_DEVICES_MAX: u32 = 5_000;
+const DAY_MS: i64 = 24 * 3_600_000;
 
 /// The jobs of one process.
 pub struct Jobs {
@@ -53,13 +63,14 @@ impl Jobs {
             ticks
         };
         let (mut rollup, mut retention) = (every(ROLLUP_INTERVAL), every(RETENTION_INTERVAL));
-        let mut kpis = every(KPI_INTERVAL);
+        let (mut kpis, mut regressions) = (every(KPI_INTERVAL), every(REGRESSION_INTERVAL));
         loop {
             // A job that is under way when the process stops is rolled back, and runs again elsewhere.
             tokio::select! {
                 _ = stopped.changed() => break,
                 _ = rollup.tick() => self.one(Job::Rollup, self.sink.roll_up()).await,
                 _ = kpis.tick() => self.one(Job::Kpis, self.count()).await,
+                _ = regressions.tick() => self.one(Job::Regressions, self.judge_rollouts()).await,
                 _ = retention.tick() => self.one(Job::Retention, self.drop_old()).await,
             }
         }
@@ -75,6 +86,28 @@ impl Jobs {
         let kpis = kpis_of(&minutes);
         self.operations().await?.store_kpis(&kpis).await?;
         Ok(Ran::Done(kpis.len() as u64))
+    }
+
+    /// Judges the rollouts of the last days together. One that was judged before gives the same finding, which is stored
+    /// once.
+    async fn judge_rollouts(&self) -> Result<Ran, TimescaleError> {
+        let Some(_lock) = self.sink.lock(Job::Regressions.as_str()).await? else {
+            return Ok(Ran::Elsewhere);
+        };
+        let today_ms = Timestamp::now().as_millisecond().div_euclid(DAY_MS) * DAY_MS;
+        let (from_ms, until_ms) = (
+            today_ms - ROLLOUT_DAYS * DAY_MS,
+            today_ms - ROLLOUT_OVER_DAYS * DAY_MS,
+        );
+        let rollouts = self.sink.rollouts(from_ms, until_ms, ROLLOUT_DEVICES_MIN).await?;
+        let mut judged = Vec::with_capacity(rollouts.len());
+        for rollout in rollouts {
+            let medians = self.sink.device_medians(&rollout, ROLLOUT_DEVICES_MAX).await?;
+            judged.push((rollout, medians));
+        }
+        let found = regression::assess(&judged);
+        self.sink.store_findings(&found).await?;
+        Ok(Ran::Done(found.len() as u64))
     }
 
     async fn drop_old(&self) -> Result<Ran, TimescaleError> {
