@@ -8,6 +8,8 @@ use tokio::time::interval;
 use tracing::info;
 
 use super::{Context, Failure};
+use crate::io::audit::entry::Deed;
+use crate::io::audit::journal::{self, Role};
 use crate::io::http::Server;
 use crate::io::kafka::watch::{Problem, Watch};
 use crate::io::timescale::TimescaleError;
@@ -47,6 +49,12 @@ pub async fn run(_args: Args, context: &Context) -> Result<(), Failure> {
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     let mut watch = Watch::start(config, Arc::clone(&health), Arc::clone(&metrics)).await?;
     info!(http = %http.address(), workers = config.watch.workers, "watch started");
+    // The readings do not wait for the audit database, and that one may be down now.
+    tokio::spawn(journal::say_started(
+        config.clone(),
+        Role::Watch,
+        Deed::WatchStart,
+    ));
     let mut upkeep = interval(UPKEEP);
     let gave_up = loop {
         tokio::select! {

@@ -24,6 +24,8 @@ pub enum Role {
     Operator,
     /// The gate.
     Gate,
+    /// The watch.
+    Watch,
 }
 
 /// Says what is done.
@@ -41,6 +43,7 @@ impl Journal {
         let role = match role {
             Role::Operator => "operator_audit",
             Role::Gate => "gate_audit",
+            Role::Watch => "watch_audit",
         };
         Self::new(log::connect(config, role, 1).await?)
     }
