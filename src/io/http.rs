@@ -243,7 +243,7 @@ mod tests {
         let body: serde_json::Value = serde_json::from_str(&body).expect("JSON");
         assert_eq!(
             body["held"],
-            serde_json::json!([{ "lane": 5, "cause": "subject_keys" }])
+            serde_json::json!([{ "log": "raw", "lane": 5, "cause": "subject_keys" }])
         );
         worker.release(5);
         assert_eq!(get(&server, "/readyz").await.0, 200);

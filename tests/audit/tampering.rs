@@ -58,15 +58,15 @@ const ROWS: [(&str, &str, Found, Found); 9] = [
     (
         "deleted, and the gap closed",
         "delete from audit_entry where lane = 'LANE' and seq = 12;
-         update audit_entry set seq = -seq where lane = 'LANE' and seq > 12;
-         update audit_entry set seq = -seq - 1 where lane = 'LANE' and seq < 0",
+         update audit_entry set seq = seq + 1000 where lane = 'LANE' and seq > 12;
+         update audit_entry set seq = seq - 1001 where lane = 'LANE' and seq > 1000",
         (Kind::EntryMissing, 12),
         (Kind::EntryMissing, 12),
     ),
     (
         "inserted",
-        "update audit_entry set seq = -seq where lane = 'LANE' and seq > 12;
-         update audit_entry set seq = -seq + 1 where lane = 'LANE' and seq < 0;
+        "update audit_entry set seq = seq + 1000 where lane = 'LANE' and seq > 12;
+         update audit_entry set seq = seq - 999 where lane = 'LANE' and seq > 1000;
          insert into audit_entry select lane, 13, convert_to(replace(convert_from(entry, 'UTF8'), 'gate-0', 'gate-9'), 'UTF8')
          from audit_entry where lane = 'LANE' and seq = 14",
         (Kind::EntryInserted, 13),

@@ -337,7 +337,7 @@ impl Lane {
             let score = series.detector.observe(closed.start_ms, closed.mean);
             if series
                 .odd
-                .observe(&self.rules.alert, closed.start_ms, score.score)
+                .observe(&self.rules.alert, closed.start_ms, oddity(score.surprise))
             {
                 self.tell(place, odd(place, closed, &score), out);
             }
@@ -444,6 +444,15 @@ impl Series {
         }
         verdict
     }
+}
+
+/// The decades of surprise that make an oddity of one half.
+const HALF_ODD: f64 = 4.5;
+
+/// How odd a value is, from 0 to 1. Made of the surprise, which lasts as long as what is odd does; the detector's score
+/// tells of it once and then rests, which is no way to say three of five.
+fn oddity(surprise: f64) -> f64 {
+    surprise.max(0.0) / (surprise.max(0.0) + HALF_ODD)
 }
 
 /// For how long a series is odd when that becomes a finding: three of five windows.

@@ -231,6 +231,7 @@ mod tests {
             .problems()
             .iter()
             .map(|problem| problem.path.clone())
+            .filter(|path| path.starts_with("timescale."))
             .collect()
     }
 

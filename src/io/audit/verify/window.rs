@@ -164,10 +164,10 @@ mod tests {
             (accounts.from, wanted.first().copied(), wanted.last().copied())
         };
         assert_eq!(offsets("", ""), (0, Some(0), Some(49_990)));
-        assert_eq!(offsets("40015", "40045"), (4, Some(40_010), Some(40_040)));
+        assert_eq!(offsets("40015", "40045"), (3, Some(40_010), Some(40_040)));
         assert_eq!(
             offsets("1970-01-01T01:00:00Z", "1970-01-01T01:00:02Z"),
-            (4, Some(36_000), Some(36_010))
+            (3, Some(36_000), Some(36_010))
         );
         assert_eq!(offsets("9999999", "").1, None);
     }
