@@ -73,6 +73,8 @@ struct Walk<'a> {
     next: u64,
     /// The first raw offset that is not covered yet.
     raw_next: Option<i64>,
+    /// The same before the last entry.
+    raw_before: Option<i64>,
     held: Vec<Held>,
     /// The size and root of the newest checkpoint.
     newest: (u64, Option<Hash>),
@@ -134,6 +136,7 @@ impl<'a> Walk<'a> {
             links: [None, None],
             next: 0,
             raw_next: None,
+            raw_before: None,
             held,
             newest: (newest, None),
             good: None,
@@ -242,7 +245,7 @@ impl<'a> Walk<'a> {
             comparison.take(entry, records, self.raw_next).await?;
         }
         if let Some(Entry::Ledger(entry)) = &row.entry {
-            self.raw_next = Some(entry.next);
+            self.raw_before = self.raw_next.replace(entry.next);
             if let Some(accounts) = &mut self.lane.accounts {
                 accounts.take(row.seq, entry)?;
             }
@@ -346,21 +349,22 @@ impl<'a> Walk<'a> {
             .map(|link| link.as_ref().map(|(_, link)| link));
         let (change, place) = diagnose(before, &after);
         let at = match (place, &self.links[1]) {
-            (Where::Before, Some((seq, _))) => *seq,
-            _ => row.seq,
+            (Where::Before, Some((seq, _))) => (*seq, self.raw_before),
+            _ => (row.seq, self.raw_next),
         };
-        self.change(
-            entry_kind(change),
-            at,
-            "the chain of entries breaks here".to_owned(),
-        );
+        let detail = "the chain of entries breaks here".to_owned();
+        self.changed_at(entry_kind(change), at, detail);
     }
 
-    /// Notes the first change of the sequence of entries.
+    /// Notes the first change of the sequence of entries, at the next raw offset.
     fn change(&mut self, kind: Kind, entry: u64, detail: String) {
+        self.changed_at(kind, (entry, self.raw_next), detail);
+    }
+
+    fn changed_at(&mut self, kind: Kind, (entry, offset): (u64, Option<i64>), detail: String) {
         if self.changed.is_none() {
             let problem = Problem::new(kind, &self.report.lane, detail);
-            self.changed = Some(problem.at(entry, self.raw_next));
+            self.changed = Some(problem.at(entry, offset));
         }
     }
 
