@@ -13,13 +13,13 @@ pub struct Contender {
     pub score: fn(&Series) -> Vec<f64>,
 }
 
-pub const CONTENDERS: [Contender; 6] = [
+pub const CONTENDERS: [Contender; 7] = [
     Contender {
         name: "pulsegate",
         score: ours,
     },
     Contender {
-        name: "pulsegate, no rest",
+        name: "pulsegate's surprise, no rest",
         score: ours_without_rest,
     },
     Contender {
@@ -27,16 +27,20 @@ pub const CONTENDERS: [Contender; 6] = [
         score: gaussian,
     },
     Contender {
+        name: "windowed Gaussian, rest",
+        score: |series| rested(&gaussian(series)),
+    },
+    Contender {
         name: "EWMA",
         score: ewma,
     },
     Contender {
-        name: "random cut forest",
-        score: forest,
+        name: "EWMA, rest",
+        score: |series| rested(&ewma(series)),
     },
     Contender {
         name: "random cut forest, rest",
-        score: forest_with_rest,
+        score: |series| rested(&forest(series)),
     },
 ];
 
@@ -122,11 +126,12 @@ fn forest(series: &Series) -> Vec<f64> {
     series.values.iter().map(|value| score(*value)).collect()
 }
 
-/// The forest with what its makers do around it: standard scores of its scores, and a rest after a high one.
-fn forest_with_rest(series: &Series) -> Vec<f64> {
+/// What can be put around any score to its advantage: how many deviations it is above its own mean, and a rest after a high
+/// one.
+fn rested(scores: &[f64]) -> Vec<f64> {
     const WEIGHT: f64 = 0.005;
     let (mut mean, mut variance, mut held) = (1.0, 0.1_f64, 0.0_f64);
-    let rested = |score: f64| {
+    let rest = |score: &f64| {
         let distance = (score - mean) / variance.sqrt().max(1e-3);
         mean += WEIGHT * (score - mean);
         variance = (1.0 - WEIGHT) * (variance + WEIGHT * (score - mean).powi(2));
@@ -134,5 +139,5 @@ fn forest_with_rest(series: &Series) -> Vec<f64> {
         held = (held * 0.99).max(distance);
         rested.max(0.0)
     };
-    forest(series).into_iter().map(rested).collect()
+    scores.iter().map(rest).collect()
 }

@@ -1,4 +1,4 @@
-//! Anomalies of one series, as it streams by: no training, no look-ahead, no heap.
+#![doc = include_str!("method.md")]
 
 mod profile;
 mod score;
@@ -59,7 +59,7 @@ const HALF_BELIEVED: f32 = 20.0;
 const CALIBRATED: f32 = 0.3;
 /// How fast a rest wears off, a value, and by how much an anomaly must exceed it.
 const REST_DECAY: f32 = 0.001_5;
-const REST_MARGIN: f32 = 0.015;
+const REST_MARGIN: f32 = 0.03;
 /// The decades that make a score of [`ALERT`].
 const ALERT_DECADES: f32 = 4.5;
 
