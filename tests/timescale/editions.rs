@@ -70,9 +70,9 @@ impl Drop for Community {
 /// All that `fleet_minute` says, in lines.
 async fn minutes(connection: &mut PgConnection) -> Vec<String> {
     let rows = sqlx::query(
-        "select minute at time zone 'UTC' || ' ' || metric || ' ' || firmware || ' ' || model || ' ' || readings || ' '
-                || good || ' ' || round(total::numeric, 6) || ' ' || least || ' ' || greatest || ' '
-                || round(deviation::numeric, 6)
+        "select concat_ws(' ', minute at time zone 'UTC', metric, firmware, model, readings, good,
+                          coalesce(round(total::numeric, 6)::text, '-'), coalesce(least::text, '-'),
+                          coalesce(greatest::text, '-'), coalesce(round(deviation::numeric, 6)::text, '-'))
          from fleet_minute order by minute, metric, firmware",
     )
     .fetch_all(connection)

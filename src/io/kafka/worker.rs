@@ -585,7 +585,17 @@ impl Worker {
     /// A log has a gap where a lane wants to read on: opening finds out what is left, and has the ledger say what is lost.
     fn find_out_what_is_left(&mut self) -> Result<(), WorkerError> {
         self.finish()?;
+        let ours = |slot: &Slot| !matches!(slot, Slot::Absent);
+        let lanes: Vec<_> = (0..)
+            .zip(&self.slots)
+            .filter(|(_, slot)| ours(slot))
+            .map(|(lane, _)| lane)
+            .collect();
         self.close_lanes();
+        // librdkafka has given up the partition, and refuses a seek in it until it is assigned anew. The group does not
+        // hear of this.
+        self.consumer.unassign(&lanes)?;
+        self.consumer.assign(&lanes)?;
         Ok(())
     }
 
