@@ -264,3 +264,45 @@ impl<R: Read> Read for Lines<R> {
         Ok(read)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_rows_or_one_error(
+            bytes in proptest::collection::vec(prop_oneof![any::<u8>(), Just(b','), Just(b'\n'), Just(b'1')], 0..400),
+        ) {
+            let rows: Vec<_> = Rows::new(bytes.as_slice()).collect();
+            let errors = rows.iter().filter(|row| row.is_err()).count();
+            prop_assert!(errors <= 1);
+            prop_assert_eq!(errors == 1, rows.last().is_some_and(Result::is_err));
+            let lines: Vec<u64> = rows.into_iter().flatten().map(|row| row.line).collect();
+            prop_assert!(lines.is_sorted_by(|a, b| a < b), "{:?}", lines);
+        }
+
+        #[test]
+        fn rows_are_read_as_they_were_written(
+            rows in proptest::collection::vec((-60_000_000_000_i64..60_000_000_000, proptest::num::f64::NORMAL), 1..50),
+        ) {
+            let text: String = rows.iter().map(|(second, value)| format!("{second},{value}\n")).collect();
+            let read: Vec<Row> = Rows::new(text.as_bytes()).collect::<Result<_, _>>().expect("rows");
+            let expected: Vec<_> = rows.iter().map(|(second, value)| (second * 1_000, *value)).collect();
+            let read: Vec<_> = read.iter().map(|row| (row.time_ms, row.value)).collect();
+            prop_assert_eq!(read, expected);
+        }
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_refused_before_it_is_held() {
+        let endless = std::io::repeat(b'1');
+        let error = Rows::new(endless).next().and_then(Result::err).expect("an error");
+        assert_eq!(
+            error,
+            Failure::Wrong(format!("line 1: longer than {LINE_BYTES_MAX} bytes"))
+        );
+    }
+}
