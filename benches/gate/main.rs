@@ -10,9 +10,9 @@
 //! - **memory**: resident size over millions of events (`--soak`, [`soak`]).
 //!
 //! ```text
-//! make bench                                             the whole of it, about a quarter of an hour
-//! make bench BENCH_ARGS='--records 200000 --rounds 1'    a look
-//! make bench BENCH_ARGS='--soak'                         memory over 10 million events, instead
+//! make bench BENCH_ARGS='--bench gate'                                     the whole of it, about a quarter of an hour
+//! make bench BENCH_ARGS='--bench gate -- --records 200000 --rounds 1'      a look
+//! make bench BENCH_ARGS='--bench gate -- --soak'                           memory over 10 million events, instead
 //! ```
 //!
 //! Where the gate's CPU goes, with the gate's process id as the bench prints it under `--only gate`:
