@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use pulsegate_loadtest::kafka as reader;
 use rdkafka::ClientConfig;
 use rdkafka::Message as _;
+use rdkafka::message::Headers as _;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Row as _};
@@ -50,6 +51,29 @@ pub fn in_the_table(world: &World) -> BTreeMap<Origin, u64> {
             )
         })
         .collect()
+}
+
+/// The ids of the findings topic, in the order of the ids, each as often as it is there.
+pub fn in_the_findings_topic(world: &World) -> Vec<String> {
+    let (kafka, topic) = (world.kafka(), &world.config.topics.findings);
+    let ranges = reader::watermarks(&kafka, topic).expect("the topic is there");
+    let mut ids = Vec::new();
+    reader::read_all(&kafka, topic, &ranges, |message| {
+        let found: Value = serde_json::from_slice(message.payload().unwrap_or_default()).unwrap_or_default();
+        let id = found["id"].as_str().unwrap_or_default().to_owned();
+        let header = message.headers().and_then(|headers| {
+            headers
+                .iter()
+                .find(|header| header.key == "pg-finding-id")
+                .and_then(|header| header.value)
+        });
+        assert_eq!(header, Some(id.as_bytes()), "the header is the id");
+        ids.push(id);
+        Ok(())
+    })
+    .expect("the topic can be read");
+    ids.sort();
+    ids
 }
 
 /// One number.

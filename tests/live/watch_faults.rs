@@ -3,7 +3,9 @@
 
 use sqlx::Row as _;
 
-use crate::stored::{CleanTopic, behind, count, event, everything_once, execute, now_ms, query};
+use crate::stored::{
+    CleanTopic, behind, count, event, everything_once, execute, in_the_findings_topic, now_ms, query,
+};
 use crate::world::{World, in_a_world, wait_for};
 
 /// Small batches, so that there are many points at which to be hit, and short sessions, so that a watch that was hit is
@@ -81,8 +83,16 @@ fn killed_twenty_times_every_reading_is_stored_once_and_the_findings_are_those_o
         let watch = world.watch("killed");
         let rows = everything_once(world);
         assert_eq!(rows.len() as i64, kills * steps * 100 * 2);
+        wait_for("the findings to be relayed", || {
+            count(world, "analytics", "select count(*) from outbox") == 0
+        });
         assert!(watch.terminate().success());
         let interrupted = finding_ids(world);
+        assert_eq!(
+            in_the_findings_topic(world),
+            interrupted,
+            "each once, whatever was killed"
+        );
         assert!(interrupted.len() >= 100, "{} findings", interrupted.len());
 
         execute(

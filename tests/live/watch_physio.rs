@@ -9,12 +9,14 @@ use pulsegate_loadtest::kafka::Producer;
 use pulsegate_loadtest::oracle::Keys;
 use pulsegate_loadtest::replay::series::{self, Series};
 use pulsegate_loadtest::replay::{self, Recording, Replayed, Resigner, Speed, Target};
+use serde_json::{Value, json};
 use sqlx::Row as _;
 
 use crate::main_path::fleet;
-use crate::stored::{everything_once, query};
-use crate::world::in_a_world;
+use crate::stored::{CleanTopic, event_of, everything_once, now_ms, query};
+use crate::world::{in_a_world, wait_for};
 
+const DAY_MS: i64 = 86_400_000;
 /// A device's upload: ten minutes of a watch.
 const ROWS_PER_EVENT: usize = 60;
 /// Those who wore a wristband for a month.
@@ -198,5 +200,77 @@ fn what_is_put_into_real_series_is_found_named_and_timed() {
                 .any(|one| one.reason == "a number that stands for no reading"),
             "{found:#?}"
         );
+    });
+}
+
+/// Beats a minute that the firmware adds, devices that get it, and devices in all.
+const ADDED: f64 = 1.0;
+const TREATED: u32 = 1_000;
+const DEVICES: u32 = 6_000;
+
+#[test]
+fn a_firmware_that_adds_a_beat_a_minute_in_one_of_six_devices_is_found_and_named() {
+    let Some(directory) = directory() else { return };
+    in_a_world("firmware", "", move |world| {
+        let real = wrist(&directory, WEARERS[1]);
+        let beats: Vec<f64> = real
+            .batches
+            .iter()
+            .flat_map(|batch| &batch.readings)
+            .filter(|reading| reading.metric == "heart_rate")
+            .map(|reading| reading.value)
+            .collect();
+        let clean = CleanTopic::of(world);
+        let today = now_ms().div_euclid(DAY_MS);
+        let rollout_ms = (today - 3) * DAY_MS;
+        for day in [-1, 0, 1, 2_i64] {
+            for device in 0..DEVICES {
+                let treated = device < TREATED && day >= 0;
+                let at_ms = rollout_ms + day * DAY_MS + 3_600_000;
+                // Each device has its own stretch of the real series, another one each day.
+                let from = (device as usize * 97 + (day + 1) as usize * 31_337) % (beats.len() - 2_400);
+                let readings: Vec<Value> = (0..24)
+                    .map(|hour: usize| {
+                        let beat = beats[from + hour * 100] + if treated { ADDED } else { 0.0 };
+                        json!({"metric": "heart_rate", "value": beat, "offset_ms": hour * 3_000_000})
+                    })
+                    .collect();
+                let firmware = if treated { "2.0.1" } else { "2.0.0" };
+                clean.send(
+                    device,
+                    &event_of(device, at_ms, firmware, &Value::Array(readings)),
+                );
+            }
+        }
+        clean.flush();
+        let watch = world.watch("one");
+        everything_once(world);
+        assert!(watch.terminate().success());
+        // Rollouts are judged now and then, and when a watch starts.
+        let watch = world.watch("two");
+        let mut rows = Vec::new();
+        wait_for("the firmware to be found", || {
+            rows = query(
+                world,
+                "analytics",
+                "select series, document::text from findings where kind = 'regression'",
+            );
+            !rows.is_empty()
+        });
+        let [found] = &rows[..] else {
+            panic!("one regression, not {}", rows.len())
+        };
+        let series: String = found.get(0);
+        assert!(
+            series.contains("2.0.1") && series.ends_with("/heart_rate"),
+            "{series}"
+        );
+        let document: Value = serde_json::from_str(found.get(1)).expect("JSON");
+        let effect = document["change"]["after"]
+            .as_f64()
+            .zip(document["change"]["before"].as_f64());
+        println!("found: {document}");
+        assert!(effect.is_none_or(|(after, before)| after > before), "{document}");
+        assert!(watch.terminate().success());
     });
 }
