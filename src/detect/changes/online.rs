@@ -12,7 +12,10 @@
 //! mean, (1 + φ)/(1 − φ), and by what the baseline's own uncertainty adds. One threshold then holds for all (the same
 //! at all scales, as FOCuS and its kin; Romano et al. 2023, arXiv:2110.08205).
 //!
-//! `benches/changes` measures delay and false alarms; its table is in `benches/changes/main.rs`.
+//! What differs is looked for again among the last 64 values one by one, for its exact place, and is no change when one
+//! value makes the whole difference. A drift that is found soon is mostly told as a step.
+//!
+//! The state is 1.5 KB: for cohorts and KPIs, not for each series of a million devices.
 
 mod sums;
 #[cfg(test)]
