@@ -9,10 +9,12 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use backon::{ExponentialBuilder, Retryable as _};
 use indicatif::{ProgressBar, ProgressStyle};
 use pulsegate_loadtest::fleet::{Fleet, Hostile, Made, Options, Profiles};
 use pulsegate_loadtest::kafka::Kafka;
 use pulsegate_loadtest::oracle::{self, Keys, Mark, Report};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use serde_json::json;
 use tokio::task::spawn_blocking;
 use tokio::time::interval;
@@ -21,7 +23,7 @@ use super::{Context, Failure, print, print_json};
 use crate::config::Config;
 use crate::crypto::kek::Source;
 use crate::io::kafka::gate::Gate;
-use crate::io::kafka::progress::Watcher;
+use crate::io::kafka::progress::{Progress, Watcher};
 use crate::io::kafka::workers::Workers;
 use crate::io::vault::registrar::Registrar;
 use crate::io::{kek, topology};
@@ -167,15 +169,7 @@ async fn produce(mut fleet: Fleet, kafka: Kafka, records: u64) -> Result<(Fleet,
 /// Runs the workers until the group has committed everything. How many seconds it took.
 async fn run_gate(gate: &Arc<Gate>, what: &'static str) -> Result<f64, Failure> {
     let watcher = Arc::new(Watcher::new(&gate.config).map_err(unreachable)?);
-    let look = || {
-        let watcher = Arc::clone(&watcher);
-        async move {
-            spawn_blocking(move || watcher.look())
-                .await
-                .map_err(unreachable)?
-                .map_err(unreachable)
-        }
-    };
+    let look = || look(&watcher);
     let first = look().await?;
     if first.behind == 0 {
         return Ok(0.0);
@@ -205,6 +199,32 @@ async fn run_gate(gate: &Arc<Gate>, what: &'static str) -> Result<f64, Failure> 
     let limit = Duration::from_millis(gate.config.gate.drain_timeout_ms);
     workers.drain(limit).await.map_err(|error| gave_up(&error))?;
     Ok(seconds)
+}
+
+/// Where the group stands.
+async fn look(watcher: &Arc<Watcher>) -> Result<Progress, Failure> {
+    let ask = || async {
+        let watcher = Arc::clone(watcher);
+        let looked = spawn_blocking(move || watcher.look()).await;
+        looked.unwrap_or(Err(KafkaError::Canceled))
+    };
+    let patience = ExponentialBuilder::default()
+        .with_min_delay(TICK)
+        .with_max_times(7);
+    ask.retry(patience)
+        .when(has_no_coordinator)
+        .await
+        .map_err(unreachable)
+}
+
+/// A broker that has just been made needs a moment until somebody coordinates its groups.
+fn has_no_coordinator(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{CoordinatorLoadInProgress, CoordinatorNotAvailable, NotCoordinator};
+    let code = error.rdkafka_error_code();
+    matches!(
+        code,
+        Some(CoordinatorLoadInProgress | CoordinatorNotAvailable | NotCoordinator)
+    )
 }
 
 async fn judge(oracle: oracle::Config, lines: Vec<String>) -> Result<Report, Failure> {
