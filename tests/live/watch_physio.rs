@@ -207,6 +207,8 @@ fn what_is_put_into_real_series_is_found_named_and_timed() {
 const ADDED: f64 = 1.0;
 const TREATED: u32 = 1_000;
 const DEVICES: u32 = 6_000;
+/// What the wristband says in a day, about.
+const PER_DAY: usize = 6_400;
 
 #[test]
 fn a_firmware_that_adds_a_beat_a_minute_in_one_of_six_devices_is_found_and_named() {
@@ -223,15 +225,17 @@ fn a_firmware_that_adds_a_beat_a_minute_in_one_of_six_devices_is_found_and_named
         let clean = CleanTopic::of(world);
         let today = now_ms().div_euclid(DAY_MS);
         let rollout_ms = (today - 3) * DAY_MS;
-        for day in [-1, 0, 1, 2_i64] {
+        // Controls are devices that were there before the day before.
+        for day in [-2, -1, 0, 1, 2_i64] {
             for device in 0..DEVICES {
                 let treated = device < TREATED && day >= 0;
                 let at_ms = rollout_ms + day * DAY_MS + 3_600_000;
-                // Each device has its own stretch of the real series, another one each day.
-                let from = (device as usize * 97 + (day + 1) as usize * 31_337) % (beats.len() - 2_400);
+                // Each device lives through days of the month, one after the other, from another day on than the next.
+                let month = (device as usize + (day + 2) as usize) % (beats.len() / PER_DAY);
                 let readings: Vec<Value> = (0..24)
                     .map(|hour: usize| {
-                        let beat = beats[from + hour * 100] + if treated { ADDED } else { 0.0 };
+                        let at = month * PER_DAY + hour * (PER_DAY / 24) + device as usize % (PER_DAY / 24);
+                        let beat = beats[at] + if treated { ADDED } else { 0.0 };
                         json!({"metric": "heart_rate", "value": beat, "offset_ms": hour * 3_000_000})
                     })
                     .collect();
