@@ -15,6 +15,20 @@
 //! make bench BENCH_ARGS='--bench gate -- --soak'                           memory over 10 million events, instead
 //! ```
 //!
+//! Measured on 2 cores that the broker shares, 1,000,000 events of 293 bytes, one worker, medians of two rounds:
+//!
+//! | profile | copy, events/s · CPU µs | gate, events/s · CPU µs | gate ÷ copy |
+//! |---|---|---|---|
+//! | webhook | 281,000 · 1.67 | 143,000 · 7.5 | 0.51 · 4.5 |
+//! | jws HS256 | 330,000 · 1.89 | 150,000 · 7.3 | 0.45 · 3.9 |
+//!
+//! The bars (0.75 and 2.0) are missed. The copy never touches a message and is bound by the broker; the gate is bound by its
+//! worker's thread, of whose time a record takes about 1.8 µs in verify (0.6 in a warm loop: headers, keys and values come
+//! from memory that another core has written), 0.9 in decode, 0.8 in finding the subject's key, 0.4 in admit and 1.9 in
+//! seal. librdkafka's threads take 1.5 µs more. By function (perf): SHA-256 9 %, copying 6 %, the key cache 5 %, header
+//! lists and their allocations 9 %. What would come next: fewer cache misses in finding keys, and no list a message for
+//! its headers.
+//!
 //! Where the gate's CPU goes, with the gate's process id as the bench prints it under `--only gate`:
 //!
 //! ```text
