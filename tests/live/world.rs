@@ -207,10 +207,15 @@ impl World {
     /// Waits until the group has committed everything that is in the raw topic.
     pub fn settle(&self, gates: &mut [&mut Gate]) {
         let group = self.group();
-        wait_for("the group to commit everything", || {
+        let begun = Instant::now();
+        while self.behind(&group) != 0 {
             gates.iter_mut().for_each(|gate| gate.expect_running());
-            self.behind(&group) == 0
-        });
+            if begun.elapsed() > PATIENCE {
+                let logs: Vec<_> = gates.iter().map(|gate| gate.logged()).collect();
+                panic!("the group has not committed everything after {PATIENCE:?}:\n{}", logs.join("\n"));
+            }
+            std::thread::sleep(LOOK);
+        }
     }
 
     /// How many raw offsets the group has not committed.

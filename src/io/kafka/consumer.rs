@@ -135,6 +135,9 @@ impl Consumer {
     pub fn start(&self, partition: i32, offset: i64) -> KafkaResult<()> {
         self.client
             .seek(&self.topic, partition, Offset::Offset(offset), SEEK_TIMEOUT)?;
+        // Once more: if the partition was ours before, librdkafka stopped it only after `assign` had returned, and a
+        // stop undoes the forwarding (`rd_kafka_toppar_fetch_stop`). After a seek there is no stop left to come.
+        self.queue.forward(&self.topic, partition)?;
         self.client.resume(&self.list(&[partition]))
     }
 
