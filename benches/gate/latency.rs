@@ -26,14 +26,15 @@ const LAST_TIME_MAX: Duration = Duration::from_secs(30);
 /// What is measured.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Turns of each contender at a steady rate; 0 leaves latency out
-    #[arg(long, default_value_t = 2)]
+    /// Turns of each contender at a steady rate; the medians count, since a hiccup of the machine spoils a whole turn; 0
+    /// leaves latency out
+    #[arg(long, default_value_t = 5)]
     pub latency_rounds: usize,
     /// Events a second
     #[arg(long, default_value_t = 5_000)]
     latency_rate: u32,
     /// Seconds that count, of each turn
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 15)]
     latency_seconds: u32,
     /// The commit interval of both: `gate.batch.time_max_ms`
     #[arg(long, default_value_t = 50)]

@@ -22,7 +22,10 @@
 //! | webhook | 281,000 · 1.67 | 143,000 · 7.5 | 0.51 · 4.5 |
 //! | jws HS256 | 330,000 · 1.89 | 150,000 · 7.3 | 0.45 · 3.9 |
 //!
-//! The bars (0.75 and 2.0) are missed. The copy never touches a message and is bound by the broker; the gate is bound by its
+//! At 5,000 events a second, webhook, medians of five turns: p50 45 ms beside 37, p99 76 ms (71–192) beside 64: **1.19**
+//! of a bar of 1.3.
+//!
+//! The bars of throughput (0.75) and of CPU (2.0) are missed. The copy never touches a message and is bound by the broker; the gate is bound by its
 //! worker's thread, of whose time a record takes about 1.8 µs in verify (0.6 in a warm loop: headers, keys and values come
 //! from memory that another core has written), 0.9 in decode, 0.8 in finding the subject's key, 0.4 in admit and 1.9 in
 //! seal. librdkafka's threads take 1.5 µs more. By function (perf): SHA-256 9 %, copying 6 %, the key cache 5 %, header
