@@ -89,11 +89,9 @@ async fn a_change_that_commits_late_is_not_missed() {
         let waiting = tokio::task::spawn_local(async move {
             second.execute(sqlx::raw_sql(AssertSqlSafe(late))).await.map(drop)
         });
-        tokio::time::sleep(Duration::from_millis(1_200)).await;
-        assert!(
-            !waiting.is_finished(),
-            "a later revision can't become visible before an earlier one"
-        );
+        // A later revision can't become visible before an earlier one.
+        held_up(&config).await;
+        assert!(!waiting.is_finished());
         assert_eq!(gate.keys().revision(), start);
         open.commit().await.expect("committed");
         waiting.await.expect("ran").expect("updated");
@@ -112,6 +110,23 @@ async fn a_change_that_commits_late_is_not_missed() {
         gate.close().await;
     })
     .await;
+}
+
+/// Waits until a statement in the vault waits for another one.
+async fn held_up(config: &Config) {
+    let mut watcher = admin(config, "vault").await;
+    let asked = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+    let limit = Instant::now() + Duration::from_secs(10);
+    loop {
+        let waiting: i64 = sqlx::query_scalar(asked)
+            .fetch_one(&mut watcher)
+            .await
+            .expect("asked");
+        if waiting > 0 {
+            return;
+        }
+        assert!(Instant::now() < limit, "nothing waits");
+    }
 }
 
 /// `PULSEGATE_TEST_DEVICES` sets the size; the contract's million takes a minute.

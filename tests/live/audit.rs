@@ -87,9 +87,7 @@ fn the_log_of_a_hostile_fleet_is_recomputed_from_all_topics() {
         let mut fleet = fleet(world, 100, Hostile::some());
         world.import(&fleet);
         let mut gate = world.gate("one");
-        let made = fleet
-            .produce(&world.kafka(), 5_000, &mut |_| {})
-            .expect("produced");
+        let made = world.produce(&mut fleet, 5_000);
         world.settle(&mut [&mut gate]);
         watch(world);
         let (code, found) = verify(world, &[]);
@@ -103,9 +101,7 @@ fn the_log_of_a_hostile_fleet_is_recomputed_from_all_topics() {
         let kept = world.directory.join("kept");
         let out = kept.to_str().expect("UTF-8");
         world.done(&["audit", "show", "--checkpoint-out", out]);
-        fleet
-            .produce(&world.kafka(), 2_000, &mut |_| {})
-            .expect("produced");
+        world.produce(&mut fleet, 2_000);
         world.settle(&mut [&mut gate]);
         assert!(gate.terminate().success());
         let (code, found) = verify(world, &["--checkpoint", out]);

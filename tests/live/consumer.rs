@@ -16,9 +16,7 @@ fn a_lane_that_starts_at_once_skips_nothing() {
     in_a_world("start", "", |world| {
         let records = 3_000;
         let mut fleet = fleet(world, 50, Default::default());
-        fleet
-            .produce(&world.kafka(), records, &mut |_| {})
-            .expect("produced");
+        world.produce(&mut fleet, records);
         for group in 0..5 {
             assert_eq!(read_all(world, group, records), records, "group {group}");
         }

@@ -25,12 +25,6 @@ fn fleet(world: &World, seed: u64, devices: u32) -> Fleet {
     })
 }
 
-fn produce(world: &World, fleet: &mut Fleet, records: u64) {
-    fleet
-        .produce(&world.kafka(), records, &mut |_| {})
-        .expect("produced");
-}
-
 /// `docker/stack COMMAND SERVER`.
 fn stack(command: &str, server: &str) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("docker/stack");
@@ -67,7 +61,7 @@ fn killed_twenty_times_during_200_000_events_nothing_is_lost_or_doubled() {
         let records = 200_000;
         let mut fleet = fleet(world, 11, 500);
         world.import(&fleet);
-        produce(world, &mut fleet, records);
+        world.produce(&mut fleet, records);
         // Anywhere in its life: while it joins, while it opens lanes, and in the middle of transactions.
         let mut random = 0x9e37_79b9_7f4a_7c15_u64;
         for kill in 0..20 {
@@ -104,16 +98,16 @@ fn a_gate_that_was_stopped_past_its_session_and_comes_back_changes_nothing() {
     alone_in_a_world("zombie", SMALL_BATCHES, |world| {
         let mut fleet = fleet(world, 12, 200);
         world.import(&fleet);
-        produce(world, &mut fleet, 20_000);
+        world.produce(&mut fleet, 20_000);
         let (one, mut two) = (world.gate("one"), world.gate("two"));
-        produce(world, &mut fleet, 20_000);
+        world.produce(&mut fleet, 20_000);
         one.signal("-STOP");
         let lanes = world.config.topology.partitions.expect("set by the corner") as usize;
         wait_for("the other gate to own every lane", || two.lanes() == lanes);
-        produce(world, &mut fleet, 20_000);
+        world.produce(&mut fleet, 20_000);
         world.settle(&mut [&mut two]);
         one.signal("-CONT");
-        produce(world, &mut fleet, 20_000);
+        world.produce(&mut fleet, 20_000);
         wait_for("the group to commit everything", || world.behind_by() == 0);
         two.expect_running();
         let report = world.judged_good(&fleet);
@@ -129,11 +123,11 @@ fn a_broker_that_stops_and_starts_loses_nothing() {
     alone_in_a_world("broker", SMALL_BATCHES, |world| {
         let mut fleet = fleet(world, 13, 200);
         world.import(&fleet);
-        produce(world, &mut fleet, 50_000);
+        world.produce(&mut fleet, 50_000);
         let mut gate = world.start_gate("one", &[], &[]);
         wait_for("some progress", || world.settled() > 1_000);
         drop(Stopped::stop("kafka"));
-        produce(world, &mut fleet, 10_000);
+        world.produce(&mut fleet, 10_000);
         world.settle(&mut [&mut gate]);
         let report = world.judged_good(&fleet);
         assert_eq!(report.total.records, 60_000);
@@ -147,19 +141,19 @@ fn without_the_vault_known_subjects_go_on_and_unknown_ones_are_held() {
         let mut known = fleet(world, 14, 100);
         let mut unknown = with_strangers(world, &known);
         world.import(&unknown);
-        produce(world, &mut known, 5_000);
+        world.produce(&mut known, 5_000);
         let mut gate = world.gate("one");
         world.settle(&mut [&mut gate]);
         {
             let _vault = Stopped::stop("postgres");
-            produce(world, &mut known, 5_000);
+            world.produce(&mut known, 5_000);
             world.settle(&mut [&mut gate]);
             assert_eq!(
                 gate.get("/readyz").map(|(status, _)| status),
                 Some(200),
                 "nothing is held"
             );
-            produce(world, &mut unknown, 2_000);
+            world.produce(&mut unknown, 2_000);
             wait_for("a lane to be held for the vault", || held_for_keys(&mut gate));
             assert!(world.behind_by() > 0, "unknown subjects wait");
         }

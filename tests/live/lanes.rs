@@ -16,9 +16,7 @@ fn a_gate_refuses_offsets_that_somebody_reset_until_it_is_told_to_rewind() {
     in_a_world("rewind", "", |world| {
         let mut fleet = fleet(world, 50, Hostile::default());
         world.import(&fleet);
-        fleet
-            .produce(&world.kafka(), 2_000, &mut |_| {})
-            .expect("produced");
+        world.produce(&mut fleet, 2_000);
         let mut gate = world.gate("one");
         world.settle(&mut [&mut gate]);
         assert!(gate.terminate().success());
@@ -56,19 +54,15 @@ fn what_retention_deleted_unread_becomes_a_lost_range() {
     in_a_world("lost", "", |world| {
         let mut fleet = fleet(world, 50, Hostile::default());
         world.import(&fleet);
-        fleet
-            .produce(&world.kafka(), 1_000, &mut |_| {})
-            .expect("produced");
+        world.produce(&mut fleet, 1_000);
         let mut gate = world.gate("one");
         world.settle(&mut [&mut gate]);
         assert!(gate.terminate().success());
-        fleet
-            .produce(&world.kafka(), 1_000, &mut |_| {})
-            .expect("produced");
+        world.produce(&mut fleet, 1_000);
         Handle::current().block_on(delete_records(world));
 
         let mut gate = world.gate("one");
-        fleet.produce(&world.kafka(), 500, &mut |_| {}).expect("produced");
+        world.produce(&mut fleet, 500);
         world.settle(&mut [&mut gate]);
         assert!(gate.terminate().success());
         let report = world.judge(&fleet);
@@ -82,18 +76,14 @@ fn what_retention_deletes_under_a_running_gate_becomes_a_lost_range() {
     in_a_world("cut", "", |world| {
         let mut fleet = fleet(world, 50, Hostile::default());
         world.import(&fleet);
-        fleet
-            .produce(&world.kafka(), 1_000, &mut |_| {})
-            .expect("produced");
+        world.produce(&mut fleet, 1_000);
         let mut gate = world.gate("one");
         world.settle(&mut [&mut gate]);
         gate.signal("-STOP");
-        fleet
-            .produce(&world.kafka(), 1_000, &mut |_| {})
-            .expect("produced");
+        world.produce(&mut fleet, 1_000);
         Handle::current().block_on(delete_records(world));
         gate.signal("-CONT");
-        fleet.produce(&world.kafka(), 500, &mut |_| {}).expect("produced");
+        world.produce(&mut fleet, 500);
         world.settle(&mut [&mut gate]);
         gate.wait_ready();
         assert!(gate.terminate().success());

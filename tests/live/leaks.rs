@@ -15,9 +15,7 @@ fn planted_phi_is_found_nowhere_behind_the_gate() {
     in_a_world("leaks", "log.level = \"debug\"\n", |world| {
         let mut fleet = fleet(world, 100, Hostile::some());
         world.import(&fleet);
-        fleet
-            .produce(&world.kafka(), 5_000, &mut |_| {})
-            .expect("produced");
+        world.produce(&mut fleet, 5_000);
         let mut gate = world.gate("one");
         world.settle(&mut [&mut gate]);
         // Clean, deadletter and ledger are searched by the oracle.

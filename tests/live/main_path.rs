@@ -18,9 +18,7 @@ fn every_record_of_a_hostile_fleet_gets_its_outcome() {
     in_a_world("hostile", "", |world| {
         let mut fleet = fleet(world, 200, Hostile::some());
         world.import(&fleet);
-        let made = fleet
-            .produce(&world.kafka(), 20_000, &mut |_| {})
-            .expect("produced");
+        let made = world.produce(&mut fleet, 20_000);
         let mut gate = world.gate("one");
         world.settle(&mut [&mut gate]);
         let report = world.judged_good(&fleet);
@@ -35,9 +33,7 @@ fn a_gate_that_comes_back_goes_on_where_it_stopped() {
         let mut fleet = fleet(world, 50, Hostile::some());
         world.import(&fleet);
         for _ in 0..3 {
-            fleet
-                .produce(&world.kafka(), 2_000, &mut |_| {})
-                .expect("produced");
+            world.produce(&mut fleet, 2_000);
             let mut gate = world.gate("one");
             world.settle(&mut [&mut gate]);
             assert!(gate.terminate().success());
@@ -52,18 +48,12 @@ fn two_gates_share_the_lanes_and_hand_them_over() {
         let mut fleet = fleet(world, 50, Hostile::default());
         world.import(&fleet);
         let mut one = world.gate("one");
-        fleet
-            .produce(&world.kafka(), 2_000, &mut |_| {})
-            .expect("produced");
+        world.produce(&mut fleet, 2_000);
         let mut two = world.gate("two");
-        fleet
-            .produce(&world.kafka(), 2_000, &mut |_| {})
-            .expect("produced");
+        world.produce(&mut fleet, 2_000);
         world.settle(&mut [&mut one, &mut two]);
         assert!(one.terminate().success());
-        fleet
-            .produce(&world.kafka(), 2_000, &mut |_| {})
-            .expect("produced");
+        world.produce(&mut fleet, 2_000);
         world.settle(&mut [&mut two]);
         assert!(two.terminate().success());
         world.judged_good(&fleet);

@@ -74,7 +74,7 @@ fn open_shows_what_was_planted_and_refuses_what_was_moved() {
     in_a_world("open", "", |world| {
         let mut fleet = fleet(world, 10, Hostile::default());
         world.import(&fleet);
-        fleet.produce(&world.kafka(), 300, &mut |_| {}).expect("produced");
+        world.produce(&mut fleet, 300);
         let mut gate = world.gate("one");
         world.settle(&mut [&mut gate]);
         assert!(gate.terminate().success());
@@ -91,7 +91,7 @@ fn avro_opens_as_well() {
     in_a_world("open_avro", "event.clean_format = \"avro\"\n", |world| {
         let mut fleet = fleet(world, 10, Hostile::default());
         world.import(&fleet);
-        fleet.produce(&world.kafka(), 300, &mut |_| {}).expect("produced");
+        world.produce(&mut fleet, 300);
         let mut gate = world.gate("one");
         world.settle(&mut [&mut gate]);
         assert!(gate.terminate().success());

@@ -14,9 +14,7 @@ fn without_the_registry_a_lane_waits_and_nothing_is_rejected() {
     in_a_world("registry", "", |world| {
         let mut fleet = avro_fleet(world);
         world.import(&fleet);
-        fleet
-            .produce(&world.kafka(), 1_000, &mut |_| {})
-            .expect("produced");
+        world.produce(&mut fleet, 1_000);
 
         // Nobody listens there.
         let mut blind = world.start_gate("one", &["registry.url=http://127.0.0.1:1"], &[]);

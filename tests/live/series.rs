@@ -4,9 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use pulsegate_loadtest::fleet::Hostile;
-use pulsegate_loadtest::kafka::Producer;
-use pulsegate_loadtest::oracle::Keys;
-use pulsegate_loadtest::replay::{self, Recording, Replayed, Resigner, Speed, Target, series};
+use pulsegate_loadtest::replay::series;
 
 use crate::main_path::fleet;
 use crate::world::in_a_world;
@@ -44,28 +42,10 @@ fn every_real_series_comes_through_whole() {
             Hostile::default(),
         );
         world.import(&fleet);
-        let lines: Vec<_> = fleet.signing_lines().collect();
-        let keys = Keys::read(lines.iter().map(String::as_str)).expect("the fleet's own lines");
-        let parsed: Vec<_> = lines
+        let series = files
             .iter()
-            .map(|line| serde_json::from_str(line).expect("a line"))
-            .collect();
-        let audience = format!("local/{}", world.config.topics.raw);
-        let mut resigner = Resigner::new(&parsed, keys, audience, 1);
-        let recordings: Vec<_> = files
-            .iter()
-            .zip(fleet.keys())
-            .map(|(file, key)| Recording {
-                name: file.display().to_string(),
-                device: key.device.clone(),
-                series: series::read(File::open(file).expect("readable"), ROWS_PER_EVENT).expect("a series"),
-            })
-            .collect();
-        let producer = Producer::new(&world.kafka(), &world.config.topics.raw, "none").expect("a producer");
-        let mut target = Target::new(producer, Speed::Max, false);
-        let mut replayed = Replayed::default();
-        replay::recordings(&recordings, 0, &mut resigner, &mut target, &mut replayed).expect("replayed");
-        target.producer.finish().expect("delivered");
+            .map(|file| series::read(File::open(file).expect("readable"), ROWS_PER_EVENT).expect("a series"));
+        let replayed = world.play(&fleet, series.collect(), 0);
         assert_eq!(replayed.readings.len(), files.len());
 
         let mut gate = world.gate("one");

@@ -13,9 +13,7 @@ fn everything_that_a_gate_lets_through_is_stored_once_and_audited() {
     in_a_world("whole", "", |world| {
         let mut fleet = fleet(world, 100, Hostile::some());
         world.import(&fleet);
-        fleet
-            .produce(&world.kafka(), 4_000, &mut |_| {})
-            .expect("produced");
+        world.produce(&mut fleet, 4_000);
         let (mut gate, mut watch) = (world.gate("one"), world.watch("one"));
         world.settle(&mut [&mut gate]);
         let stored = everything_once(world);

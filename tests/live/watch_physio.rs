@@ -5,10 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use pulsegate_loadtest::fleet::Hostile;
-use pulsegate_loadtest::kafka::Producer;
-use pulsegate_loadtest::oracle::Keys;
 use pulsegate_loadtest::replay::series::{self, Series};
-use pulsegate_loadtest::replay::{self, Recording, Replayed, Resigner, Speed, Target};
 use serde_json::{Value, json};
 use sqlx::Row as _;
 
@@ -16,6 +13,8 @@ use crate::main_path::fleet;
 use crate::stored::{CleanTopic, event_of, everything_once, now_ms, query};
 use crate::world::{in_a_world, wait_for};
 
+/// When recordings begin that only count from their own beginning: with the others.
+const START_MS: i64 = 1_460_000_000_000;
 const DAY_MS: i64 = 86_400_000;
 /// A device's upload: ten minutes of a watch.
 const ROWS_PER_EVENT: usize = 60;
@@ -71,29 +70,7 @@ fn found(world: &crate::world::World, series: Vec<Series>) -> BTreeMap<String, V
         Hostile::default(),
     );
     world.import(&fleet);
-    let lines: Vec<_> = fleet.signing_lines().collect();
-    let keys = Keys::read(lines.iter().map(String::as_str)).expect("the fleet's own lines");
-    let parsed: Vec<_> = lines
-        .iter()
-        .map(|line| serde_json::from_str(line).expect("a line"))
-        .collect();
-    let mut resigner = Resigner::new(&parsed, keys, format!("local/{}", world.config.topics.raw), 1);
-    let recordings: Vec<_> = series
-        .into_iter()
-        .zip(fleet.keys())
-        .map(|(series, key)| Recording {
-            name: key.device.clone(),
-            device: key.device.clone(),
-            series,
-        })
-        .collect();
-    let producer = Producer::new(&world.kafka(), &world.config.topics.raw, "none").expect("a producer");
-    let mut target = Target::new(producer, Speed::Max, false);
-    let mut replayed = Replayed::default();
-    // Those that count from their own beginning begin with the others.
-    let start_ms = 1_460_000_000_000;
-    replay::recordings(&recordings, start_ms, &mut resigner, &mut target, &mut replayed).expect("replayed");
-    target.producer.finish().expect("delivered");
+    world.play(&fleet, series, START_MS);
     let (mut gate, mut watch) = (world.gate("one"), world.watch("one"));
     world.settle(&mut [&mut gate]);
     everything_once(world);

@@ -9,9 +9,11 @@ use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use pulsegate::config::Config;
-use pulsegate_loadtest::fleet::Fleet;
-use pulsegate_loadtest::kafka::Kafka;
-use pulsegate_loadtest::oracle::{self, Report};
+use pulsegate_loadtest::fleet::{Fleet, Made};
+use pulsegate_loadtest::kafka::{Kafka, Producer};
+use pulsegate_loadtest::oracle::{self, Keys, Report};
+use pulsegate_loadtest::replay::series::Series;
+use pulsegate_loadtest::replay::{self, Recording, Replayed, Resigner, Speed, Target};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -150,6 +152,42 @@ impl World {
         self.done(&["device", "import", file.to_str().expect("a path in UTF-8")]);
     }
 
+    /// Produces that many more events of the fleet.
+    pub fn produce(&self, fleet: &mut Fleet, records: u64) -> Made {
+        fleet
+            .produce(&self.kafka(), records, &mut |_| {})
+            .expect("produced")
+    }
+
+    /// Plays recordings into the raw topic, each as the fleet's next device. Those that count from their own beginning
+    /// begin at `start_ms`.
+    pub fn play(&self, fleet: &Fleet, recordings: Vec<Series>, start_ms: i64) -> Replayed {
+        let lines: Vec<_> = fleet.signing_lines().collect();
+        let keys = Keys::read(lines.iter().map(String::as_str)).expect("the fleet's own lines");
+        let parsed: Vec<_> = lines
+            .iter()
+            .map(|line| serde_json::from_str(line).expect("a line"))
+            .collect();
+        let audience = format!("local/{}", self.config.topics.raw);
+        let mut resigner = Resigner::new(&parsed, keys, audience, 1);
+        let recordings: Vec<_> = recordings
+            .into_iter()
+            .zip(fleet.keys())
+            .map(|(series, key)| Recording {
+                name: key.device.clone(),
+                device: key.device.clone(),
+                series,
+            })
+            .collect();
+        let producer = Producer::new(&self.kafka(), &self.config.topics.raw, "none").expect("a producer");
+        let mut target = Target::new(producer, Speed::Max, false);
+        let mut replayed = Replayed::default();
+        replay::recordings(&recordings, start_ms, &mut resigner, &mut target, &mut replayed)
+            .expect("replayed");
+        target.producer.finish().expect("delivered");
+        replayed
+    }
+
     pub fn kafka(&self) -> Kafka {
         Kafka::at(&self.config.kafka.brokers)
     }
@@ -212,7 +250,10 @@ impl World {
             gates.iter_mut().for_each(|gate| gate.expect_running());
             if begun.elapsed() > PATIENCE {
                 let logs: Vec<_> = gates.iter().map(|gate| gate.logged()).collect();
-                panic!("the group has not committed everything after {PATIENCE:?}:\n{}", logs.join("\n"));
+                panic!(
+                    "the group has not committed everything after {PATIENCE:?}:\n{}",
+                    logs.join("\n")
+                );
             }
             std::thread::sleep(LOOK);
         }

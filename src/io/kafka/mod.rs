@@ -17,6 +17,7 @@ pub mod progress;
 pub mod raw;
 pub mod settings;
 pub mod settle;
+pub mod slot;
 pub mod topics;
 pub mod watch;
 pub mod worker;

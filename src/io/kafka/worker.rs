@@ -22,6 +22,7 @@ use super::filling::{Cut, Filling, Size};
 use super::gate::Gate;
 use super::opening::{self, OpenError, Opening};
 use super::settle::{Job, SettleError, Settled, Settler, Timings};
+use super::slot::{Need, Slot};
 use crate::crypto::envelope::TooLong;
 use crate::gate::lane::Lane;
 use crate::gate::ledger::Stamp;
@@ -71,66 +72,6 @@ pub enum WorkerError {
     /// No random bytes, hence no IVs.
     #[error("the operating system gives no random bytes: {0}")]
     Random(getrandom::Error),
-}
-
-/// One assigned partition.
-pub enum Slot {
-    /// Not ours.
-    Absent,
-    /// Ours, to be opened from this instant on.
-    Closed(Instant),
-    /// Being opened; the flag cancels it.
-    Opening(Arc<AtomicBool>),
-    /// Open.
-    Open(Box<Lane>),
-    /// Open, but waiting for something of ours since a record at its position could not be decided.
-    Held {
-        /// The lane as it was before that record.
-        lane: Box<Lane>,
-        /// What it waits for.
-        need: Need,
-        /// When to look again.
-        retry_at: Instant,
-    },
-}
-
-/// What a held lane waits for.
-#[derive(Clone, Copy, Debug)]
-pub enum Need {
-    /// The vault's answer about a subject.
-    SubjectKeys,
-    /// The registry's answer about a schema id.
-    Schema(u32),
-    /// The log: the client cannot go on reading it from here, as when retention has deleted the next offset.
-    Log,
-}
-
-impl Need {
-    /// The name by which operators know it.
-    #[must_use]
-    pub fn cause(self) -> HoldCause {
-        match self {
-            Self::SubjectKeys => HoldCause::SubjectKeys,
-            Self::Schema(_) => HoldCause::SchemaRegistry,
-            Self::Log => HoldCause::Kafka,
-        }
-    }
-}
-
-impl Slot {
-    fn lane(&mut self) -> Option<&mut Lane> {
-        match self {
-            Self::Open(lane) | Self::Held { lane, .. } => Some(lane),
-            Self::Absent | Self::Closed(_) | Self::Opening(_) => None,
-        }
-    }
-
-    fn close(&mut self) {
-        if let Self::Opening(cancelled) = self {
-            cancelled.store(true, Ordering::Relaxed);
-        }
-        *self = Self::Closed(Instant::now());
-    }
 }
 
 /// The batch that is being settled.
