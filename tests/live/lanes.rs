@@ -2,11 +2,8 @@
 
 use pulsegate_loadtest::fleet::Hostile;
 use pulsegate_loadtest::oracle::Problem;
-use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
-use tokio::runtime::Handle;
 
 use crate::main_path::fleet;
 use crate::world::{World, in_a_world};
@@ -59,7 +56,7 @@ fn what_retention_deleted_unread_becomes_a_lost_range() {
         world.settle(&mut [&mut gate]);
         assert!(gate.terminate().success());
         world.produce(&mut fleet, 1_000);
-        Handle::current().block_on(delete_records(world));
+        world.delete_records(&world.config.topics.raw);
 
         let mut gate = world.gate("one");
         world.produce(&mut fleet, 500);
@@ -81,7 +78,7 @@ fn what_retention_deletes_under_a_running_gate_becomes_a_lost_range() {
         world.settle(&mut [&mut gate]);
         gate.signal("-STOP");
         world.produce(&mut fleet, 1_000);
-        Handle::current().block_on(delete_records(world));
+        world.delete_records(&world.config.topics.raw);
         gate.signal("-CONT");
         world.produce(&mut fleet, 500);
         world.settle(&mut [&mut gate]);
@@ -106,17 +103,4 @@ fn reset_offsets(world: &World) {
             .expect("a valid offset");
     }
     group.commit(&offsets, CommitMode::Sync).expect("committed");
-}
-
-async fn delete_records(world: &World) {
-    let admin: AdminClient<DefaultClientContext> = world.config.kafka.client().create().expect("a client");
-    let mut ends = TopicPartitionList::new();
-    for partition in 0..world.partitions() {
-        ends.add_partition_offset(&world.config.topics.raw, partition, Offset::End)
-            .expect("a valid offset");
-    }
-    admin
-        .delete_records(&ends, &AdminOptions::new())
-        .await
-        .expect("deleted");
 }

@@ -4,7 +4,8 @@
 use sqlx::Row as _;
 
 use crate::stored::{
-    CleanTopic, behind, count, event, everything_once, execute, in_the_findings_topic, now_ms, query,
+    CleanTopic, behind, count, event, everything_once, execute, in_the_findings_topic, in_the_table,
+    in_the_topic, now_ms, query, wait_until_stored,
 };
 use crate::world::{World, in_a_world, wait_for};
 
@@ -127,6 +128,33 @@ fn a_second_watch_takes_the_lanes_over_and_the_first_writes_no_more() {
         });
         assert!(second.terminate().success());
         assert!(first.terminate().success(), "it ends cleanly all the same");
+    });
+}
+
+/// The watch is stopped in its tracks between two records, and finds the next one gone when it goes on.
+#[test]
+fn what_retention_deletes_under_a_running_watch_is_told_and_what_is_left_is_stored() {
+    in_a_world("watch_cut", SMALL_BATCHES, |world| {
+        produce(world, 0, 10);
+        let watch = world.watch("one");
+        let before = everything_once(world);
+        watch.signal("-STOP");
+        produce(world, 10, 10);
+        world.delete_records(&world.config.topics.clean);
+        watch.signal("-CONT");
+        produce(world, 20, 10);
+        wait_until_stored(world);
+        assert!(watch.terminate().success());
+        let (left, stored) = (in_the_topic(world), in_the_table(world));
+        assert!(stored.values().all(|&times| times == 1));
+        assert!(
+            before
+                .keys()
+                .chain(left.keys())
+                .all(|origin| stored.contains_key(origin))
+        );
+        let told = "select count(*) from findings where reason like '%were deleted before they were read'";
+        assert!(count(world, "analytics", told) > 0);
     });
 }
 

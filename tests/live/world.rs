@@ -14,8 +14,11 @@ use pulsegate_loadtest::kafka::{Kafka, Producer};
 use pulsegate_loadtest::oracle::{self, Keys, Report};
 use pulsegate_loadtest::replay::series::Series;
 use pulsegate_loadtest::replay::{self, Recording, Replayed, Resigner, Speed, Target};
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
+use tokio::runtime::Handle;
 
 use crate::support::{Corner, in_a_corner};
 
@@ -157,6 +160,20 @@ impl World {
         fleet
             .produce(&self.kafka(), records, &mut |_| {})
             .expect("produced")
+    }
+
+    /// Deletes all that the topic holds, as retention would.
+    pub fn delete_records(&self, topic: &str) {
+        let admin: AdminClient<DefaultClientContext> = self.config.kafka.client().create().expect("a client");
+        let mut ends = TopicPartitionList::new();
+        for partition in 0..self.partitions() {
+            ends.add_partition_offset(topic, partition, Offset::End)
+                .expect("a valid offset");
+        }
+        let options = AdminOptions::new();
+        Handle::current()
+            .block_on(admin.delete_records(&ends, &options))
+            .expect("deleted");
     }
 
     /// Plays recordings into the raw topic, each as the fleet's next device. Those that count from their own beginning

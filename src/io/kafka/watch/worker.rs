@@ -129,13 +129,16 @@ impl<F: Feed> Worker<F> {
     pub fn run(mut self, stop: &AtomicBool) -> Result<(), WorkerError> {
         while !stop.load(Ordering::Relaxed) {
             self.serve()?;
+            if self.consumer.take_gap() {
+                self.find_out_what_is_left()?;
+            }
             self.hear(Duration::ZERO);
             self.open_lanes();
             self.hand_over(false);
             if self.is_pressed() {
                 self.hear(WRITE_STEP);
             } else {
-                self.fill();
+                self.fill()?;
             }
             self.report_lag();
         }
@@ -370,15 +373,16 @@ impl<F: Feed> Worker<F> {
     }
 
     /// Takes what was fetched.
-    fn fill(&mut self) {
+    fn fill(&mut self) -> Result<(), WorkerError> {
         let (records, patience) = self.patience();
         self.consumer.consume(&mut self.messages, records, patience);
         let messages = std::mem::replace(&mut self.messages, Messages::with_capacity(0));
+        let mut gap = false;
         for message in messages.iter() {
             let partition = message.partition();
             if let Some(error) = message.error() {
                 warn!(log = F::LOG.as_str(), lane = partition, %error, "instead of a record");
-                self.reopen(partition);
+                gap = true;
                 continue;
             }
             let (feed, rows_max) = (&self.feed, self.config.batch.rows_max);
@@ -412,12 +416,33 @@ impl<F: Feed> Worker<F> {
         }
         self.messages = messages;
         self.release_schemas();
+        if gap { self.find_out_what_is_left() } else { Ok(()) }
     }
 
-    /// Opens a lane again, whose log cannot be read on from where it is.
-    fn reopen(&mut self, partition: i32) {
-        self.finish(&[partition], REVOKE_TIME_MAX);
-        if self.slot(partition).open().is_some() {
+    /// A log has a gap where a lane wants to read on, as when retention has overtaken it; in which lane librdkafka does
+    /// not always say. Opening finds out what is left, and says what is lost.
+    fn find_out_what_is_left(&mut self) -> Result<(), WorkerError> {
+        let ours = |slot: &Slot<F>| !matches!(slot, Slot::Absent);
+        let lanes: Vec<_> = (0..)
+            .zip(&self.slots)
+            .filter(|(_, slot)| ours(slot))
+            .map(|(lane, _)| lane)
+            .collect();
+        self.reopen(&lanes);
+        // librdkafka has given up the partition, and refuses a seek in it until it is assigned anew. The group does not
+        // hear of this.
+        self.consumer.unassign(&lanes)?;
+        self.consumer.assign(&lanes)?;
+        Ok(())
+    }
+
+    /// Opens lanes again whose log cannot be read on from where they are.
+    fn reopen(&mut self, partitions: &[i32]) {
+        self.finish(partitions, REVOKE_TIME_MAX);
+        for &partition in partitions {
+            if self.slot(partition).open().is_none() {
+                continue;
+            }
             self.stop_fetching(partition);
             self.slot(partition)
                 .replace(Slot::Closed(Instant::now() + RETRY_PAUSE));
@@ -471,7 +496,7 @@ impl<F: Feed> Worker<F> {
             }
             Err(error) => {
                 warn!(log = F::LOG.as_str(), lane = partition, %error, "cannot go on yet; opening the lane again");
-                self.reopen(partition);
+                self.reopen(&[partition]);
             }
         }
     }
