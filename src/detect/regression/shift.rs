@@ -233,10 +233,8 @@ impl<'a> Shift<'a> {
     fn finding(&self, may_tell: bool) -> Finding {
         let (series, change, now) = (self.series, &self.change, self.now);
         let minute = |index: u64| {
-            let seen = self.before.iter().chain(self.after);
-            let point = usize::try_from(index)
-                .ok()
-                .and_then(|index| seen.skip(index).next());
+            let mut seen = self.before.iter().chain(self.after);
+            let point = usize::try_from(index).ok().and_then(|index| seen.nth(index));
             point.unwrap_or(&now).minute
         };
         let at_ms = |index| minute(index).saturating_mul(MINUTE_MS);
