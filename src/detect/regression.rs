@@ -1,5 +1,5 @@
-//! Regressions: what a rollout did to a metric, and where a KPI of the pipeline or the mean of a cohort is no longer what it
-//! was.
+//! Regressions: what a rollout did to a metric, and where a KPI of the pipeline or the mean of a cohort is no longer what
+//! it was.
 //!
 //! A rollout is judged by differences in differences: each device's median after it less its median before it, and of
 //! these the mean over the devices that changed their firmware less the mean over the contemporaneous controls that did
@@ -7,10 +7,10 @@
 //! after the rollout, be larger than four standard errors over both together, and stay under a false discovery rate of
 //! 1 % among all cohorts and metrics that are looked at together (Benjamini & Hochberg 1995).
 //!
-//! KPIs and cohorts are watched for changes at any time ([`shifts`]), by the online detector run over stored minutes. It is not
-//! run where readings pass: a lane sees only the devices of its partition, and the mean of a cohort is that of all of them. Over
-//! stored minutes it needs no state of its own, and every run says the same. What is watched of a cohort is its difference
-//! from the rest of its model ([`cohorts`]).
+//! KPIs and cohorts are watched for changes at any time ([`shifts`]), by the online detector run over stored minutes. It
+//! is not run where readings pass: a lane sees only the devices of its partition, and the mean of a cohort is that of all
+//! of them. Over stored minutes it needs no state of its own, and every run says the same. What is watched of a cohort is
+//! its difference from the rest of its model ([`cohorts`]).
 
 mod cohort;
 mod pipeline;

@@ -23,7 +23,8 @@
 //! | iid | 420 | 76 | 20 | 5.9 | 3.0 | 15 | 18 | 79 | 0.71 |
 //! | AR(1), φ = .6 | 2,287 | 420 | 80 | 20 | 5.2 | 35 | 35 | 125 | 0.34 |
 //!
-//! A value costs 0.6 µs (on a shared machine). The state is 1.5 KB: for cohorts and KPIs, not for each series of a million devices.
+//! A value costs 0.6 µs (on a shared machine). The state is 1.5 KB: for cohorts and KPIs, not for each series of a million
+//! devices.
 
 mod sums;
 #[cfg(test)]

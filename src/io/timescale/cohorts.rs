@@ -75,8 +75,8 @@ impl Analytics {
             .await
     }
 
-    /// What was rolled up for the minutes (since 1970) from `from` on and before `until`, over all cohorts and metrics, in order
-    /// of time.
+    /// What was rolled up for the minutes (since 1970) from `from` on and before `until`, over all cohorts and metrics, in
+    /// order of time.
     ///
     /// # Errors
     /// [`TimescaleError`].

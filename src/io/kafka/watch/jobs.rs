@@ -99,8 +99,8 @@ impl Jobs {
         }
     }
 
-    /// Computes the KPIs of what was settled since the last run; and from the rollup those of readings, from an hour before the
-    /// newest minute that has them. They are stored in the place of those that were there.
+    /// Computes the KPIs of what was settled since the last run; and from the rollup those of readings, from an hour before
+    /// the newest minute that has them. They are stored in the place of those that were there.
     async fn count(&self) -> Result<Ran, TimescaleError> {
         let operations = self.operations().await?;
         let settled = operations.compute_kpis().await?;
@@ -113,8 +113,8 @@ impl Jobs {
         Ok(Ran::Done(settled + kpis.len() as u64))
     }
 
-    /// Looks for shifts of the pipeline's KPIs and of cohorts, among the minutes before `now` that are over for long enough to be
-    /// computed no more. What one run has found the next finds again; it is stored once.
+    /// Looks for shifts of the pipeline's KPIs and of cohorts, among the minutes before `now` that are over for long enough
+    /// to be computed no more. What one run has found the next finds again; it is stored once.
     ///
     /// # Errors
     /// [`TimescaleError`]; the next run finds what this one has not stored.
