@@ -158,7 +158,7 @@ struct Shift<'a> {
 }
 
 impl<'a> Shift<'a> {
-    /// None where there is nothing before it.
+    /// None where nothing was seen since.
     fn new(series: &'a Series, change: Change, seen: &'a [Point]) -> Option<Self> {
         let (before, after) = seen.split_at_checked(usize::try_from(change.index).ok()?)?;
         Some(Self {
