@@ -9,6 +9,7 @@ mod random;
 mod score;
 mod series;
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use pulsegate::detect::changes::offline;
@@ -22,11 +23,13 @@ const SEED: u64 = 77;
 /// How far a change may be from the truth, in points.
 const MARGIN: usize = 5;
 
-/// F1 and covering, summed.
+/// F1 and covering, and how many changes were found and are true, summed.
 #[derive(Clone, Copy, Default)]
 struct Scores {
     f1: f64,
     covering: f64,
+    found: f64,
+    truth: f64,
     count: f64,
 }
 
@@ -34,12 +37,16 @@ impl Scores {
     fn add(&mut self, series: &Labelled, found: &[usize]) {
         self.f1 += score::f1(&series.changes, found, MARGIN);
         self.covering += score::covering(&series.changes, found, series.values.len());
+        self.found += found.len() as f64;
+        self.truth += series.changes.len() as f64;
         self.count += 1.0;
     }
 
     fn join(&mut self, other: &Self) {
         self.f1 += other.f1 / other.count;
         self.covering += other.covering / other.count;
+        self.found += other.found / other.count;
+        self.truth += other.truth / other.count;
         self.count += 1.0;
     }
 
@@ -54,16 +61,25 @@ fn main() {
         "{:44} {:12} {:12} {:12} longest",
         "", "changes", "segmentation", "nothing"
     );
-    let mut total = [[Scores::default(); 3]; 2];
+    let mut groups: BTreeMap<&str, [Scores; 3]> = BTreeMap::new();
     for (number, family) in (0..).zip(&FAMILIES) {
         let (scores, longest_ms) = offline_scores(number, family);
-        for (total, scores) in total[usize::from(family.held_out)].iter_mut().zip(&scores) {
+        let group = groups.entry(family.group()).or_default();
+        for (total, scores) in group.iter_mut().zip(&scores) {
             total.join(scores);
         }
         print(family.name, &scores, &format!("{longest_ms:.0} ms"));
     }
-    print("mean of the families", &total[0], "");
-    print("mean of those held out", &total[1], "");
+    println!();
+    for (group, scores) in &groups {
+        let [changes, ..] = scores;
+        let counts = format!(
+            "found {:.2} of {:.2}",
+            changes.found / changes.count,
+            changes.truth / changes.count
+        );
+        print(&format!("mean: {group}"), scores, &counts);
+    }
     println!();
     online::report();
 }

@@ -12,24 +12,17 @@ pub struct Labelled {
 pub struct Family {
     pub name: &'static str,
     pub make: fn(&mut Random) -> Labelled,
-    /// Families that no default was chosen by.
-    pub held_out: bool,
+}
+
+impl Family {
+    /// What its means are taken with: the kind of change, or those that no default was chosen by.
+    pub fn group(&self) -> &'static str {
+        self.name.split([':', ' ']).next().unwrap_or(self.name)
+    }
 }
 
 const fn family(name: &'static str, make: fn(&mut Random) -> Labelled) -> Family {
-    Family {
-        name,
-        make,
-        held_out: false,
-    }
-}
-
-const fn held_out(name: &'static str, make: fn(&mut Random) -> Labelled) -> Family {
-    Family {
-        name,
-        make,
-        held_out: true,
-    }
+    Family { name, make }
 }
 
 /// All families, in the order of the report.
@@ -199,7 +192,7 @@ pub const FAMILIES: [Family; 34] = [
         let n = r.whole(150, 1000);
         variances(r, n, 2, 0.0)
     }),
-    family("level and variance", |r| {
+    family("variance and level", |r| {
         let n = r.whole(80, 600);
         let changes = places(r, n, 1, 20);
         let level = r.sign() * r.within(3.0, 8.0);
@@ -211,11 +204,11 @@ pub const FAMILIES: [Family; 34] = [
             .collect();
         Labelled { values, changes }
     }),
-    held_out("held out: quiet, second order", |r| {
+    family("held-out: quiet, second order", |r| {
         let n = length(r);
         plain(second_order(r, n))
     }),
-    held_out("held out: quiet, growing season", |r| {
+    family("held-out: quiet, growing season", |r| {
         let (n, period) = seasonal_length(r);
         let season = season(r, period);
         let growth = r.within(0.5, 2.0) / n as f64;
@@ -224,18 +217,18 @@ pub const FAMILIES: [Family; 34] = [
         });
         plain(values)
     }),
-    held_out("held out: quiet, smooth growth", |r| {
+    family("held-out: quiet, smooth growth", |r| {
         let n = length(r);
         let (rate, noisy) = (r.within(1.0, 2.5), r.within(0.2, 1.0));
         plain(add(noise(r, n, 0.3, false), |t| {
             30.0 * (rate * t / n as f64).exp() / noisy
         }))
     }),
-    held_out("held out: level, overdispersed counts", |r| {
+    family("held-out: level, overdispersed counts", |r| {
         let (n, count) = (r.whole(80, 500), r.whole(1, 2));
         counts(r, n, count, 0.25)
     }),
-    held_out("held out: level, seasonal growth", |r| {
+    family("held-out: level, seasonal growth", |r| {
         let (n, period) = seasonal_length(r);
         let season = season(r, period);
         let at = r.whole(n / 5, 4 * n / 5);
@@ -248,7 +241,7 @@ pub const FAMILIES: [Family; 34] = [
             changes: vec![at],
         }
     }),
-    held_out("held out: level, moving average noise", |r| {
+    family("held-out: level, moving average noise", |r| {
         let (n, count) = (r.whole(80, 600), r.whole(1, 3));
         let changes = places(r, n, count, 15);
         let means = piecewise(r, n, &changes, (4.0, 9.0));
@@ -258,7 +251,7 @@ pub const FAMILIES: [Family; 34] = [
             .collect();
         Labelled { values, changes }
     }),
-    held_out("held out: crash and recovery", |r| {
+    family("held-out: crash and recovery", |r| {
         let n = r.whole(60, 300);
         let (at, size, pace) = (
             r.whole(n / 4, n / 2),

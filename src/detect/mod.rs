@@ -8,6 +8,7 @@ pub mod anomaly;
 pub mod changes;
 pub mod clean;
 pub mod finding;
+pub mod kpi;
 pub mod lane;
 pub mod quality;
 pub mod reading;

@@ -149,10 +149,21 @@ pub struct DeviceMedian {
     pub readings: u32,
 }
 
-/// One minute of one metric of one cohort.
-#[derive(Clone, Debug, PartialEq)]
+/// The readings that were measured in one minute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FleetMinute {
     /// The minute, since 1970.
+    pub minute: i64,
+    /// All of them.
+    pub readings: u64,
+    /// The good ones.
+    pub good: u64,
+}
+
+/// A few minutes of one metric of one cohort.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CohortWindow {
+    /// The first minute, since 1970.
     pub minute: i64,
     /// The metric's name.
     pub metric: String,
@@ -160,12 +171,12 @@ pub struct FleetMinute {
     pub firmware: String,
     /// Their model.
     pub model: String,
-    /// All readings, and the good ones.
-    pub readings: u64,
-    /// The good ones: plausible, and small enough to be added up.
+    /// The good readings: plausible, and small enough to be added up.
     pub good: u64,
-    /// The sum of the good ones; their mean is `total / good`.
+    /// Their sum.
     pub total: f64,
+    /// The sum of the squares of what they differ by from the mean of their minute.
+    pub squares: f64,
 }
 
 #[cfg(test)]

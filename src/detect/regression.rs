@@ -1,12 +1,20 @@
-//! Regressions: what a rollout did to a metric, and where a KPI of the pipeline is no longer what it was.
+//! Regressions: what a rollout did to a metric, and where a KPI of the pipeline or the mean of a cohort is no longer what
+//! it was.
 //!
 //! A rollout is judged by differences in differences: each device's median after it less its median before it, and of
 //! these the mean over the devices that changed their firmware less the mean over the contemporaneous controls that did
 //! not. What the world did to both falls out. Welch's test says how far that is from nothing; it has to hold on both days
 //! after the rollout, be larger than four standard errors over both together, and stay under a false discovery rate of
 //! 1 % among all cohorts and metrics that are looked at together (Benjamini & Hochberg 1995).
+//!
+//! KPIs and cohorts are watched for changes at any time ([`shifts`]), by the online detector run over stored minutes. It
+//! is not run where readings pass: a lane sees only the devices of its partition, and the mean of a cohort is that of all
+//! of them. Over stored minutes it needs no state of its own, and every run says the same. What is watched of a cohort is
+//! its difference from the rest of its model ([`cohorts`]).
 
-mod kpi;
+mod cohort;
+mod pipeline;
+mod shift;
 mod statistics;
 #[cfg(test)]
 mod tests;
@@ -18,7 +26,9 @@ use super::anomaly::Direction;
 use super::finding::{ChangeDetail, Cohort, Finding, FindingId, Kind, Origin, Severity};
 use super::reading::{DeviceMedian, Rollout, Token};
 
-pub use kpi::{Point, Series, shifts};
+pub use cohort::cohorts;
+pub use pipeline::{Stored, pipeline};
+pub use shift::{Known, MODEL as SHIFT_MODEL, Point, Series, Size, news, shifts};
 
 /// The version of the method, in every finding it makes.
 pub const MODEL: &str = "regression-1";

@@ -46,6 +46,8 @@ pub enum Log {
     Clean,
     /// The ledger.
     Ledger,
+    /// The ledger once more, by whoever counts it.
+    Kpis,
 }
 
 impl Log {
@@ -56,6 +58,7 @@ impl Log {
             Self::Raw => "raw",
             Self::Clean => "clean",
             Self::Ledger => "ledger",
+            Self::Kpis => "kpis",
         }
     }
 
@@ -63,7 +66,7 @@ impl Log {
     fn lane(self, partition: i32) -> String {
         match self {
             Self::Raw => partition.to_string(),
-            Self::Clean | Self::Ledger => format!("{}/{partition}", self.as_str()),
+            Self::Clean | Self::Ledger | Self::Kpis => format!("{}/{partition}", self.as_str()),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Clean to stored, end to end.
 
+use std::collections::BTreeMap;
+
 use pulsegate_loadtest::fleet::Hostile;
 use serde_json::{Value, json};
 use sqlx::Row as _;
@@ -45,12 +47,48 @@ fn everything_that_a_gate_lets_through_is_stored_once_and_audited() {
         let (_, metrics) = watch.get("/metrics").expect("metrics");
         for line in [
             "pulsegate_timescale_edition{edition=\"apache\"} 1",
-            "pulsegate_workers_joined 3",
+            "pulsegate_workers_joined 4",
             "pulsegate_sink_rows_count{database=\"analytics\"}",
+            "pulsegate_sink_rows_count{database=\"operations\"}",
         ] {
             assert!(metrics.contains(line), "{line} is not in\n{metrics}");
         }
         assert!(gate.terminate().success() && watch.terminate().success());
+
+        // What the ledger says became of the records is counted, once whichever watch does it, and the next watch's first
+        // run of the job makes KPIs of it.
+        let watch = world.watch("two");
+        let report = world.judged_good(&fleet);
+        let records = report.total.records as i64;
+        wait_for("the KPIs", || {
+            let throughput =
+                "select coalesce(sum(value), 0)::bigint from kpi_minute where kpi = 'throughput'";
+            count(world, "operations", throughput) >= records
+        });
+        let settled = "select outcome, sum(records)::bigint from settled_minute group by 1";
+        let settled: BTreeMap<String, i64> = query(world, "operations", settled)
+            .iter()
+            .map(|row| (row.get(0), row.get(1)))
+            .collect();
+        let entries = "select key, sum(value::bigint)::bigint
+            from audit_entry, jsonb_each_text(convert_from(entry, 'UTF8')::jsonb -> 'outcomes') group by 1";
+        let told: BTreeMap<String, i64> = query(world, "audit", entries)
+            .iter()
+            .map(|row| (row.get(0), row.get(1)))
+            .collect();
+        assert_eq!(settled, told);
+        assert_eq!(settled.values().sum::<i64>(), records);
+        assert!(settled.len() > 5, "clean, and several reasons: {settled:?}");
+        let rejected = "select round(sum(value * records))::bigint from kpi_minute where kpi = 'reject_rate'";
+        let not_rejected = ["clean", "duplicate"].map(|outcome| settled.get(outcome).copied().unwrap_or(0));
+        assert_eq!(
+            count(world, "operations", rejected),
+            records - not_rejected.iter().sum::<i64>()
+        );
+        let slow =
+            "select count(*) from kpi_minute where kpi = 'latency_seconds' and not value between 0 and 600";
+        assert_eq!(count(world, "operations", slow), 0);
+        assert!(watch.terminate().success());
     });
 }
 

@@ -9,4 +9,5 @@ mod editions;
 mod faults;
 mod fixture;
 mod jobs;
+mod kpis;
 mod sink;

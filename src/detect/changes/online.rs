@@ -15,7 +15,16 @@
 //! What differs is looked for again among the last 64 values one by one, for its exact place, and is no change when one
 //! value makes the whole difference. A drift that is found soon is mostly told as a step.
 //!
-//! The state is 1.5 KB: for cohorts and KPIs, not for each series of a million devices.
+//! The mean delay in points, with 1,000 known before it, and false alarms in 10,000 points (`cargo bench --bench changes`, 300
+//! runs censored at 3,000):
+//!
+//! | | .25 σ | .5 σ | 1 σ | 2 σ | 4 σ | spread ×2 | spread ÷3 | drift of .01 σ | alarms |
+//! |---|---|---|---|---|---|---|---|---|---|
+//! | iid | 420 | 76 | 20 | 5.9 | 3.0 | 15 | 18 | 79 | 0.71 |
+//! | AR(1), φ = .6 | 2,287 | 420 | 80 | 20 | 5.2 | 35 | 35 | 125 | 0.34 |
+//!
+//! A value costs 0.6 µs (on a shared machine). The state is 1.5 KB: for cohorts and KPIs, not for each series of a million
+//! devices.
 
 mod sums;
 #[cfg(test)]
@@ -46,7 +55,7 @@ const FLOOR: f64 = 1e-9;
 const RECENT: usize = 64;
 /// What must be left of the threshold without the window's most extreme value.
 const LEFT: f64 = 0.7;
-const LAYOUT: u8 = 1;
+const LAYOUT: u8 = 2;
 
 /// The last values less the offset; the newest stands before `next`.
 #[derive(Clone, Debug, PartialEq)]
@@ -84,6 +93,8 @@ pub struct ChangeDetector {
     index: u64,
     /// Missing values within the regime are not in its times; the index of its start is that of its first value.
     start: u64,
+    /// What the threshold is higher by because other series are watched as well.
+    raised: f64,
     /// What is taken from each value before it is summed: the regime's first one.
     offset: f64,
     last: f64,
@@ -103,12 +114,22 @@ struct Candidate {
 
 impl ChangeDetector {
     /// Bytes of [`Self::to_bytes`].
-    pub const BYTES: usize = 1 + 8 * (5 + RECENT + Sums::WORDS * (1 + 2 * SCALES));
+    pub const BYTES: usize = 1 + 8 * (6 + RECENT + Sums::WORDS * (1 + 2 * SCALES));
 
     /// A detector that has seen nothing.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A detector for one of so many series that are watched together: its threshold is higher by what makes all of them
+    /// together alarm as seldom as one alone.
+    #[must_use]
+    pub fn among(series: usize) -> Self {
+        Self {
+            raised: 2.0 * (series.max(1) as f64).ln(),
+            ..Self::default()
+        }
     }
 
     /// Takes the next value. After a change the new regime begins where the change was. A value that is not finite is
@@ -129,6 +150,10 @@ impl ChangeDetector {
         let change = self.change(&best, index);
         self.restart(&best, change.index);
         Some(change)
+    }
+
+    fn threshold(&self) -> f64 {
+        THRESHOLD + self.raised
     }
 
     fn add(&mut self, raw: f64) {
@@ -167,7 +192,7 @@ impl ChangeDetector {
             if after.count < WINDOW_MIN {
                 continue;
             }
-            let Some((statistic, kind)) = compare(before, &after, self.offset) else {
+            let Some((statistic, kind)) = compare(before, &after, self.offset, self.threshold()) else {
                 continue;
             };
             if best.as_ref().is_none_or(|best| statistic > best.statistic) && !self.is_spike(before, &after) {
@@ -204,7 +229,8 @@ impl ChangeDetector {
         };
         let level = without(1).powi(2) / rest / variance;
         let spread = without(2) / variance - rest;
-        level < LEFT * THRESHOLD && spread.abs() < LEFT * THRESHOLD
+        let left = LEFT * self.threshold();
+        level < left && spread.abs() < left
     }
 
     /// The same change with its place among the last values, when it is there.
@@ -231,7 +257,7 @@ impl ChangeDetector {
             if window.count < 2.0 {
                 continue;
             }
-            if let Some((statistic, kind)) = compare(&before, &window, self.offset)
+            if let Some((statistic, kind)) = compare(&before, &window, self.offset, self.threshold())
                 && statistic > best.statistic
             {
                 best = Candidate {
@@ -295,6 +321,7 @@ impl ChangeDetector {
         let head = [
             self.index,
             self.start,
+            self.raised.to_bits(),
             self.offset.to_bits(),
             self.last.to_bits(),
             self.recent.next,
@@ -323,6 +350,7 @@ impl ChangeDetector {
         let mut read = Self {
             index: words.next()?,
             start: words.next()?,
+            raised: f64::from_bits(words.next()?),
             offset: f64::from_bits(words.next()?),
             last: f64::from_bits(words.next()?),
             recent: Recent {
@@ -373,7 +401,7 @@ fn hinge(before: &Sums, after: &Sums) -> f64 {
 }
 
 /// The largest of the three statistics that reaches the threshold, and what it says has changed.
-fn compare(before: &Sums, after: &Sums, offset: f64) -> Option<(f64, ChangeKind)> {
+fn compare(before: &Sums, after: &Sums, offset: f64, threshold: f64) -> Option<(f64, ChangeKind)> {
     let (past, n) = (before.count, after.count);
     let least = floor(before, offset).powi(2);
     // After a constant every other value is infinitely surprising; a regime is what has settled again.
@@ -388,7 +416,7 @@ fn compare(before: &Sums, after: &Sums, offset: f64) -> Option<(f64, ChangeKind)
     let slope = hinge(before, after).powi(2) * squares / (1.0 + times * times / squares / past) / inflated;
     // An unknown variance makes a t of what would be normal; its likelihood ratio grows by the logarithm.
     let grown = |squared: f64| {
-        if squared > THRESHOLD {
+        if squared > threshold {
             past * (squared / past).ln_1p()
         } else {
             0.0
@@ -398,7 +426,7 @@ fn compare(before: &Sums, after: &Sums, offset: f64) -> Option<(f64, ChangeKind)
     let slope = (if n >= SLOPE_MIN { grown(slope) } else { 0.0 }, ChangeKind::Slope);
     // Values that are not independent say less about their spread, too.
     let spread = if n >= SPREAD_MIN {
-        spread(before, after, variance, least)
+        spread(before, after, variance, least, threshold)
     } else {
         0.0
     };
@@ -409,16 +437,16 @@ fn compare(before: &Sums, after: &Sums, offset: f64) -> Option<(f64, ChangeKind)
     let most = [slope, spread]
         .into_iter()
         .fold(level, |most, other| if other.0 > most.0 { other } else { most });
-    (most.0 > THRESHOLD).then_some(most)
+    (most.0 > threshold).then_some(most)
 }
 
 /// Twice the logarithm of the likelihood ratio of two variances against one.
-fn spread(before: &Sums, after: &Sums, variance: f64, least: f64) -> f64 {
+fn spread(before: &Sums, after: &Sums, variance: f64, least: f64, threshold: f64) -> f64 {
     let (past, n) = (before.count - 1.0, after.count - 1.0);
     let own = (after.variance() * after.count / n).max(least);
     // r − 1 − ln r ≤ (r − 1)² / min(r, 1) tells without a logarithm when it can't be enough.
     let r = own / variance;
-    if n * (r - 1.0).powi(2) <= THRESHOLD * r.min(1.0) {
+    if n * (r - 1.0).powi(2) <= threshold * r.min(1.0) {
         return 0.0;
     }
     let pooled = (past * variance + n * own) / (past + n);

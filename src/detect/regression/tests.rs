@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::detect::reading::CohortWindow;
 
 /// Normal numbers, the same everywhere.
 struct Normal(u64);
@@ -132,51 +133,76 @@ fn a_broken_device_does_not_speak_for_its_cohort() {
     assert_eq!(assess(&[(rollout("2.1"), rows)]), []);
 }
 
+const FIRST_DAY: i64 = 20_000;
+
+/// Minutes of days, of a thousand records each.
 fn minutes(days: i64, value: impl Fn(i64) -> f64) -> Vec<Point> {
     (0..days * 1_440)
         .map(|minute| Point {
-            minute: 20_000 * 1_440 + minute,
+            minute: FIRST_DAY * 1_440 + minute,
             value: value(minute),
+            records: 1_000,
         })
         .collect()
 }
 
-fn rejects(points: &[Point]) -> Series<'_> {
-    Series {
-        name: "reject_rate",
-        label: "stale",
-        unit: "%",
-        worse: Direction::Above,
-        points,
-    }
+fn noise(minute: i64) -> f64 {
+    Normal(minute.unsigned_abs()).next()
+}
+
+fn kpi(kpi: &str, label: &str, points: &[Point]) -> Vec<Series> {
+    pipeline(vec![Stored {
+        kpi: kpi.to_owned(),
+        label: label.to_owned(),
+        points: points.to_vec(),
+    }])
+}
+
+fn rejects(points: &[Point]) -> Vec<Series> {
+    kpi("reject_rate", "stale", points)
+}
+
+fn after(from: i64, minute: i64, step: f64) -> f64 {
+    if minute >= from { step } else { 0.0 }
 }
 
 #[test]
 fn a_kpi_that_gets_worse_is_found_once_whenever_the_job_runs() {
-    let noise = |minute: i64| Normal(minute.unsigned_abs()).next();
     let from = 2 * 1_440 + 300;
     let points = minutes(3, |minute| {
-        5.0 + noise(minute) + if minute >= from { 3.0 } else { 0.0 }
+        0.05 + 0.01 * noise(minute) + after(from, minute, 0.03)
     });
     let whole = shifts(&rejects(&points));
     assert_eq!(whole.len(), 1, "{whole:?}");
     let finding = &whole[0];
     assert_eq!(
-        (finding.series.as_str(), finding.notify),
-        ("kpi/reject_rate/stale", true)
+        (
+            finding.series.as_str(),
+            finding.metric.as_str(),
+            finding.kind,
+            finding.notify
+        ),
+        ("kpi/reject_rate/stale", "reject_rate", Kind::Regression, true)
     );
     let change = finding.change.as_ref().expect("a change");
-    let truth = (20_000 * 1_440 + from) * 60_000;
+    let truth = (FIRST_DAY * 1_440 + from) * 60_000;
     assert!((finding.time_ms - truth).abs() <= 5 * 60_000 && finding.detected_ms - truth <= 15 * 60_000);
-    assert!((change.before - 5.0).abs() < 0.5 && change.after > 6.5);
-    let end = usize::try_from(from).expect("small") + 20;
-    assert_eq!(
-        shifts(&rejects(&points[..end])),
-        whole,
-        "an earlier run says the same"
-    );
+    assert!((change.before - 0.05).abs() < 0.005 && change.after > 0.065);
+    for later in [20, 60, 500] {
+        let end = usize::try_from(from + later).expect("small");
+        assert_eq!(
+            shifts(&rejects(&points[..end])),
+            whole,
+            "{later} minutes after it the same is said"
+        );
+    }
+    // The next day it is yesterday's.
+    let next = &minutes(4, |minute| {
+        0.05 + 0.01 * noise(minute) + after(from, minute, 0.03)
+    })[1_440..];
+    assert_eq!(shifts(&rejects(next)), whole);
     let better = minutes(3, |minute| {
-        5.0 + noise(minute) - if minute >= from { 3.0 } else { 0.0 }
+        0.05 + 0.01 * noise(minute) - after(from, minute, 0.03)
     });
     let better = shifts(&rejects(&better));
     assert!(
@@ -186,11 +212,200 @@ fn a_kpi_that_gets_worse_is_found_once_whenever_the_job_runs() {
 }
 
 #[test]
-fn what_changed_before_yesterday_is_old_news() {
-    let noise = |minute: i64| Normal(minute.unsigned_abs()).next();
-    let points = minutes(3, |minute| noise(minute) + if minute >= 700 { 5.0 } else { 0.0 });
-    assert_eq!(shifts(&rejects(&points)), []);
-    assert_eq!(shifts(&rejects(&[])), []);
+fn what_is_old_young_small_or_thin_is_left_alone() {
+    let from = 2 * 1_440 + 300;
+    let jump = minutes(3, |minute| {
+        0.05 + 0.01 * noise(minute) + after(from, minute, 0.05)
+    });
+    assert_eq!(shifts(&rejects(&jump)).len(), 1);
+    let old = minutes(3, |minute| 0.05 + 0.01 * noise(minute) + after(700, minute, 0.05));
+    let small = minutes(3, |minute| {
+        (1.0 + noise(minute) / 10.0 + after(from, minute, 4.0)) / 1e4
+    });
+    let rare = minutes(3, |minute| if minute % 97 == 0 { 0.001 } else { 0.0 });
+    let thin: Vec<Point> = jump
+        .iter()
+        .map(|point| Point {
+            records: 29,
+            ..*point
+        })
+        .collect();
+    let cases = [
+        ("it changed before yesterday", old.as_slice()),
+        ("the series is not a day old", &jump[1_000 + 1_440..]),
+        ("five times as much of next to nothing", &small),
+        ("one of a thousand now and then", &rare),
+        ("too few records", &thin),
+        ("nothing", &[]),
+    ];
+    for (case, points) in cases {
+        assert_eq!(shifts(&rejects(points)), [], "{case}");
+    }
+    assert_eq!(kpi("readings", "", &jump), [], "what nobody judges");
+}
+
+#[test]
+fn the_rhythm_of_the_day_is_told_to_nobody_and_a_stop_is() {
+    let is_night = |minute: i64| !(360..1_320).contains(&minute.rem_euclid(1_440));
+    let level = |minute| if is_night(minute) { 500.0 } else { 1_000.0 } + 10.0 * noise(minute);
+    let points = minutes(3, level);
+    let throughput = |points: &[Point]| shifts(&kpi("throughput", "", points));
+    let rhythm = throughput(&points);
+    assert!(rhythm.len() >= 3, "two mornings and an evening: {rhythm:?}");
+    for finding in &rhythm {
+        assert!(!finding.notify, "{finding:?}");
+        assert!(
+            finding.change.as_ref().expect("a change").of != "level"
+                || finding.reason.ends_with(", as on the day before"),
+            "{}",
+            finding.reason
+        );
+    }
+    // From noon on nothing is settled for an hour: there are no rows.
+    let noon = (FIRST_DAY + 2) * 1_440 + 720;
+    let mut stopped = points;
+    stopped.retain(|point| !(noon..noon + 60).contains(&point.minute));
+    let told: Vec<_> = throughput(&stopped)
+        .into_iter()
+        .filter(|finding| finding.notify)
+        .collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!((told[0].time_ms - noon * 60_000).abs() <= 5 * 60_000, "{told:?}");
+    assert_eq!((told[0].direction, told[0].value), (Direction::Below, Some(0.0)));
+}
+
+#[test]
+fn a_kpi_that_keeps_shifting_is_told_three_times_a_day() {
+    let points = minutes(3, |minute| {
+        let steps = (minute - 2 * 1_440).max(0) / 100;
+        0.05 + 0.01 * noise(minute) + 0.05 * steps as f64
+    });
+    let found = shifts(&rejects(&points));
+    assert!(found.len() > 6, "{} found", found.len());
+    assert_eq!(found.iter().filter(|finding| finding.notify).count(), 3);
+}
+
+/// What one series alone alarms at once in 10,000 points, many together do not either.
+#[test]
+fn quiet_series_are_quiet_together() {
+    for phi in [0.0, 0.6] {
+        let series: Vec<Series> = (0..40)
+            .flat_map(|seed| {
+                let (mut normal, mut last) = (Normal(seed), 0.0);
+                let mut points = minutes(3, |_| 0.0);
+                for point in &mut points {
+                    last = phi * last + f64::sqrt(1.0 - phi * phi) * normal.next();
+                    point.value = 0.5 + 0.05 * last;
+                }
+                rejects(&points)
+            })
+            .collect();
+        let found = shifts(&series);
+        assert!(
+            found.len() <= 2,
+            "φ {phi}: {} alarms in 40 series of two days",
+            found.len()
+        );
+    }
+}
+
+#[test]
+fn a_shift_that_moves_by_minutes_stays_one() {
+    let from = 2 * 1_440 + 300;
+    let jump = |from: i64| {
+        let points = minutes(3, |minute| {
+            0.05 + 0.01 * noise(minute) + after(from, minute, 0.03)
+        });
+        shifts(&rejects(&points))
+    };
+    let (found, moved) = (jump(from), jump(from + 1));
+    assert!(
+        found.len() == 1 && moved.len() == 1 && found[0].id != moved[0].id,
+        "{found:?}\n{moved:?}"
+    );
+    let known: Vec<Known> = news(found.clone(), vec![]).iter().map(Known::of).collect();
+    assert_eq!(known.len(), 1);
+    assert_eq!(news(moved.clone(), known.clone()), [], "it is known");
+    let elsewhere = Known {
+        series: "kpi/reject_rate/misrouted".to_owned(),
+        ..known[0].clone()
+    };
+    assert_eq!(news(moved, vec![elsewhere]).len(), 1, "another series");
+    let earlier = Known {
+        time_ms: known[0].time_ms - 3_600_000,
+        between_ms: (known[0].time_ms - 3_600_000, known[0].time_ms - 3_000_000),
+        ..known[0].clone()
+    };
+    assert_eq!(news(found, vec![earlier]).len(), 1, "another shift");
+}
+
+/// Five-minute windows of two cohorts of one model, whose heart rates follow the hour, and that differ by `step` from
+/// `from` (a minute) on.
+fn cohort_windows(from: i64, step: f64, good: impl Fn(i64) -> u64) -> Vec<CohortWindow> {
+    let mut normal = Normal(5);
+    let mut windows = Vec::new();
+    for minute in (0..3 * 1_440).step_by(5) {
+        let hour = 10.0 * (minute as f64 / 1_440.0 * std::f64::consts::TAU).sin();
+        for (firmware, good, step) in [("1", 4_000, 0.0), ("2", good(minute), after(from, minute, step))] {
+            let mean = 65.0 + hour + step + 12.0 * normal.next() / f64::sqrt(good as f64);
+            windows.push(CohortWindow {
+                minute: FIRST_DAY * 1_440 + minute,
+                metric: "heart_rate".to_owned(),
+                firmware: firmware.to_owned(),
+                model: "band".to_owned(),
+                good,
+                total: mean * good as f64,
+                squares: 144.0 * good as f64,
+            });
+        }
+    }
+    windows
+}
+
+fn known(name: &str) -> Option<&'static str> {
+    (name == "heart_rate").then_some("/min")
+}
+
+#[test]
+fn a_cohort_that_leaves_the_rest_of_its_model_is_found_whatever_the_hour_does_to_both() {
+    let from = 2 * 1_440 + 300;
+    let found = shifts(&cohorts(&cohort_windows(from, 2.0, |_| 1_000), known));
+    assert_eq!(found.len(), 1, "{found:?}");
+    let finding = &found[0];
+    let truth = (FIRST_DAY * 1_440 + from) * 60_000;
+    assert_eq!(finding.series, "cohort firmware=2 model=band/heart_rate");
+    assert!((finding.time_ms - truth).abs() <= 15 * 60_000 && finding.detected_ms - truth <= 60 * 60_000);
+    assert_eq!(
+        (finding.direction, finding.unit.as_str(), finding.notify),
+        (Direction::Above, "/min", true)
+    );
+    let change = finding.change.as_ref().expect("a change");
+    assert!(
+        change.before.abs() < 0.3 && (change.after - 2.0).abs() < 0.6,
+        "{change:?}"
+    );
+}
+
+#[test]
+fn what_is_no_change_of_a_cohort_is_not_found() {
+    let from = 2 * 1_440 + 300;
+    let of = |windows: &[CohortWindow]| shifts(&cohorts(windows, known));
+    assert_eq!(of(&cohort_windows(from, 0.0, |_| 1_000)), [], "the world alone");
+    assert_eq!(of(&cohort_windows(from, 1.0, |_| 1_000)), [], "less than matters");
+    assert_eq!(of(&cohort_windows(from, 9.0, |_| 29)), [], "too few readings");
+    let mut alone = cohort_windows(from, 9.0, |_| 1_000);
+    alone.retain(|window| window.firmware == "2");
+    assert_eq!(of(&alone), [], "nothing to compare it with");
+    let mut unknown = cohort_windows(from, 9.0, |_| 1_000);
+    unknown
+        .iter_mut()
+        .for_each(|window| window.metric = "x".to_owned());
+    assert_eq!(of(&unknown), [], "nobody knows the metric");
+    // Half of the others come to it when it changes: those may be what differs.
+    let joined = of(&cohort_windows(from, 2.0, |minute| {
+        if minute < from { 1_000 } else { 2_500 }
+    }));
+    assert!(joined.len() == 1 && !joined[0].notify, "{joined:?}");
 }
 
 proptest! {
@@ -214,7 +429,8 @@ proptest! {
 
     #[test]
     fn any_points_are_taken(values in proptest::collection::vec((any::<i64>(), proptest::num::f64::ANY), 0..200)) {
-        let points: Vec<Point> = values.into_iter().map(|(minute, value)| Point { minute, value }).collect();
+        let point = |(minute, value)| Point { minute, value, records: 1_000 };
+        let points: Vec<Point> = values.into_iter().map(point).collect();
         for finding in shifts(&rejects(&points)) {
             prop_assert!(!finding.json().is_empty());
         }

@@ -6,8 +6,11 @@ use sqlx::{Connection, PgConnection, Row};
 use super::analytics::ANALYTICS;
 use super::{Analytics, TimescaleError, findings};
 use crate::detect::finding::Finding;
-use crate::detect::reading::{DeviceMedian, FleetMinute, Rollout, Token};
+use crate::detect::reading::{CohortWindow, DeviceMedian, FleetMinute, Rollout, Token};
+use crate::detect::regression::{self, Known};
 
+/// Minutes that are one value of a cohort's series: devices that report every few minutes are in each of them.
+const WINDOW_MINUTES: i64 = 5;
 /// Good readings that the median of a day has to rest on.
 const DAY_READINGS_MIN: i64 = 20;
 
@@ -72,7 +75,8 @@ impl Analytics {
             .await
     }
 
-    /// What was rolled up for the minutes (since 1970) from `from` on and before `until`, in order of time.
+    /// What was rolled up for the minutes (since 1970) from `from` on and before `until`, over all cohorts and metrics, in
+    /// order of time.
     ///
     /// # Errors
     /// [`TimescaleError`].
@@ -81,26 +85,89 @@ impl Analytics {
         self.pool
             .ask(action, async move |connection| {
                 let rows = sqlx::query(
-                    "select (extract(epoch from minute) / 60)::bigint, metric, firmware, model, readings, good,
-                            coalesce(total, 0)
+                    "select (extract(epoch from minute) / 60)::bigint, sum(readings)::bigint, sum(good)::bigint
                      from fleet_minute where minute >= to_timestamp($1 * 60.0) and minute < to_timestamp($2 * 60.0)
-                     order by minute, metric, firmware, model",
+                     group by minute order by minute",
                 )
                 .bind(from)
                 .bind(until)
                 .fetch_all(connection)
                 .await
                 .map_err(failed(action))?;
-                rows.iter().map(fleet_minute).collect::<Result<_, _>>().map_err(failed(action))
+                rows.iter()
+                    .map(fleet_minute)
+                    .collect::<Result<_, _>>()
+                    .map_err(failed(action))
             })
             .await
     }
 
-    /// Stores what a job has found; what is stored already is passed over, so a job may run twice.
+    /// What cohorts measured in windows of five minutes, over the minutes (since 1970) from `from` on and before `until` (of
+    /// which only whole windows count), in order of time. Of the cohorts (firmware, model, metric) with the most readings, at most `cohorts_max`; devices that do
+    /// not say what they run are in none.
+    ///
+    /// # Errors
+    /// [`TimescaleError`].
+    pub async fn cohort_windows(
+        &self,
+        from: i64,
+        until: i64,
+        cohorts_max: u32,
+    ) -> Result<Vec<CohortWindow>, TimescaleError> {
+        let action = "reading the rollup of cohorts";
+        let time_max = self.job_time_max;
+        self.pool
+            .ask_for(time_max, action, async move |connection| {
+                let mut transaction = connection.begin().await.map_err(failed(action))?;
+                limit_time(&mut transaction, time_max.as_millis())
+                    .await
+                    .map_err(failed(action))?;
+                let rows = sqlx::query(COHORT_WINDOWS)
+                    .bind(from)
+                    .bind(until - until.rem_euclid(WINDOW_MINUTES))
+                    .bind(i64::from(cohorts_max))
+                    .bind(WINDOW_MINUTES)
+                    .fetch_all(&mut *transaction)
+                    .await
+                    .map_err(failed(action))?;
+                transaction.commit().await.map_err(failed(action))?;
+                rows.iter()
+                    .map(cohort_window)
+                    .collect::<Result<_, _>>()
+                    .map_err(failed(action))
+            })
+            .await
+    }
+
+    /// The shifts ([`regression::shifts`]) since `from_ms` that are stored.
+    ///
+    /// # Errors
+    /// [`TimescaleError`].
+    pub async fn known_shifts(&self, from_ms: i64) -> Result<Vec<Known>, TimescaleError> {
+        let action = "reading shifts";
+        self.pool
+            .ask(action, async move |connection| {
+                let rows = sqlx::query(
+                    "select series, (document->>'time_ms')::bigint, (document->'change'->>'earliest_ms')::bigint,
+                            (document->'change'->>'latest_ms')::bigint
+                     from findings where model = $1 and time >= to_timestamp($2 / 1000.0)",
+                )
+                .bind(regression::SHIFT_MODEL)
+                .bind(from_ms)
+                .fetch_all(connection)
+                .await
+                .map_err(failed(action))?;
+                rows.iter().map(known).collect::<Result<_, _>>().map_err(failed(action))
+            })
+            .await
+    }
+
+    /// Stores what a job has found; what is stored already is passed over, so a job may run twice. Returns how many
+    /// are new.
     ///
     /// # Errors
     /// [`TimescaleError`]; nothing is stored then.
-    pub async fn store_findings(&self, found: &[Finding]) -> Result<(), TimescaleError> {
+    pub async fn store_findings(&self, found: &[Finding]) -> Result<u64, TimescaleError> {
         let action = "storing findings";
         self.pool
             .ask(action, async move |connection| {
@@ -152,16 +219,35 @@ where r.time >= to_timestamp($3 / 1000.0) - interval '1 day' and r.time < to_tim
   and r.quality = 0 and abs(r.value) <= 1e100
 group by 1, 2, 3, 4, 5 having count(*) >= $5";
 
+const COHORT_WINDOWS: &str = "
+with minutes as (
+    select (extract(epoch from minute) / 60)::bigint / $4 * $4 as first, metric, firmware, model, good, total, deviation
+    from fleet_minute
+    where minute >= to_timestamp($1 * 60.0) and minute < to_timestamp($2 * 60.0) and firmware <> '' and good > 0
+), largest as (
+    select metric, firmware, model from minutes
+    group by 1, 2, 3 order by sum(good) desc, metric, firmware, model limit $3
+)
+select first, metric, firmware, model, sum(good)::bigint, sum(total), sum(good * deviation * deviation)
+from minutes join largest using (metric, firmware, model)
+group by 1, 2, 3, 4 order by 1, 2, 3, 4";
+
+/// The server's own limit, for the rest of the transaction.
+async fn limit_time(connection: &mut PgConnection, time_max_ms: u128) -> Result<(), sqlx::Error> {
+    sqlx::query("select set_config('statement_timeout', $1, true), set_config('plan_cache_mode', 'force_custom_plan', true)")
+        .bind(time_max_ms.to_string())
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
 async fn device_medians(
     connection: &mut PgConnection,
     rollout: &Rollout,
     devices_max: u32,
     time_max_ms: u128,
 ) -> Result<Vec<PgRow>, sqlx::Error> {
-    sqlx::query("select set_config('statement_timeout', $1, true), set_config('plan_cache_mode', 'force_custom_plan', true)")
-        .bind(time_max_ms.to_string())
-        .execute(&mut *connection)
-        .await?;
+    limit_time(connection, time_max_ms).await?;
     sqlx::query(DEVICE_MEDIANS)
         .bind(&rollout.firmware)
         .bind(&rollout.model)
@@ -205,11 +291,27 @@ fn median(row: &PgRow) -> Result<Option<DeviceMedian>, sqlx::Error> {
 fn fleet_minute(row: &PgRow) -> Result<FleetMinute, sqlx::Error> {
     Ok(FleetMinute {
         minute: row.try_get(0)?,
+        readings: row.try_get::<i64, _>(1)?.cast_unsigned(),
+        good: row.try_get::<i64, _>(2)?.cast_unsigned(),
+    })
+}
+
+fn cohort_window(row: &PgRow) -> Result<CohortWindow, sqlx::Error> {
+    Ok(CohortWindow {
+        minute: row.try_get(0)?,
         metric: row.try_get(1)?,
         firmware: row.try_get(2)?,
         model: row.try_get(3)?,
-        readings: row.try_get::<i64, _>(4)?.cast_unsigned(),
-        good: row.try_get::<i64, _>(5)?.cast_unsigned(),
-        total: row.try_get(6)?,
+        good: row.try_get::<i64, _>(4)?.cast_unsigned(),
+        total: row.try_get(5)?,
+        squares: row.try_get(6)?,
+    })
+}
+
+fn known(row: &PgRow) -> Result<Known, sqlx::Error> {
+    Ok(Known {
+        series: row.try_get(0)?,
+        time_ms: row.try_get(1)?,
+        between_ms: (row.try_get(2)?, row.try_get(3)?),
     })
 }

@@ -31,8 +31,8 @@ with given as (
 )
 insert into outbox (id, key, document) select id, series, convert_to(document::text, 'UTF8') from stored";
 
-/// Stores what is not stored yet, and puts that into the outbox.
-pub(super) async fn store(connection: &mut PgConnection, findings: &[Finding]) -> Result<(), sqlx::Error> {
+/// Stores what is not stored yet, and puts that into the outbox. Returns how many those are.
+pub(super) async fn store(connection: &mut PgConnection, findings: &[Finding]) -> Result<u64, sqlx::Error> {
     let documents: Vec<String> = findings.iter().map(document).collect();
     let times: Vec<i64> = findings
         .iter()
@@ -43,7 +43,7 @@ pub(super) async fn store(connection: &mut PgConnection, findings: &[Finding]) -
         .bind(times)
         .execute(connection)
         .await
-        .map(drop)
+        .map(|done| done.rows_affected())
 }
 
 /// The finding's JSON. PostgreSQL can't hold a NUL in a text, so a name with one is cleaned first: a finding that the

@@ -16,6 +16,7 @@ mod outbox;
 mod pool;
 mod rows;
 pub mod schema;
+mod settled;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -25,11 +26,13 @@ pub use self::account::Found;
 pub use self::analytics::{Analytics, Batch, Claim, Snapshot};
 pub use self::edition::Edition;
 pub use self::jobs::{JobLock, Ran};
-pub use self::operations::{JobRun, Kpi, Operations};
+pub use self::operations::{JobRun, Operations};
 pub use self::outbox::{OutboxBatch, OutboxRow};
 pub use self::pool::PoolStatistics;
 pub(in crate::io) use self::pool::{Pool, Who};
+pub use self::settled::SettledBatch;
 use crate::config::{Check, Secret};
+pub use crate::detect::kpi::Kpi;
 pub use crate::detect::reading::{DeviceVersion, Metric, Name, Reading, Token, Version};
 use crate::io::topology::databases::check_url;
 

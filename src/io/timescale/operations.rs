@@ -1,29 +1,17 @@
 //! The operations database as the watch sees it: KPIs of the pipeline, and how its jobs fared.
 
-use sqlx::PgConnection;
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use super::pool::{Pool, Who};
 use super::{PoolStatistics, TimescaleError};
 use crate::config::Config;
+use crate::detect::kpi::Kpi;
+use crate::detect::regression::{Point, Stored};
 
-const OPERATIONS: &str = "operations";
-/// Jobs come one after another, and a second connection is for whoever asks beside them.
+pub(super) const OPERATIONS: &str = "operations";
+/// Jobs come one after another, lanes count what they have settled now and then, and one more is for whoever asks.
 const CONNECTIONS: (u32, u32) = (0, 4);
-
-/// One KPI of one minute.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Kpi {
-    /// The minute, since 1970.
-    pub minute: i64,
-    /// Which KPI, such as `reject_rate`.
-    pub name: &'static str,
-    /// Of what, such as a reason; empty where it is of everything.
-    pub label: String,
-    /// The value. Not a number is not stored.
-    pub value: f64,
-    /// How many records or readings it stands for.
-    pub records: u64,
-}
 
 /// The last run of a job.
 #[derive(Clone, Debug)]
@@ -43,7 +31,7 @@ pub struct JobRun<'a> {
 /// The operations database.
 #[derive(Clone)]
 pub struct Operations {
-    pool: Pool,
+    pub(super) pool: Pool,
     rollups_days: u32,
 }
 
@@ -88,6 +76,43 @@ impl Operations {
         .await
     }
 
+    /// The KPIs of the minutes (since 1970) from `from` on and before `until`, each in order of time.
+    ///
+    /// # Errors
+    /// [`TimescaleError`].
+    pub async fn kpis(&self, from: i64, until: i64) -> Result<Vec<Stored>, TimescaleError> {
+        self.ask("reading KPIs", async move |connection| {
+            let rows = sqlx::query(
+                "select kpi, label, array_agg((extract(epoch from minute) / 60)::bigint order by minute),
+                        array_agg(value order by minute), array_agg(records order by minute)
+                 from kpi_minute where minute >= to_timestamp($1 * 60.0) and minute < to_timestamp($2 * 60.0)
+                 group by kpi, label order by kpi, label",
+            )
+            .bind(from)
+            .bind(until)
+            .fetch_all(connection)
+            .await?;
+            rows.iter().map(stored).collect()
+        })
+        .await
+    }
+
+    /// The newest minute (since 1970) that a KPI is stored for.
+    ///
+    /// # Errors
+    /// [`TimescaleError`].
+    pub async fn newest(&self, kpi: &str) -> Result<Option<i64>, TimescaleError> {
+        self.ask("looking for the newest KPI", async move |connection| {
+            sqlx::query_scalar(
+                "select (extract(epoch from max(minute)) / 60)::bigint from kpi_minute where kpi = $1 and label = ''",
+            )
+            .bind(kpi)
+            .fetch_one(connection)
+            .await
+        })
+        .await
+    }
+
     /// Notes how a job fared.
     ///
     /// # Errors
@@ -99,18 +124,24 @@ impl Operations {
         .await
     }
 
-    /// Removes KPIs that are older than they are to be kept; returns how many.
+    /// Removes KPIs, and what they were counted from, that are older than they are to be kept; returns how many rows.
     ///
     /// # Errors
     /// [`TimescaleError`].
     pub async fn drop_old(&self) -> Result<u64, TimescaleError> {
         let days = i32::try_from(self.rollups_days).unwrap_or(i32::MAX);
         self.ask("dropping old KPIs", async move |connection| {
-            sqlx::query("delete from kpi_minute where minute < now() - make_interval(days => $1)")
-                .bind(days)
-                .execute(connection)
-                .await
-                .map(|done| done.rows_affected())
+            let mut removed = 0;
+            for table in ["kpi_minute", "settled_minute"] {
+                let statement =
+                    format!("delete from {table} where minute < now() - make_interval(days => $1)");
+                let done = sqlx::query(AssertSqlSafe(statement))
+                    .bind(days)
+                    .execute(&mut *connection)
+                    .await?;
+                removed += done.rows_affected();
+            }
+            Ok(removed)
         })
         .await
     }
@@ -130,7 +161,22 @@ impl Operations {
     }
 }
 
-async fn store_kpis(connection: &mut PgConnection, kpis: &[Kpi]) -> Result<(), sqlx::Error> {
+fn stored(row: &PgRow) -> Result<Stored, sqlx::Error> {
+    let (minutes, values, records): (Vec<i64>, Vec<f64>, Vec<i64>) =
+        (row.try_get(2)?, row.try_get(3)?, row.try_get(4)?);
+    let point = |((minute, value), records): ((i64, f64), i64)| Point {
+        minute,
+        value,
+        records: records.max(0).cast_unsigned(),
+    };
+    Ok(Stored {
+        kpi: row.try_get(0)?,
+        label: row.try_get(1)?,
+        points: minutes.into_iter().zip(values).zip(records).map(point).collect(),
+    })
+}
+
+pub(super) async fn store_kpis(connection: &mut PgConnection, kpis: &[Kpi]) -> Result<(), sqlx::Error> {
     let known: Vec<&Kpi> = kpis.iter().filter(|kpi| !kpi.value.is_nan()).collect();
     let records = |kpi: &&Kpi| i64::try_from(kpi.records).unwrap_or(i64::MAX);
     sqlx::query(

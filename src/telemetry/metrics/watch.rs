@@ -27,6 +27,7 @@ pub struct WatchMetrics {
     series_of: Mutex<BTreeMap<i32, u32>>,
     analytics: Sink,
     audit: Sink,
+    operations: Sink,
     visible: Histogram,
     editions: Vec<Gauge>,
     audit_entries: Counter,
@@ -44,13 +45,21 @@ pub enum Job {
     Retention,
     /// KPIs of the pipeline.
     Kpis,
-    /// Cohorts after a rollout, and KPIs against their past.
+    /// Cohorts after a rollout.
     Regressions,
+    /// KPIs and cohorts against their own past.
+    Shifts,
 }
 
 impl Job {
     /// Every job.
-    pub const ALL: [Self; 4] = [Self::Rollup, Self::Retention, Self::Kpis, Self::Regressions];
+    pub const ALL: [Self; 5] = [
+        Self::Rollup,
+        Self::Retention,
+        Self::Kpis,
+        Self::Regressions,
+        Self::Shifts,
+    ];
 
     /// The name in metrics and in the table of jobs.
     #[must_use]
@@ -60,6 +69,7 @@ impl Job {
             Self::Retention => "retention",
             Self::Kpis => "kpis",
             Self::Regressions => "regressions",
+            Self::Shifts => "shifts",
         }
     }
 }
@@ -117,6 +127,7 @@ impl WatchMetrics {
             series_of: Mutex::default(),
             analytics: Sink::new(recorder, "analytics"),
             audit: Sink::new(recorder, "audit"),
+            operations: Sink::new(recorder, "operations"),
             visible: histogram(recorder, Metric::VisibleDuration, &[]),
             editions: editions.collect(),
             audit_entries: counter(recorder, Metric::AuditEntries, &[]),
@@ -176,6 +187,12 @@ impl WatchMetrics {
         self.audit.duration.record(took.as_secs_f64());
     }
 
+    /// A batch of counts for KPIs is stored.
+    pub fn counted(&self, counts: usize, took: Duration) {
+        self.operations.rows.record(counts as f64);
+        self.operations.duration.record(took.as_secs_f64());
+    }
+
     /// The heads of so many lanes were signed.
     pub fn checkpoints(&self, signed: usize) {
         self.checkpoints.increment(signed as u64);
@@ -208,5 +225,10 @@ impl WatchMetrics {
     /// How the audit database's pool is used.
     pub fn audit_pool(&self, statistics: PoolStatistics) {
         self.audit.pool(statistics);
+    }
+
+    /// How the operations database's pool is used.
+    pub fn operations_pool(&self, statistics: PoolStatistics) {
+        self.operations.pool(statistics);
     }
 }

@@ -12,12 +12,12 @@ use crate::detect::{alert, lane, quality};
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// What the names of the consumer groups begin with; one is for the clean topic and one for the ledger. Default:
-    /// `pulsegate-watch`.
+    /// What the names of the consumer groups begin with; one is for the clean topic and two are for the ledger.
+    /// Default: `pulsegate-watch`.
     pub group: String,
     /// This process among the group's, part of its clients' names. Default: empty, which takes the host's name.
     pub instance: String,
-    /// Worker threads for the clean topic, each with its own consumer. The ledger has one more. Default: 2.
+    /// Worker threads for the clean topic, each with its own consumer. The ledger has two more. Default: 2.
     pub workers: usize,
     /// What one write to a database may hold.
     pub batch: Batch,

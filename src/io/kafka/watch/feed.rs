@@ -1,5 +1,5 @@
 //! What is done with the records of one topic: how a lane of it is opened, what is taken from a record, and where the
-//! result is written. There are two: [`super::clean`] and [`super::ledger`].
+//! result is written. There are three: [`super::clean`], [`super::ledger`] and [`super::kpis`].
 
 use std::future::Future;
 use std::sync::Arc;

@@ -1,29 +1,39 @@
 //! What has to be done now and then over the databases. Any number of watches may run these jobs: an advisory lock in the
 //! database lets one at a time, so a job runs once wherever it runs.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::{OnceCell, watch};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, interval_at};
 use tracing::{debug, warn};
 
 use crate::config::Config;
-use crate::detect::reading::FleetMinute;
-use crate::detect::regression;
-use crate::io::timescale::{Analytics, JobRun, Kpi, Operations, Ran, TimescaleError};
+use crate::detect::finding::Finding;
+use crate::detect::quality::Metrics as MetricsTable;
+use crate::detect::{kpi, regression};
+use crate::io::timescale::{Analytics, JobRun, Operations, Ran, TimescaleError};
 use crate::telemetry::metrics::{Job, Metrics, Service};
 
 /// How often minutes are rolled up.
 const ROLLUP_INTERVAL: Duration = Duration::from_secs(20);
 /// How often what is old is dropped.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(3_600);
-/// How often KPIs are computed, and how many minutes back: what comes late is counted late.
+/// How often KPIs are computed, and for how many minutes those of readings are computed again: what comes late is counted
+/// late.
 const KPI_INTERVAL: Duration = Duration::from_secs(60);
 const KPI_MINUTES: i64 = 60;
+
+/// How often KPIs and cohorts are looked at for shifts; the first time once this process had the time to catch up with what
+/// came while none was there.
+const SHIFT_INTERVAL: Duration = Duration::from_secs(600);
+/// The days that are judged, and the day before them.
+const SHIFT_DAYS: i64 = 3;
+/// Cohorts (firmware, model, metric) that are looked at, the largest first.
+const COHORTS_MAX: u32 = 500;
+const DAY_MINUTES: i64 = 1_440;
 
 /// How often rollouts are judged, how many days back, and after how many days: two of them have to be over.
 const REGRESSION_INTERVAL: Duration = Duration::from_secs(3_600);
@@ -32,11 +42,14 @@ const ROLLOUT_OVER_DAYS: i64 = 2;
 /// The devices of a rollout worth judging, and the most that are compared on either side.
 const ROLLOUT_DEVICES_MIN: u32 = 20;
 const ROLLOUT_DEVICES_MAX: u32 = 5_000;
-const DAY_MS: i64 = 24 * 3_600_000;
+const MINUTE_MS: i64 = 60_000;
+const DAY_MS: i64 = DAY_MINUTES * MINUTE_MS;
 
 /// The jobs of one process.
 pub struct Jobs {
     sink: Analytics,
+    /// What metrics mean.
+    table: MetricsTable,
     config: Config,
     /// Connected when it is first needed: the jobs do their work without it, and nothing waits for it.
     operations: OnceCell<Operations>,
@@ -46,9 +59,10 @@ pub struct Jobs {
 impl Jobs {
     /// Jobs over `sink`.
     #[must_use]
-    pub fn new(sink: Analytics, config: &Config, metrics: Arc<Metrics>) -> Self {
+    pub fn new(sink: Analytics, table: MetricsTable, config: &Config, metrics: Arc<Metrics>) -> Self {
         Self {
             sink,
+            table,
             config: config.clone(),
             operations: OnceCell::new(),
             metrics,
@@ -57,13 +71,18 @@ impl Jobs {
 
     /// Runs them until the process stops.
     pub async fn run(self, mut stopped: watch::Receiver<bool>) {
-        let every = |period| {
-            let mut ticks = interval(period);
+        let (mut rollup, mut retention) = (interval(ROLLUP_INTERVAL), interval(RETENTION_INTERVAL));
+        let (mut kpis, mut regressions) = (interval(KPI_INTERVAL), interval(REGRESSION_INTERVAL));
+        let mut shifts = interval_at((Instant::now() + SHIFT_INTERVAL).into(), SHIFT_INTERVAL);
+        for ticks in [
+            &mut rollup,
+            &mut retention,
+            &mut kpis,
+            &mut regressions,
+            &mut shifts,
+        ] {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            ticks
-        };
-        let (mut rollup, mut retention) = (every(ROLLUP_INTERVAL), every(RETENTION_INTERVAL));
-        let (mut kpis, mut regressions) = (every(KPI_INTERVAL), every(REGRESSION_INTERVAL));
+        }
         loop {
             // A job that is under way when the process stops is rolled back, and runs again elsewhere.
             tokio::select! {
@@ -71,6 +90,7 @@ impl Jobs {
                 _ = rollup.tick() => self.one(Job::Rollup, self.sink.roll_up()).await,
                 _ = kpis.tick() => self.one(Job::Kpis, self.count()).await,
                 _ = regressions.tick() => self.one(Job::Regressions, self.judge_rollouts()).await,
+                _ = shifts.tick() => self.one(Job::Shifts, self.judge_shifts(Timestamp::now())).await,
                 _ = retention.tick() => self.one(Job::Retention, self.drop_old()).await,
             }
         }
@@ -79,13 +99,48 @@ impl Jobs {
         }
     }
 
-    /// Computes the KPIs of the last minutes from the rollup, and stores them in the place of those that were there.
+    /// Computes the KPIs of what was settled since the last run; and from the rollup those of readings, from an hour before
+    /// the newest minute that has them. They are stored in the place of those that were there.
     async fn count(&self) -> Result<Ran, TimescaleError> {
-        let now = Timestamp::now().as_second().div_euclid(60);
-        let minutes = self.sink.fleet_minutes(now - KPI_MINUTES, now).await?;
-        let kpis = kpis_of(&minutes);
-        self.operations().await?.store_kpis(&kpis).await?;
-        Ok(Ran::Done(kpis.len() as u64))
+        let operations = self.operations().await?;
+        let settled = operations.compute_kpis().await?;
+        let now = minute_of(Timestamp::now());
+        let newest = operations.newest(kpi::READINGS).await?.unwrap_or(0).min(now);
+        let from = (newest - KPI_MINUTES).max(now - SHIFT_DAYS * DAY_MINUTES);
+        let minutes = self.sink.fleet_minutes(from, now).await?;
+        let kpis = kpi::of_readings(&minutes);
+        operations.store_kpis(&kpis).await?;
+        Ok(Ran::Done(settled + kpis.len() as u64))
+    }
+
+    /// Looks for shifts of the pipeline's KPIs and of cohorts, among the minutes before `now` that are over for long enough
+    /// to be computed no more. What one run has found the next finds again; it is stored once.
+    ///
+    /// # Errors
+    /// [`TimescaleError`]; the next run finds what this one has not stored.
+    pub async fn judge_shifts(&self, now: Timestamp) -> Result<Ran, TimescaleError> {
+        let Some(_lock) = self.sink.lock(Job::Shifts.as_str()).await? else {
+            return Ok(Ran::Elsewhere);
+        };
+        let until = minute_of(now) - KPI_MINUTES;
+        let from = ((until - 1).div_euclid(DAY_MINUTES) + 1 - SHIFT_DAYS) * DAY_MINUTES;
+        let kpis = self.operations().await?.kpis(from, until).await?;
+        let windows = self.sink.cohort_windows(from, until, COHORTS_MAX).await?;
+        let unit = |name: &str| {
+            let index = self.table.find(name)?;
+            self.table
+                .get(index)
+                .map(|described| described.metric.unit.as_str())
+        };
+        let mut found = regression::shifts(&regression::pipeline(kpis));
+        found.extend(regression::shifts(&regression::cohorts(&windows, unit)));
+        let known = self.sink.known_shifts(from * MINUTE_MS).await?;
+        self.store(&regression::news(found, known)).await
+    }
+
+    async fn store(&self, found: &[Finding]) -> Result<Ran, TimescaleError> {
+        let stored = self.sink.store_findings(found).await?;
+        Ok(Ran::Done(stored))
     }
 
     /// Judges the rollouts of the last days together. One that was judged before gives the same finding, which is stored
@@ -105,9 +160,7 @@ impl Jobs {
             let medians = self.sink.device_medians(&rollout, ROLLOUT_DEVICES_MAX).await?;
             judged.push((rollout, medians));
         }
-        let found = regression::assess(&judged);
-        self.sink.store_findings(&found).await?;
-        Ok(Ran::Done(found.len() as u64))
+        self.store(&regression::assess(&judged)).await
     }
 
     async fn drop_old(&self) -> Result<Ran, TimescaleError> {
@@ -160,62 +213,6 @@ impl Jobs {
     }
 }
 
-/// Throughput and quality of each minute: how many readings there were, and which part of them was good.
-fn kpis_of(minutes: &[FleetMinute]) -> Vec<Kpi> {
-    let mut sums: BTreeMap<i64, (u64, u64)> = BTreeMap::new();
-    for minute in minutes {
-        let (readings, good) = sums.entry(minute.minute).or_default();
-        *readings += minute.readings;
-        *good += minute.good;
-    }
-    let of = |(minute, (readings, good)): (i64, (u64, u64))| {
-        let kpi = |name, value| Kpi {
-            minute,
-            name,
-            label: String::new(),
-            value,
-            records: readings,
-        };
-        [
-            kpi("readings", readings as f64),
-            kpi("quality_rate", good as f64 / readings.max(1) as f64),
-        ]
-    };
-    sums.into_iter().flat_map(of).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_minute_is_counted_over_all_cohorts_and_metrics() {
-        let minute = |minute, metric: &str, readings, good| FleetMinute {
-            minute,
-            metric: metric.to_owned(),
-            firmware: "1".to_owned(),
-            model: "band".to_owned(),
-            readings,
-            good,
-            total: 0.0,
-        };
-        let kpis = kpis_of(&[
-            minute(7, "a", 30, 10),
-            minute(7, "b", 10, 10),
-            minute(8, "a", 5, 5),
-        ]);
-        let told: Vec<_> = kpis
-            .iter()
-            .map(|kpi| (kpi.minute, kpi.name, kpi.value, kpi.records))
-            .collect();
-        assert_eq!(
-            told,
-            [
-                (7, "readings", 40.0, 40),
-                (7, "quality_rate", 0.5, 40),
-                (8, "readings", 5.0, 5),
-                (8, "quality_rate", 1.0, 5)
-            ]
-        );
-    }
+fn minute_of(time: Timestamp) -> i64 {
+    time.as_second().div_euclid(60)
 }

@@ -1,11 +1,13 @@
-//! The watch: the clean topic into the analytics database, the ledger into the audit database.
+//! The watch: the clean topic into the analytics database, the ledger into the audit database, and what the ledger counts
+//! into the operations database.
 //!
 //! ```text
 //! clean  ─▶ worker (lanes: decode, judge, score) ─▶ write ─▶ pulsegate_analytics ─▶ relay ─▶ findings
 //! ledger ─▶ worker ─────────────────────────────── write ─▶ pulsegate_audit
+//!        └▶ worker (counts by minute and outcome) ─ write ─▶ pulsegate_operations
 //! ```
 //!
-//! Each topic has consumers, workers and a database of its own, so that one of them can be away without the other noticing.
+//! Each database has consumers, workers and offsets of its own, so that one of them can be away without the other noticing.
 //! Exactly once comes from the databases: a batch and the offset after it are one transaction, and a lane is read on from
 //! the offset that its database has.
 
@@ -13,6 +15,7 @@ pub mod clean;
 pub mod config;
 pub mod feed;
 pub mod jobs;
+pub mod kpis;
 mod lane;
 pub mod ledger;
 pub mod log;

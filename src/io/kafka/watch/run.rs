@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use super::clean::{CleanFeed, Knowledge};
 use super::feed::Feed;
 use super::jobs::Jobs;
+use super::kpis::KpiFeed;
 use super::ledger::LedgerFeed;
 use super::log::Log;
 use super::relay::Relay;
@@ -32,12 +33,14 @@ use crate::io::audit::{AuditError, AuditLog};
 use crate::io::kafka::topics;
 use crate::io::registry::Registry;
 use crate::io::schemas::Schemas;
-use crate::io::timescale::{Analytics, TimescaleError};
+use crate::io::timescale::{Analytics, Operations, TimescaleError};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::{Metrics, Service};
 
 /// The longest pause between two tries to connect.
 const CONNECT_PAUSE_MAX: Duration = Duration::from_secs(10);
+/// For how long a batch of counts is gathered: lanes add to the same few rows, and nobody looks at a minute before it is over.
+const KPI_BATCH_TIME_MS: u64 = 5_000;
 /// How often the state of the pools is looked at.
 const POOL_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -80,11 +83,11 @@ impl Watch {
     /// How many workers a watch of this configuration has, for [`Health::new`].
     #[must_use]
     pub const fn workers(config: &Config) -> usize {
-        config.watch.workers + 1
+        config.watch.workers + 2
     }
 
-    /// Reads schemas and metrics, asks Kafka about the topics, and starts both halves. A database that does not answer is
-    /// waited for by its half alone.
+    /// Reads schemas and metrics, asks Kafka about the topics, and starts all parts. A database that does not answer is
+    /// waited for by its part alone.
     ///
     /// # Errors
     ///
@@ -110,6 +113,7 @@ impl Watch {
         let mut tasks = JoinSet::new();
         tasks.spawn(run_clean(Arc::clone(&shared), knowledge));
         tasks.spawn(run_ledger(Arc::clone(&shared)));
+        tasks.spawn(run_kpis(Arc::clone(&shared)));
         Ok(Self {
             shared,
             ended,
@@ -180,7 +184,7 @@ fn metrics_table(config: &Config) -> Result<MetricsTable, Failure> {
     MetricsTable::parse(&text).map_err(|error| refused(error.to_string()))
 }
 
-/// The clean topic's half: from the first connection to its last worker's end.
+/// The clean topic's part: from the first connection to its last worker's end.
 async fn run_clean(shared: Arc<Shared>, knowledge: Knowledge) {
     let connect = || async { Analytics::connect(&shared.config).await };
     let passes = |error: &TimescaleError| matches!(error, TimescaleError::Unreachable { .. });
@@ -188,6 +192,7 @@ async fn run_clean(shared: Arc<Shared>, knowledge: Knowledge) {
         return;
     };
     shared.metrics.watch.edition(sink.edition());
+    let table = knowledge.rules.metrics.clone();
     let feed = Arc::new(CleanFeed::new(
         &shared.config.topics.clean,
         &shared.watch,
@@ -212,18 +217,23 @@ async fn run_clean(shared: Arc<Shared>, knowledge: Knowledge) {
             return;
         }
     };
-    let jobs = Jobs::new(feed.sink().clone(), &shared.config, Arc::clone(&shared.metrics));
+    let jobs = Jobs::new(
+        feed.sink().clone(),
+        table,
+        &shared.config,
+        Arc::clone(&shared.metrics),
+    );
     let jobs = tokio::spawn(jobs.run(shared.stopped.clone()));
     let workers = 0..shared.watch.workers;
     let look = || shared.metrics.watch.analytics_pool(feed.sink().pool());
-    shared.run(&feed, "analytics", workers, look).await;
+    shared.run(&feed, "analytics", workers, &shared.watch, look).await;
     // It hears of the stop by itself; what it leaves in the outbox is relayed at the next start.
     let _ = tokio::task::spawn_blocking(move || relay.join()).await;
     let _ = jobs.await;
     feed.sink().close().await;
 }
 
-/// The ledger's half.
+/// The audit log's part.
 async fn run_ledger(shared: Arc<Shared>) {
     let connect = || async { AuditLog::connect(&shared.config).await };
     let passes =
@@ -240,8 +250,38 @@ async fn run_ledger(shared: Arc<Shared>) {
     let signing = tokio::spawn(sign(Arc::clone(&shared), Arc::clone(&sink)));
     let worker = shared.watch.workers;
     let look = || shared.metrics.watch.audit_pool(sink.pool());
-    shared.run(&feed, "audit", worker..worker + 1, look).await;
+    shared
+        .run(&feed, "audit", worker..worker + 1, &shared.watch, look)
+        .await;
     signing.abort();
+    sink.close().await;
+}
+
+/// The part that counts the ledger for KPIs.
+async fn run_kpis(shared: Arc<Shared>) {
+    let connect = || async { Operations::connect(&shared.config).await };
+    let passes = |error: &TimescaleError| matches!(error, TimescaleError::Unreachable { .. });
+    let Some(sink) = shared.connected(Service::Operations, connect, passes).await else {
+        return;
+    };
+    let feed = KpiFeed::new(
+        &shared.config.topics.ledger,
+        sink.clone(),
+        Arc::clone(&shared.metrics),
+    );
+    let mut settings = super::Config::clone(&shared.watch);
+    settings.batch.time_max_ms = KPI_BATCH_TIME_MS;
+    let worker = shared.watch.workers + 1;
+    let look = || shared.metrics.watch.operations_pool(sink.pool());
+    shared
+        .run(
+            &Arc::new(feed),
+            "operations",
+            worker..worker + 1,
+            &Arc::new(settings),
+            look,
+        )
+        .await;
     sink.close().await;
 }
 
@@ -289,12 +329,13 @@ impl Shared {
         }
     }
 
-    /// Runs the workers of one half until the last has ended.
+    /// Runs the workers of one part until the last has ended.
     async fn run<F: Feed>(
         &self,
         feed: &Arc<F>,
-        half: &str,
+        part: &str,
         workers: std::ops::Range<usize>,
+        settings: &Arc<super::Config>,
         look: impl Fn(),
     ) {
         let (outbox, mut ended) = mpsc::unbounded_channel();
@@ -305,9 +346,9 @@ impl Shared {
                 .and_then(|log| {
                     let setup = Setup {
                         feed: Arc::clone(feed),
-                        config: Arc::clone(&self.watch),
+                        config: Arc::clone(settings),
                         health: self.health.worker_of(index, F::LOG),
-                        client: self.client(half, index),
+                        client: self.client(part, index),
                         log,
                         runtime: Handle::current(),
                     };
@@ -317,7 +358,7 @@ impl Shared {
                         // Nobody listens any more when the process is ending.
                         let _ = outbox.send(result.map_err(Problem::from));
                     };
-                    let spawned = thread::Builder::new().name(format!("{half}-{index}")).spawn(run);
+                    let spawned = thread::Builder::new().name(format!("{part}-{index}")).spawn(run);
                     spawned.map(drop).map_err(Problem::Thread)
                 });
             if let Err(problem) = started {
@@ -338,12 +379,12 @@ impl Shared {
                 },
             }
         }
-        info!(half, "stored what was read");
+        info!(part, "stored what was read");
     }
 
     /// The consumer of one worker.
-    fn client(&self, half: &str, index: usize) -> ClientConfig {
-        let group = format!("{}-{half}", self.watch.group);
+    fn client(&self, part: &str, index: usize) -> ClientConfig {
+        let group = format!("{}-{part}", self.watch.group);
         let instance = if self.watch.instance.is_empty() {
             &self.host
         } else {

@@ -1,0 +1,102 @@
+//! The ledger once more, counted minute by minute into the operations database: what KPIs of the pipeline are computed from.
+//!
+//! It is read a second time rather than written twice: the audit log must not wait for a database of KPIs, and neither may
+//! lose or repeat a record when the other is away.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::feed::{Feed, NeedsSchema, OpenFault, Opened, Stretch, Taken};
+use crate::detect::kpi::Settled;
+use crate::io::timescale::offsets::Step;
+use crate::io::timescale::{Operations, SettledBatch, WriteError};
+use crate::telemetry::health::{HoldCause, Log};
+use crate::telemetry::metrics::{Metrics, Service};
+
+/// The ledger and where its counts go.
+pub struct KpiFeed {
+    topic: String,
+    sink: Operations,
+    metrics: Arc<Metrics>,
+}
+
+impl KpiFeed {
+    /// Counts `topic` into `sink`.
+    #[must_use]
+    pub fn new(topic: &str, sink: Operations, metrics: Arc<Metrics>) -> Self {
+        Self {
+            topic: topic.to_owned(),
+            sink,
+            metrics,
+        }
+    }
+}
+
+impl Feed for KpiFeed {
+    /// Each ledger record says by itself what it counts.
+    type Lane = ();
+    type Batch = Settled;
+
+    const LOG: Log = Log::Kpis;
+
+    fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    async fn open(&self, partition: i32, low: i64) -> Result<Opened<()>, OpenFault> {
+        let position = self.sink.claim(&self.topic, partition).await.map_err(|error| {
+            self.metrics.failed(Service::Operations);
+            OpenFault {
+                cause: HoldCause::Database,
+                reason: error.to_string(),
+            }
+        })?;
+        Ok(Opened {
+            lane: (),
+            epoch: position.epoch,
+            stored: position.next,
+            position: position.next.unwrap_or(low).max(low),
+        })
+    }
+
+    fn take(&self, (): &mut (), record: &Taken<'_>, batch: &mut Settled) -> Result<(), NeedsSchema> {
+        batch.add(record.value, record.append_ms);
+        Ok(())
+    }
+
+    fn rows(batch: &Settled) -> usize {
+        batch.len()
+    }
+
+    fn clear(batch: &mut Settled) {
+        batch.clear();
+    }
+
+    fn seal(&self, (): &mut (), _next: i64, _batch: &mut Settled) {}
+
+    async fn write(&self, stretch: Stretch, batch: &Settled) -> Result<(), WriteError> {
+        let step = Step {
+            topic: &self.topic,
+            partition: stretch.partition,
+            epoch: stretch.epoch,
+            expected: stretch.expected,
+            next: stretch.next,
+        };
+        let begun = Instant::now();
+        let counted = self.sink.count(&SettledBatch { step, settled: batch }).await;
+        match &counted {
+            Ok(()) => self.metrics.watch.counted(batch.len(), begun.elapsed()),
+            Err(WriteError::Fenced { .. }) => {}
+            Err(_) => self.metrics.failed(Service::Operations),
+        }
+        counted
+    }
+
+    fn knows(&self, _id: u32) -> bool {
+        true
+    }
+
+    fn resolve(self: &Arc<Self>, _id: u32) {}
+
+    fn release(&self, _partition: i32) {}
+}

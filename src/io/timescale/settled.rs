@@ -1,0 +1,158 @@
+//! The sink for what the gate settled: counts of the ledger's records, each exactly once, and the KPIs that follow from them.
+
+use sqlx::{Connection, PgConnection, Row};
+
+use super::offsets::{self, Position, Step, Stepped};
+use super::operations::{OPERATIONS, store_kpis};
+use super::{Operations, TimescaleError, WriteError};
+use crate::detect::kpi::{Count, Settled};
+use crate::gate::outcome::Outcome;
+
+/// Minutes whose KPIs are computed in one run; what is left waits for the next.
+const MINUTES_MAX: i64 = 1_440;
+
+/// What a stretch of one partition of the ledger came to.
+#[derive(Clone, Copy, Debug)]
+pub struct SettledBatch<'a> {
+    /// The step of the partition.
+    pub step: Step<'a>,
+    /// What was settled.
+    pub settled: &'a Settled,
+}
+
+fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> TimescaleError + Copy {
+    move |error| TimescaleError::new(OPERATIONS, action, &error)
+}
+
+impl Operations {
+    /// Claims a partition of the ledger topic: whoever counted it before counts no more of it.
+    ///
+    /// # Errors
+    /// [`TimescaleError`].
+    pub async fn claim(&self, topic: &str, partition: i32) -> Result<Position, TimescaleError> {
+        let action = "claiming a partition of the ledger";
+        self.pool
+            .ask(action, async |connection| {
+                offsets::claim(connection, topic, partition)
+                    .await
+                    .map_err(failed(action))
+            })
+            .await
+    }
+
+    /// Adds a batch to the minutes, all of it or nothing. After a failure the same batch may be given again: if the one before
+    /// was stored after all, this is noticed and counts as done.
+    ///
+    /// # Errors
+    /// [`WriteError`]; nothing of the batch is stored by this call.
+    pub async fn count(&self, batch: &SettledBatch<'_>) -> Result<(), WriteError> {
+        let action = "counting what was settled";
+        self.pool
+            .ask(action, async |connection| {
+                count(connection, batch, failed(action)).await
+            })
+            .await
+    }
+
+    /// Computes the KPIs of the minutes that something has come to since they were last computed; returns how many KPIs. A
+    /// minute is computed from all of its counts, so what comes late is counted late and nothing is counted twice. Two
+    /// processes that do this at once take turns.
+    ///
+    /// # Errors
+    /// [`TimescaleError`]; the minutes then wait for the next run.
+    pub async fn compute_kpis(&self) -> Result<u64, TimescaleError> {
+        let action = "computing KPIs";
+        self.pool
+            .ask(action, async |connection| {
+                let mut transaction = connection.begin().await.map_err(failed(action))?;
+                let kpis = compute_kpis(&mut transaction).await.map_err(failed(action))?;
+                transaction.commit().await.map_err(failed(action))?;
+                Ok(kpis)
+            })
+            .await
+    }
+}
+
+async fn count(
+    connection: &mut PgConnection,
+    batch: &SettledBatch<'_>,
+    fault: impl Fn(sqlx::Error) -> TimescaleError,
+) -> Result<(), WriteError> {
+    let mut transaction = connection.begin().await.map_err(&fault)?;
+    // First, because of its lock: what follows is done by the one who may.
+    let stepped = offsets::step(&mut transaction, &batch.step)
+        .await
+        .map_err(&fault)?;
+    offsets::verdict(OPERATIONS, &batch.step, stepped)?;
+    if stepped != Stepped::Taken {
+        return transaction.rollback().await.map_err(|error| fault(error).into());
+    }
+    add(&mut transaction, batch.settled).await.map_err(&fault)?;
+    transaction.commit().await.map_err(|error| fault(error).into())
+}
+
+/// Lanes add to the same rows. All take them in the same order, or two could wait for each other.
+async fn add(connection: &mut PgConnection, settled: &Settled) -> Result<(), sqlx::Error> {
+    let (mut minutes, mut outcomes) = (Vec::new(), Vec::new());
+    let (mut records, mut waited) = (Vec::new(), Vec::new());
+    for (minute, outcome, count) in settled.iter() {
+        minutes.push(minute);
+        outcomes.push(outcome);
+        records.push(count.records);
+        waited.push(count.waited_ms);
+    }
+    sqlx::query(
+        "insert into settled_minute as s (minute, outcome, records, waited_ms)
+         select to_timestamp(minute * 60.0), outcome, records, waited_ms
+         from unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[]) as g (minute, outcome, records, waited_ms)
+         order by minute, outcome collate \"C\"
+         on conflict (minute, outcome) do update
+         set records = s.records + excluded.records, waited_ms = s.waited_ms + excluded.waited_ms, due = true",
+    )
+    .bind(minutes)
+    .bind(outcomes)
+    .bind(records)
+    .bind(waited)
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
+/// All rows of a minute are locked, in the order in which lanes take them; a lane that waits for one makes it due again.
+async fn compute_kpis(connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
+    let due: Vec<i64> = sqlx::query_scalar(
+        "with due as (
+             select minute from settled_minute
+             where minute in (select distinct minute from settled_minute where due order by minute limit $1)
+             order by minute, outcome for update
+         )
+         select distinct (extract(epoch from minute) / 60)::bigint from due",
+    )
+    .bind(MINUTES_MAX)
+    .fetch_all(&mut *connection)
+    .await?;
+    let rows = sqlx::query(
+        "update settled_minute set due = false
+         where minute in (select to_timestamp(minute * 60.0) from unnest($1::bigint[]) as d (minute))
+         returning (extract(epoch from minute) / 60)::bigint, outcome, records, waited_ms",
+    )
+    .bind(due)
+    .fetch_all(&mut *connection)
+    .await?;
+    let mut settled = Settled::default();
+    for row in &rows {
+        let outcome: &str = row.try_get(1)?;
+        // Another name was written by another version, or by hand.
+        let Some(outcome) = Outcome::all().find(|one| one.as_str() == outcome) else {
+            continue;
+        };
+        let count = Count {
+            records: row.try_get(2)?,
+            waited_ms: row.try_get(3)?,
+        };
+        settled.add_count(row.try_get(0)?, outcome, count);
+    }
+    let kpis = settled.kpis();
+    store_kpis(connection, &kpis).await?;
+    Ok(kpis.len() as u64)
+}
