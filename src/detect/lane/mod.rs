@@ -360,13 +360,14 @@ impl Lane {
             .groups
             .observe(alert, of, &about, device::name(&place.device), place.append_ms);
         finding.group = grouping.id();
-        finding.notify = alert::notify(
-            alert,
-            &grouping,
-            &mut series.rest,
-            &mut device.budget,
-            finding.time_ms,
-        );
+        finding.notify = alert::is_news(finding.severity, finding.baseline_age_ms)
+            && alert::notify(
+                alert,
+                &grouping,
+                &mut series.rest,
+                &mut device.budget,
+                finding.time_ms,
+            );
         let together = match grouping {
             Grouping::Completes(together) => Some(together.finding(&about, &finding)),
             Grouping::Alone | Grouping::Member(_) => None,
