@@ -32,7 +32,7 @@ use pulsegate_loadtest::fleet::{self, Fleet, Hostile};
 use pulsegate_loadtest::kafka::Kafka;
 use tokio::task::spawn_blocking;
 
-use support::in_a_corner;
+use support::{admin, in_a_corner};
 
 /// The lane that is appended to, and how many records are one batch: what a watch that has fallen behind takes at once.
 const LANE: i32 = 1;
@@ -103,6 +103,12 @@ async fn append(config: &Config, entries: usize) {
         claim.next = Some(batch.next);
     }
     let rate = entries as f64 / begun.elapsed().as_secs_f64();
+    let stored: i64 = sqlx::query_scalar("select count(*) from audit_entry where lane = $1")
+        .bind(lane_of(&config.topics.raw, LANE))
+        .fetch_one(&mut admin(config, "audit").await)
+        .await
+        .expect("counted");
+    assert_eq!(stored, entries as i64, "each once");
     println!("append: {rate:.0} ledger records/s, {BATCH} a transaction");
     log.close().await;
 }

@@ -40,7 +40,8 @@ pub struct Config {
     /// Readings are averaged over so many minutes before they are scored, 1 to 5. Default: 1.
     pub window_minutes: u8,
     /// Series (device and metric) that a lane remembers at most; those that were not heard of for longest are forgotten
-    /// first. A series takes about 600 bytes. Default: 200,000.
+    /// first. A series takes 580 bytes, with keys, index and a quarter of a device (`benches/detection/memory.rs`).
+    /// Default: 200,000.
     pub series_max: u32,
     /// Devices that a lane remembers at most. Default: 100,000.
     pub devices_max: u32,
