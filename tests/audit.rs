@@ -54,27 +54,27 @@ async fn every_record_extends_its_lane_once_and_the_log_goes_on_where_it_stopped
 }
 
 #[tokio::test]
-async fn checkpoints_are_signed_while_nothing_happens() {
+async fn checkpoints_are_signed_of_what_has_grown_and_now_and_then_of_the_rest() {
     in_a_corner("idle", |corner| async move {
         let lab = Lab::new(corner).await;
         let log = AuditLog::connect(&lab.config).await.expect("connected");
-        log.claim(PARTITION).await.expect("claimed");
+        let claim = log.claim(PARTITION).await.expect("claimed");
         let signed = async |second: i64| {
             let at = Timestamp::from_second(1_800_000_000 + second).expect("a time");
             log.checkpoint(at).await.expect("signed")
         };
+        assert_eq!(signed(0).await, 2, "the lane, and the one of actions");
         assert_eq!(
-            (signed(0).await, signed(5).await),
-            (2, 2),
-            "the lane, and the one of actions"
+            (signed(5).await, signed(59).await),
+            (0, 0),
+            "there is nothing new to sign"
         );
-        assert_eq!(
-            signed(6).await,
-            1,
-            "another watch has signed the one of actions a moment ago"
-        );
+        assert_eq!(signed(60).await, 2, "it is alive");
+        let records = ledger_records(&lab.config, 1);
+        lab.append(&log, &claim, &records, 0..1).await.expect("appended");
+        assert_eq!(signed(65).await, 1, "one has grown");
         log.release(PARTITION);
-        assert_eq!(signed(10).await, 1, "a lane that was given back is not signed");
+        assert_eq!(signed(120).await, 1, "a lane that was given back is not signed");
         let report = lab.verify(&database_only()).await;
         assert!(report.is_good(), "{:?}", report.problems);
         let checkpoints: Vec<_> = report
@@ -82,7 +82,7 @@ async fn checkpoints_are_signed_while_nothing_happens() {
             .iter()
             .map(|lane| (lane.entries, lane.checkpoints))
             .collect();
-        assert_eq!(checkpoints, [(0, 3), (0, 3)]);
+        assert_eq!(checkpoints, [(0, 3), (1, 3)]);
     })
     .await;
 }

@@ -6,6 +6,7 @@
 mod contenders;
 mod cost;
 mod families;
+mod memory;
 mod random;
 mod report;
 mod scorer;
@@ -19,6 +20,8 @@ const TUNING_SEEDS: std::ops::Range<u64> = 0..10;
 const HELD_OUT_SEEDS: std::ops::Range<u64> = 1_000..1_010;
 
 fn main() {
+    // First, while nothing that was freed can be taken again.
+    println!("{}", memory::measure());
     let is_tuning = std::env::args().any(|argument| argument == "--tuning");
     let (families, seeds) = if is_tuning {
         (families::TUNING, TUNING_SEEDS)

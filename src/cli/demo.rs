@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use backon::{ExponentialBuilder, Retryable as _};
 use indicatif::{ProgressBar, ProgressStyle};
+use jiff::Timestamp;
 use pulsegate_loadtest::fleet::{Fleet, Hostile, Made, Options, Profiles};
 use pulsegate_loadtest::kafka::Kafka;
 use pulsegate_loadtest::oracle::{self, Keys, Mark, Report};
@@ -36,6 +37,12 @@ const TICK: Duration = Duration::from_millis(200);
 
 /// How many devices something known happens to, of each kind.
 const INCIDENTS: u32 = 10;
+/// From one event of a device to its next, in milliseconds: so far apart that the records reach over the five days that it
+/// takes to judge a rollout, and less than the ten minutes between which nobody says that a heart rate is stuck.
+const STEP_MS: i64 = 590_000;
+const DAY_MS: i64 = 24 * 3_600_000;
+/// The last day whose rollouts the watch judges now, in days before today: the two after it have to be over.
+const ROLLOUT_DAYS_AGO: i64 = 3;
 
 /// Arguments of `pulsegate demo`.
 #[derive(clap::Args)]
@@ -44,11 +51,11 @@ pub struct Args {
     #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     records: u64,
     /// Devices in the fleet
-    #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, default_value_t = 240, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     devices: u32,
-    /// Makes the same fleet again
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
+    /// Makes the same fleet again; by default each run has another one, of which nothing is stored yet
+    #[arg(long)]
+    seed: Option<u64>,
 }
 
 /// Runs the command.
@@ -60,7 +67,9 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let mut config = context.config.clone();
     make_kek(&mut config)?;
     topology::apply(&config).await?;
-    let fleet = fleet(&args, &config);
+    let now = Timestamp::now();
+    let rollout_ms = (now.as_millisecond().div_euclid(DAY_MS) - ROLLOUT_DAYS_AGO) * DAY_MS;
+    let fleet = fleet(&args, &config, now, rollout_ms);
     let lines: Vec<_> = fleet.import_lines().collect();
     import(&config, &lines.join("\n")).await?;
     let gate = Gate::connect(
@@ -80,14 +89,11 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let seconds = run_gate(&gate, "Gate").await?;
     let keys = gate.knowledge().keys;
     gate.vault.close().await;
-    let watched = watched::run(
-        &config,
-        kafka.clone(),
-        clean_mark,
-        fleet.incidents(),
-        keys.keyring(),
-    )
-    .await?;
+    let happened = watched::Happened {
+        incidents: fleet.incidents(),
+        rollout_ms,
+    };
+    let watched = watched::run(&config, kafka.clone(), clean_mark, happened, keys.keyring()).await?;
 
     let mut oracle = oracle::Config::new(kafka);
     (oracle.topics, oracle.since, oracle.planted) = (topics, Some(mark), fleet.planted());
@@ -131,7 +137,8 @@ async fn import(config: &Config, lines: &str) -> Result<(), Failure> {
         .map_err(|error| Failure::Wrong(error.to_string()))
 }
 
-fn fleet(args: &Args, config: &Config) -> Fleet {
+fn fleet(args: &Args, config: &Config, now: Timestamp, rollout_ms: i64) -> Fleet {
+    let seed = args.seed.unwrap_or(now.as_second().unsigned_abs());
     Fleet::new(Options {
         devices: args.devices,
         environment: config.environment.clone(),
@@ -142,7 +149,9 @@ fn fleet(args: &Args, config: &Config) -> Fleet {
         },
         hostile: Hostile::some(),
         incidents: INCIDENTS,
-        ..Options::new(args.seed)
+        rollout_ms: Some(rollout_ms),
+        step_ms: STEP_MS,
+        ..Options::new(seed)
     })
 }
 

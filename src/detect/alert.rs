@@ -7,7 +7,8 @@
 //! One odd point is no news and a lasting oddity is news once. An [`Episode`] opens when three of the last five scores
 //! are high, and closes when five in a row are low; it is one finding. When one in a hundred devices of a cohort opens
 //! an episode in the same metric within five minutes, [`Groups`] makes one finding of it and the devices stay silent.
-//! What is left passes [`Rest`], which doubles the silence after every notice, and the device's [`Budget`] of the day.
+//! What is left is told when it is of some severity beside a day or more ([`is_news`]), and passes [`Rest`], which doubles
+//! the silence after every notice, and the device's [`Budget`] of the day.
 //!
 //! All of it is flat state driven by the times of events and appends, so that the same log decides the same.
 
@@ -17,6 +18,8 @@ mod tests;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::finding::Severity;
 
 pub use groups::{About, Grouping, Groups, MODEL, Together};
 
@@ -208,6 +211,14 @@ impl Budget {
             spent,
         }
     }
+}
+
+/// Whether a finding says something to people: it is not of low severity, and what it is compared with is at least a day
+/// old. Before that a series has not seen each hour of the day, and the first evening, night and morning are all unusual:
+/// of the anomalies of a synthetic fleet's first 13 hours, three in four came in its first five.
+#[must_use]
+pub fn is_news(severity: Severity, baseline_age_ms: i64) -> bool {
+    severity > Severity::Low && baseline_age_ms >= DAY_MS
 }
 
 /// Whether people are told of a new finding about a device. When they are, the silence of the series begins and the

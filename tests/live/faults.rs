@@ -40,10 +40,10 @@ fn stack(command: &str, server: &str) {
 }
 
 /// Starts a server again, also when the test fails: others need it.
-struct Stopped(&'static str);
+pub struct Stopped(&'static str);
 
 impl Stopped {
-    fn stop(server: &'static str) -> Self {
+    pub fn stop(server: &'static str) -> Self {
         stack("stop", server);
         Self(server)
     }

@@ -1,13 +1,17 @@
 //! Faults of the watch and of its databases, made by doing them. After each, every reading of the clean topic is in the
 //! table once.
 
+use pulsegate_loadtest::fleet::Hostile;
+use serde_json::Value;
 use sqlx::Row as _;
 
+use crate::faults::Stopped;
+use crate::main_path::fleet;
 use crate::stored::{
     CleanTopic, behind, count, event, everything_once, execute, in_the_findings_topic, in_the_table,
     in_the_topic, now_ms, query, wait_until_stored,
 };
-use crate::world::{World, in_a_world, wait_for};
+use crate::world::{World, alone_in_a_world, in_a_world, wait_for};
 
 /// Small batches, so that there are many points at which to be hit, and short sessions, so that a watch that was hit is
 /// missed soon.
@@ -106,6 +110,49 @@ fn killed_twenty_times_every_reading_is_stored_once_and_the_findings_are_those_o
         assert!(watch.terminate().success());
         assert_eq!(finding_ids(world), interrupted);
     });
+}
+
+#[test]
+fn a_broker_that_stops_and_starts_under_a_watch_loses_and_doubles_nothing() {
+    alone_in_a_world("watch_broker", SMALL_BATCHES, |world| {
+        let mut fleet = fleet(world, 200, Hostile::some());
+        world.import(&fleet);
+        world.produce(&mut fleet, 30_000);
+        let mut gate = world.gate("one");
+        world.settle(&mut [&mut gate]);
+        let all = behind(world);
+        let mut watch = world.start_watch("one", &[]);
+        wait_for("some progress", || {
+            watch.expect_running();
+            stored(world) > 1_000
+        });
+        let broker = Stopped::stop("kafka");
+        assert!(stored(world) < all, "it was hit while it was at work");
+        drop(broker);
+        world.produce(&mut fleet, 10_000);
+        world.settle(&mut [&mut gate]);
+        everything_once(world);
+        assert!(gate.terminate().success());
+        wait_for("the whole ledger to be audited", || {
+            watch.expect_running();
+            audited(world)
+        });
+        watch.wait_ready();
+        assert!(watch.terminate().success());
+    });
+}
+
+/// The audit log agrees with all topics, and nothing of the ledger waits to come into it.
+fn audited(world: &World) -> bool {
+    let output = world.run(&["--json", "audit", "verify"]);
+    let found: Value = serde_json::from_slice(&output.stdout).expect("an answer");
+    assert!(output.status.success(), "{found:#}");
+    let lanes = found["lanes"].as_array().expect("a list");
+    let pending: Vec<_> = lanes
+        .iter()
+        .filter_map(|lane| lane["ledger_pending"].as_u64())
+        .collect();
+    pending == vec![0; world.partitions() as usize]
 }
 
 #[test]

@@ -138,6 +138,20 @@ impl Hostile {
         }
     }
 
+    /// How many of so many records are some device's turn, about: the others are copies, or part of a burst.
+    pub(super) fn turns(&self, records: u64) -> u64 {
+        let (records, burst) = (records as f64, f64::from(self.flood_records.max(1)));
+        let uncopied = 1.0 - self.replayed - self.misplaced;
+        // As `Flood` begins them: copies do not count, and within a burst there are none.
+        let begins = (0_u32..).map(f64::from).map(|number: f64| {
+            let flood = number * burst;
+            ((number + 0.5) * burst / self.flooding - flood) / uncopied + flood
+        });
+        let bursts = begins.take_while(|begin| *begin < records);
+        let flood: f64 = bursts.map(|begin| (records - begin).min(burst)).sum();
+        ((records - flood) * uncopied) as u64
+    }
+
     /// What the next record is, floods aside.
     pub(super) fn draw(&self, rng: &mut ChaCha8Rng, format: &Format) -> Kind {
         let mut draw: f64 = rng.random();

@@ -10,6 +10,8 @@ pub const METRIC: &str = "heart_rate";
 /// How far a shifted level lies above what it would have been, in beats a minute: more than a body at rest explains, less
 /// than a body at work reaches.
 const SHIFT: f64 = 45.0;
+/// How much too high the firmware that is rolled out reads, in beats a minute: too little to be seen in any one device.
+const TOO_HIGH: f64 = 5.0;
 
 /// What happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -21,11 +23,15 @@ pub enum Kind {
     FlatLine,
     /// The sensor says 0, as a monitor does that has lost its lead.
     Dropout,
+    /// The device gets a firmware that reads a little too high.
+    BadFirmware,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::LevelShift, Self::FlatLine, Self::Dropout];
+    pub const ALL: [Self; 4] = [Self::LevelShift, Self::FlatLine, Self::Dropout, Self::BadFirmware];
+    /// Those that happen to one device alone.
+    const ALONE: [Self; 3] = [Self::LevelShift, Self::FlatLine, Self::Dropout];
 
     /// For people.
     #[must_use]
@@ -34,6 +40,7 @@ impl Kind {
             Self::LevelShift => "level shift",
             Self::FlatLine => "flat line",
             Self::Dropout => "dropout",
+            Self::BadFirmware => "firmware regression",
         }
     }
 }
@@ -60,12 +67,16 @@ pub(super) struct Planned {
 impl Planned {
     /// The first devices have one each, as many of each kind.
     pub(super) fn of_device(index: u32, of_each_kind: u32) -> Option<Self> {
-        let kind = *Kind::ALL.get(index.checked_div(of_each_kind)? as usize)?;
-        Some(Self {
+        let kind = *Kind::ALONE.get(index.checked_div(of_each_kind)? as usize)?;
+        Some(Self::new(kind))
+    }
+
+    pub(super) const fn new(kind: Kind) -> Self {
+        Self {
             kind,
             held: None,
             began_ms: None,
-        })
+        }
     }
 
     /// Changes what was measured at `at_ms`.
@@ -76,6 +87,7 @@ impl Planned {
                 Kind::LevelShift => (reading.value + SHIFT).min(210.0),
                 Kind::FlatLine => *self.held.get_or_insert(reading.value),
                 Kind::Dropout => 0.0,
+                Kind::BadFirmware => reading.value + TOO_HIGH,
             };
         }
     }

@@ -25,6 +25,8 @@ pub mod person;
 pub mod physiology;
 mod produce;
 
+use std::collections::BTreeMap;
+
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use uuid::Builder;
@@ -63,6 +65,9 @@ pub struct Options {
     pub hostile: Hostile,
     /// How many devices have an incident of each kind, in the last quarter of what is scheduled. Default none.
     pub incidents: u32,
+    /// When a firmware that reads the heart rate too high is rolled out to every second device of the most common model,
+    /// as an event time in milliseconds since the Unix epoch. Default never.
+    pub rollout_ms: Option<i64>,
     /// How much an event says.
     pub shape: Shape,
     /// How it is written. Default JSON.
@@ -149,6 +154,7 @@ impl Options {
             },
             hostile: Hostile::default(),
             incidents: 0,
+            rollout_ms: None,
             shape: Shape::Full,
             format: Format::Json,
             start_ms: None,
@@ -183,9 +189,12 @@ impl Fleet {
     /// Makes the devices. An Ed25519 device costs about 20 µs, any other about 2 µs.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        let devices = (0..options.devices.max(1))
+        let mut devices: Vec<_> = (0..options.devices.max(1))
             .map(|index| Device::make(&options, index))
             .collect();
+        if options.rollout_ms.is_some() {
+            plan_rollout(&mut devices);
+        }
         let audience = format!("{}/{}", options.environment, options.topic);
         let rng = ChaCha8Rng::seed_from_u64(options.seed ^ options.boot.rotate_left(32));
         Self {
@@ -267,9 +276,11 @@ impl Fleet {
         planted
     }
 
-    /// Fixes the event time of the first events so that the last of `records` is at `now_ms`, unless the options say one.
+    /// Fixes the event time of the first events so that the last of `records` is at about `now_ms`, unless the options say
+    /// one.
     pub fn schedule(&mut self, records: u64, now_ms: i64) {
-        let rounds = records.div_ceil(self.devices.len() as u64);
+        let turns = self.options.hostile.turns(records);
+        let rounds = turns.div_ceil(self.devices.len() as u64);
         let rounds = i64::try_from(rounds).unwrap_or(i64::MAX);
         let span = rounds.saturating_mul(self.options.step_ms);
         self.incidents_from = rounds - rounds / 4;
@@ -298,7 +309,7 @@ impl Fleet {
             None if matches!(kind, Kind::Replayed | Kind::Misplaced) => (self.turn(), Kind::Good),
             None => (self.turn(), kind),
         };
-        self.write(device, now_ms, &mut draft.record)?;
+        self.write(device, kind, now_ms, &mut draft.record)?;
         draft.kind = kind;
         draft.misplaced = false;
         draft.expected = kind.expected();
@@ -314,11 +325,12 @@ impl Fleet {
     }
 
     /// Writes key and value of the device's next event.
-    fn write(&mut self, device: usize, now_ms: i64, record: &mut Record) -> anyhow::Result<()> {
+    fn write(&mut self, device: usize, kind: Kind, now_ms: i64, record: &mut Record) -> anyhow::Result<()> {
         let Options {
             shape,
             step_ms,
             start_ms,
+            rollout_ms,
             ..
         } = self.options;
         let incidents_from = self.incidents_from;
@@ -334,15 +346,12 @@ impl Fleet {
             -at_ms.rem_euclid(1000)
         };
         let at_ms = at_ms + jitter_ms;
-        device.events += 1;
+        // A device that floods sends much at once: its clock does not run ahead.
+        device.events += i64::from(kind != Kind::Flood);
         device
             .body
             .measure(at_ms, step_ms, full, &mut self.rng, &mut self.readings);
-        if let Some(incident) = &mut device.incident
-            && device.events > incidents_from
-        {
-            incident.happen(at_ms, &mut self.readings);
-        }
+        device.happen(at_ms, incidents_from, rollout_ms, &mut self.readings);
         let person = &device.person;
         let rare = self.rng.random_range(0..64_usize);
         let note = (full && rare < 4).then(|| person.note(rare));
@@ -411,6 +420,26 @@ impl Fleet {
     }
 }
 
+/// Every second device of the most common model, unless something else happens to it.
+fn plan_rollout(devices: &mut [Device]) {
+    let mut models: BTreeMap<&str, usize> = BTreeMap::new();
+    for device in &*devices {
+        *models.entry(device.person.model).or_default() += 1;
+    }
+    let common = models
+        .into_iter()
+        .max_by_key(|(_, count)| *count)
+        .map(|(model, _)| model);
+    let same = devices
+        .iter_mut()
+        .filter(|device| Some(device.person.model) == common);
+    for device in same.step_by(2) {
+        device
+            .incident
+            .get_or_insert(Planned::new(incident::Kind::BadFirmware));
+    }
+}
+
 impl Device {
     fn make(options: &Options, index: u32) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
@@ -443,6 +472,26 @@ impl Device {
             sequence: 0,
             events: 0,
             incident: Planned::of_device(index, options.incidents),
+        }
+    }
+
+    /// Lets happen what is planned for it, once its time has come.
+    fn happen(&mut self, at_ms: i64, from_event: i64, rollout_ms: Option<i64>, readings: &mut [Reading]) {
+        let Some(incident) = &mut self.incident else {
+            return;
+        };
+        let is_rollout = incident.kind == incident::Kind::BadFirmware;
+        let has_begun = if is_rollout {
+            rollout_ms.is_some_and(|rollout_ms| at_ms >= rollout_ms)
+        } else {
+            self.events > from_event
+        };
+        if !has_begun {
+            return;
+        }
+        incident.happen(at_ms, readings);
+        if is_rollout {
+            self.person.firmware = self.person.next_firmware;
         }
     }
 }

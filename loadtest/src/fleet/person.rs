@@ -44,11 +44,12 @@ const FAMILY: [&str; 32] = [
     "Nguyễn",
     "Müller",
 ];
-const MODELS: [(&str, [&str; 3]); 4] = [
-    ("Pulse One", ["1.8.2", "1.9.0", "2.0.0"]),
-    ("Pulse Band 2", ["4.2.1", "4.3.0", "4.3.1"]),
-    ("CardioPatch", ["0.9.14", "1.0.0", "1.0.3"]),
-    ("BedSense", ["7.1", "7.2", "8.0"]),
+/// Each with the versions that are about, and the one that comes next.
+const MODELS: [(&str, [&str; 3], &str); 4] = [
+    ("Pulse One", ["1.8.2", "1.9.0", "2.0.0"], "2.1.0"),
+    ("Pulse Band 2", ["4.2.1", "4.3.0", "4.3.1"], "4.4.0"),
+    ("CardioPatch", ["0.9.14", "1.0.0", "1.0.3"], "1.1.0"),
+    ("BedSense", ["7.1", "7.2", "8.0"], "8.1"),
 ];
 
 /// A wearer and the device worn.
@@ -74,6 +75,8 @@ pub struct Person {
     pub model: &'static str,
     /// Firmware version.
     pub firmware: &'static str,
+    /// The version that comes after all that are about.
+    pub next_firmware: &'static str,
 }
 
 impl Person {
@@ -81,7 +84,7 @@ impl Person {
     pub fn make(id: &str, rng: &mut ChaCha8Rng) -> Self {
         let given = GIVEN[rng.random_range(0..GIVEN.len())];
         let family = FAMILY[rng.random_range(0..FAMILY.len())];
-        let (model, firmwares) = MODELS[rng.random_range(0..MODELS.len())];
+        let (model, firmwares, next_firmware) = MODELS[rng.random_range(0..MODELS.len())];
         let serial: u32 = rng.random_range(0..10_000_000);
         Self {
             id: id.to_owned(),
@@ -102,6 +105,7 @@ impl Person {
             longitude: rounded(rng.random_range(-9.0..30.0), 5),
             model,
             firmware: firmwares[rng.random_range(0..firmwares.len())],
+            next_firmware,
         }
     }
 

@@ -102,6 +102,70 @@ fn every_kind_of_misdeed_occurs_and_good_records_are_json_of_the_promised_size()
     );
 }
 
+/// The events of well-behaved and of flooding devices.
+fn events(made: &[Draft]) -> Vec<serde_json::Value> {
+    let told = made
+        .iter()
+        .filter(|draft| matches!(draft.kind, Kind::Good | Kind::Flood));
+    told.map(|draft| serde_json::from_slice(draft.record.value.as_deref().unwrap_or_default()).expect("JSON"))
+        .collect()
+}
+
+fn time_ms(event: &serde_json::Value) -> i64 {
+    let text = event["recorded_at"].as_str().expect("a time");
+    text.parse::<jiff::Timestamp>().expect("a time").as_millisecond()
+}
+
+#[test]
+fn the_last_event_is_about_now_and_no_clock_runs_ahead_however_much_is_flood() {
+    for (records, flooding) in [(20_000, 0.3), (20_500, 0.06), (22_000, 0.06), (20_000, 0.0)] {
+        let hostile = Hostile {
+            flooding,
+            ..Hostile::some()
+        };
+        let made = drafts(Options { hostile, ..seeded(1) }, records);
+        let newest = events(&made).iter().map(time_ms).max().expect("some");
+        let before_now_minutes = (NOW_MS - newest) / 60_000;
+        assert!(
+            (-2..10).contains(&before_now_minutes),
+            "{records} records, {flooding}: {before_now_minutes} min before"
+        );
+    }
+}
+
+#[test]
+fn a_rollout_changes_firmware_and_heart_rate_of_half_a_model_at_its_time() {
+    let (rollout_ms, devices) = (NOW_MS - 100 * 60_000, 100);
+    let options = |rollout_ms| Options {
+        rollout_ms,
+        devices,
+        ..seeded(1)
+    };
+    let made = |rollout_ms| events(&drafts(options(rollout_ms), 20_000));
+    let (with, without) = (made(Some(rollout_ms)), made(None));
+    let mut changed = HashSet::new();
+    for (with, without) in with.iter().zip(&without) {
+        if with["firmware"] != without["firmware"] {
+            assert!(time_ms(with) >= rollout_ms);
+            changed.insert((with["device_id"].to_string(), with["model"].to_string()));
+        }
+    }
+    let models: HashSet<_> = changed.iter().map(|(_, model)| model).collect();
+    assert!(
+        (10..=25).contains(&changed.len()) && models.len() == 1,
+        "{changed:?}"
+    );
+    let heart = |event: &serde_json::Value| event["readings"][0]["value"].as_f64().expect("a number");
+    let of_changed = with
+        .iter()
+        .zip(&without)
+        .filter(|(with, without)| with["firmware"] != without["firmware"]);
+    let rises: HashSet<_> = of_changed
+        .map(|(with, without)| (heart(with) - heart(without)) as i64)
+        .collect();
+    assert_eq!(rises, HashSet::from([5]));
+}
+
 #[test]
 fn profiles_decide_the_headers_and_nothing_planted_is_missing_from_raw() {
     for profile in [Profile::JwsHs256, Profile::JwsEd25519, Profile::Webhook] {

@@ -17,6 +17,7 @@ use super::{TICK, bar, unreachable};
 use crate::cli::Failure;
 use crate::config::Config;
 use crate::gate::keyring::Keyring;
+use crate::io::kafka::watch::jobs::Jobs;
 use crate::io::kafka::watch::{Problem, Watch};
 use crate::io::timescale::{Analytics, TimescaleError};
 use crate::telemetry::health::Health;
@@ -40,7 +41,14 @@ pub(super) struct Watched {
     seconds: f64,
 }
 
-/// One incident, and the first finding about its device and metric from then on.
+/// What happened to the fleet.
+pub(super) struct Happened {
+    pub(super) incidents: Vec<Incident>,
+    /// When the rollout began: at midnight.
+    pub(super) rollout_ms: i64,
+}
+
+/// One incident, and the first finding about its device and metric from then on; of a rollout, that about its cohort.
 #[derive(Debug, Serialize)]
 struct Answer {
     #[serde(flatten)]
@@ -67,7 +75,7 @@ pub(super) async fn run(
     config: &Config,
     kafka: Kafka,
     mark: Mark,
-    incidents: Vec<Incident>,
+    happened: Happened,
     keyring: &Keyring,
 ) -> Result<Watched, Failure> {
     let clean = config.topics.clean.clone();
@@ -78,7 +86,10 @@ pub(super) async fn run(
     let (ends, readings) = read?;
     let analytics = Analytics::connect(config).await?;
     let seconds = store(config, &analytics, &ends).await?;
-    let watched = ask(&analytics, &mark, readings, incidents, keyring).await;
+    // What the watch does by itself every hour.
+    let jobs = Jobs::new(analytics.clone(), config, Arc::new(Metrics::new()));
+    jobs.judge_rollouts().await?;
+    let watched = ask(&analytics, &mark, readings, happened, keyring).await;
     analytics.close().await;
     Ok(Watched { seconds, ..watched? })
 }
@@ -154,9 +165,13 @@ async fn ask(
     analytics: &Analytics,
     mark: &[(i32, i64)],
     readings: u64,
-    incidents: Vec<Incident>,
+    happened: Happened,
     keyring: &Keyring,
 ) -> Result<Watched, Failure> {
+    let Happened {
+        incidents,
+        rollout_ms,
+    } = happened;
     let token = |incident: &Incident| {
         keyring
             .device_token(&incident.device)
@@ -167,13 +182,20 @@ async fn ask(
         .filter_map(|incident| Some((token(incident)?, incident.began_ms)))
         .collect();
     let first = analytics.first_found(METRIC, &asked).await?;
+    let regressions = analytics.regressions_of(METRIC, rollout_ms).await?;
     let answer = |incident: Incident| {
-        let token = token(&incident);
-        let found = first.iter().find(|found| Some(&found.device) == token.as_ref());
-        let found = found.map(|found| Found {
-            kind: found.kind.clone(),
-            reason: found.reason.clone(),
-            delay_seconds: (found.time_ms - incident.began_ms) / 1_000,
+        let found = if incident.kind == Kind::BadFirmware {
+            let found = regressions.first();
+            found.map(|(reason, found_ms)| ("regression", reason, *found_ms))
+        } else {
+            let token = token(&incident);
+            let found = first.iter().find(|found| Some(&found.device) == token.as_ref());
+            found.map(|found| (found.kind.as_str(), &found.reason, found.time_ms))
+        };
+        let found = found.map(|(kind, reason, found_ms)| Found {
+            kind: kind.to_owned(),
+            reason: reason.clone(),
+            delay_seconds: (found_ms - incident.began_ms) / 1_000,
         });
         Answer { incident, found }
     };

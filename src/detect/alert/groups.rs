@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Config;
+use super::{Config, is_news};
 use crate::detect::anomaly::Direction;
 use crate::detect::finding::{Cohort, Finding, FindingId, Kind, Origin, Severity};
 
@@ -245,9 +245,10 @@ fn bounded(from: &mut &[u8], most: usize) -> Option<usize> {
 }
 
 impl Together {
-    /// The group's finding, after that of the device that completed it. People are told of it.
+    /// The group's finding, after that of the device that completed it. People are told of it where that is news.
     #[must_use]
     pub fn finding(&self, about: &About<'_>, last: &Finding) -> Finding {
+        let severity = last.severity.max(Severity::Medium);
         Finding {
             id: self.id,
             kind: Kind::Fleet,
@@ -260,7 +261,7 @@ impl Together {
             direction: Direction::Neither,
             effect: None,
             surprise: None,
-            severity: last.severity.max(Severity::Medium),
+            severity,
             reason: format!(
                 "{} of {} devices within 5 min: {}",
                 self.devices, self.of, last.reason
@@ -268,7 +269,7 @@ impl Together {
             baseline_n: 0,
             baseline_age_ms: 0,
             model: MODEL,
-            notify: true,
+            notify: is_news(severity, last.baseline_age_ms),
             group: None,
             change: None,
             cohort: Some(Cohort {

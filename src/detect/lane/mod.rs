@@ -40,7 +40,8 @@ pub struct Config {
     /// Readings are averaged over so many minutes before they are scored, 1 to 5. Default: 1.
     pub window_minutes: u8,
     /// Series (device and metric) that a lane remembers at most; those that were not heard of for longest are forgotten
-    /// first. A series takes about 600 bytes. Default: 200,000.
+    /// first. A series takes 580 bytes, with keys, index and a quarter of a device (`benches/detection/memory.rs`).
+    /// Default: 200,000.
     pub series_max: u32,
     /// Devices that a lane remembers at most. Default: 100,000.
     pub devices_max: u32,
@@ -360,13 +361,14 @@ impl Lane {
             .groups
             .observe(alert, of, &about, device::name(&place.device), place.append_ms);
         finding.group = grouping.id();
-        finding.notify = alert::notify(
-            alert,
-            &grouping,
-            &mut series.rest,
-            &mut device.budget,
-            finding.time_ms,
-        );
+        finding.notify = alert::is_news(finding.severity, finding.baseline_age_ms)
+            && alert::notify(
+                alert,
+                &grouping,
+                &mut series.rest,
+                &mut device.budget,
+                finding.time_ms,
+            );
         let together = match grouping {
             Grouping::Completes(together) => Some(together.finding(&about, &finding)),
             Grouping::Alone | Grouping::Member(_) => None,

@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 use super::*;
 
 const NOW: i64 = 1_795_341_600_000;
+/// Minutes after which a series is known well enough for people to be told of it: more than a day's.
+const KNOWN: i64 = 25 * 60;
 
 fn schema() -> Value {
     json!({"type": "record", "name": "Clean", "fields": [
@@ -191,11 +193,11 @@ fn a_flat_line_is_found_named_and_timed() {
 fn a_level_that_shifts_is_found_named_and_explained() {
     let mut run = Run::new();
     let wave = |minute: i64| 60.0 + ((minute * 7) % 11) as f64 / 2.0;
-    for minute in 0..300 {
+    for minute in 0..KNOWN {
         run.heart(minute, wave(minute));
     }
     assert!(run.out.findings.is_empty(), "{:?}", run.out.findings);
-    for minute in 300..320 {
+    for minute in KNOWN..KNOWN + 20 {
         run.heart(minute, wave(minute) + 60.0);
     }
     let [odd] = &run.out.findings[..] else {
@@ -206,7 +208,7 @@ fn a_level_that_shifts_is_found_named_and_explained() {
         (Kind::Anomaly, "heart_rate", "/min")
     );
     let minute = (odd.time_ms - NOW) / 60_000;
-    assert!((300..306).contains(&minute), "found in minute {minute}");
+    assert!((KNOWN..KNOWN + 6).contains(&minute), "found in minute {minute}");
     assert_eq!(
         odd.detected_ms,
         odd.time_ms + 60_000,
@@ -214,17 +216,34 @@ fn a_level_that_shifts_is_found_named_and_explained() {
     );
     assert!(odd.notify);
     assert_eq!((odd.direction, odd.origin.index), (Direction::Above, 0));
-    assert!(odd.surprise.is_some_and(|surprise| surprise >= 2.0) && odd.baseline_n >= 290);
+    assert!(odd.surprise.is_some_and(|surprise| surprise >= 2.0) && odd.baseline_n >= 1_430);
     assert!(!odd.reason.is_empty() && odd.expected.is_some_and(|(_, high)| high < 120.0));
+}
+
+#[test]
+fn what_is_odd_before_a_day_is_over_is_stored_and_told_to_nobody() {
+    let mut run = Run::new();
+    let wave = |minute: i64| 60.0 + ((minute * 7) % 11) as f64 / 2.0;
+    for minute in 0..320 {
+        let shift = if minute >= 300 { 60.0 } else { 0.0 };
+        run.heart(minute, wave(minute) + shift);
+    }
+    let told: Vec<_> = run
+        .out
+        .findings
+        .iter()
+        .map(|finding| (finding.kind, finding.notify))
+        .collect();
+    assert_eq!(told, [(Kind::Anomaly, false)]);
 }
 
 #[test]
 fn when_a_cohort_shows_the_same_at_once_one_finding_stands_for_all() {
     let mut run = Run::new();
-    for minute in 0..310_i64 {
+    for minute in 0..KNOWN + 10 {
         let at_ms = NOW + minute * 60_000;
         for device in 0..40 {
-            let shift = if minute >= 300 { 60.0 } else { 0.0 };
+            let shift = if minute >= KNOWN { 60.0 } else { 0.0 };
             let heart = 60.0 + ((minute * 7 + device as i64) % 11) as f64 / 2.0 + shift;
             run.take(at_ms, &event(device, at_ms, "2", &[("heart_rate", heart, 0)]));
         }

@@ -24,6 +24,10 @@ pub const BATCH_RECORDS_MAX: usize = 10_000;
 /// Connections that one watch opens at most: its lanes append one after the other, and seldom.
 const CONNECTIONS_MAX: u32 = 5;
 
+/// How often a lane is signed that has not grown, in seconds: that shows that the log is alive. Signed as often as one
+/// that grows, idle lanes would fill 75 MB a day with it.
+pub const IDLE_CHECKPOINT_INTERVAL_S: i64 = 60;
+
 /// A record of the ledger topic.
 #[derive(Clone, Copy, Debug)]
 pub struct LedgerRecord<'a> {
@@ -76,7 +80,6 @@ pub struct AuditLog {
     environment: String,
     raw_topic: String,
     ledger_topic: String,
-    checkpoint_interval_ms: u64,
     /// The lanes that were claimed here.
     lanes: Mutex<BTreeMap<i32, Arc<tokio::sync::Mutex<Lane>>>>,
     /// The lane of actions as far as it was seen here; everybody appends to it.
@@ -88,6 +91,21 @@ struct Lane {
     epoch: i64,
     tree: MerkleRoot,
     chain: Chain,
+    signed: Option<Signed>,
+}
+
+/// What a lane was when it was last signed, and when that was.
+#[derive(Clone, Copy)]
+struct Signed {
+    size: u64,
+    at_s: i64,
+}
+
+impl Signed {
+    /// Whether a checkpoint of `size` entries would say more than this one did.
+    fn is_outdated(self, size: u64, now_s: i64) -> bool {
+        self.size != size || !(0..IDLE_CHECKPOINT_INTERVAL_S).contains(&(now_s - self.at_s))
+    }
 }
 
 impl AuditLog {
@@ -113,7 +131,6 @@ impl AuditLog {
             environment: config.environment.clone(),
             raw_topic: config.topics.raw.clone(),
             ledger_topic: config.topics.ledger.clone(),
-            checkpoint_interval_ms: config.audit.checkpoint_interval_ms,
             lanes: Mutex::default(),
             administration: tokio::sync::Mutex::default(),
         })
@@ -189,7 +206,12 @@ impl AuditLog {
         }
         let chain = last_record(connection, name).await.map_err(&fault)?;
         let epoch = position.epoch;
-        Ok(Lane { epoch, tree, chain })
+        Ok(Lane {
+            epoch,
+            tree,
+            chain,
+            signed: None,
+        })
     }
 
     /// Appends a batch: its entries, the head of the lane and the step of its partition, or nothing. After a failure the
@@ -275,24 +297,33 @@ impl AuditLog {
         transaction.commit().await.map_err(|error| fault(error).into())
     }
 
-    /// Signs the heads of all lanes that are claimed here, and of the lane `administration` unless another process has
-    /// just done so. To be called every `audit.checkpoint_interval_ms`, also where nothing came. Returns how many lanes
-    /// were signed.
+    /// Signs the heads of the lanes that are claimed here and of the lane `administration`: those that have grown since
+    /// they were last signed, and any after [`IDLE_CHECKPOINT_INTERVAL_S`]. To be called every
+    /// `audit.checkpoint_interval_ms`, also where nothing came. Returns how many lanes were signed.
     ///
     /// # Errors
     /// [`AuditError::Tampered`] where the lane `administration` is not what it was; [`AuditError::Database`].
     pub async fn checkpoint(&self, now: Timestamp) -> Result<usize, AuditError> {
+        let now_s = now.as_second();
         let lanes: Vec<_> = self.lanes().values().cloned().collect();
-        let mut heads = Vec::with_capacity(lanes.len());
-        for lane in lanes {
-            let lane = lane.lock().await;
-            heads.push((lane.chain.lane().to_owned(), lane.tree.clone()));
+        let (mut due, mut heads) = (Vec::new(), Vec::new());
+        for held in lanes {
+            let lane = held.lock().await;
+            let size = lane.tree.leaves();
+            if lane.signed.is_none_or(|signed| signed.is_outdated(size, now_s)) {
+                heads.push((lane.chain.lane().to_owned(), lane.tree.clone()));
+                drop(lane);
+                due.push((held, Signed { size, at_s: now_s }));
+            }
         }
         self.pool
             .ask("signing checkpoints", async |connection| {
                 self.sign(connection, &heads, now).await
             })
             .await?;
+        for (lane, signed) in due {
+            lane.lock().await.signed = Some(signed);
+        }
         let administration = self.sign_administration(now).await?;
         Ok(heads.len() + usize::from(administration))
     }
@@ -348,7 +379,7 @@ impl AuditLog {
             .ask(action, async |connection| {
                 let fault = failed(action);
                 let mut transaction = connection.begin().await.map_err(&fault)?;
-                if !self.is_due(&mut transaction, now).await.map_err(&fault)? {
+                if !is_due(&mut transaction, now).await.map_err(&fault)? {
                     return Ok::<_, AuditError>(None);
                 }
                 let mut tree = match &*seen {
@@ -372,28 +403,6 @@ impl AuditLog {
         let signed = grown.is_some();
         *seen = grown.or(seen.take());
         Ok(signed)
-    }
-
-    /// No other process signs it now, or has within half an interval.
-    async fn is_due(&self, connection: &mut PgConnection, now: Timestamp) -> Result<bool, sqlx::Error> {
-        let free: bool = sqlx::query_scalar(
-            "select pg_try_advisory_xact_lock(hashtextextended('pulsegate audit administration', 0))",
-        )
-        .fetch_one(&mut *connection)
-        .await?;
-        if !free {
-            return Ok(false);
-        }
-        let recent: bool = sqlx::query_scalar(
-            "select exists (select from audit_checkpoint where lane = $1 and signed_at > to_timestamp($2)
-                            and signed_at <= to_timestamp($3))",
-        )
-        .bind(ADMINISTRATION)
-        .bind(now.as_second() as f64 - self.checkpoint_interval_ms as f64 / 2_000.0)
-        .bind(now.as_second() as f64)
-        .fetch_one(connection)
-        .await?;
-        Ok(!recent)
     }
 
     fn fenced(&self, batch: &LedgerBatch<'_>) -> WriteError {
@@ -421,6 +430,33 @@ pub(super) async fn connect(
         connections: (0, connections_max),
     };
     Pool::connect(config, who).await
+}
+
+/// No other process signs it now, and a checkpoint would say something new.
+async fn is_due(connection: &mut PgConnection, now: Timestamp) -> Result<bool, sqlx::Error> {
+    let free: bool = sqlx::query_scalar(
+        "select pg_try_advisory_xact_lock(hashtextextended('pulsegate audit administration', 0))",
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    if !free {
+        return Ok(false);
+    }
+    let newest = sqlx::query(
+        "select c.size, extract(epoch from c.signed_at)::bigint, l.size
+         from audit_checkpoint c join audit_lane l using (lane)
+         where lane = $1 order by c.size desc, c.signed_at desc limit 1",
+    )
+    .bind(ADMINISTRATION)
+    .fetch_optional(connection)
+    .await?;
+    let Some(row) = newest else { return Ok(true) };
+    let signed = Signed {
+        size: row.try_get::<i64, _>(0)?.cast_unsigned(),
+        at_s: row.try_get(1)?,
+    };
+    let size = row.try_get::<i64, _>(2)?.cast_unsigned();
+    Ok(signed.is_outdated(size, now.as_second()))
 }
 
 /// The chain of a lane after its last ledger record: behind that there may be alerts.

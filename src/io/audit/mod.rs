@@ -45,7 +45,8 @@ pub struct Config {
     /// The file with the public keys whose checkpoints are trusted, one a line in base64, also those of the past.
     /// Default: `audit.key_file` with `.pub` after it.
     pub public_keys_file: Option<PathBuf>,
-    /// How often a checkpoint of each lane is signed, in milliseconds. Default: 5,000.
+    /// How often a checkpoint is signed of each lane that has grown, in milliseconds. One of a lane that has not is signed
+    /// every minute. Default: 5,000.
     pub checkpoint_interval_ms: u64,
 }
 

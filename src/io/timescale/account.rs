@@ -49,7 +49,8 @@ impl Analytics {
         .await
     }
 
-    /// How many findings there are from these offsets of the clean topic on, and how many of them to notify of, by kind.
+    /// How many findings there are from these offsets of the clean topic on, those of their groups included, and how many of
+    /// them to notify of, by kind.
     ///
     /// # Errors
     /// [`TimescaleError`].
@@ -58,10 +59,15 @@ impl Analytics {
         from: &[(i32, i64)],
     ) -> Result<Vec<(String, i64, i64)>, TimescaleError> {
         let (partitions, offsets): (Vec<_>, Vec<_>) = from.iter().copied().unzip();
-        let query = "select kind, count(*), count(*) filter (where notify) from findings
-             join unnest($1::integer[], $2::bigint[]) as since (partition, first)
-               on partition = origin_partition and origin_offset >= first
-             group by kind order by kind";
+        let query = "with own as (
+                 select kind, notify, group_id from findings
+                 join unnest($1::integer[], $2::bigint[]) as since (partition, first)
+                   on partition = origin_partition and origin_offset >= first
+             ), told as (
+                 select kind, notify from own
+                 union all select kind, notify from findings where id in (select group_id from own)
+             )
+             select kind, count(*), count(*) filter (where notify) from told group by kind order by kind";
         let query = sqlx::query(query).bind(partitions).bind(offsets);
         self.rows("counting findings", query, |row| {
             Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))
@@ -95,6 +101,26 @@ impl Analytics {
                 reason: row.try_get(2)?,
                 time_ms: row.try_get(3)?,
             })
+        })
+        .await
+    }
+
+    /// What the rollouts of the day that began at this time, in milliseconds since 1970, did to a metric: reason, and when
+    /// it was found.
+    ///
+    /// # Errors
+    /// [`TimescaleError`].
+    pub async fn regressions_of(
+        &self,
+        metric: &str,
+        day_ms: i64,
+    ) -> Result<Vec<(String, i64)>, TimescaleError> {
+        let query = "select reason, (extract(epoch from detected_at) * 1000)::bigint from findings
+             where kind = 'regression' and metric = $1 and time = to_timestamp($2 / 1000.0)
+             order by (document->'cohort'->>'rank')::integer";
+        let query = sqlx::query(query).bind(metric).bind(day_ms);
+        self.rows("reading regressions", query, |row| {
+            Ok((row.try_get(0)?, row.try_get(1)?))
         })
         .await
     }

@@ -44,7 +44,8 @@ pub struct Config {
 pub struct Batch {
     /// Readings, or ledger records. Default: 10,000.
     pub rows_max: usize,
-    /// Time from its first record, in milliseconds. Default: 100.
+    /// Time from its first record, in milliseconds. It is most of what a reading waits for from its append to its row: at
+    /// 5,000 readings a second half are there after 106 ms, 99 % after 168 ms (`benches/watch.rs`). Default: 100.
     pub time_max_ms: u64,
 }
 

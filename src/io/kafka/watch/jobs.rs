@@ -145,7 +145,10 @@ impl Jobs {
 
     /// Judges the rollouts of the last days together. One that was judged before gives the same finding, which is stored
     /// once.
-    async fn judge_rollouts(&self) -> Result<Ran, TimescaleError> {
+    ///
+    /// # Errors
+    /// [`TimescaleError`]; they are judged again by the next run.
+    pub async fn judge_rollouts(&self) -> Result<Ran, TimescaleError> {
         let Some(_lock) = self.sink.lock(Job::Regressions.as_str()).await? else {
             return Ok(Ran::Elsewhere);
         };

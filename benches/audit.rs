@@ -1,0 +1,224 @@
+//! `cargo bench --bench audit`: how fast the audit log is written, and how fast all of it is verified.
+//!
+//! - **append**: ledger records a second into one lane, each of which extends its Merkle tree;
+//! - **verify**: raw records a second, recomputed from the raw, clean, deadletter and ledger topics and from the database,
+//!   over what a real gate has made of a fleet of which a part is hostile.
+//!
+//! Each runs on topics and databases of its own on the stack that is up, which are gone afterwards.
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use pulsegate::config::Config;
+use pulsegate::gate::ledger::{Head, Stamp, Tally};
+use pulsegate::gate::outcome::Outcome;
+use pulsegate::gate::record::{Received, SignatureHeaders};
+use pulsegate::io::audit::verify::{self, Against, Options, Report};
+use pulsegate::io::audit::{AuditLog, LedgerBatch, LedgerRecord, lane_of};
+use pulsegate::io::kafka::gate::Gate;
+use pulsegate::io::kafka::progress::Watcher;
+use pulsegate::io::kafka::watch::Watch;
+use pulsegate::io::kafka::workers::Workers;
+use pulsegate::io::topology;
+use pulsegate::io::vault::registrar::Registrar;
+use pulsegate::telemetry::health::Health;
+use pulsegate::telemetry::metrics::Metrics;
+use pulsegate_loadtest::fleet::{self, Fleet, Hostile};
+use pulsegate_loadtest::kafka::Kafka;
+use tokio::task::spawn_blocking;
+
+use support::{admin, in_a_corner};
+
+/// The lane that is appended to, and how many records are one batch: what a watch that has fallen behind takes at once.
+const LANE: i32 = 1;
+const BATCH: usize = 1_000;
+const DEVICES: u32 = 200;
+/// How often it is asked whether something has come to its end.
+const LOOK: Duration = Duration::from_millis(100);
+
+#[derive(Parser)]
+struct Args {
+    /// Ledger records to append
+    #[arg(long, default_value_t = 50_000)]
+    entries: usize,
+    /// Raw records to verify
+    #[arg(long, default_value_t = 200_000)]
+    records: u64,
+    /// Given by `cargo bench`
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() {
+    let args = Args::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(in_a_corner("append", move |corner| async move {
+        topology::apply(&corner.config).await.expect("applied");
+        append(&corner.config, args.entries).await;
+    }));
+    runtime.block_on(in_a_corner("verify", move |mut corner| async move {
+        let config = &mut corner.config;
+        config.event.directory = concat!(env!("CARGO_MANIFEST_DIR"), "/schemas").into();
+        config.watch.metrics_file = concat!(env!("CARGO_MANIFEST_DIR"), "/schemas/metrics.toml").into();
+        config.watch.group.clone_from(&config.topics.clean);
+        config.gate.group.clone_from(&config.topics.raw);
+        topology::apply(config).await.expect("applied");
+        audited(config, args.records).await;
+        verify(config, args.records).await;
+    }));
+}
+
+async fn append(config: &Config, entries: usize) {
+    let log = AuditLog::connect(config).await.expect("connected");
+    let ledger = ledger(config, entries);
+    let mut claim = log.claim(LANE).await.expect("claimed");
+    let begun = Instant::now();
+    for (number, part) in ledger.chunks(BATCH).enumerate() {
+        let first = number * BATCH;
+        let records: Vec<_> = (first..)
+            .zip(part)
+            .map(|(offset, value)| LedgerRecord {
+                offset: offset as i64,
+                value,
+            })
+            .collect();
+        let batch = LedgerBatch {
+            partition: LANE,
+            epoch: claim.epoch,
+            expected: claim.next,
+            next: (first + part.len()) as i64,
+            records: &records,
+        };
+        let appended = log.append(&batch).await.expect("appended");
+        assert_eq!((appended.entries, appended.alerts), (part.len(), 0));
+        claim.next = Some(batch.next);
+    }
+    let rate = entries as f64 / begun.elapsed().as_secs_f64();
+    let stored: i64 = sqlx::query_scalar("select count(*) from audit_entry where lane = $1")
+        .bind(lane_of(&config.topics.raw, LANE))
+        .fetch_one(&mut admin(config, "audit").await)
+        .await
+        .expect("counted");
+    assert_eq!(stored, entries as i64, "each once");
+    println!("append: {rate:.0} ledger records/s, {BATCH} a transaction");
+    log.close().await;
+}
+
+/// The ledger of a lane as a gate writes it, a raw record in each of its records.
+fn ledger(config: &Config, records: usize) -> Vec<Vec<u8>> {
+    let lane = lane_of(&config.topics.raw, LANE);
+    let mut head = Head::genesis(0);
+    head.epoch = 1;
+    let stamp = Stamp {
+        worker: "gate-0",
+        schema_rev: "0011223344556677",
+        key_rev: 3,
+    };
+    let record = |offset: i64| {
+        let mut tally = Tally::default();
+        let received = Received {
+            partition: LANE,
+            offset,
+            appended_ms: 1_700_000_000_000 + offset,
+            key: None,
+            value: b"an event",
+            signature: SignatureHeaders::default(),
+        };
+        tally.add(&received, Outcome::Clean);
+        head.append(&lane, &tally, offset + 1, &stamp)
+    };
+    (0..records as i64).map(record).collect()
+}
+
+/// A fleet through a gate, and its ledger into the audit log.
+async fn audited(config: &Config, records: u64) {
+    let mut fleet = Fleet::new(fleet::Options {
+        devices: DEVICES,
+        topic: config.topics.raw.clone(),
+        hostile: Hostile::some(),
+        ..fleet::Options::new(1)
+    });
+    let lines: Vec<_> = fleet.import_lines().collect();
+    let registrar = Registrar::connect(config).await.expect("connected");
+    let imported = registrar.import(&mut lines.join("\n").as_bytes()).await;
+    imported.expect("imported");
+    registrar.close().await;
+    let kafka = Kafka::at(&config.kafka.brokers);
+    let produced = spawn_blocking(move || fleet.produce(&kafka, records, &mut |_| {}));
+    produced.await.expect("a thread").expect("produced");
+
+    let health = Health::new(config.gate.workers);
+    let gate = Gate::connect(config, false, health, Arc::new(Metrics::new()))
+        .await
+        .expect("connected");
+    let watcher = Watcher::new(config).expect("a client");
+    let workers = Workers::start(&gate).expect("started");
+    while watcher.look().expect("an answer").behind > 0 {
+        tokio::time::sleep(LOOK).await;
+    }
+    assert!(
+        workers.drain(LOOK * 100).await.expect("no problem"),
+        "drained in time"
+    );
+    gate.vault.close().await;
+
+    let watch = Watch::start(
+        config,
+        Health::new(Watch::workers(config)),
+        Arc::new(Metrics::new()),
+    )
+    .await
+    .expect("started");
+    let lanes = config.topology.partitions.expect("set by the corner") as usize;
+    while !is_complete(
+        &verified(config, [Against::Database, Against::Ledger]).await,
+        lanes,
+    ) {
+        tokio::time::sleep(LOOK).await;
+    }
+    assert!(watch.drain().await.expect("no problem"), "drained in time");
+}
+
+/// Every lane is there, and nothing of its ledger is missing in it.
+fn is_complete(report: &Report, lanes: usize) -> bool {
+    let pending: Vec<_> = report
+        .lanes
+        .iter()
+        .filter_map(|lane| lane.ledger_pending)
+        .collect();
+    pending.len() == lanes && pending.iter().all(|records| *records == 0)
+}
+
+async fn verify(config: &Config, records: u64) {
+    let begun = Instant::now();
+    let all = [Against::Raw, Against::Clean, Against::Ledger, Against::Database];
+    let report = verified(config, all).await;
+    let seconds = begun.elapsed().as_secs_f64();
+    let recomputed: u64 = report.lanes.iter().filter_map(|lane| lane.raw_records).sum();
+    assert_eq!(recomputed, records, "all of them");
+    println!(
+        "verify: {:.0} raw records/s, from all topics and the database ({records} in {seconds:.1} s)",
+        records as f64 / seconds
+    );
+}
+
+async fn verified<const N: usize>(config: &Config, against: [Against; N]) -> Report {
+    let options = Options {
+        against: BTreeSet::from(against),
+        ..Options::default()
+    };
+    let report = verify::verify(config, &options, &mut |_| {})
+        .await
+        .expect("the stack answers");
+    assert!(report.is_good(), "{:?}", report.problems);
+    report
+}
