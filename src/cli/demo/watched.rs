@@ -18,7 +18,7 @@ use crate::cli::Failure;
 use crate::config::Config;
 use crate::gate::keyring::Keyring;
 use crate::io::kafka::watch::jobs::Jobs;
-use crate::io::kafka::watch::{Problem, Watch};
+use crate::io::kafka::watch::{Problem, Watch, metrics_table};
 use crate::io::timescale::{Analytics, TimescaleError};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
@@ -87,7 +87,8 @@ pub(super) async fn run(
     let analytics = Analytics::connect(config).await?;
     let seconds = store(config, &analytics, &ends).await?;
     // What the watch does by itself every hour.
-    let jobs = Jobs::new(analytics.clone(), config, Arc::new(Metrics::new()));
+    let table = metrics_table(config)?;
+    let jobs = Jobs::new(analytics.clone(), table, config, Arc::new(Metrics::new()));
     jobs.judge_rollouts().await?;
     let watched = ask(&analytics, &mark, readings, happened, keyring).await;
     analytics.close().await;

@@ -28,7 +28,7 @@ mod run;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use config::Config;
-pub use run::{Problem, Watch};
+pub use run::{Problem, Watch, metrics_table};
 
 /// How old the oldest of `records` is that are waiting, as far as the time of the last one that was taken tells.
 fn age_seconds(records: u64, appended_ms: i64) -> f64 {

@@ -171,7 +171,12 @@ fn knowledge(config: &Config) -> Result<Knowledge, Failure> {
     })
 }
 
-fn metrics_table(config: &Config) -> Result<MetricsTable, Failure> {
+/// What metrics mean, from the file that the configuration names.
+///
+/// # Errors
+///
+/// `Usage` when it cannot be read, or says what makes no sense.
+pub fn metrics_table(config: &Config) -> Result<MetricsTable, Failure> {
     let file = &config.watch.metrics_file;
     let refused = |what: String| Failure::Usage(format!("{} (watch.metrics_file): {what}", file.display()));
     let length = std::fs::metadata(file)
