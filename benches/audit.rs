@@ -18,7 +18,7 @@ use pulsegate::config::Config;
 use pulsegate::gate::ledger::{Head, Stamp, Tally};
 use pulsegate::gate::outcome::Outcome;
 use pulsegate::gate::record::{Received, SignatureHeaders};
-use pulsegate::io::audit::verify::{self, Against, Options, Report};
+use pulsegate::io::audit::verify::{self, Against, Options, Report, VerifyError};
 use pulsegate::io::audit::{AuditLog, LedgerBatch, LedgerRecord, lane_of};
 use pulsegate::io::kafka::gate::Gate;
 use pulsegate::io::kafka::progress::Watcher;
@@ -179,10 +179,11 @@ async fn audited(config: &Config, records: u64) {
     .await
     .expect("started");
     let lanes = config.topology.partitions.expect("set by the corner") as usize;
-    while !is_complete(
-        &verified(config, [Against::Database, Against::Ledger]).await,
-        lanes,
-    ) {
+    // Until the watch has made the key and the lanes there is nothing to verify.
+    while !verified(config, [Against::Database, Against::Ledger])
+        .await
+        .is_ok_and(|report| is_complete(&report, lanes))
+    {
         tokio::time::sleep(LOOK).await;
     }
     assert!(watch.drain().await.expect("no problem"), "drained in time");
@@ -201,7 +202,7 @@ fn is_complete(report: &Report, lanes: usize) -> bool {
 async fn verify(config: &Config, records: u64) {
     let begun = Instant::now();
     let all = [Against::Raw, Against::Clean, Against::Ledger, Against::Database];
-    let report = verified(config, all).await;
+    let report = verified(config, all).await.expect("the stack answers");
     let seconds = begun.elapsed().as_secs_f64();
     let recomputed: u64 = report.lanes.iter().filter_map(|lane| lane.raw_records).sum();
     assert_eq!(recomputed, records, "all of them");
@@ -211,14 +212,12 @@ async fn verify(config: &Config, records: u64) {
     );
 }
 
-async fn verified<const N: usize>(config: &Config, against: [Against; N]) -> Report {
+async fn verified<const N: usize>(config: &Config, against: [Against; N]) -> Result<Report, VerifyError> {
     let options = Options {
         against: BTreeSet::from(against),
         ..Options::default()
     };
-    let report = verify::verify(config, &options, &mut |_| {})
-        .await
-        .expect("the stack answers");
+    let report = verify::verify(config, &options, &mut |_| {}).await?;
     assert!(report.is_good(), "{:?}", report.problems);
-    report
+    Ok(report)
 }

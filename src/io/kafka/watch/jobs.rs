@@ -69,8 +69,19 @@ impl Jobs {
         }
     }
 
-    /// Runs them until the process stops.
+    /// Runs them until the process stops. A job that is under way then is rolled back, and runs again elsewhere.
     pub async fn run(self, mut stopped: watch::Receiver<bool>) {
+        tokio::select! {
+            _ = stopped.changed() => {}
+            () = self.repeat() => {}
+        }
+        if let Some(operations) = self.operations.get() {
+            operations.close().await;
+        }
+    }
+
+    /// Runs each in its time, one after the other.
+    async fn repeat(&self) {
         let (mut rollup, mut retention) = (interval(ROLLUP_INTERVAL), interval(RETENTION_INTERVAL));
         let (mut kpis, mut regressions) = (interval(KPI_INTERVAL), interval(REGRESSION_INTERVAL));
         let mut shifts = interval_at((Instant::now() + SHIFT_INTERVAL).into(), SHIFT_INTERVAL);
@@ -84,18 +95,13 @@ impl Jobs {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         loop {
-            // A job that is under way when the process stops is rolled back, and runs again elsewhere.
             tokio::select! {
-                _ = stopped.changed() => break,
                 _ = rollup.tick() => self.one(Job::Rollup, self.sink.roll_up()).await,
                 _ = kpis.tick() => self.one(Job::Kpis, self.count()).await,
                 _ = regressions.tick() => self.one(Job::Regressions, self.judge_rollouts()).await,
                 _ = shifts.tick() => self.one(Job::Shifts, self.judge_shifts(Timestamp::now())).await,
                 _ = retention.tick() => self.one(Job::Retention, self.drop_old()).await,
             }
-        }
-        if let Some(operations) = self.operations.get() {
-            operations.close().await;
         }
     }
 
