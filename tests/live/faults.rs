@@ -119,6 +119,23 @@ fn a_gate_that_was_stopped_past_its_session_and_comes_back_changes_nothing() {
 }
 
 #[test]
+fn a_gate_that_is_told_to_end_while_it_is_behind_ends_in_time() {
+    alone_in_a_world("end", SMALL_BATCHES, |world| {
+        let mut fleet = fleet(world, 15, 200);
+        world.import(&fleet);
+        world.produce(&mut fleet, 100_000);
+        let gate = world.start_gate("one", &[], &[]);
+        wait_for("some progress", || world.settled() > 1_000);
+        assert!(gate.terminate().success(), "what it had read is committed");
+        assert!(world.behind_by() > 0, "there was more to do");
+        let mut gate = world.gate("one");
+        world.settle(&mut [&mut gate]);
+        world.judged_good(&fleet);
+        assert!(gate.terminate().success());
+    });
+}
+
+#[test]
 fn a_broker_that_stops_and_starts_loses_nothing() {
     alone_in_a_world("broker", SMALL_BATCHES, |world| {
         let mut fleet = fleet(world, 13, 200);

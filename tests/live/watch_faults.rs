@@ -113,6 +113,20 @@ fn killed_twenty_times_every_reading_is_stored_once_and_the_findings_are_those_o
 }
 
 #[test]
+fn a_watch_that_is_told_to_end_while_it_is_behind_ends_in_time() {
+    in_a_world("watch_end", SMALL_BATCHES, |world| {
+        produce(world, 0, 500);
+        let watch = world.start_watch("one", &[]);
+        wait_for("some progress", || stored(world) > 1_000);
+        assert!(watch.terminate().success(), "what it had read is stored");
+        assert!(behind(world) > 0, "there was more to do");
+        let watch = world.watch("one");
+        everything_once(world);
+        assert!(watch.terminate().success());
+    });
+}
+
+#[test]
 fn a_broker_that_stops_and_starts_under_a_watch_loses_and_doubles_nothing() {
     alone_in_a_world("watch_broker", SMALL_BATCHES, |world| {
         let mut fleet = fleet(world, 200, Hostile::some());

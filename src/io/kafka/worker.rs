@@ -87,11 +87,12 @@ pub struct Worker {
     health: WorkerHealth,
     index: usize,
     transactional_id: String,
+    // Before the consumer, which does not end as long as somebody holds what it has fetched.
+    filling: Filling,
     consumer: Consumer,
     settler: Option<Settler>,
     settler_at: Instant,
     slots: Vec<Slot>,
-    filling: Filling,
     spare: Option<SealedBatch>,
     in_flight: Option<InFlight>,
     openings: (Sender<Opened>, Receiver<Opened>),
@@ -575,7 +576,13 @@ impl Worker {
             self.slot(partition).close();
             self.health.revoked(partition);
         }
-        let Self { consumer, health, .. } = self;
+        let Self {
+            filling,
+            consumer,
+            health,
+            ..
+        } = self;
+        drop(filling);
         drop(consumer);
         health.stopped();
         Ok(())

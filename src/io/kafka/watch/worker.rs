@@ -69,10 +69,11 @@ pub struct Worker<F: Feed> {
     feed: Arc<F>,
     config: Arc<Config>,
     health: WorkerHealth,
+    // Before the consumer, which does not end as long as somebody holds what it has fetched.
+    messages: Messages,
     consumer: Consumer,
     log: Log,
     slots: Vec<Slot<F>>,
-    messages: Messages,
     news: (Sender<News<F>>, Receiver<News<F>>),
     runtime: Handle,
 }
@@ -544,7 +545,13 @@ impl<F: Feed> Worker<F> {
             self.feed.release(partition);
             self.health.revoked(partition);
         }
-        let Self { consumer, health, .. } = self;
+        let Self {
+            messages,
+            consumer,
+            health,
+            ..
+        } = self;
+        drop(messages);
         drop(consumer);
         health.stopped();
     }
