@@ -380,6 +380,8 @@ impl AuditLog {
                 let fault = failed(action);
                 let mut transaction = connection.begin().await.map_err(&fault)?;
                 if !is_due(&mut transaction, now).await.map_err(&fault)? {
+                    // Dropped, it would hold its lock until the connection is used again.
+                    transaction.rollback().await.map_err(&fault)?;
                     return Ok::<_, AuditError>(None);
                 }
                 let mut tree = match &*seen {
