@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use sqlx::Row as _;
 
 use crate::main_path::fleet;
-use crate::stored::{CleanTopic, event_of, everything_once, now_ms, query};
+use crate::stored::{CleanTopic, count, event_of, everything_once, now_ms, query};
 use crate::world::{in_a_world, wait_for};
 
 /// When recordings begin that only count from their own beginning: with the others.
@@ -116,6 +116,28 @@ fn a_month_of_three_people_gives_few_findings() {
             rate <= FINDINGS_A_DAY_MAX,
             "{rate:.2} findings a day and person: {found:#?}"
         );
+    });
+}
+
+/// Intervals between beats, an hour at most: too short to know what is odd, and long enough to be stored whole.
+#[test]
+fn intervals_between_beats_are_stored_whole_and_nobody_is_told() {
+    let Some(directory) = directory() else { return };
+    in_a_world("intervals", SETTINGS, move |world| {
+        let names = [
+            "rri_rest",
+            "rri_exercise",
+            "rri_noisy",
+            "nni_60min",
+            "mitbih100_rr",
+        ];
+        let series = names.map(|name| read(&directory, &format!("{name}.csv")));
+        let found = found(world, series.into());
+        for (device, found) in &found {
+            println!("{device}: {found:?}");
+        }
+        let told = "select count(*) from findings where notify and kind <> 'quality'";
+        assert_eq!(count(world, "analytics", told), 0, "{found:#?}");
     });
 }
 
