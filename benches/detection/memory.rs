@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use pulsegate::config::Config;
-use pulsegate::detect::clean::Decoder;
 use pulsegate::detect::lane::{CleanRecord, Lane, Output, Rules};
 use pulsegate::detect::quality::Metrics;
 use pulsegate::io::schemas::Schemas;
@@ -21,7 +20,11 @@ const WANTED: f64 = 600.0;
 pub fn measure() -> String {
     let mut config = Config::default();
     config.event.directory = concat!(env!("CARGO_MANIFEST_DIR"), "/schemas").into();
-    let (decoder, rules) = (decoder(&config), rules(&config));
+    let schemas = Schemas::read(&config.event).expect("the project's schemas");
+    let (decoder, rules) = (
+        schemas.decoder(&config.event).expect("clean schemas"),
+        rules(&config),
+    );
     let before = resident_bytes();
     let mut lanes: Vec<_> = (0..LANES)
         .map(|partition| Lane::new(partition, Arc::clone(&rules)))
@@ -48,18 +51,6 @@ pub fn measure() -> String {
         of_each(resident_bytes().saturating_sub(before)),
         of_each(counted)
     )
-}
-
-fn decoder(config: &Config) -> Decoder {
-    let schemas = Schemas::read(&config.event).expect("the project's schemas");
-    let plans = schemas.catalog.plans();
-    let default = plans
-        .iter()
-        .position(|plan| plan.name() == config.event.default_event);
-    let local = plans
-        .iter()
-        .map(|plan| (plan.clean_schema(), plan.clean_fingerprint()));
-    Decoder::new(local, default.expect("the default event")).expect("clean schemas")
 }
 
 fn rules(config: &Config) -> Arc<Rules> {

@@ -1,54 +1,23 @@
 //! The webhook headers panic at nothing; nothing verifies that was not signed, and what verifies has one reading.
 #![no_main]
 
-use std::num::NonZeroU32;
+mod signed;
+
 use std::sync::LazyLock;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use hmac::{Hmac, KeyInit as _, Mac as _};
 use libfuzzer_sys::fuzz_target;
-use pulsegate::gate::keyring::{Algorithm, KeyRow, KeyState, Keyring, Profile};
+use pulsegate::gate::keyring::{Keyring, Profile};
 use pulsegate::gate::outcome::Reason;
-use pulsegate::gate::record::{Received, SignatureHeaders};
-use pulsegate::gate::verify::{Config, Context, Scratch, Sequence, home_partition, verify};
-use sha2::Sha256;
+use pulsegate::gate::verify::Sequence;
 
-const SECRET: [u8; 32] = [7; 32];
-const NOW_S: i64 = 1_800_000_000;
-
-static KEYRING: LazyLock<Keyring> = LazyLock::new(|| {
-    let row = KeyRow {
-        kid: "k",
-        device: "d",
-        tenant: "t",
-        class: "c",
-        profile: Profile::Webhook,
-        algorithm: Algorithm::HmacSha256,
-        state: KeyState::Active,
-        material: &SECRET,
-        device_token: b"AAAAAAAAAAAAAAAAAAAAAA",
-    };
-    Keyring::empty().apply(&[row]).expect("the row is good")
-});
+static KEYRING: LazyLock<Keyring> = LazyLock::new(|| signed::keyring(Profile::Webhook));
 
 fn check(id: &[u8], timestamp: &[u8], list: &[u8], body: &[u8]) -> Result<Sequence, Reason> {
-    let partitions = NonZeroU32::MIN.saturating_add(7);
-    let context = Context::new("test", "raw", partitions, Config::default());
-    let mut signature = SignatureHeaders::default();
-    signature.take(b"webhook-id", Some(id));
-    signature.take(b"webhook-timestamp", Some(timestamp));
-    signature.take(b"webhook-signature", Some(list));
-    let record = Received {
-        partition: home_partition(b"d", partitions),
-        offset: 0,
-        appended_ms: NOW_S * 1_000,
-        key: Some(b"d"),
-        value: body,
-        signature,
-    };
-    let mut budget = context.budget();
-    verify(&record, &KEYRING, &context, &mut Scratch::default(), &mut budget).map(|verified| verified.sequence)
+    let headers: [(&[u8], &[u8]); 3] =
+        [(b"webhook-id", id), (b"webhook-timestamp", timestamp), (b"webhook-signature", list)];
+    signed::check(&KEYRING, &headers, body)
 }
 
 fuzz_target!(|data: &[u8]| {
@@ -60,8 +29,7 @@ fuzz_target!(|data: &[u8]| {
 
     // The same parts, signed by the holder of the secret, with the fuzzer's list around the signature.
     let input = [id, b".", timestamp, b".", body].concat();
-    let mac = Hmac::<Sha256>::new_from_slice(&SECRET).expect("HMAC takes any key").chain_update(input).finalize();
-    let good = format!("v1,{}", BASE64_STANDARD.encode(mac.into_bytes()));
+    let good = format!("v1,{}", BASE64_STANDARD.encode(signed::mac(&input)));
     for list in [good.clone().into_bytes(), [list, b" ", good.as_bytes()].concat()] {
         let Ok(sequence) = check(id, timestamp, &list, body) else { continue };
         assert!(!id.contains(&b'.') && !timestamp.contains(&b'.'), "two splits of one signed text");

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 
 use super::{Check, Config};
 use crate::crypto::kek::Source;
+use crate::io::kafka::filling::NONCES;
 
 /// Checks the core's settings, and the settings that depend on each other.
 pub(super) fn check(config: &Config, check: &mut Check) {
@@ -30,13 +31,19 @@ fn event(config: &Config, check: &mut Check) {
         );
     }
     let limits = [
-        ("event.string_bytes_max", event.string_bytes_max),
-        ("event.items_max", event.items_max),
-        ("event.identity_bytes_max", event.identity_bytes_max),
-        ("event.protected_max", event.protected_max),
+        ("event.string_bytes_max", event.string_bytes_max, 1 << 20),
+        ("event.items_max", event.items_max, 1 << 20),
+        // An encryption context gives a length two bytes.
+        (
+            "event.identity_bytes_max",
+            event.identity_bytes_max,
+            (1 << 16) - 1,
+        ),
+        // As many nonces as are drawn at once.
+        ("event.protected_max", event.protected_max, NONCES as u64),
     ];
-    for (path, limit) in limits {
-        check.range(path, limit.into(), 1..=1 << 20);
+    for (path, limit, most) in limits {
+        check.range(path, limit.into(), 1..=most);
     }
 }
 

@@ -163,7 +163,8 @@ impl<'v> Json<'v, '_> {
     fn integer<'p>(&mut self, node: &'p Node, peek: Peek) -> Result<(), Stop<'p>> {
         let start = self.jiter.current_index();
         let digits = self.jiter.known_number_bytes(peek).map_err(refused(node))?;
-        if digits.iter().any(|byte| matches!(byte, b'.' | b'e' | b'E')) {
+        // Whoever reads a minus zero, such as serde_json, takes it for a float.
+        if digits == b"-0" || digits.iter().any(|byte| matches!(byte, b'.' | b'e' | b'E')) {
             return Err(Stop::Schema(node, Kind::WrongType));
         }
         let parsed = std::str::from_utf8(digits)

@@ -385,6 +385,18 @@ pub enum Refusal {
     },
 }
 
+impl Refusal {
+    /// It may be for the moment only: the ledger's or the log's newest records are not visible everywhere yet.
+    #[must_use]
+    pub const fn may_pass(&self) -> bool {
+        match self {
+            Self::Moved { ledger, committed } => *ledger < *committed,
+            Self::NoLedger { .. } | Self::Truncated { .. } => true,
+            Self::NotCommitted { .. } => false,
+        }
+    }
+}
+
 impl Standing {
     /// Where the lane goes on, and what its ledger has to say first.
     ///

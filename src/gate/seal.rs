@@ -35,7 +35,8 @@ pub enum SealError {
     /// A path or a value for a token is longer than an encryption context can hold.
     #[error(transparent)]
     TooLong(#[from] TooLong),
-    /// The rewritten event does not go into the format of the clean topic: a defect of the plan.
+    /// The rewritten event does not go into the format of the clean topic: a defect of the plan. Held, one such record
+    /// would stop its lane for good; it is rejected, and can be redriven when the defect is mended.
     #[error(
         "a walked event cannot be written in the format of the clean topic; this is a defect, please report it"
     )]
@@ -50,8 +51,8 @@ impl SealError {
     #[must_use]
     pub const fn reason(&self) -> Option<Reason> {
         match self {
-            Self::TooLong(_) => Some(Reason::SchemaViolation),
-            Self::Nonces | Self::Exhausted(_) | Self::Untranscodable | Self::Tenant => None,
+            Self::TooLong(_) | Self::Untranscodable => Some(Reason::SchemaViolation),
+            Self::Nonces | Self::Exhausted(_) | Self::Tenant => None,
         }
     }
 }

@@ -5,6 +5,7 @@ mod copy;
 pub mod http;
 pub mod kafka;
 pub mod kek;
+mod private_file;
 pub mod registry;
 pub mod schemas;
 pub mod timescale;

@@ -4,9 +4,9 @@
 //! known for good, since registries never give one out twice; a denied one is asked for again after a while. A registry
 //! that does not answer says nothing: the lane waits.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -281,6 +281,26 @@ impl Registry {
             path.pop_if_empty().extend(segments);
         }
         url
+    }
+}
+
+/// The ids that the registry is being asked about, each once at a time.
+#[derive(Debug, Default)]
+pub struct Questions(std::sync::Mutex<HashSet<u32>>);
+
+impl Questions {
+    /// False where somebody is asking already.
+    pub fn begin(&self, id: u32) -> bool {
+        self.ids().insert(id)
+    }
+
+    /// It may be asked again.
+    pub fn end(&self, id: u32) {
+        self.ids().remove(&id);
+    }
+
+    fn ids(&self) -> MutexGuard<'_, HashSet<u32>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use sha2::{Digest as _, Sha256};
 
 use crate::cli::Failure;
+use crate::detect::clean::Decoder;
 use crate::event::{Catalog, Config, Source};
 
 /// The largest schema that is read: the default one has 5 KiB.
@@ -42,6 +43,21 @@ impl Schemas {
             ))
         })?;
         Ok(Self { catalog, revision })
+    }
+
+    /// What reads the clean records of all event types. A JSON record does not name its type: it is of the default one.
+    ///
+    /// # Errors
+    ///
+    /// `Usage`, when a clean schema makes no sense to its reader.
+    pub fn decoder(&self, config: &Config) -> Result<Decoder, Failure> {
+        let plans = self.catalog.plans();
+        let default = plans.iter().position(|plan| plan.name() == config.default_event);
+        let clean = plans
+            .iter()
+            .map(|plan| (plan.clean_schema(), plan.clean_fingerprint()));
+        Decoder::new(clean, default.unwrap_or_default())
+            .map_err(|error| Failure::Usage(format!("the schemas (event.directory): {error}")))
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::metrics::Metric;
@@ -122,6 +123,23 @@ struct Lane {
     held: Option<HoldCause>,
     /// Records up to the last stable offset, and the age of the first of them in seconds; unknown until measured.
     lag: Option<(u64, f64)>,
+    /// When it was last seen to be behind by nothing.
+    caught_up_ms: i64,
+}
+
+impl Lane {
+    /// The first of `records` is younger than the last one before it, and than the time when there was none.
+    fn measure(&mut self, records: u64, appended_ms: i64, now_ms: i64) {
+        if records == 0 {
+            self.caught_up_ms = now_ms;
+        }
+        let since_ms = appended_ms.max(self.caught_up_ms);
+        let seconds = match (records, since_ms) {
+            (0, _) | (_, 0) => 0.0,
+            _ => (now_ms - since_ms).max(0) as f64 / 1_000.0,
+        };
+        self.lag = Some((records, seconds));
+    }
 }
 
 #[derive(Debug, Default)]
@@ -342,6 +360,7 @@ impl WorkerHealth {
             worker: self.index,
             held: Some(HoldCause::Rebuilding),
             lag: None,
+            caught_up_ms: 0,
         };
         self.health.lock().lanes.insert((self.log, lane), owned);
     }
@@ -369,9 +388,11 @@ impl WorkerHealth {
         self.update(lane, |owned| owned.held = None);
     }
 
-    /// How far the lane is behind the last stable offset: in records, and as the age of the first unread one in seconds.
-    pub fn lag(&self, lane: i32, records: u64, seconds: f64) {
-        self.update(lane, |owned| owned.lag = Some((records, seconds)));
+    /// How far the lane is behind the last stable offset, in records. The last one before them was appended at
+    /// `appended_ms`; 0 where nobody has seen it.
+    pub fn lag(&self, lane: i32, records: u64, appended_ms: i64) {
+        let now_ms = Timestamp::now().as_millisecond();
+        self.update(lane, |owned| owned.measure(records, appended_ms, now_ms));
     }
 
     /// The worker has ended as it was told to.
@@ -503,20 +524,40 @@ mod tests {
     }
 
     #[test]
+    fn the_first_record_that_waits_is_no_older_than_the_last_before_it_or_than_when_none_waited() {
+        let mut lane = Lane {
+            worker: 0,
+            held: None,
+            lag: None,
+            caught_up_ms: 0,
+        };
+        let mut lag = |records, appended_ms, now_ms| {
+            lane.measure(records, appended_ms, now_ms);
+            lane.lag
+        };
+        assert_eq!(lag(9, 0, 5_000), Some((9, 0.0)), "nobody knows");
+        assert_eq!(lag(9, 2_000, 5_000), Some((9, 3.0)));
+        assert_eq!(lag(0, 2_000, 6_000), Some((0, 0.0)));
+        assert_eq!(lag(1, 2_000, 90_000), Some((1, 84.0)), "it came after 6 s");
+        assert_eq!(lag(1, 89_000, 90_000), Some((1, 1.0)));
+    }
+
+    #[test]
     fn only_owned_lanes_have_series() {
         let health = Health::new(1);
         let worker = health.worker(0);
         worker.joined();
         worker.assigned(2);
         assert!(!rendered(&health).contains("lane="), "not measured yet");
-        worker.lag(2, 17, 0.25);
+        let now_ms = Timestamp::now().as_millisecond();
+        worker.lag(2, 17, now_ms + 60_000);
         let text = rendered(&health);
         assert!(
             text.contains("pulsegate_lane_lag_records{lane=\"2\"} 17\n"),
             "{text}"
         );
         assert!(
-            text.contains("pulsegate_lane_lag_seconds{lane=\"2\"} 0.25\n"),
+            text.contains("pulsegate_lane_lag_seconds{lane=\"2\"} 0\n"),
             "{text}"
         );
         assert!(

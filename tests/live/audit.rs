@@ -8,7 +8,7 @@ use pulsegate::io::audit::{AuditLog, LedgerBatch, LedgerRecord};
 use pulsegate::io::topology::logins;
 use pulsegate_loadtest::fleet::Hostile;
 use pulsegate_loadtest::kafka::{Producer, captured, read_all, watermarks};
-use pulsegate_loadtest::record::{Header, Record};
+use pulsegate_loadtest::record::{Captured, Header, Record};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::{Offset, TopicPartitionList};
@@ -16,10 +16,10 @@ use serde_json::Value;
 use tokio::runtime::Handle;
 
 use crate::main_path::fleet;
-use crate::world::{World, in_a_world};
+use crate::world::{PATIENCE, World, in_a_world, wait_for};
 
 /// Appends the whole ledger to the log, as a watch does, and signs it.
-fn watch(world: &World) {
+pub fn watch(world: &World) {
     let (kafka, topic) = (world.kafka(), &world.config.topics.ledger);
     let mut partitions: BTreeMap<i32, Vec<(i64, Vec<u8>)>> = BTreeMap::new();
     let ranges = watermarks(&kafka, topic).expect("the ledger is there");
@@ -61,14 +61,14 @@ fn watch(world: &World) {
 }
 
 /// Verifies with the command. Gives its exit code and what it found.
-fn verify(world: &World, arguments: &[&str]) -> (Option<i32>, Value) {
+pub fn verify(world: &World, arguments: &[&str]) -> (Option<i32>, Value) {
     let output = world.run(&[&["--json", "audit", "verify"], arguments].concat());
     let found = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|_| panic!("no answer: {}", String::from_utf8_lossy(&output.stderr)));
     (output.status.code(), found)
 }
 
-fn kinds(found: &Value) -> Vec<&str> {
+pub fn kinds(found: &Value) -> Vec<&str> {
     let problems = found["problems"].as_array().expect("a list");
     problems
         .iter()
@@ -76,7 +76,7 @@ fn kinds(found: &Value) -> Vec<&str> {
         .collect()
 }
 
-fn sum(found: &Value, field: &str) -> u64 {
+pub fn sum(found: &Value, field: &str) -> u64 {
     let lanes = found["lanes"].as_array().expect("a list");
     lanes.iter().filter_map(|lane| lane[field].as_u64()).sum()
 }
@@ -125,6 +125,79 @@ fn the_log_of_a_hostile_fleet_is_recomputed_from_all_topics() {
         clean_and_deadletter_are_held_to_the_ledger(world);
         administration_is_in_the_log(world);
     });
+}
+
+#[test]
+fn raw_records_that_were_exchanged_or_cut_off_are_named() {
+    in_a_world("exchanged", "", |world| {
+        let mut fleet = fleet(world, 50, Hostile::default());
+        world.import(&fleet);
+        let mut gate = world.gate("one");
+        world.produce(&mut fleet, 1_000);
+        world.settle(&mut [&mut gate]);
+        assert!(gate.terminate().success());
+        watch(world);
+        let records = raw_records(world);
+        // Nothing but the topic's own times is new.
+        make_raw_again(world, &records);
+        let (code, found) = verify(world, &[]);
+        assert_eq!((code, kinds(&found)), (Some(0), vec![]), "{found:#}");
+
+        let mut exchanged = records.clone();
+        let one = exchanged.iter_mut().find(|record| record.partition == 1);
+        let value = one.and_then(|record| record.record.value.as_mut()).expect("one");
+        value.push(b' ');
+        let mut cut = exchanged;
+        let last = cut.iter().rposition(|record| record.partition == 0);
+        let last = cut.remove(last.expect("one"));
+        make_raw_again(world, &cut);
+        let (code, found) = verify(world, &["--against", "raw,ledger"]);
+        assert_eq!(
+            (code, kinds(&found)),
+            (Some(1), vec!["raw_missing", "raw_changed"]),
+            "{found:#}"
+        );
+        let problems = found["problems"].as_array().expect("a list");
+        for (problem, partition) in problems.iter().zip(0..) {
+            assert_eq!(
+                problem["lane"],
+                format!("{}/{partition}", world.config.topics.raw)
+            );
+        }
+        let first = problems[0]["offset"].as_i64().expect("an offset");
+        assert!(first <= last.offset, "the range that it was in: {found:#}");
+        assert_eq!(problems[1]["offset"], 0);
+    });
+}
+
+fn raw_records(world: &World) -> Vec<Captured> {
+    let (kafka, topic) = (world.kafka(), &world.config.topics.raw);
+    let ranges = watermarks(&kafka, topic).expect("there");
+    let mut records = Vec::new();
+    read_all(&kafka, topic, &ranges, |message| {
+        records.push(captured(message));
+        Ok(())
+    })
+    .expect("read");
+    records
+}
+
+/// Puts these in the place of all that is in the raw topic.
+fn make_raw_again(world: &World, records: &[Captured]) {
+    let topic = &world.config.topics.raw;
+    let kafka: AdminClient<DefaultClientContext> = world.config.kafka.client().create().expect("a client");
+    let deleted = Handle::current().block_on(kafka.delete_topics(&[topic], &AdminOptions::new()));
+    deleted.expect("deleted")[0].as_ref().expect("deleted");
+    wait_for("the topic to be gone", || {
+        let metadata = kafka.inner().fetch_metadata(None, PATIENCE).expect("an answer");
+        metadata.topics().iter().all(|one| one.name() != topic)
+    });
+    world.done(&["topology", "apply"]);
+    let mut producer = Producer::new(&world.kafka(), topic, "none").expect("a producer");
+    for record in records {
+        producer.send(&record.record, record.partition);
+    }
+    producer.finish().expect("delivered");
 }
 
 fn clean_and_deadletter_are_held_to_the_ledger(world: &World) {

@@ -5,6 +5,7 @@ use pulsegate_loadtest::oracle::Problem;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
 
+use crate::audit;
 use crate::main_path::fleet;
 use crate::world::{World, in_a_world};
 
@@ -43,6 +44,11 @@ fn a_gate_refuses_offsets_that_somebody_reset_until_it_is_told_to_rewind() {
             !chain.iter().any(|problem| report.problems.contains_key(problem)),
             "{report}"
         );
+        // What two ranges cover is not recomputed, and counted apart.
+        audit::watch(world);
+        let (code, found) = audit::verify(world, &[]);
+        assert_eq!((code, audit::kinds(&found)), (Some(0), vec![]), "{found:#}");
+        assert!(audit::sum(&found, "ranges_unknown") > 0, "{found:#}");
     });
 }
 

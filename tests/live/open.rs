@@ -8,6 +8,7 @@ use pulsegate_loadtest::fleet::{Fleet, Hostile};
 use pulsegate_loadtest::kafka::{captured, read_all, watermarks};
 use serde_json::Value;
 
+use crate::audit;
 use crate::main_path::fleet;
 use crate::world::{World, in_a_world};
 
@@ -69,16 +70,21 @@ fn moved(mut into: Value, to: &str, what: &Value) -> Vec<u8> {
     line
 }
 
+/// A fleet, and what a gate has made of its 300 events.
+fn sealed(world: &World) -> (Fleet, Vec<Vec<u8>>) {
+    let mut fleet = fleet(world, 10, Hostile::default());
+    world.import(&fleet);
+    world.produce(&mut fleet, 300);
+    let mut gate = world.gate("one");
+    world.settle(&mut [&mut gate]);
+    assert!(gate.terminate().success());
+    (fleet, clean_lines(world))
+}
+
 #[test]
 fn open_shows_what_was_planted_and_refuses_what_was_moved() {
     in_a_world("open", "", |world| {
-        let mut fleet = fleet(world, 10, Hostile::default());
-        world.import(&fleet);
-        world.produce(&mut fleet, 300);
-        let mut gate = world.gate("one");
-        world.settle(&mut [&mut gate]);
-        assert!(gate.terminate().success());
-        let lines = clean_lines(world);
+        let (fleet, lines) = sealed(world);
         everything_planted_is_shown(world, &fleet, &lines);
         a_partition_opens_like_the_lines(world, &lines[0]);
         what_was_moved_is_refused(world, &lines);
@@ -89,15 +95,13 @@ fn open_shows_what_was_planted_and_refuses_what_was_moved() {
 #[test]
 fn avro_opens_as_well() {
     in_a_world("open_avro", "event.clean_format = \"avro\"\n", |world| {
-        let mut fleet = fleet(world, 10, Hostile::default());
-        world.import(&fleet);
-        world.produce(&mut fleet, 300);
-        let mut gate = world.gate("one");
-        world.settle(&mut [&mut gate]);
-        assert!(gate.terminate().success());
-        let lines = clean_lines(world);
+        let (fleet, lines) = sealed(world);
         everything_planted_is_shown(world, &fleet, &lines);
         a_partition_opens_like_the_lines(world, &lines[0]);
+        audit::watch(world);
+        let (code, found) = audit::verify(world, &[]);
+        assert_eq!((code, audit::kinds(&found)), (Some(0), vec![]), "{found:#}");
+        assert_eq!(audit::sum(&found, "raw_records"), 300);
     });
 }
 

@@ -7,6 +7,7 @@ use pulsegate_loadtest::fleet::event::Format;
 use pulsegate_loadtest::fleet::{Fleet, Options};
 use pulsegate_loadtest::oracle::AvroSchemas;
 
+use crate::audit;
 use crate::world::{World, in_a_world, wait_for};
 
 #[test]
@@ -35,6 +36,10 @@ fn without_the_registry_a_lane_waits_and_nothing_is_rejected() {
         assert!(report.is_good(), "{report}");
         assert_eq!(report.clean_records, 1_000, "{report}");
         assert!(gate.terminate().success());
+        audit::watch(world);
+        let (code, found) = audit::verify(world, &[]);
+        assert_eq!((code, audit::kinds(&found)), (Some(0), vec![]), "{found:#}");
+        assert_eq!(audit::sum(&found, "raw_records"), 1_000);
     });
 }
 

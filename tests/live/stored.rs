@@ -165,6 +165,24 @@ fn last_record(world: &World, range: &reader::Range) -> Option<i64> {
     last
 }
 
+/// Records by outcome, as they were counted for the KPIs.
+pub fn counted(world: &World) -> BTreeMap<String, i64> {
+    let settled = "select outcome, sum(records)::bigint from settled_minute group by 1";
+    by_outcome(world, "operations", settled)
+}
+
+/// Records by outcome, as the ledger records in the audit log tell.
+pub fn told(world: &World) -> BTreeMap<String, i64> {
+    let entries = "select key, sum(value::bigint)::bigint
+        from audit_entry, jsonb_each_text(convert_from(entry, 'UTF8')::jsonb -> 'outcomes') group by 1";
+    by_outcome(world, "audit", entries)
+}
+
+fn by_outcome(world: &World, database: &str, sql: &str) -> BTreeMap<String, i64> {
+    let rows = query(world, database, sql);
+    rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+}
+
 /// A clean event of a device.
 pub fn event(device: u32, at_ms: i64, firmware: &str, readings: &[(&str, f64)]) -> Vec<u8> {
     let readings: Vec<_> = readings

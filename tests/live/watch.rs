@@ -1,13 +1,13 @@
 //! Clean to stored, end to end.
 
-use std::collections::BTreeMap;
-
 use pulsegate_loadtest::fleet::Hostile;
 use serde_json::{Value, json};
 use sqlx::Row as _;
 
 use crate::main_path::fleet;
-use crate::stored::{CleanTopic, count, event, event_of, everything_once, now_ms, query, wait_until_stored};
+use crate::stored::{
+    CleanTopic, count, counted, event, event_of, everything_once, now_ms, query, told, wait_until_stored,
+};
 use crate::world::{in_a_world, wait_for};
 
 #[test]
@@ -65,18 +65,8 @@ fn everything_that_a_gate_lets_through_is_stored_once_and_audited() {
                 "select coalesce(sum(value), 0)::bigint from kpi_minute where kpi = 'throughput'";
             count(world, "operations", throughput) >= records
         });
-        let settled = "select outcome, sum(records)::bigint from settled_minute group by 1";
-        let settled: BTreeMap<String, i64> = query(world, "operations", settled)
-            .iter()
-            .map(|row| (row.get(0), row.get(1)))
-            .collect();
-        let entries = "select key, sum(value::bigint)::bigint
-            from audit_entry, jsonb_each_text(convert_from(entry, 'UTF8')::jsonb -> 'outcomes') group by 1";
-        let told: BTreeMap<String, i64> = query(world, "audit", entries)
-            .iter()
-            .map(|row| (row.get(0), row.get(1)))
-            .collect();
-        assert_eq!(settled, told);
+        let settled = counted(world);
+        assert_eq!(settled, told(world));
         assert_eq!(settled.values().sum::<i64>(), records);
         assert!(settled.len() > 5, "clean, and several reasons: {settled:?}");
         let rejected = "select round(sum(value * records))::bigint from kpi_minute where kpi = 'reject_rate'";

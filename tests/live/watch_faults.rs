@@ -8,8 +8,8 @@ use sqlx::Row as _;
 use crate::faults::Stopped;
 use crate::main_path::fleet;
 use crate::stored::{
-    CleanTopic, behind, count, event, everything_once, execute, in_the_findings_topic, in_the_table,
-    in_the_topic, now_ms, query, wait_until_stored,
+    CleanTopic, behind, count, counted, event, everything_once, execute, in_the_findings_topic, in_the_table,
+    in_the_topic, now_ms, query, told, wait_until_stored,
 };
 use crate::world::{World, alone_in_a_world, in_a_world, wait_for};
 
@@ -110,6 +110,52 @@ fn killed_twenty_times_every_reading_is_stored_once_and_the_findings_are_those_o
         assert!(watch.terminate().success());
         assert_eq!(finding_ids(world), interrupted);
     });
+}
+
+/// The gate is at work all the while, in small transactions, so that there is always a ledger record to be hit at.
+#[test]
+fn killed_twenty_times_every_ledger_record_is_audited_and_counted_once() {
+    let settings = format!("{SMALL_BATCHES}gate.batch.records_max = 50\ngate.batch.time_max_ms = 5\n");
+    in_a_world("watch_ledger", &settings, |world| {
+        let mut fleet = fleet(world, 200, Hostile::some());
+        world.import(&fleet);
+        let mut gate = world.gate("one");
+        let mut hits = 0;
+        for kill in 0..20_i64 {
+            world.produce(&mut fleet, 5_000);
+            // Of about a hundred transactions; every fifth time it is killed while it joins.
+            let progress = if kill % 5 == 4 { 0 } else { kill * 37 % 90 };
+            let before = accounted(world);
+            let mut watch = world.start_watch("killed", &[]);
+            wait_for("some progress", || {
+                watch.expect_running();
+                accounted(world) >= before + progress
+            });
+            watch.kill();
+            hits += i32::from(world.behind_by() > 0);
+        }
+        assert!(hits >= 5, "only {hits} kills hit a watch that had more to come");
+        world.settle(&mut [&mut gate]);
+        assert!(gate.terminate().success());
+        let mut watch = world.watch("killed");
+        wait_for("the whole ledger to be audited and counted", || {
+            watch.expect_running();
+            audited(world) && counted(world).values().sum::<i64>() >= 100_000
+        });
+        assert_eq!(counted(world), told(world));
+        assert_eq!(counted(world).values().sum::<i64>(), 100_000);
+        assert!(watch.terminate().success());
+        world.judged_good(&fleet);
+    });
+}
+
+/// Up to where both databases that follow the ledger have it, in offsets of all partitions.
+fn accounted(world: &World) -> i64 {
+    let next = |database: &str| {
+        let sql = "select coalesce(sum(next), 0)::bigint from sink_offset";
+        count(world, database, sql)
+    };
+    next("audit").min(next("operations"))
 }
 
 #[test]

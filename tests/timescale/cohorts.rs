@@ -159,14 +159,12 @@ async fn a_job_reads_the_minutes_and_stores_what_it_found_once() {
                     .is_none()
             );
             assert!(analytics.lock("pulsegate other").await.expect("asked").is_some());
-            analytics
-                .store_findings(&[finding(1), finding(2)])
-                .await
-                .expect("stored");
-            analytics
-                .store_findings(&[finding(2), finding(3)])
-                .await
-                .expect("stored");
+            let store = async |numbers: [i64; 2]| {
+                let found = numbers.map(finding).to_vec();
+                analytics.store_findings(found).await.expect("stored")
+            };
+            assert_eq!(store([1, 2]).await, [finding(1), finding(2)]);
+            assert_eq!(store([2, 3]).await, [finding(3)], "what is new");
             let mut admin = superuser(&config).await;
             assert_eq!(number(&mut admin, "select count(*) from outbox").await, 3);
             drop(lock);

@@ -31,7 +31,7 @@ struct Summary {
     rows: u64,
     /// Rows without a value, scored 0.
     missing: u64,
-    /// The row with the highest score, the first of equals.
+    /// The row with the highest score, the first of equals; none where nothing stands out at all.
     highest: Option<Highest>,
 }
 
@@ -56,18 +56,18 @@ pub fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     if context.json {
         return print_json(&summary);
     }
-    let highest = summary.highest.as_ref().map_or_else(String::new, |highest| {
-        let Highest {
+    let highest = match &summary.highest {
+        Some(Highest {
             line,
             timestamp,
             score,
             reason,
             ..
-        } = highest;
-        format!("; highest {score:.3} at {timestamp} (line {line}): {reason}")
-    });
+        }) => format!("highest {score:.3} at {timestamp} (line {line}): {reason}"),
+        None => "nothing stands out".to_owned(),
+    };
     print(&format!(
-        "{} rows scored, {} without a value{highest}",
+        "{} rows scored, {} without a value; {highest}",
         summary.rows, summary.missing
     ))
 }
@@ -92,11 +92,8 @@ fn scored(rows: impl Iterator<Item = Result<series::Row, Failure>>) -> Result<(V
         )?;
         summary.rows += 1;
         summary.missing += u64::from(!row.value.is_finite());
-        if summary
-            .highest
-            .as_ref()
-            .is_none_or(|highest| score.score > highest.score)
-        {
+        let highest = summary.highest.as_ref().map_or(0.0, |highest| highest.score);
+        if score.score > highest {
             summary.highest = Some(Highest {
                 line: row.line,
                 timestamp: row.timestamp,

@@ -137,6 +137,11 @@ impl Decoder {
         self.ids.insert(id, index);
     }
 
+    /// Forgets what the registry said of an id: it is to be asked again.
+    pub fn forget(&mut self, id: u32) {
+        self.ids.remove(&id);
+    }
+
     /// Whether it was learnt what a schema id is.
     #[must_use]
     pub fn knows(&self, id: u32) -> bool {

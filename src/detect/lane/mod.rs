@@ -245,11 +245,15 @@ impl Lane {
                         append_ms: record.append_ms,
                     };
                     let (value, quality) = self.judge(&place, measured, out);
-                    (Arc::clone(&described.metric), value, quality)
+                    let metric = if quality == Quality::UnknownUnit {
+                        self.interned.metric(&measured.metric, unit_of(measured))
+                    } else {
+                        Arc::clone(&described.metric)
+                    };
+                    (metric, value, quality)
                 }
                 None => {
-                    let unit = measured.unit.as_deref().unwrap_or_default();
-                    let metric = self.interned.metric(&measured.metric, unit);
+                    let metric = self.interned.metric(&measured.metric, unit_of(measured));
                     (metric, measured.value, Quality::UnknownMetric)
                 }
             };
@@ -326,7 +330,11 @@ impl Lane {
             } else {
                 place.time_ms
             };
-            out.findings.push(faulty(place, value, verdict, since_ms));
+            let mut finding = faulty(place, value, verdict, since_ms);
+            if verdict == Quality::UnknownUnit {
+                unit_of(measured).clone_into(&mut finding.unit);
+            }
+            out.findings.push(finding);
         }
         if verdict == Quality::Good
             // Movement explains, and is not explained: how much somebody walks is nothing to score.
@@ -446,6 +454,11 @@ impl Series {
         }
         verdict
     }
+}
+
+/// The unit that the device says, if it says one.
+fn unit_of<'m>(measured: &'m Measured<'_>) -> &'m str {
+    measured.unit.as_deref().unwrap_or_default()
 }
 
 /// The decades of surprise that make an oddity of one half.

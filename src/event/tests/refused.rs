@@ -41,6 +41,8 @@ fn json_that_is_not_an_event() {
         ("/readings/0/offset_ms", "9223372036854775807", "clean"),
         ("/readings/0/offset_ms", "-9223372036854775808", "clean"),
         ("/readings/0/offset_ms", "9223372036854775808", "schema_violation"),
+        ("/readings/0/offset_ms", "0", "clean"),
+        ("/readings/0/offset_ms", "-0", "schema_violation"),
         ("/readings/0/offset_ms", "1.0", "schema_violation"),
         ("/readings/0/offset_ms", "1e3", "schema_violation"),
         ("/readings/0/quality", "\"excellent\"", "schema_violation"),

@@ -88,20 +88,13 @@ impl UndoLog {
     /// Takes back every step since the savepoint. The caller cuts the present generation's arrays to the mark's lengths.
     pub(super) fn rollback(
         &mut self,
-        Savepoint(identity): Savepoint,
+        savepoint: Savepoint,
         current: &mut Box<Generation>,
         previous: &mut Box<Generation>,
     ) -> Mark {
-        let place = self
-            .savepoints
-            .iter()
-            .position(|savepoint| savepoint.0 == identity);
-        assert!(
-            place.is_some(),
-            "rolled back to a savepoint that is no longer open"
-        );
-        let (_, since, mark) = self.savepoints[place.unwrap_or_default()];
-        self.savepoints.truncate(place.unwrap_or_default());
+        let place = self.place_of(savepoint);
+        let (_, since, mark) = self.savepoints[place];
+        self.savepoints.truncate(place);
         while self.left + self.steps.len() as u64 > since {
             let Some(step) = self.steps.pop_back() else {
                 break;
@@ -128,17 +121,18 @@ impl UndoLog {
         }
     }
 
-    /// Forgets what only this savepoint and earlier ones need.
-    pub(super) fn commit(&mut self, Savepoint(identity): Savepoint) {
+    fn place_of(&self, Savepoint(identity): Savepoint) -> usize {
         let place = self
             .savepoints
             .iter()
             .position(|savepoint| savepoint.0 == identity);
-        assert!(
-            place.is_some(),
-            "committed through a savepoint that is no longer open"
-        );
-        self.savepoints.drain(..=place.unwrap_or_default());
+        place.expect("the savepoint is no longer open")
+    }
+
+    /// Forgets what only this savepoint and earlier ones need.
+    pub(super) fn commit(&mut self, savepoint: Savepoint) {
+        let place = self.place_of(savepoint);
+        self.savepoints.drain(..=place);
         let end = self.left + self.steps.len() as u64;
         let keep_from = self.savepoints.front().map_or(end, |savepoint| savepoint.1);
         while self.left < keep_from {

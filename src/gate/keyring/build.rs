@@ -1,5 +1,6 @@
 //! Makes a snapshot: checks every row against the rules of the registry and keeps the tables in step.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use ed25519_dalek::VerifyingKey;
@@ -87,6 +88,9 @@ pub struct KeyringBuilder {
     keyring: Keyring,
     /// Verifying keys that found both places of their device taken, to be placed once the others have left.
     waiting: Vec<u32>,
+    /// The numbers of the keyring's tenants and classes.
+    tenants: HashMap<Box<str>, usize>,
+    classes: HashMap<Box<str>, usize>,
 }
 
 impl Default for KeyringBuilder {
@@ -98,6 +102,8 @@ impl Default for KeyringBuilder {
 impl From<Keyring> for KeyringBuilder {
     fn from(keyring: Keyring) -> Self {
         Self {
+            tenants: numbers(&keyring.tenants),
+            classes: numbers(&keyring.classes),
             keyring,
             waiting: Vec::new(),
         }
@@ -136,9 +142,10 @@ impl KeyringBuilder {
 
     fn put_device(&mut self, row: &KeyRow<'_>) -> Result<u32, KeyringError> {
         let keyring = &mut self.keyring;
-        let tenant =
-            u16::try_from(intern(&mut keyring.tenants, row.tenant)).map_err(|_| KeyringError::Full)?;
-        let class = u8::try_from(intern(&mut keyring.classes, row.class)).map_err(|_| KeyringError::Full)?;
+        let tenant = u16::try_from(intern(&mut keyring.tenants, &mut self.tenants, row.tenant))
+            .map_err(|_| KeyringError::Full)?;
+        let class = u8::try_from(intern(&mut keyring.classes, &mut self.classes, row.class))
+            .map_err(|_| KeyringError::Full)?;
         let webhook = row.profile == Profile::Webhook;
         let id = row.device.as_bytes();
         if let Some(slot) = keyring.find_device(id) {
@@ -239,10 +246,16 @@ fn stored_material(row: &KeyRow<'_>) -> Zeroizing<Vec<u8>> {
 }
 
 /// The number of a name in a list that only grows.
-fn intern(names: &mut Arc<Vec<Box<str>>>, name: &str) -> usize {
-    if let Some(index) = names.iter().position(|known| known.as_ref() == name) {
-        return index;
+fn intern(names: &mut Arc<Vec<Box<str>>>, numbers: &mut HashMap<Box<str>, usize>, name: &str) -> usize {
+    if let Some(number) = numbers.get(name) {
+        return *number;
     }
     Arc::make_mut(names).push(name.into());
+    numbers.insert(name.into(), names.len() - 1);
     names.len() - 1
+}
+
+fn numbers(names: &[Box<str>]) -> HashMap<Box<str>, usize> {
+    let numbered = names.iter().enumerate();
+    numbered.map(|(number, name)| (name.clone(), number)).collect()
 }

@@ -73,7 +73,8 @@ impl Config {
         check.range(
             "gate.verify.value_bytes_max",
             u64::from(self.value_bytes_max),
-            1..=64 << 20,
+            // Sealed it has to fit into what a producer takes, 32 MiB.
+            1..=16 << 20,
         );
         check.range("gate.verify.headers_max", u64::from(self.headers_max), 3..=1_000);
         check.range(

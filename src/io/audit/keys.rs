@@ -1,8 +1,6 @@
 //! The key that signs checkpoints, and the keys that are trusted: files, never the database.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -12,6 +10,7 @@ use zeroize::Zeroizing;
 use super::AuditError;
 use crate::config::{Config, LOCAL};
 use crate::crypto::note::{LogKey, PublicKey};
+use crate::io::private_file;
 
 /// Far more than the keys of many years.
 const FILE_BYTES_MAX: u64 = 16 * 1024;
@@ -50,14 +49,7 @@ pub fn signing(config: &Config) -> Result<LogKey, AuditError> {
             &public_keys_file(config).ok_or_else(|| missing("audit.public_keys_file"))?,
         )?;
     }
-    let metadata = fs::metadata(&path).map_err(|error| unreadable(&path, &error))?;
-    if metadata.permissions().mode() & 0o077 != 0 {
-        return Err(fault(
-            &path,
-            "others may read it; its mode must be 0600".to_owned(),
-        ));
-    }
-    let text = read(&path)?;
+    let text = private_file::read(&path, FILE_BYTES_MAX).map_err(|error| unreadable(&path, &error))?;
     let seed = Zeroizing::new(STANDARD.decode(text.trim()).unwrap_or_default());
     match seed.as_slice().try_into() {
         Ok(seed) => Ok(LogKey::new(seed)),
@@ -74,7 +66,7 @@ pub fn signing(config: &Config) -> Result<LogKey, AuditError> {
 /// [`AuditError::Key`].
 pub fn trusted(config: &Config) -> Result<Vec<PublicKey>, AuditError> {
     let path = public_keys_file(config).ok_or_else(|| missing("audit.public_keys_file"))?;
-    let text = read(&path)?;
+    let text = private_file::read_public(&path, FILE_BYTES_MAX).map_err(|error| unreadable(&path, &error))?;
     let lines = text.lines().map(str::trim);
     let keys: Option<Vec<PublicKey>> = lines
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
@@ -89,18 +81,6 @@ pub fn trusted(config: &Config) -> Result<Vec<PublicKey>, AuditError> {
     }
 }
 
-fn read(path: &Path) -> Result<Zeroizing<String>, AuditError> {
-    let metadata = fs::metadata(path).map_err(|error| unreadable(path, &error))?;
-    if metadata.len() > FILE_BYTES_MAX {
-        return Err(fault(
-            path,
-            format!("larger than {FILE_BYTES_MAX} bytes, so it holds no keys"),
-        ));
-    }
-    let text = fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
-    Ok(Zeroizing::new(text))
-}
-
 /// Makes a key, unless another process is faster.
 fn make(path: &Path, public_path: &Path) -> Result<(), AuditError> {
     let mut seed = Zeroizing::new([0_u8; 32]);
@@ -110,41 +90,16 @@ fn make(path: &Path, public_path: &Path) -> Result<(), AuditError> {
             format!("the operating system gave no random bytes: {error}"),
         )
     })?;
-    let text = Zeroizing::new(STANDARD.encode(seed.as_slice()) + "\n");
-    write_new(path, &text).map_err(|error| unreadable(path, &error))?;
+    let text = Zeroizing::new(STANDARD.encode(seed.as_slice()));
+    private_file::create(path, &text).map_err(|error| unreadable(path, &error))?;
     // Whoever was faster decides what the public key is.
-    let written = read(path)?;
+    let written = private_file::read(path, FILE_BYTES_MAX).map_err(|error| unreadable(path, &error))?;
     let seed = Zeroizing::new(STANDARD.decode(written.trim()).unwrap_or_default());
     let Ok(seed) = <&[u8; 32]>::try_from(seed.as_slice()) else {
         return Ok(());
     };
-    let public = STANDARD.encode(LogKey::new(seed).public().to_bytes()) + "\n";
-    write_new(public_path, &public).map_err(|error| unreadable(public_path, &error))
-}
-
-/// Written beside and linked, so that no reader finds half a key and nobody's key is replaced.
-fn write_new(path: &Path, text: &str) -> io::Result<()> {
-    if let Some(directory) = path.parent() {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)?;
-    }
-    let temporary = path.with_extension(format!("new-{}", std::process::id()));
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    let linked = fs::hard_link(&temporary, path);
-    fs::remove_file(&temporary)?;
-    match linked {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
-    }
+    let public = STANDARD.encode(LogKey::new(seed).public().to_bytes());
+    private_file::create(public_path, &public).map_err(|error| unreadable(public_path, &error))
 }
 
 fn fault(path: &Path, reason: String) -> AuditError {
@@ -167,7 +122,8 @@ fn missing(setting: &str) -> AuditError {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::Permissions;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
 

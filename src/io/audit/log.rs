@@ -15,11 +15,14 @@ use super::{AuditError, keys, lane_of, origin};
 use crate::config::Config;
 use crate::crypto::merkle::{self, MerkleRoot};
 use crate::crypto::note::{Checkpoint, LogKey, PublicKey};
+use crate::io::kafka::watch::config::ROWS_MAX;
+use crate::io::kafka::watch::worker::CHUNK_RECORDS;
 use crate::io::timescale::offsets::{self, Position, Step, Stepped};
 use crate::io::timescale::{Pool, PoolStatistics, TimescaleError, Who, WriteError};
 
-/// The most ledger records of one batch.
-pub const BATCH_RECORDS_MAX: usize = 10_000;
+/// The most ledger records of one batch: a watch whose last batch is still being written fills the next one to twice its
+/// limit, and a chunk more.
+pub const BATCH_RECORDS_MAX: usize = 2 * ROWS_MAX + CHUNK_RECORDS;
 
 /// Connections that one watch opens at most: its lanes append one after the other, and seldom.
 const CONNECTIONS_MAX: u32 = 5;

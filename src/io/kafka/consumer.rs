@@ -178,6 +178,16 @@ impl Drop for Consumer {
     /// Leaving the group revokes what is left, which the client must answer by itself: nobody polls any more.
     fn drop(&mut self) {
         self.events().closing.store(true, Ordering::Release);
+        // What nobody has answered: librdkafka does not leave before it has its answer.
+        while let Some(rebalance) = self.rebalance() {
+            let answered = match rebalance {
+                Rebalance::Assign(partitions) => self.client.incremental_assign(&self.list(&partitions)),
+                Rebalance::Revoke { partitions, .. } => self.unassign(&partitions),
+            };
+            if let Err(error) = answered {
+                warn!(%error, "while leaving the group");
+            }
+        }
     }
 }
 
@@ -228,13 +238,19 @@ impl ConsumerContext for Events {
             .iter()
             .map(|element| element.partition())
             .collect();
-        let rebalance = if event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            Rebalance::Assign(partitions)
-        } else if self.closing.load(Ordering::Acquire) {
-            if let Err(error) = consumer.incremental_unassign(list) {
-                warn!(%error, "giving partitions back while leaving the group");
+        let assigns = event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        let rebalance = if self.closing.load(Ordering::Acquire) {
+            let answered = if assigns {
+                consumer.incremental_assign(list)
+            } else {
+                consumer.incremental_unassign(list)
+            };
+            if let Err(error) = answered {
+                warn!(%error, "while leaving the group");
             }
             return;
+        } else if assigns {
+            Rebalance::Assign(partitions)
         } else {
             Rebalance::Revoke {
                 partitions,

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::consumer::Consumer;
 use super::gate::{Gate, Knowledge};
@@ -34,7 +34,7 @@ use crate::telemetry::metrics::Stage;
 /// many enough that a round trip for missing subject keys is shared.
 const CHUNK_RECORDS: usize = 256;
 /// How many IVs are drawn at once: a system call for a few thousand costs less than 1 % of what sealing with them does.
-const NONCES: usize = 4096;
+pub const NONCES: usize = 4096;
 
 /// The open batch.
 pub struct Filling {
@@ -375,7 +375,13 @@ impl Filling {
                     .seal_clean(record, event, keys, &mut self.nonces, &mut self.batch)
                 {
                     Ok(()) => return Ok(Outcome::Clean),
-                    Err(error) => (error.reason().ok_or(error)?, Some(found.bound.key)),
+                    Err(error) => {
+                        let reason = error.reason().ok_or(error)?;
+                        if error == SealError::Untranscodable {
+                            error!(lane = record.partition, offset = record.offset, %error, "a record is rejected for it");
+                        }
+                        (reason, Some(found.bound.key))
+                    }
                 }
             }
             Verdict::Duplicate => return Ok(Outcome::Duplicate),

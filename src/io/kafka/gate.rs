@@ -1,9 +1,10 @@
 //! What the workers of one process share: the configuration, what is known of devices, subjects and schemas, and how
 //! they are told about.
 
+use std::collections::HashSet;
 use std::num::NonZeroU32;
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tracing::warn;
@@ -20,7 +21,7 @@ use crate::gate::Rules;
 use crate::gate::admit::Admission;
 use crate::gate::seal::{Sealer, Topics};
 use crate::gate::verify::{self, Budget};
-use crate::io::registry::Registry;
+use crate::io::registry::{Questions, Registry};
 use crate::io::schemas::Schemas;
 use crate::io::vault::{Keys, Vault};
 use crate::telemetry::health::Health;
@@ -32,8 +33,9 @@ pub struct Gate {
     pub config: Config,
     /// What librdkafka is told.
     pub settings: Settings,
-    /// The operator allows lanes to be moved.
-    pub rewind: bool,
+    /// The operator allows lanes to be moved: each once, as it is opened for the first time.
+    rewind: bool,
+    opened: Mutex<HashSet<i32>>,
     /// Which schemas decide: the first 8 bytes of a hash over all of them, in hex.
     pub schema_rev: String,
     /// What `/healthz` and `/readyz` say.
@@ -44,6 +46,7 @@ pub struct Gate {
     pub vault: Arc<Vault>,
     catalog: Catalog,
     registry: Option<Registry>,
+    questions: Questions,
     verify: verify::Context,
     partitions: NonZeroU32,
     runtime: Handle,
@@ -81,17 +84,34 @@ impl Gate {
         Ok(Arc::new(Self {
             settings: Settings::new(config, &host),
             rewind,
+            opened: Mutex::default(),
             schema_rev: schemas.revision,
             health,
             metrics,
             vault,
             catalog: schemas.catalog,
             registry,
+            questions: Questions::default(),
             verify: verify::Context::new(&config.environment, &config.topics.raw, partitions, verify),
             partitions,
             runtime: Handle::current(),
             config: config.clone(),
         }))
+    }
+
+    /// A lane may go on from where the group stands although the ledger stands elsewhere.
+    #[must_use]
+    pub fn may_rewind(&self, partition: i32) -> bool {
+        self.rewind && !self.lanes_opened().contains(&partition)
+    }
+
+    /// A lane was opened: whoever moves its offsets from now on was not foreseen.
+    pub fn opened(&self, partition: i32) {
+        self.lanes_opened().insert(partition);
+    }
+
+    fn lanes_opened(&self) -> MutexGuard<'_, HashSet<i32>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The raw topic's partitions, each of which is a lane.
@@ -156,8 +176,12 @@ impl Gate {
     }
 
     /// Fetches, and makes where there are none, the keys of subjects: one round trip, as long as the vault may take.
-    /// What is still missing then has to wait.
+    /// What is still missing then has to wait. A vault that is known to be away is not asked: a worker that waits for it
+    /// keeps the subjects waiting that are in memory. Whoever follows the device keys finds out when it is back.
     pub fn fetch_subject_keys(&self, subjects: &[(u16, &[u8])]) {
+        if self.vault.is_down() {
+            return;
+        }
         if let Err(error) = self
             .runtime
             .block_on(self.vault.subjects().fetch_or_create(subjects))
@@ -177,13 +201,19 @@ impl Gate {
 
     /// Asks the registry about a schema id, in the background.
     pub fn resolve_schema(self: &Arc<Self>, id: u32) {
+        if !self.questions.begin(id) {
+            return;
+        }
         let gate = Arc::clone(self);
         self.runtime.spawn(async move {
-            let Some(registry) = &gate.registry else { return };
-            if let Err(error) = registry.resolve(id, &gate.catalog).await {
+            if let Some(registry) = &gate.registry
+                && let Err(error) = registry.resolve(id, &gate.catalog).await
+            {
                 gate.metrics.failed(Service::SchemaRegistry);
                 warn!(%error, schema = id, "no answer from the schema registry");
+                tokio::time::sleep(Duration::from_secs(1)).await;
             }
+            gate.questions.end(id);
         });
     }
 
@@ -193,18 +223,6 @@ impl Gate {
         if let Some(registry) = &self.registry {
             registry.refresh().await;
         }
-    }
-
-    /// How old the oldest record is that a lane has not settled, when `records` are waiting.
-    #[must_use]
-    pub fn lag_seconds(&self, records: u64, last_appended_ms: i64) -> f64 {
-        if records == 0 || last_appended_ms == 0 {
-            return 0.0;
-        }
-        let now_ms = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |now| now.as_millis() as i64);
-        (now_ms - last_appended_ms).max(0) as f64 / 1000.0
     }
 
     fn freshness_ms(&self) -> i64 {

@@ -116,6 +116,7 @@ impl Opening {
             past.admission,
             past.budget,
         );
+        self.gate.opened(self.partition);
         let elapsed_ms = started.elapsed().as_millis();
         info!(
             lane = self.partition,
@@ -128,14 +129,12 @@ impl Opening {
     /// way to the ledger's partition, for as long as a transaction may take.
     fn agree(&self) -> Result<Outset, OpenError> {
         let gate = &self.gate;
-        let ask = || {
-            let standing = self.standing()?;
-            standing
-                .reconcile(gate.rewind)
-                .map_err(|refusal| OpenError::Refused {
-                    partition: self.partition,
-                    refusal,
-                })
+        let reconcile = |rewind| {
+            let refused = |refusal| OpenError::Refused {
+                partition: self.partition,
+                refusal,
+            };
+            self.standing()?.reconcile(rewind).map_err(refused)
         };
         let patience = Duration::from_millis(gate.config.gate.transaction_timeout_ms);
         let pace = ExponentialBuilder::default()
@@ -143,14 +142,20 @@ impl Opening {
             .with_max_delay(Duration::from_secs(1))
             .without_max_times()
             .with_total_delay(Some(patience));
-        ask.retry(pace)
+        let ask = || reconcile(false);
+        let agreed = ask
+            .retry(pace)
             .sleep(thread::sleep)
             .when(|error| {
-                let passing = matches!(error, OpenError::Refused { refusal: Refusal::Moved { ledger, committed }, .. }
-                    if ledger < committed);
-                passing && !gate.rewind && !self.cancelled.load(Ordering::Relaxed)
+                let passing = matches!(error, OpenError::Refused { refusal, .. } if refusal.may_pass());
+                passing && !self.cancelled.load(Ordering::Relaxed)
             })
-            .call()
+            .call();
+        match agreed {
+            // Only now: on a ledger whose last record is still on its way, the chain would go on from the one before.
+            Err(OpenError::Refused { .. }) if gate.may_rewind(self.partition) => reconcile(true),
+            agreed => agreed,
+        }
     }
 
     fn standing(&self) -> Result<Standing, OpenError> {

@@ -173,6 +173,12 @@ impl<'a> Message<'a> {
         unsafe { bytes((*self.pointer).payload, (*self.pointer).len).unwrap_or_default() }
     }
 
+    /// It says that the log ends here for now; asked for by `enable.partition.eof`.
+    #[must_use]
+    pub fn is_end(self) -> bool {
+        self.error() == Some(RDKafkaErrorCode::PartitionEOF)
+    }
+
     /// The error that stands in the place of a record, if it is one.
     #[must_use]
     pub fn error(self) -> Option<RDKafkaErrorCode> {

@@ -64,29 +64,7 @@ impl Settings {
     /// The consumer of one worker.
     #[must_use]
     pub fn consumer(&self, worker: usize) -> ClientConfig {
-        let mut client = ClientConfig::new();
-        client
-            .set("client.id", self.transactional_id(worker))
-            .set("partition.assignment.strategy", "cooperative-sticky")
-            // How long the lanes of a gate that died stand still. Heartbeats come from a thread of librdkafka's own.
-            .set("session.timeout.ms", "10000")
-            // Offsets belong to the transaction, positions to the lanes.
-            .set("enable.auto.commit", "false")
-            .set("enable.auto.offset.store", "false")
-            .set("isolation.level", "read_committed")
-            // A lane always starts at an offset that it knows; that it is gone must not pass silently.
-            .set("auto.offset.reset", "error")
-            .set("enable.partition.eof", "false")
-            // Memory: a few batches ahead, however far behind the lanes are.
-            .set("queued.min.messages", "40000")
-            .set("queued.max.messages.kbytes", "32768")
-            // How long a partition rests once that much is waiting. By default a second, in which the queue runs dry:
-            // 76,000 events a second at a quarter of the machine.
-            .set("fetch.queue.backoff.ms", "5")
-            .set("fetch.message.max.bytes", "4194304")
-            .set("fetch.wait.max.ms", "10")
-            .set("statistics.interval.ms", "2000");
-        self.with_overrides(client).set("group.id", &self.group).clone()
+        consumer(&self.base, &self.group, &self.transactional_id(worker))
     }
 
     /// The settler of one worker.
@@ -109,19 +87,47 @@ impl Settings {
             .set("message.max.bytes", "33554432")
             // Successes are what nothing in flight means; only failures are worth an event.
             .set("delivery.report.only.error", "true");
-        let client = self.with_overrides(client).set("transactional.id", &id).clone();
+        override_with(&self.base, &mut client);
+        client.set("transactional.id", &id);
         settle::Settings {
             client,
             topics: self.topics.clone(),
             settle_timeout: self.settle_timeout,
         }
     }
+}
 
-    /// What the operator set goes last.
-    fn with_overrides(&self, mut client: ClientConfig) -> ClientConfig {
-        for (name, value) in self.base.config_map() {
-            client.set(name, value);
-        }
-        client
+/// A consumer whose positions are its lanes' and not the group's: each worker's, of both roles.
+pub(super) fn consumer(base: &ClientConfig, group: &str, id: &str) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    client
+        .set("client.id", id)
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        // How long the lanes of one that died stand still. Heartbeats come from a thread of librdkafka's own.
+        .set("session.timeout.ms", "10000")
+        // Offsets belong to the transaction, positions to the lanes.
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("isolation.level", "read_committed")
+        // A lane always starts at an offset that it knows; that it is gone must not pass silently.
+        .set("auto.offset.reset", "error")
+        // Memory: a few batches ahead, however far behind the lanes are.
+        .set("queued.min.messages", "40000")
+        .set("queued.max.messages.kbytes", "32768")
+        // How long a partition rests once that much is waiting. By default a second, in which the queue runs dry:
+        // 76,000 events a second at a quarter of the machine.
+        .set("fetch.queue.backoff.ms", "5")
+        .set("fetch.message.max.bytes", "4194304")
+        .set("fetch.wait.max.ms", "10")
+        .set("statistics.interval.ms", "2000");
+    override_with(base, &mut client);
+    client.set("group.id", group);
+    client
+}
+
+/// What the operator set goes last.
+fn override_with(base: &ClientConfig, client: &mut ClientConfig) {
+    for (name, value) in base.config_map() {
+        client.set(name, value);
     }
 }

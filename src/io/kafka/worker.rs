@@ -33,6 +33,8 @@ use crate::telemetry::metrics::{self, AbortCause, Stage};
 
 /// How long an idle worker waits for the first record of a batch.
 const IDLE_WAIT: Duration = Duration::from_millis(20);
+/// How long one call may wait for the records of a batch before the group protocol is served again.
+const TAKE_WAIT_MAX: Duration = Duration::from_millis(100);
 /// How long a full or due batch waits for the settler before the group protocol is served again.
 const SETTLE_STEP: Duration = Duration::from_millis(5);
 /// How long to wait before something that failed is tried again.
@@ -298,7 +300,13 @@ impl Worker {
             }
             Err(error) => {
                 warn!(lane = partition, %error, "cannot seek yet");
-                Slot::Closed(Instant::now() + RETRY_PAUSE)
+                self.health.hold(partition, HoldCause::Kafka);
+                // Not closed: what it has accounted for may be in the open batch.
+                Slot::Held {
+                    lane,
+                    need: Need::Log,
+                    retry_at: Instant::now() + RETRY_PAUSE,
+                }
             }
         }
     }
@@ -328,7 +336,12 @@ impl Worker {
 
     /// Fills the batch, and hands it over when it is due.
     fn fill(&mut self) -> Result<(), WorkerError> {
-        let settling = self.settler.as_ref().is_some_and(Settler::is_busy);
+        let Some(settler) = &self.settler else {
+            // No lane is open for long without one.
+            thread::sleep(SETTLE_STEP);
+            return Ok(());
+        };
+        let settling = settler.is_busy();
         let patience = self.filling.patience(&self.gate);
         let due = patience.is_some_and(|left| left.is_zero());
         if self.filling.is_full(&self.gate) || (due && !settling) {
@@ -336,10 +349,11 @@ impl Worker {
             self.hand_over();
             return Ok(());
         }
-        if self
-            .filling
-            .take(&self.consumer, &self.gate, patience.unwrap_or(IDLE_WAIT))
-            > 0
+        if self.filling.take(
+            &self.consumer,
+            &self.gate,
+            patience.unwrap_or(IDLE_WAIT).min(TAKE_WAIT_MAX),
+        ) > 0
         {
             for cut in self.filling.process(&self.gate, &mut self.slots)? {
                 self.hold(cut)?;
@@ -421,6 +435,7 @@ impl Worker {
             debug_assert!(added.is_ok());
         }
         if in_flight.lanes.is_empty() {
+            batch.clear();
             self.spare = Some(batch);
             return;
         }
@@ -533,6 +548,8 @@ impl Worker {
             .filter(|(_, slot)| ours(slot))
             .map(|(lane, _)| lane)
             .collect();
+        // What could not be committed is consumed again.
+        self.filling.clear();
         self.close_lanes();
         // librdkafka has given up the partition, and refuses a seek in it until it is assigned anew. The group does not
         // hear of this.
@@ -563,8 +580,7 @@ impl Worker {
             if let Some(lane) = self.slots.get_mut(partition as usize).and_then(Slot::lane) {
                 let records = (stable - lane.settled()).max(0).cast_unsigned();
                 let appended_ms = self.filling.last_appended_ms(partition);
-                self.health
-                    .lag(partition, records, self.gate.lag_seconds(records, appended_ms));
+                self.health.lag(partition, records, appended_ms);
             }
         }
     }

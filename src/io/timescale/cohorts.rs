@@ -162,19 +162,22 @@ impl Analytics {
             .await
     }
 
-    /// Stores what a job has found; what is stored already is passed over, so a job may run twice. Returns how many
-    /// are new.
+    /// Stores what a job has found; what is stored already is passed over, so a job may run twice. Gives what is new.
     ///
     /// # Errors
     /// [`TimescaleError`]; nothing is stored then.
-    pub async fn store_findings(&self, found: &[Finding]) -> Result<u64, TimescaleError> {
+    pub async fn store_findings(&self, mut found: Vec<Finding>) -> Result<Vec<Finding>, TimescaleError> {
         let action = "storing findings";
-        self.pool
+        let all = &found;
+        let new = self
+            .pool
             .ask(action, async move |connection| {
                 // One statement, so a transaction by itself.
-                findings::store(connection, found).await.map_err(failed(action))
+                findings::store(connection, all).await.map_err(failed(action))
             })
-            .await
+            .await?;
+        found.retain(|finding| new.contains(&finding.id.to_string()));
+        Ok(found)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Findings: rows of their table, and documents on their way to the topic.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 use sqlx::PgConnection;
 
@@ -29,21 +30,25 @@ with given as (
     on conflict do nothing
     returning id, series, document
 )
-insert into outbox (id, key, document) select id, series, convert_to(document::text, 'UTF8') from stored";
+insert into outbox (id, key, document) select id, series, convert_to(document::text, 'UTF8') from stored
+returning id::text";
 
-/// Stores what is not stored yet, and puts that into the outbox. Returns how many those are.
-pub(super) async fn store(connection: &mut PgConnection, findings: &[Finding]) -> Result<u64, sqlx::Error> {
+/// Stores what is not stored yet, and puts that into the outbox. Gives the ids of those.
+pub(super) async fn store(
+    connection: &mut PgConnection,
+    findings: &[Finding],
+) -> Result<HashSet<String>, sqlx::Error> {
     let documents: Vec<String> = findings.iter().map(document).collect();
     let times: Vec<i64> = findings
         .iter()
         .map(|finding| place(finding.time_ms, finding.detected_ms, KEEP_MS))
         .collect();
-    sqlx::query(STORE)
+    let new: Vec<String> = sqlx::query_scalar(STORE)
         .bind(documents)
         .bind(times)
-        .execute(connection)
-        .await
-        .map(|done| done.rows_affected())
+        .fetch_all(connection)
+        .await?;
+    Ok(new.into_iter().collect())
 }
 
 /// The finding's JSON. PostgreSQL can't hold a NUL in a text, so a name with one is cleaned first: a finding that the

@@ -57,18 +57,19 @@ impl Analytics {
 
     /// Forgets every batch up to `number`: the topic has them. Returns how many findings that were.
     ///
+    /// No later batch gets one of these numbers either. The topic is ahead of a database that was rebuilt or restored; a
+    /// batch with a number that the topic has would pass for one that was sent.
+    ///
     /// # Errors
     /// [`TimescaleError`]; it may be said again, and is, after a crash.
     pub async fn outbox_sent(&self, number: i64) -> Result<u64, TimescaleError> {
         let action = "forgetting findings that were sent";
         self.pool
             .ask(action, async move |connection| {
-                let done = sqlx::query("delete from outbox where batch <= $1")
-                    .bind(number)
-                    .execute(connection)
-                    .await
-                    .map_err(failed(action))?;
-                Ok(done.rows_affected())
+                let mut transaction = connection.begin().await.map_err(failed(action))?;
+                let gone = forget(&mut transaction, number).await.map_err(failed(action))?;
+                transaction.commit().await.map_err(failed(action))?;
+                Ok(gone)
             })
             .await
     }
@@ -101,6 +102,18 @@ async fn take(connection: &mut PgConnection, rows_max: u32) -> Result<Option<Out
         .await?;
     let rows = read(connection, number).await?;
     Ok(Some(OutboxBatch { number, rows }))
+}
+
+async fn forget(connection: &mut PgConnection, number: i64) -> Result<u64, sqlx::Error> {
+    sqlx::query("update outbox_head set batch = $1 where batch < $1")
+        .bind(number)
+        .execute(&mut *connection)
+        .await?;
+    let gone = sqlx::query("delete from outbox where batch <= $1")
+        .bind(number)
+        .execute(&mut *connection)
+        .await?;
+    Ok(gone.rows_affected())
 }
 
 async fn read(connection: &mut PgConnection, number: i64) -> Result<Vec<OutboxRow>, sqlx::Error> {

@@ -6,12 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, PgConnection, Postgres};
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::{PgConnection, Postgres};
 
 use super::TimescaleError;
-use crate::config::{Config, LOCAL, Secret};
-use crate::io::topology::databases::is_encrypted;
+use crate::config::{Config, Secret};
 use crate::io::topology::logins;
 
 /// Which database, and who asks.
@@ -68,32 +67,14 @@ impl Pool {
             url,
             connections: (min, max),
         } = who;
-        let login = if url.is_empty() {
-            logins::read(&config.databases, role)
-                .map_err(|fault| TimescaleError::Invalid(fault.to_string()))?
-        } else {
-            url.clone()
-        };
-        let invalid =
-            |text: &str| TimescaleError::Invalid(format!("the URL of the {database} database {text}"));
-        let options: PgConnectOptions = login
-            .expose()
-            .parse()
-            .map_err(|_| invalid("is not a PostgreSQL URL"))?;
-        if config.environment != LOCAL && !is_encrypted(&options) {
-            return Err(invalid(
-                "must have sslmode=require, verify-ca or verify-full outside the local environment",
-            ));
-        }
+        let options = logins::options(config, database, role, url)
+            .map_err(|fault| TimescaleError::Invalid(fault.to_string()))?;
         let request_ms = config.timescale.request_time_max_ms;
-        let options = options
-            .application_name("pulsegate")
-            .options([
-                ("statement_timeout", request_ms.to_string()),
-                // What a worker that stopped in the middle has locked is free after this.
-                ("idle_in_transaction_session_timeout", request_ms.to_string()),
-            ])
-            .disable_statement_logging();
+        let options = options.options([
+            ("statement_timeout", request_ms.to_string()),
+            // What a worker that stopped in the middle has locked is free after this.
+            ("idle_in_transaction_session_timeout", request_ms.to_string()),
+        ]);
         let pool = PgPoolOptions::new()
             .min_connections(min)
             .max_connections(max)

@@ -78,7 +78,7 @@ pub(crate) fn check_url(path: &str, url: &Secret, check: &mut Check) {
     }
 }
 
-pub(crate) fn is_encrypted(options: &PgConnectOptions) -> bool {
+pub(super) fn is_encrypted(options: &PgConnectOptions) -> bool {
     use sqlx::postgres::PgSslMode::{Require, VerifyCa, VerifyFull};
     matches!(options.get_ssl_mode(), Require | VerifyCa | VerifyFull)
 }

@@ -3,9 +3,7 @@
 //! A file holds the URL that the role connects with. Where a secret manager places the file first, the password in it
 //! is the one that the role gets.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -15,8 +13,9 @@ use sqlx::postgres::PgConnectOptions;
 use zeroize::Zeroizing;
 
 use super::Fault;
-use super::databases::Config;
-use crate::config::Secret;
+use super::databases::{Config, is_encrypted};
+use crate::config::{LOCAL, Secret};
+use crate::io::private_file;
 
 /// A login file is one URL.
 const FILE_BYTES_MAX: u64 = 4096;
@@ -39,25 +38,39 @@ pub fn read(config: &Config, role: &str) -> Result<Secret, Fault> {
 /// As [`read`], with `None` for a missing file.
 pub(super) fn find(config: &Config, role: &str) -> Result<Option<Secret>, Fault> {
     let path = path(config, role);
-    let fault = |reason: String| Fault::Login {
-        path: path.display().to_string(),
-        reason,
-    };
-    let metadata = match fs::metadata(&path) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(fault(error.to_string())),
-    };
-    if metadata.permissions().mode() & 0o077 != 0 {
-        return Err(fault("others may read it; its mode must be 0600".to_owned()));
+    match private_file::read(&path, FILE_BYTES_MAX) {
+        Ok(text) => Ok(Some(Secret::from(text.trim()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(fault(&path, &error)),
     }
-    if metadata.len() > FILE_BYTES_MAX {
-        return Err(fault(format!(
-            "larger than {FILE_BYTES_MAX} bytes, so it is no login"
-        )));
+}
+
+/// What a service connects with: the URL that is configured, or else the login of `role`.
+///
+/// # Errors
+/// [`Fault`] where there is none, or it does not do.
+pub(in crate::io) fn options(
+    config: &crate::config::Config,
+    database: &str,
+    role: &str,
+    url: &Secret,
+) -> Result<PgConnectOptions, Fault> {
+    let login = if url.is_empty() {
+        &read(&config.databases, role)?
+    } else {
+        url
+    };
+    let invalid = |text: &str| Fault::Invalid(format!("the URL of the {database} database {text}"));
+    let options: PgConnectOptions = login
+        .expose()
+        .parse()
+        .map_err(|_| invalid("is not a PostgreSQL URL"))?;
+    if config.environment != LOCAL && !is_encrypted(&options) {
+        return Err(invalid(
+            "must have sslmode=require, verify-ca or verify-full outside the local environment",
+        ));
     }
-    let text = Zeroizing::new(fs::read_to_string(&path).map_err(|error| fault(error.to_string()))?);
-    Ok(Some(Secret::from(text.trim())))
+    Ok(options.application_name("pulsegate").disable_statement_logging())
 }
 
 /// Makes a new password for `role` and writes its login, with the host, port and parameters that `admin` has.
@@ -77,7 +90,8 @@ pub(super) fn make(
         .password(&password)
         .database(database)
         .to_url_lossy();
-    write(&path(config, role), login.as_str())?;
+    let path = path(config, role);
+    private_file::replace(&path, login.as_str()).map_err(|error| fault(&path, &error))?;
     Ok(Secret::from(login.as_str()))
 }
 
@@ -87,34 +101,18 @@ fn path(config: &Config, role: &str) -> PathBuf {
         .join(format!("{}{role}.url", config.prefix))
 }
 
-/// Written beside and renamed, so that no reader finds half a login.
-fn write(path: &Path, login: &str) -> Result<(), Fault> {
-    let temporary = path.with_extension(format!("new-{}", std::process::id()));
-    let attempt = || -> std::io::Result<()> {
-        if let Some(directory) = path.parent() {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(directory)?;
-        }
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        writeln!(file, "{login}")?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    attempt().map_err(|error| Fault::Login {
+fn fault(path: &Path, error: &io::Error) -> Fault {
+    Fault::Login {
         path: path.display().to_string(),
         reason: error.to_string(),
-    })
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn config(directory: &tempfile::TempDir) -> Config {

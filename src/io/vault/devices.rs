@@ -16,7 +16,7 @@ use crate::crypto::envelope::FieldKey;
 use crate::crypto::kek::Kek;
 use crate::crypto::keys::Tenant;
 use crate::crypto::token::Token;
-use crate::gate::keyring::{Algorithm, KeyRow, KeyState, Keyring, KeyringBuilder, Profile};
+use crate::gate::keyring::{Algorithm, KeyRow, KeyState, Keyring, KeyringBuilder, KeyringError, Profile};
 
 /// Changes that are read at once.
 const CHANGES_MAX: i64 = 20_000;
@@ -168,12 +168,20 @@ pub(super) async fn follow(shared: &Shared) -> Result<bool, VaultFault> {
             Err(fault) => error!(%fault, revision, "a changed device key is left out"),
         }
     }
-    let keyring = builder
-        .finish()
-        .map_err(|error| VaultFault::damaged("device keys", error))?;
-    shared.keys.store(Arc::new(Keys::new(keyring, revision, by_id)?));
-    info!(changes = rows.len(), revision, "device keys changed");
-    Ok(rows.len() as i64 == CHANGES_MAX)
+    let more = rows.len() as i64 == CHANGES_MAX;
+    let keys = match builder.finish() {
+        Ok(keyring) => Keys::new(keyring, revision, by_id)?,
+        // A key that takes the place of another, whose change is behind this page.
+        Err(KeyringError::TooManyKeys) if more => load(&shared.database, &shared.kek).await?,
+        Err(error) => return Err(VaultFault::damaged("device keys", error)),
+    };
+    info!(
+        changes = rows.len(),
+        revision = keys.revision,
+        "device keys changed"
+    );
+    shared.keys.store(Arc::new(keys));
+    Ok(more)
 }
 
 /// The tenants in memory and those that came with these rows.

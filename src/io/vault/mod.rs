@@ -21,8 +21,8 @@ use arc_swap::ArcSwap;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, PgConnection};
+use sqlx::PgConnection;
+use sqlx::postgres::{PgPool, PgPoolOptions};
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -30,9 +30,9 @@ use tracing::{info, warn};
 
 pub use self::devices::Keys;
 use self::subjects::Subjects;
-use crate::config::{Check, LOCAL, Secret};
+use crate::config::{Check, Secret};
 use crate::crypto::kek::{Kek, KekError};
-use crate::io::topology::databases::{check_url, is_encrypted};
+use crate::io::topology::databases::check_url;
 use crate::io::topology::logins;
 use crate::telemetry::metrics::{Metrics, Service};
 
@@ -181,27 +181,10 @@ pub(super) struct Database {
 impl Database {
     /// Connects with the login of `role`, or with the URL that is configured.
     async fn connect(config: &crate::config::Config, role: &str) -> Result<Self, VaultFault> {
-        let url = if config.vault.url.is_empty() {
-            logins::read(&config.databases, role).map_err(|fault| VaultFault::Invalid(fault.to_string()))?
-        } else {
-            config.vault.url.clone()
-        };
-        let invalid =
-            |text: &str| VaultFault::Invalid(format!("the vault's URL (vault.url or the login file) {text}"));
-        let options: PgConnectOptions = url
-            .expose()
-            .parse()
-            .map_err(|_| invalid("is not a PostgreSQL URL"))?;
-        if config.environment != LOCAL && !is_encrypted(&options) {
-            return Err(invalid(
-                "must have sslmode=require, verify-ca or verify-full outside the local environment",
-            ));
-        }
+        let options = logins::options(config, "vault", role, &config.vault.url)
+            .map_err(|fault| VaultFault::Invalid(fault.to_string()))?;
         let request_time_max = Duration::from_millis(config.vault.request_time_max_ms);
-        let options = options
-            .application_name("pulsegate")
-            .options([("statement_timeout", config.vault.request_time_max_ms.to_string())])
-            .disable_statement_logging();
+        let options = options.options([("statement_timeout", config.vault.request_time_max_ms.to_string())]);
         let pool = PgPoolOptions::new()
             .max_connections(config.vault.connections_max)
             .acquire_timeout(Duration::from_millis(config.vault.acquire_time_max_ms))
@@ -313,6 +296,12 @@ impl Vault {
         self.shared.keys.load_full()
     }
 
+    /// It did not answer when it was last asked.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        self.shared.down.load(Ordering::Relaxed)
+    }
+
     /// The subject keys.
     #[must_use]
     pub fn subjects(&self) -> &Subjects {
@@ -340,7 +329,7 @@ async fn follow(shared: Arc<Shared>, poll: Duration, mut stopped: watch::Receive
     let backoff = || {
         ExponentialBuilder::default()
             .with_min_delay(poll)
-            .with_max_delay(poll * 8)
+            .with_max_delay(poll * 3)
             .without_max_times()
     };
     let mut pauses = backoff().build();

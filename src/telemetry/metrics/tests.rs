@@ -5,7 +5,7 @@ fn scrape(metrics: &Metrics) -> String {
     let health = Health::new(1);
     let worker = health.worker(0);
     worker.assigned(0);
-    worker.lag(0, 1, 1.0);
+    worker.lag(0, 1, 0);
     metrics.render(&health)
 }
 

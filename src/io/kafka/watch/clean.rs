@@ -1,8 +1,7 @@
 //! The clean topic into the analytics database: readings, findings, versions of devices, and what the detectors know.
 
-use std::collections::HashSet;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -14,7 +13,7 @@ use super::config::Config;
 use super::feed::{Feed, NeedsSchema, OpenFault, Opened, Stretch, Taken};
 use crate::detect::clean::Decoder;
 use crate::detect::lane::{CleanRecord, Lane, Output, Rules};
-use crate::io::registry::Registry;
+use crate::io::registry::{Questions, Registry};
 use crate::io::timescale::analytics::SNAPSHOT_BYTES_MAX;
 use crate::io::timescale::{Analytics, Batch, Snapshot, WriteError};
 use crate::telemetry::health::{HoldCause, Log};
@@ -29,8 +28,7 @@ pub struct CleanFeed {
     model: String,
     decoder: ArcSwap<Decoder>,
     registry: Option<Registry>,
-    /// Schema ids that the registry is being asked about.
-    asking: Mutex<HashSet<u32>>,
+    questions: Questions,
     snapshot_interval: Duration,
     snapshot_records_max: u64,
     /// Whether this process has lane 0, which makes it the one that relays findings.
@@ -41,6 +39,9 @@ pub struct CleanFeed {
 
 /// The lane whose owner relays findings.
 const LEADING_LANE: i32 = 0;
+
+/// How long a schema id that the registry does not have is taken for one that nobody has.
+const DENIED_FOR: Duration = Duration::from_secs(30);
 
 /// What a lane of the clean topic remembers.
 pub struct CleanLane {
@@ -92,7 +93,7 @@ impl CleanFeed {
             rules: Arc::new(knowledge.rules),
             decoder: ArcSwap::from_pointee(knowledge.decoder),
             registry: knowledge.registry,
-            asking: Mutex::default(),
+            questions: Questions::default(),
             snapshot_interval: Duration::from_secs(config.snapshot_interval_s),
             snapshot_records_max: config.snapshot_records_max,
             leads: watch::Sender::new(false),
@@ -134,8 +135,12 @@ impl CleanFeed {
         }
     }
 
-    fn asking(&self) -> std::sync::MutexGuard<'_, HashSet<u32>> {
-        self.asking.lock().unwrap_or_else(PoisonError::into_inner)
+    fn change_decoder(&self, change: impl Fn(&mut Decoder)) {
+        self.decoder.rcu(|decoder| {
+            let mut decoder = Decoder::clone(decoder);
+            change(&mut decoder);
+            decoder
+        });
     }
 
     /// Remembers what a schema id is; only that of the registry's answers that is one.
@@ -147,9 +152,12 @@ impl CleanFeed {
         };
         match schema {
             Ok(schema) => {
-                let mut decoder = Decoder::clone(&self.decoder.load());
-                decoder.learn(id, schema.as_deref());
-                self.decoder.store(Arc::new(decoder));
+                self.change_decoder(|decoder| decoder.learn(id, schema.as_deref()));
+                if schema.is_none() && self.registry.is_some() {
+                    // It may have been asked before the schema had come to it.
+                    tokio::time::sleep(DENIED_FOR).await;
+                    self.change_decoder(|decoder| decoder.forget(id));
+                }
             }
             Err(error) => {
                 self.metrics.failed(Service::SchemaRegistry);
@@ -281,7 +289,7 @@ impl Feed for CleanFeed {
                 &batch.output.findings,
                 batch.records,
                 begun.elapsed(),
-                super::age_seconds(1, batch.appended_ms),
+                super::age_seconds(batch.appended_ms),
             ),
             Err(WriteError::Fenced { .. }) => {}
             Err(_) => self.metrics.failed(Service::Analytics),
@@ -290,18 +298,24 @@ impl Feed for CleanFeed {
         written
     }
 
+    fn lighten(batch: &mut CleanBatch) {
+        if batch.snapshot.take().is_some() {
+            warn!("what the detectors know is stored with the next snapshot");
+        }
+    }
+
     fn knows(&self, id: u32) -> bool {
         self.decoder.load().knows(id)
     }
 
     fn resolve(self: &Arc<Self>, id: u32) {
-        if !self.asking().insert(id) {
+        if !self.questions.begin(id) {
             return;
         }
         let feed = Arc::clone(self);
         self.runtime.spawn(async move {
             feed.ask(id).await;
-            feed.asking().remove(&id);
+            feed.questions.end(id);
         });
     }
 

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::config::Check;
 use crate::detect::{alert, lane, quality};
 
+/// The highest limit of a batch's rows.
+pub const ROWS_MAX: usize = 10_000;
+
 /// The watch: its workers, batches and stages.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -83,8 +86,11 @@ impl Config {
             check.problem("watch.group", "must not be empty");
         }
         check.range("watch.workers", self.workers as u64, 1..=256);
-        // The audit log takes at most 10,000 ledger records at once.
-        check.range("watch.batch.rows_max", self.batch.rows_max as u64, 1..=10_000);
+        check.range(
+            "watch.batch.rows_max",
+            self.batch.rows_max as u64,
+            1..=ROWS_MAX as u64,
+        );
         check.range("watch.batch.time_max_ms", self.batch.time_max_ms, 1..=60_000);
         check.range("watch.snapshot_interval_s", self.snapshot_interval_s, 1..=86_400);
         check.range(

@@ -109,6 +109,9 @@ pub trait Feed: Send + Sync + 'static {
         batch: &Self::Batch,
     ) -> impl Future<Output = Result<(), WriteError>> + Send;
 
+    /// Leaves out of a batch that was not stored what can be stored another time: it may be what takes too long.
+    fn lighten(batch: &mut Self::Batch);
+
     /// Whether it is known what a schema id is.
     fn knows(&self, id: u32) -> bool;
 

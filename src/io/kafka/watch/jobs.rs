@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::{OnceCell, watch};
-use tokio::time::{MissedTickBehavior, interval, interval_at};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::{debug, warn};
 
 use crate::config::Config;
@@ -73,31 +73,32 @@ impl Jobs {
     pub async fn run(self, mut stopped: watch::Receiver<bool>) {
         tokio::select! {
             _ = stopped.changed() => {}
-            () = self.repeat() => {}
+            () = self.keep_up() => {}
+            () = self.look_back() => {}
         }
         if let Some(operations) = self.operations.get() {
             operations.close().await;
         }
     }
 
-    /// Runs each in its time, one after the other.
-    async fn repeat(&self) {
-        let (mut rollup, mut retention) = (interval(ROLLUP_INTERVAL), interval(RETENTION_INTERVAL));
-        let (mut kpis, mut regressions) = (interval(KPI_INTERVAL), interval(REGRESSION_INTERVAL));
-        let mut shifts = interval_at((Instant::now() + SHIFT_INTERVAL).into(), SHIFT_INTERVAL);
-        for ticks in [
-            &mut rollup,
-            &mut retention,
-            &mut kpis,
-            &mut regressions,
-            &mut shifts,
-        ] {
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        }
+    /// What dashboards wait for, and does not take long.
+    async fn keep_up(&self) {
+        let (mut rollup, mut kpis) = (every(ROLLUP_INTERVAL), every(KPI_INTERVAL));
         loop {
             tokio::select! {
                 _ = rollup.tick() => self.one(Job::Rollup, self.sink.roll_up()).await,
                 _ = kpis.tick() => self.one(Job::Kpis, self.count()).await,
+            }
+        }
+    }
+
+    /// What goes over days, and may take its time.
+    async fn look_back(&self) {
+        let (mut regressions, mut retention) = (every(REGRESSION_INTERVAL), every(RETENTION_INTERVAL));
+        let mut shifts = every(SHIFT_INTERVAL);
+        shifts.reset();
+        loop {
+            tokio::select! {
                 _ = regressions.tick() => self.one(Job::Regressions, self.judge_rollouts()).await,
                 _ = shifts.tick() => self.one(Job::Shifts, self.judge_shifts(Timestamp::now())).await,
                 _ = retention.tick() => self.one(Job::Retention, self.drop_old()).await,
@@ -141,12 +142,13 @@ impl Jobs {
         let mut found = regression::shifts(&regression::pipeline(kpis));
         found.extend(regression::shifts(&regression::cohorts(&windows, unit)));
         let known = self.sink.known_shifts(from * MINUTE_MS).await?;
-        self.store(&regression::news(found, known)).await
+        self.store(regression::news(found, known)).await
     }
 
-    async fn store(&self, found: &[Finding]) -> Result<Ran, TimescaleError> {
-        let stored = self.sink.store_findings(found).await?;
-        Ok(Ran::Done(stored))
+    async fn store(&self, found: Vec<Finding>) -> Result<Ran, TimescaleError> {
+        let new = self.sink.store_findings(found).await?;
+        self.metrics.watch.found(&new);
+        Ok(Ran::Done(new.len() as u64))
     }
 
     /// Judges the rollouts of the last days together. One that was judged before gives the same finding, which is stored
@@ -164,12 +166,16 @@ impl Jobs {
             today_ms - ROLLOUT_OVER_DAYS * DAY_MS,
         );
         let rollouts = self.sink.rollouts(from_ms, until_ms, ROLLOUT_DEVICES_MIN).await?;
-        let mut judged = Vec::with_capacity(rollouts.len());
+        let (mut judged, mut failed) = (Vec::with_capacity(rollouts.len()), None);
         for rollout in rollouts {
-            let medians = self.sink.device_medians(&rollout, ROLLOUT_DEVICES_MAX).await?;
-            judged.push((rollout, medians));
+            // One that is too much for the database must not hide the others.
+            match self.sink.device_medians(&rollout, ROLLOUT_DEVICES_MAX).await {
+                Ok(medians) => judged.push((rollout, medians)),
+                Err(error) => failed = Some(error),
+            }
         }
-        self.store(&regression::assess(&judged)).await
+        let ran = self.store(regression::assess(&judged)).await?;
+        failed.map_or(Ok(ran), Err)
     }
 
     async fn drop_old(&self) -> Result<Ran, TimescaleError> {
@@ -220,6 +226,13 @@ impl Jobs {
             .get_or_try_init(|| Operations::connect(&self.config))
             .await
     }
+}
+
+/// The first time at once.
+fn every(period: Duration) -> Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
 fn minute_of(time: Timestamp) -> i64 {

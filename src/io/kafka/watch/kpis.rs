@@ -92,6 +92,8 @@ impl Feed for KpiFeed {
         counted
     }
 
+    fn lighten(_batch: &mut Settled) {}
+
     fn knows(&self, _id: u32) -> bool {
         true
     }

@@ -17,7 +17,7 @@ pub(super) enum Slot<F: Feed> {
     Opening(Arc<AtomicBool>),
     /// Open.
     Open(Box<Lane<F>>),
-    /// Another process has claimed it in the database. It is left alone until the group gives it to us again.
+    /// Another process has claimed it in the database, and again. It is left alone until the group gives it to us anew.
     Fenced,
 }
 
@@ -57,6 +57,8 @@ pub(super) struct Lane<F: Feed> {
     expected: Option<i64>,
     /// The first offset that was not taken.
     pub position: i64,
+    /// Where the log ended when everything before that was taken.
+    pub end: i64,
     filling: F::Batch,
     begun: Option<Instant>,
     spare: Option<F::Batch>,
@@ -76,6 +78,7 @@ impl<F: Feed> Lane<F> {
             epoch: opened.epoch,
             expected: opened.stored,
             position: opened.position,
+            end: 0,
             filling: F::Batch::default(),
             begun: None,
             spare: Some(F::Batch::default()),

@@ -25,18 +25,12 @@ mod write;
 
 mod run;
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use jiff::Timestamp;
 
 pub use config::Config;
 pub use run::{Problem, Watch, metrics_table};
 
-/// How old the oldest of `records` is that are waiting, as far as the time of the last one that was taken tells.
-fn age_seconds(records: u64, appended_ms: i64) -> f64 {
-    if records == 0 || appended_ms == 0 {
-        return 0.0;
-    }
-    let now_ms = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |now| now.as_millis() as i64);
-    (now_ms - appended_ms).max(0) as f64 / 1_000.0
+/// How long ago that was.
+fn age_seconds(appended_ms: i64) -> f64 {
+    (Timestamp::now().as_millisecond() - appended_ms).max(0) as f64 / 1_000.0
 }

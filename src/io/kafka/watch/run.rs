@@ -26,11 +26,10 @@ use super::relay::Relay;
 use super::worker::{Setup, Worker, WorkerError};
 use crate::cli::Failure;
 use crate::config::Config;
-use crate::detect::clean::Decoder;
 use crate::detect::lane::Rules;
 use crate::detect::quality::{Metrics as MetricsTable, TEXT_BYTES_MAX};
 use crate::io::audit::{AuditError, AuditLog};
-use crate::io::kafka::topics;
+use crate::io::kafka::{settings, topics};
 use crate::io::registry::Registry;
 use crate::io::schemas::Schemas;
 use crate::io::timescale::{Analytics, Operations, TimescaleError};
@@ -150,17 +149,8 @@ impl Watch {
 /// What does not change while the process runs: schemas, metrics, settings.
 fn knowledge(config: &Config) -> Result<Knowledge, Failure> {
     let schemas = Schemas::read(&config.event)?;
-    let plans = schemas.catalog.plans();
-    let default = plans
-        .iter()
-        .position(|plan| plan.name() == config.event.default_event);
-    let local = plans
-        .iter()
-        .map(|plan| (plan.clean_schema(), plan.clean_fingerprint()));
-    let decoder = Decoder::new(local, default.unwrap_or_default())
-        .map_err(|error| Failure::Usage(format!("the schemas (event.directory): {error}")))?;
     Ok(Knowledge {
-        decoder,
+        decoder: schemas.decoder(&config.event)?,
         registry: Registry::new(&config.registry)?,
         rules: Rules {
             lane: config.watch.lane.clone(),
@@ -395,29 +385,10 @@ impl Shared {
         } else {
             &self.watch.instance
         };
-        let mut client = ClientConfig::new();
-        client
-            .set("client.id", format!("{group}-{instance}-{index}"))
-            .set("partition.assignment.strategy", "cooperative-sticky")
-            // How long the lanes of a watch that died stand still.
-            .set("session.timeout.ms", "10000")
-            // Positions are the databases'.
-            .set("enable.auto.commit", "false")
-            .set("enable.auto.offset.store", "false")
-            .set("isolation.level", "read_committed")
-            // A lane always starts at an offset that it knows; that it is gone must not pass silently.
-            .set("auto.offset.reset", "error")
-            .set("enable.partition.eof", "false")
-            // Memory: a few batches ahead, however far behind the lanes are.
-            .set("queued.min.messages", "20000")
-            .set("queued.max.messages.kbytes", "32768")
-            .set("fetch.message.max.bytes", "4194304")
-            .set("fetch.wait.max.ms", "10")
-            .set("statistics.interval.ms", "2000");
-        for (name, value) in self.config.kafka.client().config_map() {
-            client.set(name, value);
-        }
-        client.set("group.id", group);
+        let id = format!("{group}-{instance}-{index}");
+        let mut client = settings::consumer(&self.config.kafka.client(), &group, &id);
+        // Transactions wrote these topics: only librdkafka knows that nothing follows the last record.
+        client.set("enable.partition.eof", "true");
         client
     }
 }

@@ -7,6 +7,7 @@
 //! While a lane's batch is being written its next one is filled. Only this thread touches lanes; opening and writing are
 //! tasks of the runtime, which tell it when they have ended.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -28,7 +29,7 @@ use crate::io::kafka::raw::Messages;
 use crate::telemetry::health::{HoldCause, WorkerHealth};
 
 /// How many records are taken at once.
-const CHUNK_RECORDS: usize = 1024;
+pub const CHUNK_RECORDS: usize = 1024;
 /// How long an idle worker waits for a record.
 const IDLE_WAIT: Duration = Duration::from_millis(20);
 /// How long a worker that must not take more waits for a write to end.
@@ -37,6 +38,8 @@ const WRITE_STEP: Duration = Duration::from_millis(5);
 const PRESSED_MAX: Duration = Duration::from_millis(500);
 /// How long to wait before something that failed is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// How long a lane that was fenced is left to whoever fenced it.
+const FENCED_PAUSE: Duration = Duration::from_secs(10);
 /// How long a lane that is given back has to store what it holds.
 const REVOKE_TIME_MAX: Duration = Duration::from_secs(2);
 
@@ -74,6 +77,8 @@ pub struct Worker<F: Feed> {
     consumer: Consumer,
     log: Log,
     slots: Vec<Slot<F>>,
+    /// Lanes that were fenced since the group gave them to us.
+    fenced: HashSet<i32>,
     news: (Sender<News<F>>, Receiver<News<F>>),
     runtime: Handle,
 }
@@ -112,6 +117,7 @@ impl<F: Feed> Worker<F> {
         Ok(Self {
             consumer: Consumer::subscribe(&client, feed.topic())?,
             slots: (0..log.partitions()).map(|_| Slot::Absent).collect(),
+            fenced: HashSet::new(),
             messages: Messages::with_capacity(CHUNK_RECORDS),
             news: unbounded(),
             feed,
@@ -163,6 +169,7 @@ impl<F: Feed> Worker<F> {
                     self.consumer.assign(&partitions)?;
                     for partition in partitions {
                         self.slot(partition).replace(Slot::Closed(Instant::now()));
+                        self.fenced.remove(&partition);
                         self.health.assigned(partition);
                     }
                     self.health.joined();
@@ -223,6 +230,10 @@ impl<F: Feed> Worker<F> {
         opened: Result<Opened<F::Lane>, OpenFault>,
     ) {
         if !matches!(self.slot(partition), Slot::Opening(current) if Arc::ptr_eq(current, cancelled)) {
+            // It was claimed while it was given back.
+            if matches!(self.slot(partition), Slot::Absent) {
+                self.feed.release(partition);
+            }
             return;
         }
         let slot = match opened {
@@ -270,7 +281,14 @@ impl<F: Feed> Worker<F> {
             Ended::Fenced(error) => {
                 warn!(log = F::LOG.as_str(), lane = partition, %error, "lane given up");
                 self.stop_fetching(partition);
-                self.slot(partition).replace(Slot::Fenced);
+                // One whose lane the group took away may have been about to claim it, which happens once. Whoever fences
+                // twice is at work on it.
+                let slot = if self.fenced.insert(partition) {
+                    Slot::Closed(Instant::now() + FENCED_PAUSE)
+                } else {
+                    Slot::Fenced
+                };
+                self.slot(partition).replace(slot);
                 self.feed.release(partition);
                 self.health.hold(partition, HoldCause::Fenced);
             }
@@ -297,6 +315,8 @@ impl<F: Feed> Worker<F> {
             let (feed, log, outbox) = (Arc::clone(&self.feed), self.log.clone(), self.news.0.clone());
             self.runtime.spawn(async move {
                 let opened = match log.low(partition).await {
+                    // Given back meanwhile: a claim now would fence whoever has the lane.
+                    _ if cancelled.load(Ordering::Relaxed) => return,
                     Ok(low) => feed.open(partition, low).await,
                     Err(error) => Err(OpenFault {
                         cause: HoldCause::Kafka,
@@ -381,6 +401,12 @@ impl<F: Feed> Worker<F> {
         let mut gap = false;
         for message in messages.iter() {
             let partition = message.partition();
+            if message.is_end() {
+                if let Some(lane) = self.slot(partition).open().filter(|lane| lane.paused.is_none()) {
+                    lane.end = message.offset();
+                }
+                continue;
+            }
             if let Some(error) = message.error() {
                 warn!(log = F::LOG.as_str(), lane = partition, %error, "instead of a record");
                 gap = true;
@@ -529,9 +555,9 @@ impl<F: Feed> Worker<F> {
         };
         for (partition, stable) in stable {
             if let Some(lane) = self.slots.get_mut(partition as usize).and_then(Slot::open) {
-                let records = (stable - lane.position).max(0).cast_unsigned();
-                self.health
-                    .lag(partition, records, super::age_seconds(records, lane.appended_ms));
+                // The offsets behind the last record are a transaction's end, which no reader is given.
+                let records = (stable - lane.position.max(lane.end)).max(0).cast_unsigned();
+                self.health.lag(partition, records, lane.appended_ms);
             }
         }
     }

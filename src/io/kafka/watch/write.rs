@@ -32,7 +32,7 @@ pub(super) enum Ended {
 pub(super) async fn until_done<F: Feed>(
     feed: Arc<F>,
     stretch: Stretch,
-    batch: F::Batch,
+    mut batch: F::Batch,
     cancelled: Arc<AtomicBool>,
     outbox: Sender<News<F>>,
 ) {
@@ -62,6 +62,7 @@ pub(super) async fn until_done<F: Feed>(
             WriteError::Refused(_) => error!(log, lane, %fault, "the database refuses a batch; trying again"),
             _ => warn!(log, lane, %fault, "a batch is not stored; trying again"),
         }
+        F::lighten(&mut batch);
         // A worker that has ended does not listen.
         let _ = outbox.send(News::Waiting(lane, Arc::clone(&cancelled)));
         tokio::time::sleep(pauses.next().unwrap_or(PAUSES.1)).await;

@@ -1,0 +1,55 @@
+//! A record of a device that signs with a secret the fuzz target knows.
+
+use std::num::NonZeroU32;
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use pulsegate::gate::keyring::{Algorithm, KeyRow, KeyState, Keyring, Profile};
+use pulsegate::gate::outcome::Reason;
+use pulsegate::gate::record::{Received, SignatureHeaders};
+use pulsegate::gate::verify::{Config, Context, Scratch, Sequence, home_partition, verify};
+use sha2::Sha256;
+
+const SECRET: [u8; 32] = [7; 32];
+const NOW_S: i64 = 1_800_000_000;
+
+/// The keys of one device, `d`, with one key, `k`.
+pub fn keyring(profile: Profile) -> Keyring {
+    let row = KeyRow {
+        kid: "k",
+        device: "d",
+        tenant: "t",
+        class: "c",
+        profile,
+        algorithm: Algorithm::HmacSha256,
+        state: KeyState::Active,
+        material: &SECRET,
+        device_token: b"AAAAAAAAAAAAAAAAAAAAAA",
+    };
+    Keyring::empty().apply(&[row]).expect("the row is good")
+}
+
+/// What the device would sign with.
+pub fn mac(input: &[u8]) -> Vec<u8> {
+    let mac = Hmac::<Sha256>::new_from_slice(&SECRET).expect("HMAC takes any key");
+    mac.chain_update(input).finalize().into_bytes().to_vec()
+}
+
+/// Verifies a record that is at home, just now.
+pub fn check(keyring: &Keyring, headers: &[(&[u8], &[u8])], value: &[u8]) -> Result<Sequence, Reason> {
+    let partitions = NonZeroU32::MIN.saturating_add(7);
+    let context = Context::new("test", "raw", partitions, Config::default());
+    let mut signature = SignatureHeaders::default();
+    for (name, value) in headers {
+        signature.take(name, Some(value));
+    }
+    let record = Received {
+        partition: home_partition(b"d", partitions),
+        offset: 0,
+        appended_ms: NOW_S * 1_000,
+        key: Some(b"d"),
+        value,
+        signature,
+    };
+    let mut budget = context.budget();
+    verify(&record, keyring, &context, &mut Scratch::default(), &mut budget).map(|verified| verified.sequence)
+}
