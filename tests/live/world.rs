@@ -265,13 +265,10 @@ impl World {
         let begun = Instant::now();
         while self.behind(&group) != 0 {
             gates.iter_mut().for_each(|gate| gate.expect_running());
-            if begun.elapsed() > PATIENCE {
-                let logs: Vec<_> = gates.iter().map(|gate| gate.logged()).collect();
-                panic!(
-                    "the group has not committed everything after {PATIENCE:?}:\n{}",
-                    logs.join("\n")
-                );
-            }
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "the group has not committed everything after {PATIENCE:?}"
+            );
             std::thread::sleep(LOOK);
         }
     }
@@ -371,7 +368,7 @@ pub struct Gate {
 impl Gate {
     pub fn expect_running(&mut self) {
         if let Some(status) = self.child.try_wait().expect("waited") {
-            panic!("it ended with {status}:\n{}", self.logged());
+            panic!("it ended with {status}");
         }
     }
 
@@ -448,8 +445,11 @@ impl Gate {
 }
 
 impl Drop for Gate {
-    /// A test that failed must not leave a process behind.
+    /// A test that failed must not leave a process behind, and what the process said may be why.
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}:\n{}", self.log.display(), self.logged());
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -133,8 +133,16 @@ impl Consumer {
     ///
     /// When it is not assigned, or the assignment is not applied yet: call again.
     pub fn start(&self, partition: i32, offset: i64) -> KafkaResult<()> {
-        self.client
-            .seek(&self.topic, partition, Offset::Offset(offset), SEEK_TIMEOUT)?;
+        if let Err(refused) = self
+            .client
+            .seek(&self.topic, partition, Offset::Offset(offset), SEEK_TIMEOUT)
+        {
+            // One that librdkafka has given up, as when its next offset was deleted, takes no seek until it is assigned
+            // anew. The error that says so is lost where a seek was already on its way. The group does not hear of this.
+            self.unassign(&[partition])?;
+            self.assign(&[partition])?;
+            return Err(refused);
+        }
         // Once more: if the partition was ours before, librdkafka stopped it only after `assign` had returned, and a
         // stop undoes the forwarding (`rd_kafka_toppar_fetch_stop`). After a seek there is no stop left to come.
         self.queue.forward(&self.topic, partition)?;
