@@ -13,6 +13,7 @@ use lab::{Lab, PARTITION, database_only, ledger_records};
 use pulsegate::crypto::merkle::{MerkleRoot, leaf};
 use pulsegate::crypto::note::Note;
 use pulsegate::io::audit::entry::{Alert, Entry, Fault};
+use pulsegate::io::audit::log::BATCH_RECORDS_MAX;
 use pulsegate::io::audit::verify::Kind;
 use pulsegate::io::audit::{AuditError, AuditLog, keys, lane_of, origin};
 use pulsegate::io::timescale::WriteError;
@@ -49,6 +50,23 @@ async fn every_record_extends_its_lane_once_and_the_log_goes_on_where_it_stopped
         assert_eq!(signed.checkpoint.origin, origin("local", &lane));
         let report = lab.verify(&database_only()).await;
         assert!(report.is_good(), "{:?}", report.problems);
+    })
+    .await;
+}
+
+/// What a watch has in its hands after it was away for a while.
+#[tokio::test]
+async fn a_backlog_is_one_batch_up_to_the_limit() {
+    in_a_corner("backlog", |corner| async move {
+        let lab = Lab::new(corner).await;
+        let records = ledger_records(&lab.config, BATCH_RECORDS_MAX + 1);
+        let log = AuditLog::connect(&lab.config).await.expect("connected");
+        let claim = log.claim(PARTITION).await.expect("claimed");
+        let refused = lab.append(&log, &claim, &records, 0..BATCH_RECORDS_MAX + 1).await;
+        assert!(matches!(refused, Err(WriteError::Refused(_))), "{refused:?}");
+        let appended = lab.append(&log, &claim, &records, 0..BATCH_RECORDS_MAX).await;
+        assert_eq!(appended.expect("appended").entries, BATCH_RECORDS_MAX);
+        assert!(lab.verify(&database_only()).await.is_good());
     })
     .await;
 }

@@ -30,7 +30,7 @@ use crate::io::vault::registrar::Registrar;
 use crate::io::{kek, topology};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
-use watched::Watched;
+use watched::{Watched, Watching};
 
 /// How often the progress bar moves.
 const TICK: Duration = Duration::from_millis(200);
@@ -86,14 +86,17 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let mark = Mark::take(&kafka, &topics).map_err(unreachable)?;
     let clean_mark = watched::mark(&kafka, &config)?;
     let (fleet, made) = produce(fleet, kafka.clone(), args.records).await?;
-    let seconds = run_gate(&gate, "Gate").await?;
+    let watching = Watching::start(&config).await?;
+    let seconds = run_gate(&gate, "Gate, and watch").await?;
     let keys = gate.knowledge().keys;
     gate.vault.close().await;
     let happened = watched::Happened {
         incidents: fleet.incidents(),
         rollout_ms,
     };
-    let watched = watched::run(&config, kafka.clone(), clean_mark, happened, keys.keyring()).await?;
+    let watched = watching
+        .finish(kafka.clone(), clean_mark, happened, keys.keyring())
+        .await?;
 
     let mut oracle = oracle::Config::new(kafka);
     (oracle.topics, oracle.since, oracle.planted) = (topics, Some(mark), fleet.planted());
@@ -275,7 +278,7 @@ fn tell(
         ))?;
         print(&report.to_string())?;
         print(&format!(
-            "The gate took {seconds:.1} s: {rate:.0} records a second, all stages, exactly once.\n"
+            "The gate took {seconds:.1} s beside the watch: {rate:.0} records a second, all stages, exactly once.\n"
         ))?;
         print(&watched.to_string())?;
     }

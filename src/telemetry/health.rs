@@ -18,14 +18,10 @@ use super::metrics::Metric;
 pub enum HoldCause {
     /// Replay windows and rates are being rebuilt from the raw log after the assignment.
     Rebuilding,
-    /// The lane's last ledger record can't be read yet, or does not agree with the committed offset.
-    Ledger,
     /// A subject's key is not there yet.
     SubjectKeys,
     /// A schema id is not known yet: the registry has not answered.
     SchemaRegistry,
-    /// The vault database does not answer.
-    Vault,
     /// Kafka does not take what the lane produces.
     Kafka,
     /// The database that the lane is stored in does not answer, or takes nothing.
@@ -74,12 +70,10 @@ impl Log {
 
 impl HoldCause {
     /// Every cause.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 7] = [
         Self::Rebuilding,
-        Self::Ledger,
         Self::SubjectKeys,
         Self::SchemaRegistry,
-        Self::Vault,
         Self::Kafka,
         Self::Database,
         Self::Fenced,
@@ -91,10 +85,8 @@ impl HoldCause {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Rebuilding => "rebuilding",
-            Self::Ledger => "ledger",
             Self::SubjectKeys => "subject_keys",
             Self::SchemaRegistry => "schema_registry",
-            Self::Vault => "vault",
             Self::Kafka => "kafka",
             Self::Database => "database",
             Self::Fenced => "fenced",
@@ -448,13 +440,13 @@ mod tests {
         assert!(!health.readiness().ready, "the second worker has not joined");
         second.joined();
         assert!(health.readiness().ready);
-        first.hold(3, HoldCause::Vault);
+        first.hold(3, HoldCause::SubjectKeys);
         assert_eq!(
             health.readiness().held,
             [Held {
                 log: Log::Raw,
                 lane: 3,
-                cause: HoldCause::Vault
+                cause: HoldCause::SubjectKeys
             }]
         );
         assert!(!health.readiness().ready);

@@ -162,6 +162,35 @@ async fn an_end_that_is_cut_off_everywhere_is_found_by_who_held_a_checkpoint_or_
     .await;
 }
 
+#[tokio::test]
+async fn a_lane_that_is_taken_out_altogether_is_missed() {
+    in_a_corner("taken_out", |corner| async move {
+        let lab = Lab::with_log(corner, ENTRIES, &[10, 20, 30]).await;
+        let rows =
+            "delete from audit_entry where lane = 'LANE'; delete from audit_checkpoint where lane = 'LANE';
+                    delete from audit_lane where lane = 'LANE'";
+        lab.tamper(rows).await;
+        for options in [&database_only(), &with_ledger()] {
+            let problem = only(&lab.verify(options).await, "its offset is there");
+            assert_eq!(
+                (problem.kind, problem.entry),
+                (Kind::Truncated, Some(0)),
+                "{problem}"
+            );
+        }
+        // Nothing tells that the log ever had it; the ledger has what it lacks.
+        lab.tamper("delete from sink_offset").await;
+        let report = lab.verify(&with_ledger()).await;
+        let lane = report
+            .lanes
+            .iter()
+            .find(|lane| lane.lane == lab.lane)
+            .expect("an empty one");
+        assert_eq!((lane.entries, lane.ledger_pending), (0, Some(ENTRIES as u64)));
+    })
+    .await;
+}
+
 fn hold(lab: &Lab, note: &str) -> Options {
     let note = Note::parse(note.as_bytes()).expect("a note");
     let held = vec![(format!("held of {}", lab.lane), note)];

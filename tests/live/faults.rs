@@ -4,6 +4,7 @@
 //! These tests are alone while they run: some of them stop servers that others need.
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use pulsegate_loadtest::fleet::{Fleet, Hostile, Options};
 
@@ -118,6 +119,26 @@ fn a_gate_that_was_stopped_past_its_session_and_comes_back_changes_nothing() {
     });
 }
 
+/// Two processes of one name: the newer one's producers fence those of the older, which finds out with its next transaction.
+#[test]
+fn a_gate_whose_name_another_takes_stops_and_nothing_is_doubled() {
+    alone_in_a_world("fenced", SMALL_BATCHES, |world| {
+        let mut fleet = fleet(world, 16, 200);
+        world.import(&fleet);
+        world.produce(&mut fleet, 60_000);
+        let mut old = world.start_gate("same", &[], &[]);
+        wait_for("some progress", || world.settled() > 1_000);
+        let mut new = world.start_gate("same", &[], &[]);
+        assert_eq!(old.wait().code(), Some(1));
+        assert!(old.logged().contains("another worker"), "{}", old.logged());
+        world.produce(&mut fleet, 10_000);
+        world.settle(&mut [&mut new]);
+        let report = world.judged_good(&fleet);
+        assert_eq!(report.total.records, 70_000);
+        assert!(new.terminate().success());
+    });
+}
+
 #[test]
 fn a_gate_that_is_told_to_end_while_it_is_behind_ends_in_time() {
     alone_in_a_world("end", SMALL_BATCHES, |world| {
@@ -126,7 +147,10 @@ fn a_gate_that_is_told_to_end_while_it_is_behind_ends_in_time() {
         world.produce(&mut fleet, 100_000);
         let gate = world.start_gate("one", &[], &[]);
         wait_for("some progress", || world.settled() > 1_000);
+        let begun = Instant::now();
         assert!(gate.terminate().success(), "what it had read is committed");
+        let limit = Duration::from_millis(world.config.gate.drain_timeout_ms);
+        assert!(begun.elapsed() < limit, "it took {:?}", begun.elapsed());
         assert!(world.behind_by() > 0, "there was more to do");
         let mut gate = world.gate("one");
         world.settle(&mut [&mut gate]);

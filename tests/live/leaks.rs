@@ -2,13 +2,18 @@
 
 use std::fs;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD_NO_PAD;
 use pulsegate_loadtest::fleet::Hostile;
+use pulsegate_loadtest::kafka::{captured, read_all, watermarks};
+use rdkafka::Message as _;
 use sqlx::{AssertSqlSafe, Row};
 use tokio::runtime::Handle;
 
 use crate::main_path::fleet;
+use crate::stored::{counted, everything_once, told};
 use crate::support::admin;
-use crate::world::{World, in_a_world};
+use crate::world::{World, in_a_world, wait_for};
 
 #[test]
 fn planted_phi_is_found_nowhere_behind_the_gate() {
@@ -20,20 +25,35 @@ fn planted_phi_is_found_nowhere_behind_the_gate() {
         world.settle(&mut [&mut gate]);
         // Clean, deadletter and ledger are searched by the oracle.
         world.judged_good(&fleet);
+        let watch = world.watch("one");
+        everything_once(world);
+        wait_for("the ledger to be audited and counted", || {
+            counted(world).values().sum::<i64>() == 5_000 && counted(world) == told(world)
+        });
 
-        let mut emitted = vec![("the database".to_owned(), Handle::current().block_on(dump(world)))];
-        for path in ["/metrics", "/readyz", "/healthz"] {
-            emitted.push((path.to_owned(), gate.get(path).expect("answered").1));
+        let mut emitted = vec![("the findings".to_owned(), findings(world))];
+        for database in ["vault", "audit", "analytics", "operations"] {
+            let rows = Handle::current().block_on(dump(world, database));
+            emitted.push((format!("the {database} database"), rows));
         }
-        let log = gate.log.clone();
-        assert!(gate.terminate().success());
-        emitted.push(("the log".to_owned(), fs::read_to_string(log).expect("readable")));
+        for (role, process) in [("gate", gate), ("watch", watch)] {
+            for path in ["/metrics", "/readyz", "/healthz"] {
+                let answer = process.get(path).expect("answered").1;
+                emitted.push((format!("{path} of the {role}"), answer));
+            }
+            let log = process.log.clone();
+            assert!(process.terminate().success());
+            let log = fs::read_to_string(log).expect("readable");
+            emitted.push((format!("the log of the {role}"), log));
+        }
         for (place, text) in &emitted {
             assert!(!text.is_empty(), "{place} says something");
             for planted in fleet.planted() {
-                let hex = hex::encode(&planted);
+                let (hex, base64) = (hex::encode(&planted), BASE64_STANDARD_NO_PAD.encode(&planted));
                 assert!(
-                    !text.contains(&planted) && !text.contains(&hex),
+                    ![&planted, &hex, &base64]
+                        .into_iter()
+                        .any(|form| text.contains(form)),
                     "planted PHI is in {place}"
                 );
             }
@@ -41,18 +61,32 @@ fn planted_phi_is_found_nowhere_behind_the_gate() {
     });
 }
 
-/// Every row of every table of the vault, as text.
-async fn dump(world: &World) -> String {
-    let mut vault = admin(&world.config, "vault").await;
+/// All that is in the findings topic, as text.
+fn findings(world: &World) -> String {
+    let (kafka, topic) = (world.kafka(), &world.config.topics.findings);
+    let ranges = watermarks(&kafka, topic).expect("the topic is there");
+    let mut text = String::from("findings:");
+    read_all(&kafka, topic, &ranges, |message| {
+        text.push_str(&format!("{:?}", captured(message)));
+        text.push_str(&String::from_utf8_lossy(message.payload().unwrap_or_default()));
+        Ok(())
+    })
+    .expect("read");
+    text
+}
+
+/// Every row of every table, as text.
+async fn dump(world: &World, database: &str) -> String {
+    let mut admin = admin(&world.config, database).await;
     let tables = "select format('%I.%I', schemaname, tablename) as name from pg_tables
                   where schemaname not in ('pg_catalog', 'information_schema')";
-    let tables = sqlx::query(tables).fetch_all(&mut vault).await.expect("readable");
+    let tables = sqlx::query(tables).fetch_all(&mut admin).await.expect("readable");
     let mut text = String::new();
     for table in tables {
         let name: String = table.get("name");
         let rows = format!("select t::text as row from {name} t");
         for row in sqlx::query(AssertSqlSafe(rows))
-            .fetch_all(&mut vault)
+            .fetch_all(&mut admin)
             .await
             .expect("readable")
         {

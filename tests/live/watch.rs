@@ -44,6 +44,14 @@ fn everything_that_a_gate_lets_through_is_stored_once_and_audited() {
                 "select count(*) from audit_entry where lane <> 'administration'",
             ) > 0
         });
+        wait_for("nothing to be behind", || {
+            let metrics = watch.get("/metrics").expect("metrics").1;
+            let mut lags = metrics
+                .lines()
+                .filter(|line| line.starts_with("pulsegate_lane_lag_"));
+            lags.clone().count() == 2 * 3 * world.partitions() as usize
+                && lags.all(|line| line.ends_with(" 0"))
+        });
         let (_, metrics) = watch.get("/metrics").expect("metrics");
         for line in [
             "pulsegate_timescale_edition{edition=\"apache\"} 1",

@@ -88,9 +88,7 @@ fn killed_twenty_times_every_reading_is_stored_once_and_the_findings_are_those_o
         let watch = world.watch("killed");
         let rows = everything_once(world);
         assert_eq!(rows.len() as i64, kills * steps * 100 * 2);
-        wait_for("the findings to be relayed", || {
-            count(world, "analytics", "select count(*) from outbox") == 0
-        });
+        relayed(world);
         assert!(watch.terminate().success());
         let interrupted = finding_ids(world);
         assert_eq!(
@@ -99,16 +97,59 @@ fn killed_twenty_times_every_reading_is_stored_once_and_the_findings_are_those_o
             "each once, whatever was killed"
         );
         assert!(interrupted.len() >= 100, "{} findings", interrupted.len());
+        the_same_from_scratch(world, &interrupted);
+    });
+}
 
-        execute(
-            world,
-            "analytics",
-            "truncate readings, findings, device_version, sink_offset, detector_snapshot, outbox",
-        );
-        let watch = world.watch("fresh");
+/// A database that is built anew from the topic comes to the same findings, and tells them again: under the same ids, by
+/// which consumers know them.
+fn the_same_from_scratch(world: &World, findings: &[String]) {
+    execute(
+        world,
+        "analytics",
+        "truncate readings, findings, device_version, sink_offset, detector_snapshot, outbox;
+         update outbox_head set batch = 0",
+    );
+    let watch = world.watch("fresh");
+    everything_once(world);
+    relayed(world);
+    assert!(watch.terminate().success());
+    assert_eq!(finding_ids(world), findings);
+    let twice: Vec<_> = findings.iter().flat_map(|id| [id.clone(), id.clone()]).collect();
+    assert_eq!(in_the_findings_topic(world), twice);
+}
+
+/// Waits until no finding is on its way.
+fn relayed(world: &World) {
+    wait_for("the findings to be relayed", || {
+        count(world, "analytics", "select count(*) from outbox") == 0
+    });
+}
+
+#[test]
+fn lanes_that_move_between_watches_lose_nothing_and_the_findings_are_those_of_one_run() {
+    in_a_world("watch_share", SMALL_BATCHES, |world| {
+        produce(world, 0, 100);
+        let mut one = world.watch("one");
+        wait_for("some progress", || stored(world) > 1_000);
+        let mut two = world.watch("two");
+        wait_for("both to have lanes", || one.lanes() > 0 && two.lanes() > 0);
+        produce(world, 100, 100);
+        wait_for("more progress", || stored(world) > 12_000);
+        one.kill();
+        produce(world, 200, 50);
         everything_once(world);
-        assert!(watch.terminate().success());
-        assert_eq!(finding_ids(world), interrupted);
+        relayed(world);
+        two.wait_ready();
+        assert!(two.terminate().success());
+        let findings = finding_ids(world);
+        assert!(findings.len() >= 20, "{} findings", findings.len());
+        assert_eq!(
+            in_the_findings_topic(world),
+            findings,
+            "each once, whoever relayed it"
+        );
+        the_same_from_scratch(world, &findings);
     });
 }
 

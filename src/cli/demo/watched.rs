@@ -1,4 +1,4 @@
-//! The demo's second half: the watch takes what the gate has made clean, and is asked what it found.
+//! The demo's other half: the watch takes what the gate makes clean while it does, and is asked what it found.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ pub(super) struct Watched {
     findings: BTreeMap<String, [i64; 2]>,
     /// What happened, and what was found of it.
     incidents: Vec<Answer>,
-    /// How long the watch took.
+    /// How long after the gate the watch was done.
     seconds: f64,
 }
 
@@ -70,29 +70,47 @@ pub(super) fn mark(kafka: &Kafka, config: &Config) -> Result<Mark, Failure> {
     Ok(ranges.iter().map(|range| (range.partition, range.next)).collect())
 }
 
-/// Runs the watch until all that is clean is stored, and asks what it found.
-pub(super) async fn run(
-    config: &Config,
-    kafka: Kafka,
-    mark: Mark,
-    happened: Happened,
-    keyring: &Keyring,
-) -> Result<Watched, Failure> {
-    let clean = config.topics.clean.clone();
-    let since = mark.clone();
-    let read = spawn_blocking(move || read_clean(&kafka, &clean, &since))
-        .await
-        .map_err(unreachable)?;
-    let (ends, readings) = read?;
-    let analytics = Analytics::connect(config).await?;
-    let seconds = store(config, &analytics, &ends).await?;
-    // What the watch does by itself every hour.
-    let table = metrics_table(config)?;
-    let jobs = Jobs::new(analytics.clone(), table, config, Arc::new(Metrics::new()));
-    jobs.judge_rollouts().await?;
-    let watched = ask(&analytics, &mark, readings, happened, keyring).await;
-    analytics.close().await;
-    Ok(Watched { seconds, ..watched? })
+/// The running watch.
+pub(super) struct Watching<'c> {
+    config: &'c Config,
+    watch: Watch,
+}
+
+impl<'c> Watching<'c> {
+    /// Starts it.
+    pub(super) async fn start(config: &'c Config) -> Result<Self, Failure> {
+        let health = Health::new(Watch::workers(config));
+        let watch = Watch::start(config, health, Arc::new(Metrics::new())).await?;
+        Ok(Self { config, watch })
+    }
+
+    /// Lets it run until all that is clean is stored, and asks what it found.
+    pub(super) async fn finish(
+        self,
+        kafka: Kafka,
+        mark: Mark,
+        happened: Happened,
+        keyring: &Keyring,
+    ) -> Result<Watched, Failure> {
+        let Self { config, watch } = self;
+        let begun = Instant::now();
+        let clean = config.topics.clean.clone();
+        let since = mark.clone();
+        let read = spawn_blocking(move || read_clean(&kafka, &clean, &since))
+            .await
+            .map_err(unreachable)?;
+        let (ends, readings) = read?;
+        let analytics = Analytics::connect(config).await?;
+        store(config, watch, &analytics, &ends).await?;
+        let seconds = begun.elapsed().as_secs_f64();
+        // What the watch does by itself every hour.
+        let table = metrics_table(config)?;
+        let jobs = Jobs::new(analytics.clone(), table, config, Arc::new(Metrics::new()));
+        jobs.judge_rollouts().await?;
+        let watched = ask(&analytics, &mark, readings, happened, keyring).await;
+        analytics.close().await;
+        Ok(Watched { seconds, ..watched? })
+    }
 }
 
 /// The offset after each partition's last record, and how many readings came since the mark.
@@ -124,9 +142,13 @@ fn read_clean(kafka: &Kafka, topic: &str, mark: &[(i32, i64)]) -> Result<(BTreeM
     Ok((ends, readings))
 }
 
-/// Runs the watch until everything before `ends` is stored. How many seconds it took.
-async fn store(config: &Config, analytics: &Analytics, ends: &BTreeMap<i32, i64>) -> Result<f64, Failure> {
-    let (health, metrics) = (Health::new(Watch::workers(config)), Arc::new(Metrics::new()));
+/// Waits until everything before `ends` is stored, and stops the watch.
+async fn store(
+    config: &Config,
+    mut watch: Watch,
+    analytics: &Analytics,
+    ends: &BTreeMap<i32, i64>,
+) -> Result<(), Failure> {
     let topic = &config.topics.clean;
     let behind = async || -> Result<u64, TimescaleError> {
         let stored: BTreeMap<i32, i64> = analytics.stored_until(topic).await?.into_iter().collect();
@@ -134,9 +156,8 @@ async fn store(config: &Config, analytics: &Analytics, ends: &BTreeMap<i32, i64>
         Ok(ends.iter().map(of).sum::<i64>().unsigned_abs())
     };
     let all = behind().await?;
-    let bar = bar("Watch", all);
-    let mut watch = Watch::start(config, health, metrics).await?;
-    let (begun, mut tick) = (Instant::now(), interval(TICK));
+    let bar = bar("Watch, what is left", all);
+    let mut tick = interval(TICK);
     loop {
         tokio::select! {
             _ = tick.tick() => {}
@@ -148,10 +169,12 @@ async fn store(config: &Config, analytics: &Analytics, ends: &BTreeMap<i32, i64>
             break;
         }
     }
-    let seconds = begun.elapsed().as_secs_f64();
     bar.finish();
-    watch.drain().await.map_err(|problem| gave_up(Err(problem)))?;
-    Ok(seconds)
+    watch
+        .drain()
+        .await
+        .map(drop)
+        .map_err(|problem| gave_up(Err(problem)))
 }
 
 fn gave_up(ended: Result<(), Problem>) -> Failure {
@@ -231,7 +254,7 @@ impl std::fmt::Display for Watched {
         };
         writeln!(
             f,
-            "The watch stored {} of {} readings in {:.1} s: {}.",
+            "The watch stored {} of {} readings, the last of them {:.1} s after the gate was done: {}.",
             self.stored.values().sum::<i64>(),
             self.readings,
             self.seconds,

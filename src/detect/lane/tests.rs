@@ -91,6 +91,21 @@ impl Run {
 }
 
 #[test]
+fn a_reading_in_no_unit_of_its_metric_is_stored_in_the_unit_that_the_device_says() {
+    let mut run = Run::new();
+    let at = jiff::Timestamp::from_millisecond(NOW)
+        .expect("a time")
+        .to_string();
+    let event = json!({"device_id": format!("{:-<22}", 1), "recorded_at": at, "firmware": "1",
+        "readings": [{"metric": "heart_rate", "value": 61.0, "unit": "[furlong]"}]});
+    run.take(NOW, event.to_string().as_bytes());
+    assert_eq!(run.last(), Quality::UnknownUnit);
+    let reading = &run.out.readings[0];
+    assert_eq!((reading.metric.unit.as_str(), reading.value), ("[furlong]", 61.0));
+    assert_eq!(run.out.findings[0].unit, "[furlong]");
+}
+
+#[test]
 fn every_reading_becomes_a_row_with_its_origin() {
     let mut run = Run::new();
     run.take(

@@ -71,21 +71,21 @@ const JUDGED: [Judged; 5] = [
     },
 ];
 
-/// The stored KPIs as series to be judged.
+/// The stored KPIs up to the minute `until` as series to be judged.
 #[must_use]
-pub fn pipeline(stored: Vec<Stored>) -> Vec<Series> {
+pub fn pipeline(stored: Vec<Stored>, until: i64) -> Vec<Series> {
     let series = |stored: Stored| {
         let judged = JUDGED.iter().find(|judged| judged.kpi == stored.kpi)?;
-        Some(judged.series(stored))
+        Some(judged.series(stored, until))
     };
     stored.into_iter().filter_map(series).collect()
 }
 
 impl Judged {
-    fn series(&self, stored: Stored) -> Series {
+    fn series(&self, stored: Stored, until: i64) -> Series {
         let mut points = stored.points;
         if self.kpi == THROUGHPUT {
-            points = without_gaps(&points);
+            points = without_gaps(&points, until);
         }
         points.retain(|point| point.records >= self.records_min);
         Series {
@@ -105,8 +105,8 @@ impl Judged {
 }
 
 /// A minute in which the gate settled nothing has no row: its throughput was 0.
-fn without_gaps(points: &[Point]) -> Vec<Point> {
-    let next = |at: usize| points.get(at + 1).map_or(i64::MIN, |next| next.minute);
+fn without_gaps(points: &[Point], until: i64) -> Vec<Point> {
+    let next = |at: usize| points.get(at + 1).map_or(until, |next| next.minute);
     let with_gap = |(at, point): (usize, &Point)| {
         let gap = point.minute.saturating_add(1)..next(at);
         let nothing = |minute| Point {

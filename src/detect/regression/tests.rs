@@ -151,11 +151,12 @@ fn noise(minute: i64) -> f64 {
 }
 
 fn kpi(kpi: &str, label: &str, points: &[Point]) -> Vec<Series> {
-    pipeline(vec![Stored {
+    let stored = Stored {
         kpi: kpi.to_owned(),
         label: label.to_owned(),
         points: points.to_vec(),
-    }])
+    };
+    pipeline(vec![stored], (FIRST_DAY + 3) * 1_440)
 }
 
 fn rejects(points: &[Point]) -> Vec<Series> {
@@ -263,15 +264,18 @@ fn the_rhythm_of_the_day_is_told_to_nobody_and_a_stop_is() {
     }
     // From noon on nothing is settled for an hour: there are no rows.
     let noon = (FIRST_DAY + 2) * 1_440 + 720;
-    let mut stopped = points;
-    stopped.retain(|point| !(noon..noon + 60).contains(&point.minute));
-    let told: Vec<_> = throughput(&stopped)
-        .into_iter()
-        .filter(|finding| finding.notify)
-        .collect();
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!((told[0].time_ms - noon * 60_000).abs() <= 5 * 60_000, "{told:?}");
-    assert_eq!((told[0].direction, told[0].value), (Direction::Below, Some(0.0)));
+    // Or nothing at all any more.
+    for end in [noon + 60, i64::MAX] {
+        let mut stopped = points.clone();
+        stopped.retain(|point| !(noon..end).contains(&point.minute));
+        let told: Vec<_> = throughput(&stopped)
+            .into_iter()
+            .filter(|finding| finding.notify)
+            .collect();
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!((told[0].time_ms - noon * 60_000).abs() <= 5 * 60_000, "{told:?}");
+        assert_eq!((told[0].direction, told[0].value), (Direction::Below, Some(0.0)));
+    }
 }
 
 #[test]

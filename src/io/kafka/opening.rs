@@ -21,6 +21,7 @@ use crate::gate::lane::Lane;
 use crate::gate::ledger::{EntryError, Head, Outset, Refusal, Standing};
 use crate::gate::verify::Budget;
 use crate::gate::{Checked, Checker};
+use crate::telemetry::health::HoldCause;
 
 /// How long one question to the broker may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -72,6 +73,18 @@ pub enum OpenError {
         /// Which lane.
         partition: i32,
     },
+}
+
+impl OpenError {
+    /// What the lane waits for, if it is to be opened again.
+    #[must_use]
+    pub const fn cause(&self) -> Option<HoldCause> {
+        match self {
+            Self::Kafka { .. } => Some(HoldCause::Kafka),
+            Self::Schema { .. } => Some(HoldCause::SchemaRegistry),
+            Self::Refused { .. } | Self::Ledger { .. } | Self::Cancelled { .. } => None,
+        }
+    }
 }
 
 /// Opens one lane.

@@ -29,7 +29,7 @@ use crate::gate::ledger::Stamp;
 use crate::gate::outcome::Outcome;
 use crate::gate::seal::{SealError, SealedBatch};
 use crate::telemetry::health::{HoldCause, WorkerHealth};
-use crate::telemetry::metrics::{self, AbortCause, Stage};
+use crate::telemetry::metrics::{self, AbortCause, Service, Stage};
 
 /// How long an idle worker waits for the first record of a batch.
 const IDLE_WAIT: Duration = Duration::from_millis(20);
@@ -201,7 +201,9 @@ impl Worker {
     fn revoke(&mut self, partitions: &[i32], lost: bool) -> Result<(), WorkerError> {
         if lost {
             self.settle_in_flight()?;
-            self.gate.metrics.aborted(AbortCause::LostAssignment);
+            if self.is_dirty() {
+                self.gate.metrics.aborted(AbortCause::LostAssignment);
+            }
         } else {
             self.finish()?;
         }
@@ -227,6 +229,7 @@ impl Worker {
         match Settler::start(&self.gate.settings.settler(self.index)) {
             Ok(settler) => self.settler = Some(settler),
             Err(error) => {
+                self.gate.metrics.failed(Service::Kafka);
                 warn!(worker = self.index, %error, "no transactional producer yet");
                 self.settler_at = Instant::now() + RETRY_PAUSE;
             }
@@ -247,6 +250,9 @@ impl Worker {
                 }
                 Err(error) => {
                     opening::report(&error);
+                    if let Some(cause) = error.cause() {
+                        self.health.hold(partition, cause);
+                    }
                     Slot::Closed(Instant::now() + RETRY_PAUSE)
                 }
             };

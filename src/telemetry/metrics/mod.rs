@@ -130,6 +130,12 @@ catalogue! {
     SinkConnections = Gauge "pulsegate_sink_connections" ["database", "state"],
     /// How often no connection to a database of the watch was free in time.
     SinkConnectionTimeouts = Gauge "pulsegate_sink_connection_timeouts" ["database"],
+    /// Connections that there may be to a database of the watch.
+    SinkConnectionsMax = Gauge "pulsegate_sink_connections_max" ["database"],
+    /// How often a connection to a database of the watch was asked for.
+    SinkConnectionsAcquired = Gauge "pulsegate_sink_connections_acquired" ["database"],
+    /// For how long connections to a database of the watch were waited for, all told.
+    SinkConnectionWait = Gauge "pulsegate_sink_connection_wait_seconds" ["database"],
     /// 1 for the edition of TimescaleDB that is used.
     TimescaleEdition = Gauge "pulsegate_timescale_edition" ["edition"],
     /// Entries that the audit log was extended by.
@@ -172,8 +178,6 @@ pub enum AbortCause {
     Kafka,
     /// Another producer has taken over this one's transactional id.
     Fenced,
-    /// A stop was asked for and the batch could not be finished in time.
-    Draining,
 }
 
 /// A service that the process needs.
@@ -210,7 +214,7 @@ macro_rules! label_values {
 }
 
 label_values!(Stage { Verify = "verify", Decode = "decode", Admit = "admit", Keys = "keys", Seal = "seal", Produce = "produce", Commit = "commit" });
-label_values!(AbortCause { LostAssignment = "lost_assignment", Kafka = "kafka", Fenced = "fenced", Draining = "draining" });
+label_values!(AbortCause { LostAssignment = "lost_assignment", Kafka = "kafka", Fenced = "fenced" });
 label_values!(Service { Kafka = "kafka", SchemaRegistry = "schema_registry", Vault = "vault", Analytics = "analytics", Audit = "audit", Operations = "operations" });
 
 /// What one committed batch came to.

@@ -81,6 +81,9 @@ struct Sink {
     used: Gauge,
     idle: Gauge,
     timeouts: Gauge,
+    acquired: Gauge,
+    waited: Gauge,
+    max: Gauge,
 }
 
 impl Sink {
@@ -91,6 +94,9 @@ impl Sink {
             used: gauge(recorder, Metric::SinkConnections, &[database, "used"]),
             idle: gauge(recorder, Metric::SinkConnections, &[database, "idle"]),
             timeouts: gauge(recorder, Metric::SinkConnectionTimeouts, &[database]),
+            acquired: gauge(recorder, Metric::SinkConnectionsAcquired, &[database]),
+            waited: gauge(recorder, Metric::SinkConnectionWait, &[database]),
+            max: gauge(recorder, Metric::SinkConnectionsMax, &[database]),
         }
     }
 
@@ -98,6 +104,9 @@ impl Sink {
         self.used.set(statistics.used);
         self.idle.set(statistics.idle);
         self.timeouts.set(statistics.timed_out as f64);
+        self.acquired.set(statistics.acquired as f64);
+        self.waited.set(statistics.waited.as_secs_f64());
+        self.max.set(statistics.max);
     }
 }
 

@@ -193,10 +193,24 @@ async fn look(
         .await
         .map_err(failed("reading the audit log"))?;
     snapshot::begin(&mut transaction).await?;
-    let heads = snapshot::heads(&mut transaction).await?;
+    let mut heads = snapshot::heads(&mut transaction).await?;
     let offsets = snapshot::offsets(&mut transaction, &config.topics.ledger).await?;
-    let total = heads.iter().map(|head| head.size).sum();
     let (mut report, mut done) = (Report::default(), 0);
+    for (lane, taken) in lanes_without_head(config, options, &heads, &offsets)? {
+        // The comparison with the ledger says which record is the first that is missing.
+        if taken > 0 && !options.against.contains(&Against::Ledger) {
+            let detail =
+                format!("the log has taken the ledger up to offset {taken}, and there is no such lane");
+            let problem = Problem::new(Kind::Truncated, &lane, detail);
+            report.problems.push(problem.at(0, None));
+        }
+        heads.push(Head {
+            lane,
+            size: 0,
+            frontier: Vec::new(),
+        });
+    }
+    let total = heads.iter().map(|head| head.size).sum();
     for head in heads {
         let name = head.lane.clone();
         let origin = origin(&config.environment, &name);
@@ -219,6 +233,27 @@ async fn look(
         report.problems.extend(verified.problems);
     }
     Ok(report)
+}
+
+/// The lanes that are not in the log, and up to which offset it has taken the ledger of each. One that was taken out of it
+/// altogether shows as an empty one, beside that or beside what the ledger has of it.
+fn lanes_without_head(
+    config: &Config,
+    options: &Options,
+    heads: &[Head],
+    offsets: &BTreeMap<i32, i64>,
+) -> Result<Vec<(String, i64)>, VerifyError> {
+    let mut partitions: BTreeSet<i32> = offsets.keys().copied().collect();
+    if options.against.contains(&Against::Ledger) {
+        partitions.extend(0..Reader::new(&config.kafka)?.partitions(&config.topics.ledger)?);
+    }
+    let lanes = partitions.into_iter().map(|partition| {
+        let taken = offsets.get(&partition).copied().unwrap_or(0);
+        (lane_of(&config.topics.raw, partition), taken)
+    });
+    Ok(lanes
+        .filter(|(lane, _)| heads.iter().all(|head| head.lane != *lane))
+        .collect())
 }
 
 /// How long after it was accepted an event can come again: a signature holds for one freshness window on each side.

@@ -139,7 +139,7 @@ impl Jobs {
                 .get(index)
                 .map(|described| described.metric.unit.as_str())
         };
-        let mut found = regression::shifts(&regression::pipeline(kpis));
+        let mut found = regression::shifts(&regression::pipeline(kpis, until));
         found.extend(regression::shifts(&regression::cohorts(&windows, unit)));
         let known = self.sink.known_shifts(from * MINUTE_MS).await?;
         self.store(regression::news(found, known)).await
