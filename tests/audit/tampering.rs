@@ -229,7 +229,8 @@ async fn checkpoints_that_were_held_are_proved_to_be_continued() {
         let contradicted = |problem: &Problem| problem.kind == Kind::EntryChanged && problem.entry == Some(0);
         assert!(found.iter().any(contradicted), "{found:#?}");
 
-        lab.tamper("delete from audit_entry; delete from audit_checkpoint; delete from audit_lane").await;
+        lab.tamper("delete from audit_entry; delete from audit_checkpoint; delete from audit_lane; delete from sink_offset")
+            .await;
         let problem = only(&lab.verify(&hold(&lab, &early)).await, "everything is gone");
         assert_eq!(problem.kind, Kind::Truncated, "{problem}");
     })
