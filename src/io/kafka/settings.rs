@@ -111,9 +111,10 @@ pub(super) fn consumer(base: &ClientConfig, group: &str, id: &str) -> ClientConf
         .set("isolation.level", "read_committed")
         // A lane always starts at an offset that it knows; that it is gone must not pass silently.
         .set("auto.offset.reset", "error")
-        // Memory: a few batches ahead, however far behind the lanes are.
+        // Memory: a batch ahead, however far behind the lanes are. A gate with a backlog takes 98 MiB instead of 147 with
+        // four times as much, is as fast, and does not grow over ten million events (`--bench gate -- --soak`).
         .set("queued.min.messages", "40000")
-        .set("queued.max.messages.kbytes", "32768")
+        .set("queued.max.messages.kbytes", "8192")
         // How long a partition rests once that much is waiting. By default a second, in which the queue runs dry:
         // 76,000 events a second at a quarter of the machine.
         .set("fetch.queue.backoff.ms", "5")
