@@ -9,7 +9,7 @@ STACK := $(or $(PULSEGATE_STACK_DIR),$(CURDIR)/.stack)
 WITH_STACK := source '$(STACK)/env' &&
 
 # How long each fuzz target runs.
-FUZZ_SECONDS ?= 15
+FUZZ_SECONDS ?= 10
 # Further arguments, such as TEST_ARGS='--test worker' or DEMO_ARGS='--json'.
 TEST_ARGS ?=
 DEMO_ARGS ?=

@@ -289,6 +289,9 @@ fn tell(
     if !watched.is_complete() {
         return wrong("the clean topic and the analytics database do not agree");
     }
+    if !watched.is_audited() {
+        return wrong("the audit log does not agree; `pulsegate audit verify` says where");
+    }
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use pulsegate_loadtest::fleet::Hostile;
 use serde_json::Value;
 use sqlx::Row as _;
 
-use crate::faults::Stopped;
+use crate::faults::{Down, is_ours};
 use crate::main_path::fleet;
 use crate::stored::{
     CleanTopic, behind, count, counted, event, everything_once, execute, in_the_findings_topic, in_the_table,
@@ -163,40 +163,40 @@ fn killed_twenty_times_every_ledger_record_is_audited_and_counted_once() {
         let mut gate = world.gate("one");
         let mut hits = 0;
         for kill in 0..20_i64 {
-            world.produce(&mut fleet, 5_000);
-            // Of about a hundred transactions; every fifth time it is killed while it joins.
-            let progress = if kill % 5 == 4 { 0 } else { kill * 37 % 90 };
-            let before = accounted(world);
+            world.produce(&mut fleet, 2_000);
+            // Of forty transactions; every fifth time it is killed while it joins.
+            let progress = if kill % 5 == 4 { 0 } else { kill * 37 % 40 };
+            let before = followed(world, "audit");
             let mut watch = world.start_watch("killed", &[]);
             wait_for("some progress", || {
                 watch.expect_running();
-                accounted(world) >= before + progress
+                followed(world, "audit") >= before + progress
             });
             watch.kill();
-            hits += i32::from(world.behind_by() > 0);
+            // Who counts gathers for seconds, so it has something in its hands most of the time.
+            hits += i32::from(followed(world, "operations") < followed(world, "audit"));
         }
-        assert!(hits >= 5, "only {hits} kills hit a watch that had more to come");
+        assert!(
+            hits >= 5,
+            "only {hits} kills hit a watch that had not counted everything"
+        );
         world.settle(&mut [&mut gate]);
         assert!(gate.terminate().success());
         let mut watch = world.watch("killed");
         wait_for("the whole ledger to be audited and counted", || {
             watch.expect_running();
-            audited(world) && counted(world).values().sum::<i64>() >= 100_000
+            audited(world) && counted(world).values().sum::<i64>() == 40_000
         });
         assert_eq!(counted(world), told(world));
-        assert_eq!(counted(world).values().sum::<i64>(), 100_000);
         assert!(watch.terminate().success());
         world.judged_good(&fleet);
     });
 }
 
-/// Up to where both databases that follow the ledger have it, in offsets of all partitions.
-fn accounted(world: &World) -> i64 {
-    let next = |database: &str| {
-        let sql = "select coalesce(sum(next), 0)::bigint from sink_offset";
-        count(world, database, sql)
-    };
-    next("audit").min(next("operations"))
+/// Up to where a database has the ledger, in offsets of all partitions.
+fn followed(world: &World, database: &str) -> i64 {
+    let sql = "select coalesce(sum(next), 0)::bigint from sink_offset";
+    count(world, database, sql)
 }
 
 #[test]
@@ -215,6 +215,9 @@ fn a_watch_that_is_told_to_end_while_it_is_behind_ends_in_time() {
 
 #[test]
 fn a_broker_that_stops_and_starts_under_a_watch_loses_and_doubles_nothing() {
+    if !is_ours("kafka") {
+        return;
+    }
     alone_in_a_world("watch_broker", SMALL_BATCHES, |world| {
         let mut fleet = fleet(world, 200, Hostile::some());
         world.import(&fleet);
@@ -227,7 +230,7 @@ fn a_broker_that_stops_and_starts_under_a_watch_loses_and_doubles_nothing() {
             watch.expect_running();
             stored(world) > 1_000
         });
-        let broker = Stopped::stop("kafka");
+        let broker = Down::stop("kafka");
         assert!(stored(world) < all, "it was hit while it was at work");
         drop(broker);
         world.produce(&mut fleet, 10_000);

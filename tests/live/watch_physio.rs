@@ -269,11 +269,15 @@ fn a_firmware_that_adds_a_beat_a_minute_in_one_of_six_devices_is_found_and_named
             "{series}"
         );
         let document: Value = serde_json::from_str(found.get(1)).expect("JSON");
-        let effect = document["change"]["after"]
-            .as_f64()
-            .zip(document["change"]["before"].as_f64());
+        let without = |end: usize| document["expected"][end].as_f64().expect("a range");
+        let added = document["value"].as_f64().expect("a value") - (without(0) + without(1)) / 2.0;
         println!("found: {document}");
-        assert!(effect.is_none_or(|(after, before)| after > before), "{document}");
+        assert!((added - ADDED).abs() < ADDED / 2.0, "{added}: {document}");
+        assert_eq!(
+            [&document["time_ms"], &document["cohort"]["devices"]],
+            [&Value::from(rollout_ms), &Value::from(TREATED)],
+            "{document}"
+        );
         assert!(watch.terminate().success());
     });
 }

@@ -17,6 +17,7 @@ use super::{TICK, bar, unreachable};
 use crate::cli::Failure;
 use crate::config::Config;
 use crate::gate::keyring::Keyring;
+use crate::io::audit::verify::{Against, Options, verify};
 use crate::io::kafka::watch::jobs::Jobs;
 use crate::io::kafka::watch::{Problem, Watch, metrics_table};
 use crate::io::timescale::{Analytics, TimescaleError};
@@ -37,8 +38,18 @@ pub(super) struct Watched {
     findings: BTreeMap<String, [i64; 2]>,
     /// What happened, and what was found of it.
     incidents: Vec<Answer>,
+    audit: Audited,
     /// How long after the gate the watch was done.
     seconds: f64,
+}
+
+/// What the audit log came to, recomputed from itself and from the ledger.
+#[derive(Debug, Serialize)]
+struct Audited {
+    lanes: usize,
+    entries: u64,
+    checkpoints: u64,
+    agrees: bool,
 }
 
 /// What happened to the fleet.
@@ -107,10 +118,36 @@ impl<'c> Watching<'c> {
         let table = metrics_table(config)?;
         let jobs = Jobs::new(analytics.clone(), table, config, Arc::new(Metrics::new()));
         jobs.judge_rollouts().await?;
-        let watched = ask(&analytics, &mark, readings, happened, keyring).await;
+        let stored = Stored {
+            readings,
+            seconds,
+            audit: audit(config).await?,
+        };
+        let watched = ask(&analytics, &mark, stored, happened, keyring).await;
         analytics.close().await;
-        Ok(Watched { seconds, ..watched? })
+        watched
     }
+}
+
+/// How the watch ran, before it is asked what it found.
+struct Stored {
+    readings: u64,
+    seconds: f64,
+    audit: Audited,
+}
+
+async fn audit(config: &Config) -> Result<Audited, Failure> {
+    let options = Options {
+        against: [Against::Database, Against::Ledger].into(),
+        ..Options::default()
+    };
+    let report = verify(config, &options, &mut |_| {}).await.map_err(unreachable)?;
+    Ok(Audited {
+        lanes: report.lanes.len(),
+        entries: report.lanes.iter().map(|lane| lane.entries).sum(),
+        checkpoints: report.lanes.iter().map(|lane| lane.checkpoints).sum(),
+        agrees: report.is_good(),
+    })
 }
 
 /// The offset after each partition's last record, and how many readings came since the mark.
@@ -188,10 +225,15 @@ fn gave_up(ended: Result<(), Problem>) -> Failure {
 async fn ask(
     analytics: &Analytics,
     mark: &[(i32, i64)],
-    readings: u64,
+    stored: Stored,
     happened: Happened,
     keyring: &Keyring,
 ) -> Result<Watched, Failure> {
+    let Stored {
+        readings,
+        seconds,
+        audit,
+    } = stored;
     let Happened {
         incidents,
         rollout_ms,
@@ -232,11 +274,17 @@ async fn ask(
             .map(|(kind, all, told)| (kind, [all, told]))
             .collect(),
         incidents: incidents.into_iter().map(answer).collect(),
-        seconds: 0.0,
+        audit,
+        seconds,
     })
 }
 
 impl Watched {
+    /// The audit log is what was written, and what the ledger has.
+    pub(super) fn is_audited(&self) -> bool {
+        self.audit.agrees
+    }
+
     /// Every reading of the clean topic is stored, and none twice.
     pub(super) fn is_complete(&self) -> bool {
         self.stored.values().sum::<i64>().unsigned_abs() == self.readings
@@ -273,6 +321,18 @@ impl std::fmt::Display for Watched {
             } else {
                 findings.join(", ")
             }
+        )?;
+        let Audited {
+            lanes,
+            entries,
+            checkpoints,
+            agrees,
+        } = &self.audit;
+        writeln!(
+            f,
+            "The audit log has {entries} entries in {lanes} lanes under {checkpoints} signed checkpoints, and {} with \
+             itself and the ledger.",
+            if *agrees { "agrees" } else { "does not agree" }
         )?;
         let mut table = Table::new();
         table.load_style(UTF8_FULL_CONDENSED);
