@@ -27,6 +27,9 @@ use crate::io::vault::{Keys, Vault};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::{Metrics, Service};
 
+/// How long the registry is left alone after it has not answered.
+const QUESTION_PAUSE: Duration = Duration::from_secs(1);
+
 /// What the workers of one process share.
 pub struct Gate {
     /// As it was when the process started.
@@ -211,7 +214,7 @@ impl Gate {
             {
                 gate.metrics.failed(Service::SchemaRegistry);
                 warn!(%error, schema = id, "no answer from the schema registry");
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                tokio::time::sleep(QUESTION_PAUSE).await;
             }
             gate.questions.end(id);
         });
