@@ -1,16 +1,17 @@
 //! Whom to tell: everything is stored, little is notified.
 //!
 //! ```text
-//! score ─▶ episode (hysteresis, M of N) ─▶ group (device → cohort) ─▶ rest (cool-down, daily budget) ─▶ notify
+//! score ─▶ episode (hysteresis, M of N) ─▶ rest (cool-down, daily budget) ─▶ group (device → cohort → fleet) ─▶ notify
 //! ```
 //!
 //! One odd point is no news and a lasting oddity is news once. An [`Episode`] opens when three of the last five scores
-//! are high, and closes when five in a row are low; it is one finding. When one in a hundred devices of a cohort opens
-//! an episode in the same metric within five minutes, [`Groups`] makes one finding of it and the devices stay silent.
-//! What is left is told when it is of some severity beside a day or more ([`is_news`]), and passes [`Rest`], which doubles
-//! the silence after every notice, and the device's [`Budget`] of the day.
+//! are high, and closes when five in a row are low; it is one finding. It is to be told when it is of some severity beside
+//! a day or more ([`is_news`]), and passes [`Rest`], which doubles the silence after every notice, and the device's
+//! [`Budget`] of the day. All of this is flat state of a lane, driven by the times of events, so that the same log decides
+//! the same.
 //!
-//! All of it is flat state driven by the times of events and appends, so that the same log decides the same.
+//! What is to be told waits a little. When others, of any lane, show the same meanwhile, [`gather`] makes one finding of
+//! them, and they stay silent.
 
 mod groups;
 #[cfg(test)]
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::finding::Severity;
 
-pub use groups::{About, Grouping, Groups, MODEL, Together};
+pub use groups::{Config as GroupsConfig, DEVICES_MIN, Gathered, Sighting, Version, WINDOW_MS, gather};
 
 /// Scores up to this part of the threshold are low.
 const LEAVE: f64 = 0.6;
@@ -48,8 +49,6 @@ pub struct Config {
     pub enter_score: f64,
     /// Notices about one device in a day (UTC) at most. Default: 4.
     pub device_day_max: u8,
-    /// When so much of a cohort shows the same within five minutes, one finding stands for all, in percent. Default: 1.
-    pub cohort_percent: f64,
 }
 
 impl Default for Config {
@@ -57,7 +56,6 @@ impl Default for Config {
         Self {
             enter_score: 0.5,
             device_day_max: 4,
-            cohort_percent: 1.0,
         }
     }
 }
@@ -221,16 +219,10 @@ pub fn is_news(severity: Severity, baseline_age_ms: i64) -> bool {
     severity > Severity::Low && baseline_age_ms >= DAY_MS
 }
 
-/// Whether people are told of a new finding about a device. When they are, the silence of the series begins and the
-/// device's budget is less by one; a finding for which its group speaks costs neither.
-pub fn notify(
-    config: &Config,
-    grouping: &Grouping,
-    rest: &mut Rest,
-    budget: &mut Budget,
-    time_ms: i64,
-) -> bool {
-    let told = matches!(grouping, Grouping::Alone) && rest.is_over(time_ms) && budget.spend(config, time_ms);
+/// Whether people are to be told of a new finding about a device. When they are, the silence of the series begins and the
+/// device's budget is less by one, also where a group comes to speak for it.
+pub fn notify(config: &Config, rest: &mut Rest, budget: &mut Budget, time_ms: i64) -> bool {
+    let told = rest.is_over(time_ms) && budget.spend(config, time_ms);
     if told {
         rest.begin(time_ms);
     }

@@ -77,6 +77,14 @@ impl Severity {
         }
     }
 
+    /// The severity with this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Low, Self::Medium, Self::High]
+            .into_iter()
+            .find(|severity| severity.as_str() == name)
+    }
+
     /// Surprise (−log₁₀ p) times duration, never below `floor`.
     ///
     /// The duration counts by its logarithm: an hour of the same oddity is worth more than a minute, not sixty times

@@ -21,7 +21,6 @@ pub struct Table<K, V> {
     len: u32,
     max: u32,
     evicted: u64,
-    last_evicted: Option<V>,
 }
 
 struct Entry<K, V> {
@@ -42,7 +41,6 @@ impl<K: Copy + Eq + Hash, V: Default> Table<K, V> {
             len: 0,
             max: max.max(1),
             evicted: 0,
-            last_evicted: None,
         }
     }
 
@@ -62,11 +60,6 @@ impl<K: Copy + Eq + Hash, V: Default> Table<K, V> {
     #[must_use]
     pub const fn evicted(&self) -> u64 {
         self.evicted
-    }
-
-    /// The value that had to make room last, once.
-    pub const fn take_evicted(&mut self) -> Option<V> {
-        self.last_evicted.take()
     }
 
     /// Bytes on the heap.
@@ -163,8 +156,7 @@ impl<K: Copy + Eq + Hash, V: Default> Table<K, V> {
         {
             found.remove();
         }
-        let value = std::mem::take(&mut entry_mut(&mut self.chunks, at).value);
-        self.last_evicted = Some(value);
+        entry_mut(&mut self.chunks, at).value = V::default();
         self.insert(key, at);
         self.evicted += 1;
         at

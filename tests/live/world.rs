@@ -92,7 +92,8 @@ impl World {
             "kafka.brokers = {:?}\ndatabases.prefix = {:?}\ndatabases.logins_directory = {:?}\n\
              topology.partitions = {}\ntopics.raw = {:?}\ntopics.clean = {:?}\ntopics.deadletter = {:?}\n\
              topics.ledger = {:?}\ntopics.findings = {:?}\nkek.source = \"file\"\nkek.file = {kek:?}\n\
-             event.directory = {schemas:?}\nwatch.metrics_file = {metrics:?}\ngate.group = {:?}\nwatch.group = {:?}\n{settings}",
+             event.directory = {schemas:?}\nwatch.metrics_file = {metrics:?}\ngate.group = {:?}\nwatch.group = {:?}\n\
+             watch.groups.wait_s = 5\n{settings}",
             config.kafka.brokers,
             config.databases.prefix,
             config.databases.logins_directory,

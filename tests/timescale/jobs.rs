@@ -165,6 +165,12 @@ async fn the_outbox_gives_a_batch_again_until_it_was_sent() {
                 ..batch(&claim, &[])
             };
             analytics.write(&written).await.expect("written");
+            assert_eq!(analytics.outbox_take(2).await.expect("asked"), None, "not due");
+            let mut admin = superuser(&config).await;
+            admin
+                .execute("update outbox set due = now()")
+                .await
+                .expect("time passes");
 
             let first = analytics
                 .outbox_take(2)

@@ -8,6 +8,7 @@ mod cohorts;
 mod editions;
 mod faults;
 mod fixture;
+mod groups;
 mod jobs;
 mod kpis;
 mod sink;

@@ -114,9 +114,10 @@ impl<'c> Watching<'c> {
         let analytics = Analytics::connect(config).await?;
         store(config, watch, &analytics, &ends).await?;
         let seconds = begun.elapsed().as_secs_f64();
-        // What the watch does by itself every hour.
+        // What the watch does by itself every few seconds, and every hour.
         let table = metrics_table(config)?;
         let jobs = Jobs::new(analytics.clone(), table, config, Arc::new(Metrics::new()));
+        jobs.gather().await?;
         jobs.judge_rollouts().await?;
         let stored = Stored {
             readings,

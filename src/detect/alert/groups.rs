@@ -1,286 +1,471 @@
-//! Many devices of one cohort with the same at once: one finding for all.
+//! Many devices with the same at once: one finding for all of them.
+//!
+//! ```text
+//! findings of devices ─▶ cohort (firmware, model) ─▶ fleet
+//! ```
+//!
+//! When one in a hundred devices of a cohort has a finding in the same metric within two windows of five minutes, one
+//! finding speaks for them and they stay silent. When devices of several cohorts do, one in a hundred of all there are, one
+//! finding speaks for the cohorts too. While it goes on each further window has a finding, of which nobody is told.
+//!
+//! It is a pure function of what all lanes have found, so it is computed over stored findings and not in a lane, which sees
+//! only its own devices. Windows are of the time of events, so that an hour of events that comes in a minute is an hour. What
+//! comes later only adds to a window: in whatever order findings come, in the end the same groups are there, under the same
+//! ids. Only whom people were told of by then may differ.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Config, is_news};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::is_news;
+use crate::config::Check;
 use crate::detect::anomaly::Direction;
 use crate::detect::finding::{Cohort, Finding, FindingId, Kind, Origin, Severity};
+use crate::detect::reading::Token;
 
-/// How close together findings are "at once", in ms; also how long a group lasts after its last member.
-const TOGETHER_MS: i64 = 5 * 60_000;
+/// A window, in ms. Devices of a window and of the one before it are at once.
+pub const WINDOW_MS: i64 = 5 * 60_000;
 /// Fewer devices than this are no group, however small the cohort.
-const DEVICES_MIN: usize = 3;
-/// Groups that are remembered; the one that was quiet for longest makes room.
-const GROUPS_MAX: usize = 1_024;
-/// Devices that are remembered in a group; so many are enough to make one in any cohort.
-const DEVICES_MAX: usize = 1_024;
-/// Cohorts whose size is remembered.
-const COHORTS_MAX: usize = 4_096;
-/// The version of grouping, in its findings and snapshots.
-pub const MODEL: &str = "fleet-1";
-const LAYOUT: u8 = 1;
+pub const DEVICES_MIN: usize = 3;
+/// Fewer cohorts than this are a cohort's matter and not the fleet's.
+const COHORTS_MIN: usize = 2;
+/// The version of grouping, in its findings.
+pub const MODEL: &str = "fleet-2";
 
-/// What a finding about a device is part of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Grouping {
-    /// Nothing; it speaks for itself.
-    Alone,
-    /// It completes a group: the group's finding is to be written as well.
-    Completes(Together),
-    /// A group of which there is a finding already.
-    Member(FindingId),
+/// When one finding speaks for many devices.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// How many of the devices of a cohort, or of the fleet, have to show the same at once, in percent; three at least.
+    /// Default: 1.
+    pub percent: f64,
+    /// How long a finding about a device waits for others before it goes to its topic, in seconds. Default: 30, as in
+    /// Prometheus' Alertmanager (`group_wait`).
+    pub wait_s: u32,
 }
 
-impl Grouping {
-    /// The finding of the group.
-    #[must_use]
-    pub const fn id(&self) -> Option<FindingId> {
-        match self {
-            Self::Alone => None,
-            Self::Completes(together) => Some(together.id),
-            Self::Member(id) => Some(*id),
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            percent: 1.0,
+            wait_s: 30,
         }
     }
 }
 
-/// A group that has just come together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Together {
-    /// The id of the group's finding. It does not depend on the lane: the lanes that see the same cohort in the same five
-    /// minutes give the same id, and a table or consumer that knows ids keeps one.
+impl Config {
+    /// Notes what makes no sense.
+    pub fn check(&self, check: &mut Check) {
+        if !(0.01..=100.0).contains(&self.percent) {
+            check.problem("watch.groups.percent", "must be between 0.01 and 100");
+        }
+        check.range("watch.groups.wait_s", self.wait_s.into(), 5..=600);
+    }
+
+    /// How many devices of `of` make a group.
+    fn devices_min(&self, of: u32) -> usize {
+        ((f64::from(of) * self.percent / 100.0).ceil() as usize).max(DEVICES_MIN)
+    }
+}
+
+/// What a device runs: its firmware and its model.
+pub type Version = (String, String);
+
+/// A finding about a device, as grouping sees it.
+#[derive(Clone, Debug)]
+pub struct Sighting {
+    /// The finding.
     pub id: FindingId,
-    /// The start of those five minutes, in ms since 1970.
-    pub start_ms: i64,
-    /// How many devices of the lane are in it so far.
-    pub devices: u32,
-    /// How many devices of the cohort the lane knows.
-    pub of: u32,
-}
-
-/// Names what a group is about.
-#[derive(Clone, Copy, Debug)]
-pub struct About<'a> {
-    /// The firmware of the cohort.
-    pub firmware: &'a str,
-    /// The model of the cohort.
-    pub model: &'a str,
+    /// The device.
+    pub device: Token,
+    /// What it runs, where that is known.
+    pub version: Option<Version>,
     /// The metric.
-    pub metric: &'a str,
+    pub metric: String,
+    /// The UCUM unit of the metric's values.
+    pub unit: String,
+    /// The time of the event, in ms since 1970.
+    pub time_ms: i64,
+    /// When the broker appended the record that showed it, in ms since 1970.
+    pub detected_ms: i64,
+    /// How much attention it deserves.
+    pub severity: Severity,
+    /// The finding in words.
+    pub reason: String,
+    /// How long ago its baseline began, in ms.
+    pub baseline_age_ms: i64,
 }
 
-impl About<'_> {
-    /// The series of the group's finding.
-    #[must_use]
-    pub fn series(&self) -> String {
-        format!(
-            "cohort firmware={} model={}/{}",
-            self.firmware, self.model, self.metric
-        )
+/// What sightings come to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Gathered {
+    /// The findings of groups.
+    pub findings: Vec<Finding>,
+    /// Findings about devices and cohorts, each with the group that speaks for it.
+    pub joined: Vec<(FindingId, FindingId)>,
+}
+
+/// Gathers what was seen at once. `sightings` are in order of their time; `devices` counts the devices of each cohort.
+#[must_use]
+pub fn gather(config: &Config, sightings: &[Sighting], devices: &BTreeMap<Version, u32>) -> Gathered {
+    let mut metrics: BTreeMap<&str, Vec<&Sighting>> = BTreeMap::new();
+    for sighting in sightings {
+        metrics.entry(&sighting.metric).or_default().push(sighting);
     }
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Group {
-    /// Devices and when they were found, oldest first, within the last five minutes.
-    recent: Vec<(u64, i64)>,
-    /// The finding, while the group lasts.
-    id: Option<FindingId>,
-    last_ms: i64,
-}
-
-/// The cohorts of one lane.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Groups {
-    sizes: BTreeMap<u64, u32>,
-    groups: BTreeMap<(u64, u16), Group>,
-}
-
-impl Groups {
-    /// A device joins the cohort `to`, from another one or from nowhere. Cohorts are named by a hash of firmware and model.
-    pub fn joins(&mut self, from: Option<u64>, to: u64) {
-        if let Some(from) = from {
-            self.leaves(from);
-        }
-        if self.sizes.len() < COHORTS_MAX || self.sizes.contains_key(&to) {
-            let size = self.sizes.entry(to).or_default();
-            *size = size.saturating_add(1);
-        }
-    }
-
-    /// A device is forgotten.
-    pub fn leaves(&mut self, cohort: u64) {
-        if let Some(size) = self.sizes.get_mut(&cohort) {
-            *size -= 1;
-            if *size == 0 {
-                self.sizes.remove(&cohort);
+    let mut gathered = Gathered::default();
+    for (metric, sightings) in metrics {
+        let fleet = Crowd::fleet(config, metric, devices).groups(&sightings);
+        let mut cohorts: BTreeMap<&Version, Vec<&Sighting>> = BTreeMap::new();
+        for sighting in &sightings {
+            if let Some(version) = &sighting.version {
+                cohorts.entry(version).or_default().push(sighting);
             }
         }
+        let mut spoken_for = BTreeSet::new();
+        for (version, sightings) in cohorts {
+            let groups = Crowd::cohort(config, metric, version, devices).groups(&sightings);
+            gathered.add(&groups, &fleet, &mut spoken_for);
+        }
+        gathered.add(&fleet, &Groups::new(), &mut spoken_for);
     }
+    gathered
+}
 
-    /// A finding about `device` (a hash of its token) of `cohort`, in `metric`.
-    pub fn observe(
-        &mut self,
-        config: &Config,
-        (cohort, metric): (u64, u16),
-        about: &About<'_>,
-        device: u64,
-        append_ms: i64,
-    ) -> Grouping {
-        self.make_room((cohort, metric));
-        let of = self.sizes.get(&cohort).copied().unwrap_or(0);
-        let group = self.groups.entry((cohort, metric)).or_default();
-        let since = append_ms.saturating_sub(TOGETHER_MS);
-        group.recent.retain(|(other, at)| *at > since && *other != device);
-        if group.recent.len() == DEVICES_MAX {
-            group.recent.remove(0);
-        }
-        group.recent.push((device, append_ms));
-        let lasts = group.last_ms > since;
-        group.last_ms = append_ms;
-        if let Some(id) = group.id.filter(|_| lasts) {
-            return Grouping::Member(id);
-        }
-        group.id = None;
-        let needed = (f64::from(of) * config.cohort_percent / 100.0).ceil() as usize;
-        if group.recent.len() < needed.clamp(DEVICES_MIN, DEVICES_MAX) {
-            return Grouping::Alone;
-        }
-        let start_ms = append_ms.div_euclid(TOGETHER_MS).saturating_mul(TOGETHER_MS);
-        let id = FindingId::new(Kind::Fleet, &about.series(), Origin::window(start_ms), MODEL);
-        group.id = Some(id);
-        Grouping::Completes(Together {
-            id,
-            start_ms,
-            devices: u32::try_from(group.recent.len()).unwrap_or(u32::MAX),
+/// Whose groups are looked for, and what makes one.
+struct Crowd<'v> {
+    series: String,
+    cohort: Option<&'v Version>,
+    /// How many devices there are.
+    of: u32,
+    devices_min: usize,
+    cohorts_min: usize,
+}
+
+/// The groups of a crowd, by the number of their window.
+type Groups<'s> = BTreeMap<i64, Group<'s>>;
+
+/// Sightings for which one finding speaks.
+struct Group<'s> {
+    finding: Finding,
+    members: Vec<&'s Sighting>,
+}
+
+impl<'v> Crowd<'v> {
+    fn cohort(config: &Config, metric: &str, version: &'v Version, devices: &BTreeMap<Version, u32>) -> Self {
+        let (firmware, model) = version;
+        let of = devices.get(version).copied().unwrap_or(0);
+        Self {
+            series: format!("cohort firmware={firmware} model={model}/{metric}"),
+            cohort: Some(version),
             of,
-        })
-    }
-
-    /// Forgets the group that was quiet for longest, when there is no room for another.
-    fn make_room(&mut self, key: (u64, u16)) {
-        if self.groups.len() < GROUPS_MAX || self.groups.contains_key(&key) {
-            return;
-        }
-        let oldest = self
-            .groups
-            .iter()
-            .min_by_key(|(_, group)| group.last_ms)
-            .map(|(key, _)| *key);
-        if let Some(oldest) = oldest {
-            self.groups.remove(&oldest);
+            devices_min: config.devices_min(of),
+            cohorts_min: 1,
         }
     }
 
-    /// The state, for a snapshot: the same bytes for the same state, integers in little endian.
-    #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = vec![LAYOUT];
-        let length = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes();
-        out.extend(length(self.sizes.len()));
-        for (cohort, size) in &self.sizes {
-            out.extend(cohort.to_le_bytes());
-            out.extend(size.to_le_bytes());
+    fn fleet(config: &Config, metric: &str, devices: &BTreeMap<Version, u32>) -> Self {
+        let all = devices.values();
+        let of = all.fold(0, |sum: u32, devices| sum.saturating_add(*devices));
+        Self {
+            series: format!("fleet/{metric}"),
+            cohort: None,
+            of,
+            devices_min: config.devices_min(of),
+            cohorts_min: COHORTS_MIN,
         }
-        out.extend(length(self.groups.len()));
-        for ((cohort, metric), group) in &self.groups {
-            out.extend(cohort.to_le_bytes());
-            out.extend(metric.to_le_bytes());
-            out.extend(group.last_ms.to_le_bytes());
-            out.push(u8::from(group.id.is_some()));
-            out.extend(group.id.map_or([0; 16], |id| *id.as_bytes()));
-            out.extend(length(group.recent.len()));
-            for (device, at) in &group.recent {
-                out.extend(device.to_le_bytes());
-                out.extend(at.to_le_bytes());
-            }
-        }
-        out
     }
 
-    /// The state that [`Self::to_bytes`] gave; `None` for bytes of another version, or damaged ones.
-    #[must_use]
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let mut from = bytes;
-        let [layout] = take(&mut from)?;
-        let mut read = Self::default();
-        (layout == LAYOUT).then_some(())?;
-        for _ in 0..bounded(&mut from, COHORTS_MAX)? {
-            let cohort = u64::from_le_bytes(take(&mut from)?);
-            let size = u32::from_le_bytes(take(&mut from)?);
-            (size > 0).then_some(())?;
-            read.sizes.insert(cohort, size);
+    fn groups<'s>(&self, sightings: &[&'s Sighting]) -> Groups<'s> {
+        let mut windows: BTreeMap<i64, Vec<&'s Sighting>> = BTreeMap::new();
+        for sighting in sightings {
+            let window = sighting.time_ms.div_euclid(WINDOW_MS);
+            windows.entry(window).or_default().push(sighting);
         }
-        for _ in 0..bounded(&mut from, GROUPS_MAX)? {
-            let key = (
-                u64::from_le_bytes(take(&mut from)?),
-                u16::from_le_bytes(take(&mut from)?),
-            );
-            let last_ms = i64::from_le_bytes(take(&mut from)?);
-            let [has_id] = take(&mut from)?;
-            let id = FindingId::from_bytes(take(&mut from)?);
-            let devices = bounded(&mut from, DEVICES_MAX)?;
-            let device = |_| {
-                Some((
-                    u64::from_le_bytes(take(&mut from)?),
-                    i64::from_le_bytes(take(&mut from)?),
-                ))
+        let mut groups = Groups::new();
+        for (window, own) in &windows {
+            let goes_on = groups.contains_key(&(window - 1));
+            let before = windows.get(&(window - 1)).into_iter().flatten().copied();
+            let together: Vec<&Sighting> = before.chain(own.iter().copied()).collect();
+            let Some(mut finding) = self.finding(*window, &together) else {
+                continue;
             };
-            let recent = (0..devices).map(device).collect::<Option<_>>()?;
-            let id = (has_id == 1).then_some(id);
-            read.groups.insert(key, Group { recent, id, last_ms });
+            finding.notify &= !goes_on;
+            // Those of the window before have their own group, or wait for this one.
+            let members = if goes_on { own.clone() } else { together };
+            groups.insert(*window, Group { finding, members });
         }
-        from.is_empty().then_some(read)
+        groups
     }
-}
 
-fn take<const N: usize>(from: &mut &[u8]) -> Option<[u8; N]> {
-    let (head, rest) = from.split_first_chunk()?;
-    *from = rest;
-    Some(*head)
-}
-
-fn bounded(from: &mut &[u8], most: usize) -> Option<usize> {
-    let length = u32::from_le_bytes(take(from)?) as usize;
-    (length <= most).then_some(length)
-}
-
-impl Together {
-    /// The group's finding, after that of the device that completed it. People are told of it where that is news.
-    #[must_use]
-    pub fn finding(&self, about: &About<'_>, last: &Finding) -> Finding {
-        let severity = last.severity.max(Severity::Medium);
-        Finding {
-            id: self.id,
+    /// The finding for these sightings, if they are a group.
+    fn finding(&self, window: i64, together: &[&Sighting]) -> Option<Finding> {
+        let last = together.last()?;
+        let devices: BTreeSet<Token> = together.iter().map(|sighting| sighting.device).collect();
+        let cohorts: BTreeSet<_> = together.iter().map(|sighting| &sighting.version).collect();
+        if devices.len() < self.devices_min || cohorts.len() < self.cohorts_min {
+            return None;
+        }
+        let severity = together.iter().map(|sighting| sighting.severity).max()?;
+        let severity = severity.max(Severity::Medium);
+        let is_news = |sighting: &&Sighting| is_news(severity, sighting.baseline_age_ms);
+        let devices = u32::try_from(devices.len()).unwrap_or(u32::MAX);
+        let start_ms = window.saturating_mul(WINDOW_MS);
+        let origin = Origin::window(start_ms);
+        let whose = match self.cohort {
+            Some(_) => String::new(),
+            None => format!(" in {} cohorts", cohorts.len()),
+        };
+        Some(Finding {
+            id: FindingId::new(Kind::Fleet, &self.series, origin, MODEL),
             kind: Kind::Fleet,
-            series: about.series(),
+            series: self.series.clone(),
             device: None,
-            time_ms: self.start_ms,
-            origin: Origin::window(self.start_ms),
+            metric: last.metric.clone(),
+            time_ms: start_ms,
+            detected_ms: last.detected_ms,
+            origin,
             value: None,
+            unit: last.unit.clone(),
             expected: None,
             direction: Direction::Neither,
             effect: None,
             surprise: None,
             severity,
             reason: format!(
-                "{} of {} devices within 5 min: {}",
-                self.devices, self.of, last.reason
+                "{devices} of {} devices{whose} within 10 min: {}",
+                self.of, last.reason
             ),
             baseline_n: 0,
             baseline_age_ms: 0,
             model: MODEL,
-            notify: is_news(severity, last.baseline_age_ms),
+            notify: together.iter().any(is_news),
             group: None,
             change: None,
-            cohort: Some(Cohort {
-                firmware: about.firmware.to_owned(),
-                model: about.model.to_owned(),
-                devices: self.devices,
+            cohort: self.cohort.map(|(firmware, model)| Cohort {
+                firmware: firmware.clone(),
+                model: model.clone(),
+                devices,
                 of: self.of,
                 rank: 0,
                 rollout_ms: None,
             }),
-            ..last.clone()
+        })
+    }
+}
+
+impl Gathered {
+    /// Adds groups, for which the groups `above` of the same windows speak, and their members that nobody speaks for yet.
+    fn add(&mut self, groups: &Groups<'_>, above: &Groups<'_>, spoken_for: &mut BTreeSet<FindingId>) {
+        for (window, Group { finding, members }) in groups {
+            let above = above.get(window).map(|above| above.finding.id);
+            self.findings.push(Finding {
+                group: above,
+                notify: finding.notify && above.is_none(),
+                ..finding.clone()
+            });
+            self.joined.extend(above.map(|above| (finding.id, above)));
+            let new = members.iter().filter(|member| spoken_for.insert(member.id));
+            self.joined.extend(new.map(|member| (member.id, finding.id)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOON: i64 = 1_795_341_600_000;
+    const MINUTE: i64 = 60_000;
+    const DAY_MS: i64 = 1_440 * MINUTE;
+
+    fn version(firmware: usize) -> Version {
+        (format!("{firmware}.0"), "band".to_owned())
+    }
+
+    /// A device that runs what its hundreds say, and is found so long after noon.
+    fn sighting(device: usize, after_ms: i64) -> Sighting {
+        let series = format!("{device}");
+        let origin = Origin::window(after_ms);
+        Sighting {
+            id: FindingId::new(Kind::Anomaly, &series, origin, "test"),
+            device: Token::new(format!("{device:022}").as_bytes()).expect("digits are letters of base64url"),
+            version: Some(version(device / 100)),
+            metric: "heart_rate".to_owned(),
+            unit: "/min".to_owned(),
+            time_ms: NOON + after_ms,
+            detected_ms: NOON + after_ms + MINUTE,
+            severity: Severity::Medium,
+            reason: "above its range".to_owned(),
+            baseline_age_ms: DAY_MS,
+        }
+    }
+
+    /// As many cohorts, of a thousand devices each.
+    fn cohorts(count: usize) -> BTreeMap<Version, u32> {
+        (0..count).map(|firmware| (version(firmware), 1_000)).collect()
+    }
+
+    fn gathered(sightings: &[Sighting], count: usize) -> Gathered {
+        gather(&Config::default(), sightings, &cohorts(count))
+    }
+
+    #[test]
+    fn one_in_a_hundred_of_a_cohort_is_one_finding_for_all_of_them() {
+        let mut sightings: Vec<_> = (0..9)
+            .map(|device| sighting(device, device as i64 * 30_000))
+            .collect();
+        sightings.push(sighting(8, 4 * MINUTE + 30_000));
+        assert_eq!(
+            gathered(&sightings, 1),
+            Gathered::default(),
+            "nine, of which one twice"
+        );
+        sightings.push(sighting(9, 5 * MINUTE));
+        let Gathered { findings, joined } = gathered(&sightings, 1);
+        let [group] = &findings[..] else {
+            panic!("{findings:?}")
+        };
+        assert_eq!(group.reason, "10 of 1000 devices within 10 min: above its range");
+        assert_eq!(
+            (
+                group.kind,
+                group.series.as_str(),
+                group.time_ms,
+                group.notify,
+                group.group
+            ),
+            (
+                Kind::Fleet,
+                "cohort firmware=0.0 model=band/heart_rate",
+                NOON + 5 * MINUTE,
+                true,
+                None
+            )
+        );
+        assert_eq!(
+            group.cohort.as_ref().map(|cohort| (cohort.devices, cohort.of)),
+            Some((10, 1_000))
+        );
+        let expected: Vec<_> = sightings.iter().map(|sighting| (sighting.id, group.id)).collect();
+        assert_eq!(joined, expected, "also those of the window before");
+    }
+
+    #[test]
+    fn what_lies_further_apart_or_is_of_another_metric_is_not_together() {
+        let mut far: Vec<_> = (0..5).map(|device| sighting(device, 0)).collect();
+        far.extend((5..10).map(|device| sighting(device, 10 * MINUTE)));
+        assert_eq!(gathered(&far, 1), Gathered::default());
+        let mut other: Vec<_> = (0..10).map(|device| sighting(device, 0)).collect();
+        "spo2".clone_into(&mut other[3].metric);
+        assert_eq!(gathered(&other, 1), Gathered::default());
+    }
+
+    #[test]
+    fn while_it_goes_on_people_are_told_once() {
+        let sightings: Vec<_> = (0..40)
+            .map(|device| sighting(device, device as i64 * MINUTE / 2))
+            .collect();
+        let Gathered { findings, joined } = gathered(&sightings, 1);
+        let told: Vec<_> = findings
+            .iter()
+            .map(|finding| ((finding.time_ms - NOON) / MINUTE, finding.notify))
+            .collect();
+        assert_eq!(told, [(0, true), (5, false), (10, false), (15, false)]);
+        assert_eq!(joined.len(), 40);
+        assert_eq!(
+            joined[39],
+            (sightings[39].id, findings[3].id),
+            "each to its own window's"
+        );
+    }
+
+    #[test]
+    fn a_small_cohort_takes_three_devices() {
+        let devices = [(version(0), 5)].into();
+        let of = |count: usize| {
+            let sightings: Vec<_> = (0..count).map(|device| sighting(device, 0)).collect();
+            gather(&Config::default(), &sightings, &devices).findings.len()
+        };
+        assert_eq!([of(2), of(3)], [0, 1]);
+    }
+
+    #[test]
+    fn what_several_cohorts_show_is_one_finding_of_the_fleet() {
+        // Of two thousand devices: twelve of one cohort, eight of the other.
+        let sightings: Vec<_> = (0..12)
+            .chain(100..108)
+            .map(|device| sighting(device, 0))
+            .collect();
+        let Gathered { findings, joined } = gathered(&sightings, 2);
+        let [cohort, fleet] = &findings[..] else {
+            panic!("{findings:?}")
+        };
+        assert_eq!(fleet.series, "fleet/heart_rate");
+        assert_eq!(
+            fleet.reason,
+            "20 of 2000 devices in 2 cohorts within 10 min: above its range"
+        );
+        assert_eq!((fleet.notify, fleet.group, &fleet.cohort), (true, None, &None));
+        assert_eq!(
+            (cohort.notify, cohort.group),
+            (false, Some(fleet.id)),
+            "the fleet speaks for it"
+        );
+        let group_of: BTreeMap<_, _> = joined.into_iter().collect();
+        assert_eq!(group_of[&cohort.id], fleet.id);
+        assert_eq!(group_of[&sightings[0].id], cohort.id);
+        assert_eq!(group_of[&sightings[19].id], fleet.id, "its cohort is no group");
+        assert_eq!(group_of.len(), 21);
+    }
+
+    #[test]
+    fn one_cohort_alone_is_not_the_fleet_and_devices_of_no_known_version_are_no_cohort() {
+        let one: Vec<_> = (0..20).map(|device| sighting(device, 0)).collect();
+        assert_eq!(gathered(&one, 2).findings.len(), 1);
+        let nameless: Vec<_> = one
+            .into_iter()
+            .map(|sighting| Sighting {
+                version: None,
+                ..sighting
+            })
+            .collect();
+        assert_eq!(gathered(&nameless, 2), Gathered::default());
+    }
+
+    #[test]
+    fn what_nobody_would_be_told_of_is_no_news_in_a_group_either() {
+        let young = |device| Sighting {
+            baseline_age_ms: DAY_MS - 1,
+            ..sighting(device, 0)
+        };
+        let sightings: Vec<_> = (0..10).map(young).collect();
+        let Gathered { findings, .. } = gathered(&sightings, 1);
+        assert_eq!(
+            findings.iter().map(|finding| finding.notify).collect::<Vec<_>>(),
+            [false]
+        );
+    }
+
+    proptest! {
+        /// A group that was there when some had not come yet is there when all have.
+        #[test]
+        fn what_comes_later_only_adds_groups(
+            events in proptest::collection::vec((0_usize..300, 0_i64..60, any::<bool>()), 0..120),
+        ) {
+            let mut events = events;
+            events.sort_unstable_by_key(|(_, minute, _)| *minute);
+            let config = Config { percent: 0.3, ..Config::default() };
+            let ids = |sightings: &[Sighting]| -> BTreeSet<FindingId> {
+                let gathered = gather(&config, sightings, &cohorts(3));
+                gathered.findings.iter().map(|finding| finding.id).collect()
+            };
+            let all = events.iter().map(|(device, minute, _)| sighting(*device, minute * MINUTE));
+            let some = events.iter().filter(|(.., early)| *early).map(|(device, minute, _)| sighting(*device, minute * MINUTE));
+            let (all, some) = (ids(&all.collect::<Vec<_>>()), ids(&some.collect::<Vec<_>>()));
+            prop_assert!(some.is_subset(&all));
         }
     }
 }

@@ -6,7 +6,7 @@ use siphasher::sip::SipHasher13;
 
 use crate::detect::alert::Budget;
 use crate::detect::quality::Episode;
-use crate::detect::reading::{Token, Version};
+use crate::detect::reading::Version;
 
 /// How long a movement explains what is measured after it.
 const RECOVERY_MS: i64 = 5 * 60_000;
@@ -29,19 +29,7 @@ pub(super) struct Device {
     pub budget: Budget,
 }
 
-/// A number for a device that is the same everywhere.
-pub(super) fn name(token: &Token) -> u64 {
-    let mut hasher = SipHasher13::new();
-    token.hash(&mut hasher);
-    hasher.finish()
-}
-
 impl Device {
-    /// The devices that run what it runs, by the name of that; none before its first event.
-    pub fn cohort(&self) -> Option<u64> {
-        Some(self.version).filter(|version| *version != 0)
-    }
-
     /// Notes what the device runs. True when it is something else than before. An event that was delayed says what it ran
     /// then, which is no change.
     pub fn runs(&mut self, version: &Version, time_ms: i64) -> bool {

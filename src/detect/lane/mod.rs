@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use self::device::Device;
 use self::versions::Interned;
-use super::alert::{self, About, Grouping, Groups};
+use super::alert;
 use super::anomaly::{self, Detector, Direction, Score};
 use super::clean::{Decoder, Event, Measured, Undecodable};
 use super::finding::{Finding, FindingId, Kind, Origin, Severity};
@@ -139,14 +139,12 @@ pub struct Lane {
     rules: Arc<Rules>,
     series: Table<(Token, u16), Series>,
     devices: Table<Token, Device>,
-    groups: Groups,
     interned: Interned,
 }
 
 /// Where a reading stands and whom it is about.
 struct Place<'e> {
     device: Token,
-    version: &'e Version,
     metric: u16,
     described: &'e Described,
     origin: Origin,
@@ -162,7 +160,6 @@ impl Lane {
             partition,
             series: Table::new(rules.lane.series_max),
             devices: Table::new(rules.lane.devices_max),
-            groups: Groups::default(),
             interned: Interned::default(),
             rules,
         }
@@ -237,7 +234,6 @@ impl Lane {
                 Some((number, described)) => {
                     let place = Place {
                         device: event.device,
-                        version: &version,
                         metric: number,
                         described,
                         origin,
@@ -282,18 +278,10 @@ impl Lane {
         recorded_ms: i64,
         out: &mut Output,
     ) {
-        self.devices.enter(token);
-        if let Some(gone) = self.devices.take_evicted() {
-            gone.cohort()
-                .into_iter()
-                .for_each(|cohort| self.groups.leaves(cohort));
-        }
         let device = self.devices.enter(token);
-        let before = device.cohort();
         if !self.rules.quality.believes(recorded_ms, record.append_ms) || !device.runs(version, recorded_ms) {
             return;
         }
-        self.groups.joins(before, device.version);
         out.devices.push(DeviceVersion {
             device: token,
             since_ms: recorded_ms,
@@ -354,35 +342,14 @@ impl Lane {
         (value, verdict)
     }
 
-    /// Stores a finding of a device, and decides whether people are told of it, or of its group.
+    /// Adds a finding about a device, and decides whether people are to be told of it.
     fn tell(&mut self, place: &Place<'_>, mut finding: Finding, out: &mut Output) {
-        let alert = &self.rules.alert;
         let device = self.devices.enter(place.device);
         let series = self.series.enter((place.device, place.metric));
-        let about = About {
-            firmware: place.version.firmware.as_str(),
-            model: place.version.model.as_str(),
-            metric: &finding.metric.clone(),
-        };
-        let of = (device.version, place.metric);
-        let grouping = self
-            .groups
-            .observe(alert, of, &about, device::name(&place.device), place.append_ms);
-        finding.group = grouping.id();
+        let (alert, time_ms) = (&self.rules.alert, finding.time_ms);
         finding.notify = alert::is_news(finding.severity, finding.baseline_age_ms)
-            && alert::notify(
-                alert,
-                &grouping,
-                &mut series.rest,
-                &mut device.budget,
-                finding.time_ms,
-            );
-        let together = match grouping {
-            Grouping::Completes(together) => Some(together.finding(&about, &finding)),
-            Grouping::Alone | Grouping::Member(_) => None,
-        };
+            && alert::notify(alert, &mut series.rest, &mut device.budget, time_ms);
         out.findings.push(finding);
-        out.findings.extend(together);
     }
 
     /// The finding that says that offsets were deleted before they were read; `append_ms` is when the first record after

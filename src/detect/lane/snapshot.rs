@@ -9,14 +9,14 @@ use sha2::{Digest, Sha256};
 
 use super::device::Device;
 use super::{Lane, Rules, Series};
-use crate::detect::alert::{self, Groups};
+use crate::detect::alert;
 use crate::detect::anomaly::{self, Detector};
 use crate::detect::quality::{Episode, Run};
 use crate::detect::reading::Token;
 use crate::detect::series::{Table, Window};
 
 /// The version of this layout and of everything that a lane does with what it remembers.
-const LAYOUT: &str = "lane-2";
+const LAYOUT: &str = "lane-3";
 
 /// Bytes that are no snapshot of this version, or a damaged one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,7 +36,7 @@ impl Rules {
             hasher.update(format!("{described:?}"));
         }
         let digest = hex::encode(&hasher.finalize()[..6]);
-        format!("{LAYOUT}/{}/{}/{digest}", anomaly::MODEL, alert::MODEL)
+        format!("{LAYOUT}/{}/{digest}", anomaly::MODEL)
     }
 }
 
@@ -55,8 +55,6 @@ impl Lane {
             out.extend_from_slice(&metric.to_le_bytes());
             write_series(series, out);
         });
-        // The last, so that its length is what is left.
-        out.extend_from_slice(&self.groups.to_bytes());
         out
     }
 
@@ -76,8 +74,7 @@ impl Lane {
                 Some(((token(from)?, u16::from_le_bytes(from.take()?)), series(from)?))
             })
         });
-        let groups = read.and_then(|()| Groups::from_bytes(from.0));
-        lane.groups = groups.ok_or(BadSnapshot)?;
+        read.filter(|()| from.0.is_empty()).ok_or(BadSnapshot)?;
         Ok(lane)
     }
 }

@@ -253,40 +253,6 @@ fn what_is_odd_before_a_day_is_over_is_stored_and_told_to_nobody() {
 }
 
 #[test]
-fn when_a_cohort_shows_the_same_at_once_one_finding_stands_for_all() {
-    let mut run = Run::new();
-    for minute in 0..KNOWN + 10 {
-        let at_ms = NOW + minute * 60_000;
-        for device in 0..40 {
-            let shift = if minute >= KNOWN { 60.0 } else { 0.0 };
-            let heart = 60.0 + ((minute * 7 + device as i64) % 11) as f64 / 2.0 + shift;
-            run.take(at_ms, &event(device, at_ms, "2", &[("heart_rate", heart, 0)]));
-        }
-    }
-    let of = |kind: Kind| {
-        run.out
-            .findings
-            .iter()
-            .filter(move |finding| finding.kind == kind)
-    };
-    let [fleet] = of(Kind::Fleet).collect::<Vec<_>>()[..] else {
-        panic!("one group")
-    };
-    assert_eq!(of(Kind::Anomaly).count(), 40, "all are stored");
-    assert!(
-        of(Kind::Anomaly).filter(|one| one.notify).count() < 10,
-        "few are told"
-    );
-    assert!(
-        of(Kind::Anomaly)
-            .filter(|one| one.group == Some(fleet.id))
-            .count()
-            > 30
-    );
-    assert!(fleet.notify && fleet.cohort.as_ref().is_some_and(|cohort| cohort.firmware == "2"));
-}
-
-#[test]
 fn what_movement_explains_is_not_odd() {
     let mut run = Run::new();
     for minute in 0..320_i64 {

@@ -63,9 +63,12 @@ impl Analytics {
                  select kind, notify, group_id from findings
                  join unnest($1::integer[], $2::bigint[]) as since (partition, first)
                    on partition = origin_partition and origin_offset >= first
+             ), groups as (
+                 select kind, notify, group_id from findings where id in (select group_id from own)
              ), told as (
                  select kind, notify from own
-                 union all select kind, notify from findings where id in (select group_id from own)
+                 union all select kind, notify from groups
+                 union all select kind, notify from findings where id in (select group_id from groups)
              )
              select kind, count(*), count(*) filter (where notify) from told group by kind order by kind";
         let query = sqlx::query(query).bind(partitions).bind(offsets);

@@ -75,6 +75,8 @@ pub struct Analytics {
     pub(super) rollups_days: u32,
     /// How long a job may take.
     pub(super) job_time_max: Duration,
+    /// How long findings about devices wait for others.
+    pub(super) group_wait: Duration,
 }
 
 impl Analytics {
@@ -99,6 +101,7 @@ impl Analytics {
             readings_days: config.timescale.readings_days,
             rollups_days: config.timescale.rollups_days,
             job_time_max: Duration::from_secs(config.timescale.job_time_max_s),
+            group_wait: Duration::from_secs(config.watch.groups.wait_s.into()),
         })
     }
 
@@ -177,7 +180,7 @@ impl Analytics {
                 .map_err(failed("storing what devices run"))?;
         }
         if !batch.findings.is_empty() {
-            findings::store(&mut transaction, batch.findings)
+            findings::store(&mut transaction, batch.findings, self.group_wait)
                 .await
                 .map_err(failed("storing findings"))?;
         }
@@ -321,6 +324,9 @@ async fn store_snapshot(
 mod tests {
     use super::*;
 
+    static GROUPS: std::sync::LazyLock<crate::detect::alert::GroupsConfig> =
+        std::sync::LazyLock::new(Default::default);
+
     /// The watch runs these on the threads of a runtime.
     #[test]
     fn what_the_sink_does_can_move_between_threads() {
@@ -334,6 +340,7 @@ mod tests {
         sent(|analytics, _| analytics.fleet_minutes(0, 1));
         sent(|analytics, _| analytics.cohort_windows(0, 1, 1));
         sent(|analytics, _| analytics.known_shifts(0));
+        sent(|analytics, _| analytics.gather(&GROUPS));
         sent(|analytics, _| analytics.outbox_take(1));
     }
 }

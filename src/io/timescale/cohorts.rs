@@ -168,12 +168,14 @@ impl Analytics {
     /// [`TimescaleError`]; nothing is stored then.
     pub async fn store_findings(&self, mut found: Vec<Finding>) -> Result<Vec<Finding>, TimescaleError> {
         let action = "storing findings";
-        let all = &found;
+        let (all, wait) = (&found, self.group_wait);
         let new = self
             .pool
             .ask(action, async move |connection| {
                 // One statement, so a transaction by itself.
-                findings::store(connection, all).await.map_err(failed(action))
+                findings::store(connection, all, wait)
+                    .await
+                    .map_err(failed(action))
             })
             .await?;
         found.retain(|finding| new.contains(&finding.id.to_string()));

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::time::Duration;
 
 use sqlx::PgConnection;
 
@@ -28,15 +29,20 @@ with given as (
            (d->'origin'->>'partition')::integer, (d->'origin'->>'offset')::bigint, (d->'origin'->>'index')::bigint, d
     from given order by n
     on conflict do nothing
-    returning id, series, document
+    returning time, id, kind, series, document
 )
-insert into outbox (id, key, document) select id, series, convert_to(document::text, 'UTF8') from stored
+insert into outbox (time, id, key, document, due)
+select time, id, series, convert_to(document::text, 'UTF8'),
+       now() + case when kind in ('anomaly', 'fleet') then $3 * interval '1 second' else interval '0' end
+from stored
 returning id::text";
 
-/// Stores what is not stored yet, and puts that into the outbox. Gives the ids of those.
+/// Stores what is not stored yet, and puts that into the outbox. What others may join there, or speak for, waits for so long.
+/// Gives the ids of what is new.
 pub(super) async fn store(
     connection: &mut PgConnection,
     findings: &[Finding],
+    wait: Duration,
 ) -> Result<HashSet<String>, sqlx::Error> {
     let documents: Vec<String> = findings.iter().map(document).collect();
     let times: Vec<i64> = findings
@@ -46,6 +52,7 @@ pub(super) async fn store(
     let new: Vec<String> = sqlx::query_scalar(STORE)
         .bind(documents)
         .bind(times)
+        .bind(wait.as_secs_f64())
         .fetch_all(connection)
         .await?;
     Ok(new.into_iter().collect())

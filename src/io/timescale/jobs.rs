@@ -25,6 +25,12 @@ pub enum Ran {
     Elsewhere,
 }
 
+impl Ran {
+    fn of(rows: Option<u64>) -> Self {
+        rows.map_or(Self::Elsewhere, Self::Done)
+    }
+}
+
 fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> TimescaleError + Copy {
     move |error| TimescaleError::new(ANALYTICS, action, &error)
 }
@@ -45,6 +51,7 @@ impl Analytics {
             roll_up(connection, readings_days).await.map_err(failed(action))
         })
         .await
+        .map(Ran::of)
     }
 
     /// Drops what is older than it is to be kept. Of the hypertables the Community edition does this by itself.
@@ -74,6 +81,7 @@ impl Analytics {
                     .map_err(failed(action))?)
         })
         .await
+        .map(Ran::of)
     }
 
     /// Takes the lock of a job that is more than one request, unless another process has it. Work that outlives the lock
@@ -92,13 +100,13 @@ impl Analytics {
         Ok(locked.then_some(JobLock { _lease: lease }))
     }
 
-    /// Runs `job` in a transaction of its own while no other process runs a job of that name.
-    async fn locked(
+    /// Runs `job` in a transaction of its own while no other process runs a job of that name; `None` where one does.
+    pub(super) async fn locked<T>(
         &self,
         action: &'static str,
         name: &'static str,
-        job: impl AsyncFnOnce(&mut PgConnection) -> Result<u64, TimescaleError>,
-    ) -> Result<Ran, TimescaleError> {
+        job: impl AsyncFnOnce(&mut PgConnection) -> Result<T, TimescaleError>,
+    ) -> Result<Option<T>, TimescaleError> {
         let time_max = self.job_time_max;
         self.pool
             .ask_for(time_max, action, async move |connection| {
@@ -108,11 +116,11 @@ impl Analytics {
                     .map_err(failed(action))?
                 {
                     transaction.rollback().await.map_err(failed(action))?;
-                    return Ok(Ran::Elsewhere);
+                    return Ok(None);
                 }
-                let rows = job(&mut transaction).await?;
+                let done = job(&mut transaction).await?;
                 transaction.commit().await.map_err(failed(action))?;
-                Ok(Ran::Done(rows))
+                Ok(Some(done))
             })
             .await
     }

@@ -9,6 +9,7 @@ pub mod analytics;
 mod cohorts;
 pub mod edition;
 mod findings;
+mod groups;
 mod jobs;
 pub mod offsets;
 pub mod operations;

@@ -36,7 +36,7 @@ fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> TimescaleError + Copy
 }
 
 impl Analytics {
-    /// Fixes the next batch of at most `rows_max` findings, or gives again the one that was fixed and not yet reported
+    /// Fixes the next batch of at most `rows_max` findings that are due, or gives again the one that was fixed and not yet reported
     /// sent. `None` where there is nothing to send.
     ///
     /// The caller is the only relay: it holds the topic's `transactional.id`.
@@ -87,7 +87,7 @@ async fn take(connection: &mut PgConnection, rows_max: u32) -> Result<Option<Out
     let number = newest + 1;
     let fixed = sqlx::query(
         "update outbox set batch = $1
-         where sequence in (select sequence from outbox where batch is null order by sequence limit $2)",
+         where sequence in (select sequence from outbox where batch is null and due <= now() order by sequence limit $2)",
     )
     .bind(number)
     .bind(i64::from(rows_max))

@@ -45,6 +45,8 @@ pub enum Job {
     Retention,
     /// KPIs of the pipeline.
     Kpis,
+    /// Devices that show the same at once.
+    Groups,
     /// Cohorts after a rollout.
     Regressions,
     /// KPIs and cohorts against their own past.
@@ -53,10 +55,11 @@ pub enum Job {
 
 impl Job {
     /// Every job.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Rollup,
         Self::Retention,
         Self::Kpis,
+        Self::Groups,
         Self::Regressions,
         Self::Shifts,
     ];
@@ -68,6 +71,7 @@ impl Job {
             Self::Rollup => "rollup",
             Self::Retention => "retention",
             Self::Kpis => "kpis",
+            Self::Groups => "groups",
             Self::Regressions => "regressions",
             Self::Shifts => "shifts",
         }

@@ -32,6 +32,8 @@ pub struct Config {
     pub lane: lane::Config,
     /// When people are told of what was found.
     pub alert: alert::Config,
+    /// When one finding speaks for many devices.
+    pub groups: alert::GroupsConfig,
     /// How often what a lane's detectors know is stored, in seconds; a restart reads the clean log again from there.
     /// Default: 300.
     pub snapshot_interval_s: u64,
@@ -63,6 +65,7 @@ impl Default for Config {
             quality: quality::Config::default(),
             lane: lane::Config::default(),
             alert: alert::Config::default(),
+            groups: alert::GroupsConfig::default(),
             snapshot_interval_s: 300,
             snapshot_records_max: 1_000_000,
             drain_timeout_ms: 10_000,
@@ -104,8 +107,6 @@ impl Config {
         if !(0.01..=1.0).contains(&self.alert.enter_score) {
             check.problem("watch.alert.enter_score", "must be between 0.01 and 1");
         }
-        if !(0.01..=100.0).contains(&self.alert.cohort_percent) {
-            check.problem("watch.alert.cohort_percent", "must be between 0.01 and 100");
-        }
+        self.groups.check(check);
     }
 }

@@ -19,6 +19,8 @@ use crate::telemetry::metrics::{Job, Metrics, Service};
 
 /// How often minutes are rolled up.
 const ROLLUP_INTERVAL: Duration = Duration::from_secs(20);
+/// How often devices that show the same at once are gathered: often enough that a finding is looked at before it is told.
+const GROUPS_INTERVAL: Duration = Duration::from_secs(2);
 /// How often what is old is dropped.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(3_600);
 /// How often KPIs are computed, and for how many minutes those of readings are computed again: what comes late is counted
@@ -84,8 +86,10 @@ impl Jobs {
     /// What dashboards wait for, and does not take long.
     async fn keep_up(&self) {
         let (mut rollup, mut kpis) = (every(ROLLUP_INTERVAL), every(KPI_INTERVAL));
+        let mut groups = every(GROUPS_INTERVAL);
         loop {
             tokio::select! {
+                _ = groups.tick() => self.one(Job::Groups, self.gather()).await,
                 _ = rollup.tick() => self.one(Job::Rollup, self.sink.roll_up()).await,
                 _ = kpis.tick() => self.one(Job::Kpis, self.count()).await,
             }
@@ -104,6 +108,18 @@ impl Jobs {
                 _ = retention.tick() => self.one(Job::Retention, self.drop_old()).await,
             }
         }
+    }
+
+    /// Makes one finding of devices that show the same at once.
+    ///
+    /// # Errors
+    /// [`TimescaleError`]; the next run does it, and what is due meanwhile speaks for itself.
+    pub async fn gather(&self) -> Result<Ran, TimescaleError> {
+        let Some(new) = self.sink.gather(&self.config.watch.groups).await? else {
+            return Ok(Ran::Elsewhere);
+        };
+        self.metrics.watch.found(&new);
+        Ok(Ran::Done(new.len() as u64))
     }
 
     /// Computes the KPIs of what was settled since the last run; and from the rollup those of readings, from an hour before

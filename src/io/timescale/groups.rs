@@ -1,0 +1,161 @@
+//! Groups of devices that show the same at once, gathered from what is stored.
+//!
+//! Findings about devices wait in the outbox until they are due. As long as they do, a group can come to speak for them: then
+//! their document says so, and that nobody is to be told. What is due before it was looked at speaks for itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+
+use super::analytics::ANALYTICS;
+use super::{Analytics, TimescaleError, findings};
+use crate::detect::alert::{DEVICES_MIN, GroupsConfig, Sighting, Version, WINDOW_MS, gather};
+use crate::detect::finding::{Finding, FindingId, Severity};
+use crate::detect::reading::Token;
+
+/// Findings that are looked at in one run, the oldest first.
+const SIGHTINGS_MAX: i64 = 50_000;
+
+fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> TimescaleError + Copy {
+    move |error| TimescaleError::new(ANALYTICS, action, &error)
+}
+
+impl Analytics {
+    /// Gathers what waits with what is at the same time, stores the findings of new groups, and silences those for whom they
+    /// speak. Gives what is new; `None` where another process is at it.
+    ///
+    /// # Errors
+    /// [`TimescaleError`]; nothing is changed then.
+    pub async fn gather(&self, config: &GroupsConfig) -> Result<Option<Vec<Finding>>, TimescaleError> {
+        let action = "gathering findings";
+        let wait = self.group_wait;
+        self.locked(action, "pulsegate groups", async move |connection| {
+            let sightings = sightings(connection).await.map_err(failed(action))?;
+            let alone: BTreeSet<Token> = sightings.iter().map(|sighting| sighting.device).collect();
+            if alone.len() < DEVICES_MIN {
+                return Ok(Vec::new());
+            }
+            let devices = devices(connection).await.map_err(failed(action))?;
+            let mut gathered = gather(config, &sightings, &devices);
+            let new = findings::store(connection, &gathered.findings, wait)
+                .await
+                .map_err(failed(action))?;
+            silence(connection, &gathered.joined)
+                .await
+                .map_err(failed(action))?;
+            gathered
+                .findings
+                .retain(|finding| new.contains(&finding.id.to_string()));
+            Ok(gathered.findings)
+        })
+        .await
+    }
+}
+
+/// What waits, and what was found at the same time. Two windows back, so that it is known whether a group goes on; one
+/// ahead, because what came late may be what makes the next window a group.
+const SIGHTINGS: &str = "
+with spans as (
+    select distinct f.metric, time_bucket($1 * interval '1 ms', f.time) as span
+    from outbox o join findings f on f.id = o.id and f.time = o.time
+    where o.batch is null and f.kind = 'anomaly'
+), near as (
+    select distinct f.time, f.id
+    from spans s join findings f on f.metric = s.metric and f.kind = 'anomaly'
+                                and f.time >= s.span - 2 * $1 * interval '1 ms' and f.time < s.span + 2 * $1 * interval '1 ms'
+    order by f.time, f.id limit $2
+)
+select uuid_send(f.id), f.device, f.metric, f.unit, (extract(epoch from f.time) * 1000)::bigint,
+       (extract(epoch from f.detected_at) * 1000)::bigint, f.severity, f.reason,
+       (extract(epoch from f.baseline_age) * 1000)::bigint, v.firmware, v.model
+from near join findings f using (time, id)
+left join lateral (
+    -- A finding is of the start of its window, which can be a few minutes before the event that ended it.
+    select firmware, model from device_version v where v.device = f.device and v.since < f.time + $1 * interval '1 ms'
+    order by since desc limit 1
+) v on true
+order by f.time, f.id";
+
+async fn sightings(connection: &mut PgConnection) -> Result<Vec<Sighting>, sqlx::Error> {
+    let rows = sqlx::query(SIGHTINGS)
+        .bind(WINDOW_MS as f64)
+        .bind(SIGHTINGS_MAX)
+        .fetch_all(connection)
+        .await?;
+    rows.iter().filter_map(|row| sighting(row).transpose()).collect()
+}
+
+/// `None` for a device whose name is no token: somebody put it there by hand.
+fn sighting(row: &PgRow) -> Result<Option<Sighting>, sqlx::Error> {
+    let Some(device) = Token::new(row.try_get::<&str, _>(1)?.as_bytes()) else {
+        return Ok(None);
+    };
+    let id: &[u8] = row.try_get(0)?;
+    let version: Option<String> = row.try_get(9)?;
+    let version = version.zip(row.try_get(10)?);
+    Ok(Some(Sighting {
+        // A uuid has 16 bytes.
+        id: FindingId::from_bytes(id.try_into().map_err(|_| sqlx::Error::RowNotFound)?),
+        device,
+        // Devices that do not say what they run have no more in common than that.
+        version: version.filter(|(firmware, model): &Version| !firmware.is_empty() || !model.is_empty()),
+        metric: row.try_get(2)?,
+        unit: row.try_get(3)?,
+        time_ms: row.try_get(4)?,
+        detected_ms: row.try_get(5)?,
+        severity: Severity::from_name(row.try_get(6)?).unwrap_or_default(),
+        reason: row.try_get(7)?,
+        baseline_age_ms: row.try_get(8)?,
+    }))
+}
+
+/// How many devices run what.
+async fn devices(connection: &mut PgConnection) -> Result<BTreeMap<Version, u32>, sqlx::Error> {
+    let rows = sqlx::query(
+        "select firmware, model, count(*) from (
+             select distinct on (device) firmware, model from device_version order by device, since desc
+         ) newest group by firmware, model",
+    )
+    .fetch_all(connection)
+    .await?;
+    let of = |row: &PgRow| {
+        let devices: i64 = row.try_get(2)?;
+        let version = (row.try_get(0)?, row.try_get(1)?);
+        Ok((version, u32::try_from(devices).unwrap_or(u32::MAX)))
+    };
+    rows.iter().map(of).collect()
+}
+
+/// The two members of the document are replaced in its text, so that it stays what it is byte for byte. Within a string their
+/// quotation marks would be escaped: they stand nowhere else.
+const SILENCE: &str = r#"
+with joined as (
+    select * from unnest($1::uuid[], $2::uuid[]) as j (id, group_id)
+), silent as (
+    update outbox o
+    set document = convert_to(
+        replace(replace(convert_from(o.document, 'UTF8'), '"notify":true', '"notify":false'),
+                '"group":null', format('"group":"%s"', j.group_id)), 'UTF8')
+    from joined j join findings f on f.id = j.id
+    where o.id = j.id and o.batch is null and f.time = o.time and f.group_id is null
+    returning o.id, o.time, o.document, j.group_id
+)
+update findings f set notify = false, group_id = s.group_id, document = convert_from(s.document, 'UTF8')::json
+from silent s where f.id = s.id and f.time = s.time"#;
+
+async fn silence(
+    connection: &mut PgConnection,
+    joined: &[(FindingId, FindingId)],
+) -> Result<(), sqlx::Error> {
+    let (ids, groups): (Vec<_>, Vec<_>) = joined
+        .iter()
+        .map(|(id, group)| (id.to_string(), group.to_string()))
+        .unzip();
+    sqlx::query(SILENCE)
+        .bind(ids)
+        .bind(groups)
+        .execute(connection)
+        .await
+        .map(drop)
+}

@@ -1,0 +1,222 @@
+//! Devices of all lanes that show the same at once: one finding speaks for them, as long as they wait.
+
+use pulsegate::config::Config;
+use pulsegate::detect::finding::{Finding, FindingId, Kind, Origin};
+use pulsegate::io::timescale::{Analytics, Batch, DeviceVersion};
+use sqlx::{Executor, PgConnection, Row};
+
+use crate::fixture::{
+    TOPIC, analytics, batch, finding, now_ms, number, superuser, token, version, with_databases,
+};
+
+const MINUTE_MS: i64 = 60_000;
+
+/// A window that is over.
+fn window_ms() -> i64 {
+    (now_ms() / (5 * MINUTE_MS) - 4) * 5 * MINUTE_MS
+}
+
+/// What was found about a device at a minute of the window.
+fn found(device: usize, minute: i64) -> Finding {
+    let series = format!("{}/heart_rate", token(device).as_str());
+    let origin = Origin {
+        partition: device as i32 % 3,
+        offset: device as i64,
+        index: 0,
+    };
+    Finding {
+        id: FindingId::new(Kind::Anomaly, &series, origin, "test-1"),
+        device: Some(*token(device).bytes()),
+        time_ms: window_ms() + minute * MINUTE_MS,
+        detected_ms: window_ms() + (minute + 1) * MINUTE_MS,
+        origin,
+        series,
+        ..finding(0)
+    }
+}
+
+/// Stores what a lane has found about devices that run firmware 1.0; it goes on from where it stood.
+async fn store(analytics: &Analytics, partition: i32, findings: &[Finding]) {
+    let seen: Vec<_> = findings.iter().filter_map(|finding| finding.device).collect();
+    let devices: Vec<_> = seen
+        .iter()
+        .map(|device| DeviceVersion {
+            device: pulsegate::io::timescale::Token::new(device).expect("a token"),
+            since_ms: window_ms() - 60 * MINUTE_MS,
+            append_ms: window_ms(),
+            version: version("1.0"),
+            partition,
+            offset: 0,
+        })
+        .collect();
+    let claim = analytics.claim(TOPIC, partition).await.expect("claimed");
+    let written = Batch {
+        partition,
+        findings,
+        devices: &devices,
+        next: claim.next.unwrap_or(0) + 1,
+        ..batch(&claim, &[])
+    };
+    analytics.write(&written).await.expect("written");
+}
+
+async fn gather(analytics: &Analytics, config: &Config) -> Vec<Finding> {
+    let gathered = analytics.gather(&config.watch.groups).await.expect("gathered");
+    gathered.expect("nobody else is at it")
+}
+
+/// Device, whether people are told, and by whom it is spoken for: as the columns say, and as the document says.
+async fn stored(admin: &mut PgConnection) -> Vec<(String, bool, Option<String>)> {
+    let rows = sqlx::query(
+        "select device, notify, group_id::text, (document->>'notify')::boolean, document->>'group' from findings
+         where kind = 'anomaly' order by device",
+    )
+    .fetch_all(admin)
+    .await
+    .expect("read");
+    let read = |row: &sqlx::postgres::PgRow| {
+        let (notify, group): (bool, Option<String>) = (row.get(1), row.get(2));
+        assert_eq!(
+            (row.get::<bool, _>(3), row.get::<Option<String>, _>(4)),
+            (notify, group.clone())
+        );
+        (row.get(0), notify, group)
+    };
+    rows.iter().map(read).collect()
+}
+
+#[tokio::test]
+async fn devices_of_all_lanes_are_one_finding() {
+    with_databases(
+        "groups",
+        |_| {},
+        |config| async move {
+            let analytics = analytics(&config).await;
+            let mut admin = superuser(&config).await;
+            for lane in 0..2 {
+                store(&analytics, lane, &[found(lane as usize, 1)]).await;
+            }
+            assert_eq!(gather(&analytics, &config).await, [], "two are no group");
+            assert_eq!(
+                analytics.outbox_take(100).await.expect("asked"),
+                None,
+                "they wait for others"
+            );
+
+            store(&analytics, 2, &[found(2, 4)]).await;
+            let [group] = &gather(&analytics, &config).await[..] else {
+                panic!("one group")
+            };
+            assert_eq!(group.series, "cohort firmware=1.0 model=band-1/heart_rate");
+            assert_eq!(group.reason, "3 of 3 devices within 10 min: far above its range");
+            assert!(group.notify);
+            let silent = |device: usize| {
+                (
+                    token(device).as_str().to_owned(),
+                    false,
+                    Some(group.id.to_string()),
+                )
+            };
+            assert_eq!(stored(&mut admin).await, [silent(0), silent(1), silent(2)]);
+            assert_eq!(gather(&analytics, &config).await, [], "it is found once");
+
+            // One more comes; the group speaks for it too.
+            store(&analytics, 0, &[found(3, 2)]).await;
+            assert_eq!(gather(&analytics, &config).await, []);
+            assert_eq!(stored(&mut admin).await[3], silent(3));
+
+            admin
+                .execute("update outbox set due = now()")
+                .await
+                .expect("time passes");
+            let batch = analytics
+                .outbox_take(100)
+                .await
+                .expect("asked")
+                .expect("five are due");
+            let told: Vec<_> = batch
+                .rows
+                .iter()
+                .map(|row| {
+                    let document: serde_json::Value = serde_json::from_slice(&row.document).expect("JSON");
+                    (document["kind"].clone(), document["notify"].clone())
+                })
+                .collect();
+            assert_eq!(told.len(), 5);
+            assert_eq!(
+                told.iter()
+                    .filter(|(_, notify)| notify == true)
+                    .collect::<Vec<_>>(),
+                [&("fleet".into(), true.into())]
+            );
+            let expected = Finding {
+                notify: false,
+                group: Some(group.id),
+                ..found(0, 1)
+            };
+            assert_eq!(batch.rows[0].document, expected.json(), "byte for byte");
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn what_people_were_told_of_stays_as_it_was() {
+    with_databases(
+        "grouptold",
+        |_| {},
+        |config| async move {
+            let analytics = analytics(&config).await;
+            let mut admin = superuser(&config).await;
+            store(&analytics, 0, &[found(0, 0), found(3, 0)]).await;
+            admin
+                .execute("update outbox set due = now()")
+                .await
+                .expect("time passes");
+            analytics
+                .outbox_take(100)
+                .await
+                .expect("asked")
+                .expect("two are due");
+            store(&analytics, 1, &[found(1, 0)]).await;
+            let groups = gather(&analytics, &config).await;
+            assert_eq!(groups.len(), 1, "with those that were told");
+            let group = Some(groups[0].id.to_string());
+            let expected = [(0, true, None), (1, false, group), (3, true, None)];
+            assert_eq!(
+                stored(&mut admin).await,
+                expected.map(|(device, notify, group)| (token(device).as_str().to_owned(), notify, group))
+            );
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_group_needs_a_part_of_its_cohort() {
+    with_databases(
+        "grouppart",
+        |_| {},
+        |config| async move {
+            let analytics = analytics(&config).await;
+            let mut admin = superuser(&config).await;
+            // A thousand devices, of which nine show it; then ten.
+            admin
+                .execute(
+                    "insert into device_version select lpad((n + 1000)::text, 22, '0'), now() - interval '1 day', '1.0',
+                         'band-1', 0, 0 from generate_series(1, 990) as n",
+                )
+                .await
+                .expect("inserted");
+            let nine: Vec<_> = (0..9).map(|device| found(device, 0)).collect();
+            store(&analytics, 0, &nine).await;
+            assert_eq!(gather(&analytics, &config).await, []);
+            store(&analytics, 1, &[found(9, 0)]).await;
+            let groups = gather(&analytics, &config).await;
+            assert_eq!(groups.len(), 1);
+            assert_eq!(groups[0].reason, "10 of 1000 devices within 10 min: far above its range");
+            assert_eq!(number(&mut admin, "select count(*) from findings where notify").await, 1);
+        },
+    )
+    .await;
+}
