@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use sqlx::{Connection, PgConnection, Row};
@@ -73,6 +74,8 @@ pub struct Appended {
     pub entries: usize,
     /// How many of them say that the ledger is not what it should be.
     pub alerts: usize,
+    /// How long the commit took.
+    pub commit: Duration,
 }
 
 /// The audit log as the watch sees it.
@@ -248,7 +251,8 @@ impl AuditLog {
             entries.extend(observed);
         }
         entries.iter().for_each(|entry| tree.push(merkle::leaf(&[entry])));
-        self.pool
+        let commit = self
+            .pool
             .ask("appending to the audit log", async |connection| {
                 self.store(connection, batch, &lane, &entries, &tree).await
             })
@@ -261,7 +265,11 @@ impl AuditLog {
         }
         (lane.tree, lane.chain) = (tree, chain);
         let entries = entries.len();
-        Ok(Appended { entries, alerts })
+        Ok(Appended {
+            entries,
+            alerts,
+            commit,
+        })
     }
 
     async fn store(
@@ -271,7 +279,7 @@ impl AuditLog {
         lane: &Lane,
         entries: &[Vec<u8>],
         tree: &MerkleRoot,
-    ) -> Result<(), WriteError> {
+    ) -> Result<Duration, WriteError> {
         let fault = failed("appending to the audit log");
         let step = Step {
             topic: &self.ledger_topic,
@@ -286,7 +294,8 @@ impl AuditLog {
         let stepped = offsets::step(&mut transaction, &step).await.map_err(&fault)?;
         offsets::verdict("audit", &step, stepped)?;
         if stepped != Stepped::Taken {
-            return transaction.rollback().await.map_err(|error| fault(error).into());
+            transaction.rollback().await.map_err(&fault)?;
+            return Ok(Duration::ZERO);
         }
         let name = lane.chain.lane();
         let moved = head::append(&mut transaction, name, lane.tree.leaves(), entries, tree)
@@ -297,7 +306,9 @@ impl AuditLog {
                 "the head of the audit log's lane {name} was changed by somebody else; run `pulsegate audit verify`"
             ))));
         }
-        transaction.commit().await.map_err(|error| fault(error).into())
+        offsets::commit(transaction)
+            .await
+            .map_err(|error| fault(error).into())
     }
 
     /// Signs the heads of the lanes that are claimed here and of the lane `administration`: those that have grown since

@@ -139,11 +139,11 @@ impl Analytics {
     }
 
     /// Writes a batch, all of it or nothing. After a failure the same batch may be written again: if the one before was
-    /// stored after all, this is noticed and counts as done.
+    /// stored after all, this is noticed and counts as done. Gives how long the commit took.
     ///
     /// # Errors
     /// [`WriteError`]; nothing of the batch is stored by this call.
-    pub async fn write(&self, batch: &Batch<'_>) -> Result<(), WriteError> {
+    pub async fn write(&self, batch: &Batch<'_>) -> Result<Duration, WriteError> {
         if let Some(snapshot) = batch.snapshot
             && snapshot.state.len() > SNAPSHOT_BYTES_MAX
         {
@@ -159,7 +159,11 @@ impl Analytics {
             .await
     }
 
-    async fn write_on(&self, connection: &mut PgConnection, batch: &Batch<'_>) -> Result<(), WriteError> {
+    async fn write_on(
+        &self,
+        connection: &mut PgConnection,
+        batch: &Batch<'_>,
+    ) -> Result<Duration, WriteError> {
         let failed = |action| move |error| WriteError::from(TimescaleError::new(ANALYTICS, action, &error));
         let mut transaction = connection.begin().await.map_err(failed("beginning a batch"))?;
         let minutes = if batch.readings.is_empty() {
@@ -200,13 +204,15 @@ impl Analytics {
             .await
             .map_err(failed("stepping on"))?
         {
-            Stepped::Taken => transaction.commit().await.map_err(failed("committing a batch")),
+            Stepped::Taken => offsets::commit(transaction)
+                .await
+                .map_err(failed("committing a batch")),
             stepped => {
                 transaction
                     .rollback()
                     .await
                     .map_err(failed("rolling a batch back"))?;
-                offsets::verdict(ANALYTICS, &step, stepped)
+                offsets::verdict(ANALYTICS, &step, stepped).map(|()| Duration::ZERO)
             }
         }
     }

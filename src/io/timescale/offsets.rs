@@ -4,7 +4,9 @@
 //! Two conditions stand in one `UPDATE`: the row is where the writer believes it to be, and nobody has claimed it since.
 //! Done last in the transaction that stores the batch, it makes both true of the batch or leaves nothing of it behind.
 
-use sqlx::{PgConnection, Row};
+use std::time::{Duration, Instant};
+
+use sqlx::{PgConnection, Postgres, Row, Transaction};
 
 use super::{TimescaleError, WriteError};
 
@@ -104,6 +106,16 @@ pub async fn step(connection: &mut PgConnection, step: &Step<'_>) -> Result<Step
         Some(next) if next == step.next => Stepped::TakenBefore,
         next => Stepped::Elsewhere(next),
     })
+}
+
+/// Commits the transaction of a step that was taken. Gives how long that took.
+///
+/// # Errors
+/// What the database says; whether it is committed is then not known.
+pub async fn commit(transaction: Transaction<'_, Postgres>) -> Result<Duration, sqlx::Error> {
+    let begun = Instant::now();
+    transaction.commit().await?;
+    Ok(begun.elapsed())
 }
 
 /// What a step that was not taken means for its batch, for a writer to `database`.

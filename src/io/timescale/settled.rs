@@ -1,5 +1,7 @@
 //! The sink for what the gate settled: counts of the ledger's records, each exactly once, and the KPIs that follow from them.
 
+use std::time::Duration;
+
 use sqlx::{Connection, PgConnection, Row};
 
 use super::offsets::{self, Position, Step, Stepped};
@@ -41,11 +43,11 @@ impl Operations {
     }
 
     /// Adds a batch to the minutes, all of it or nothing. After a failure the same batch may be given again: if the one before
-    /// was stored after all, this is noticed and counts as done.
+    /// was stored after all, this is noticed and counts as done. Gives how long the commit took.
     ///
     /// # Errors
     /// [`WriteError`]; nothing of the batch is stored by this call.
-    pub async fn count(&self, batch: &SettledBatch<'_>) -> Result<(), WriteError> {
+    pub async fn count(&self, batch: &SettledBatch<'_>) -> Result<Duration, WriteError> {
         let action = "counting what was settled";
         self.pool
             .ask(action, async |connection| {
@@ -77,7 +79,7 @@ async fn count(
     connection: &mut PgConnection,
     batch: &SettledBatch<'_>,
     fault: impl Fn(sqlx::Error) -> TimescaleError,
-) -> Result<(), WriteError> {
+) -> Result<Duration, WriteError> {
     let mut transaction = connection.begin().await.map_err(&fault)?;
     // First, because of its lock: what follows is done by the one who may.
     let stepped = offsets::step(&mut transaction, &batch.step)
@@ -85,10 +87,13 @@ async fn count(
         .map_err(&fault)?;
     offsets::verdict(OPERATIONS, &batch.step, stepped)?;
     if stepped != Stepped::Taken {
-        return transaction.rollback().await.map_err(|error| fault(error).into());
+        transaction.rollback().await.map_err(fault)?;
+        return Ok(Duration::ZERO);
     }
     add(&mut transaction, batch.settled).await.map_err(&fault)?;
-    transaction.commit().await.map_err(|error| fault(error).into())
+    offsets::commit(transaction)
+        .await
+        .map_err(|error| fault(error).into())
 }
 
 /// Lanes add to the same rows. All take them in the same order, or two could wait for each other.

@@ -12,7 +12,7 @@ use metrics_exporter_prometheus::{
 
 mod watch;
 
-pub use self::watch::{Job, WatchMetrics};
+pub use self::watch::{Job, Took, WatchMetrics};
 use super::health::Health;
 use crate::gate::outcome::Outcome;
 
@@ -120,10 +120,14 @@ catalogue! {
     FindingsRelayed = Counter "pulsegate_findings_relayed_total" [],
     /// Series that the detectors remember.
     Series = Gauge "pulsegate_series" [],
+    /// Series that the detectors forgot because others needed the room.
+    SeriesEvicted = Counter "pulsegate_series_evicted_total" [],
     /// Rows in a batch that is stored.
     SinkRows = Histogram "pulsegate_sink_rows" ["database"],
     /// Time that storing a batch took, from its first statement to its commit.
     SinkDuration = Histogram "pulsegate_sink_duration_seconds" ["database"],
+    /// Time that the commit of a batch took.
+    SinkCommitDuration = Histogram "pulsegate_sink_commit_duration_seconds" ["database"],
     /// Time from a clean record's append to its readings' visibility, of the last record of each batch.
     VisibleDuration = Histogram "pulsegate_reading_visible_duration_seconds" [],
     /// Connections to a database of the watch.

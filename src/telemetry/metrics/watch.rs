@@ -23,6 +23,7 @@ pub struct WatchMetrics {
     notified: Counter,
     relayed: Counter,
     series: Gauge,
+    evicted: Counter,
     /// By lane, since the gauge is their sum.
     series_of: Mutex<BTreeMap<i32, u32>>,
     analytics: Sink,
@@ -78,10 +79,20 @@ impl Job {
     }
 }
 
+/// How long storing a batch took.
+#[derive(Clone, Copy, Debug)]
+pub struct Took {
+    /// All of it.
+    pub batch: Duration,
+    /// The commit.
+    pub commit: Duration,
+}
+
 /// One database.
 struct Sink {
     rows: Histogram,
     duration: Histogram,
+    commit: Histogram,
     used: Gauge,
     idle: Gauge,
     timeouts: Gauge,
@@ -95,6 +106,7 @@ impl Sink {
         Self {
             rows: histogram(recorder, Metric::SinkRows, &[database]),
             duration: histogram(recorder, Metric::SinkDuration, &[database]),
+            commit: histogram(recorder, Metric::SinkCommitDuration, &[database]),
             used: gauge(recorder, Metric::SinkConnections, &[database, "used"]),
             idle: gauge(recorder, Metric::SinkConnections, &[database, "idle"]),
             timeouts: gauge(recorder, Metric::SinkConnectionTimeouts, &[database]),
@@ -102,6 +114,12 @@ impl Sink {
             waited: gauge(recorder, Metric::SinkConnectionWait, &[database]),
             max: gauge(recorder, Metric::SinkConnectionsMax, &[database]),
         }
+    }
+
+    fn stored(&self, rows: usize, took: Took) {
+        self.rows.record(rows as f64);
+        self.duration.record(took.batch.as_secs_f64());
+        self.commit.record(took.commit.as_secs_f64());
     }
 
     fn pool(&self, statistics: PoolStatistics) {
@@ -137,6 +155,7 @@ impl WatchMetrics {
             notified: counter(recorder, Metric::FindingsNotified, &[]),
             relayed: counter(recorder, Metric::FindingsRelayed, &[]),
             series: gauge(recorder, Metric::Series, &[]),
+            evicted: counter(recorder, Metric::SeriesEvicted, &[]),
             series_of: Mutex::default(),
             analytics: Sink::new(recorder, "analytics"),
             audit: Sink::new(recorder, "audit"),
@@ -157,7 +176,7 @@ impl WatchMetrics {
         verdicts: &[u64; Quality::ALL.len()],
         findings: &[Finding],
         records: u64,
-        took: Duration,
+        took: Took,
         age_seconds: f64,
     ) {
         self.records.increment(records);
@@ -165,8 +184,8 @@ impl WatchMetrics {
             counter.increment(count);
         }
         self.found(findings);
-        self.analytics.rows.record(verdicts.iter().sum::<u64>() as f64);
-        self.analytics.duration.record(took.as_secs_f64());
+        let rows: u64 = verdicts.iter().sum();
+        self.analytics.stored(rows as usize, took);
         self.visible.record(age_seconds);
     }
 
@@ -178,6 +197,11 @@ impl WatchMetrics {
             }
             self.notified.increment(u64::from(finding.notify));
         }
+    }
+
+    /// So many series had to make room for others.
+    pub fn evicted(&self, series: u64) {
+        self.evicted.increment(series);
     }
 
     /// Findings were produced.
@@ -193,17 +217,15 @@ impl WatchMetrics {
     }
 
     /// A batch of ledger records is stored.
-    pub fn appended(&self, entries: usize, alerts: usize, took: Duration) {
+    pub fn appended(&self, entries: usize, alerts: usize, took: Took) {
         self.audit_entries.increment(entries as u64);
         self.audit_alerts.increment(alerts as u64);
-        self.audit.rows.record(entries as f64);
-        self.audit.duration.record(took.as_secs_f64());
+        self.audit.stored(entries, took);
     }
 
     /// A batch of counts for KPIs is stored.
-    pub fn counted(&self, counts: usize, took: Duration) {
-        self.operations.rows.record(counts as f64);
-        self.operations.duration.record(took.as_secs_f64());
+    pub fn counted(&self, counts: usize, took: Took) {
+        self.operations.stored(counts, took);
     }
 
     /// The heads of so many lanes were signed.

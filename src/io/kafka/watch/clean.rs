@@ -17,7 +17,7 @@ use crate::io::registry::{Questions, Registry};
 use crate::io::timescale::analytics::SNAPSHOT_BYTES_MAX;
 use crate::io::timescale::{Analytics, Batch, Snapshot, WriteError};
 use crate::telemetry::health::{HoldCause, Log};
-use crate::telemetry::metrics::{Metrics, Service};
+use crate::telemetry::metrics::{Metrics, Service, Took};
 
 /// The clean topic and where its readings go.
 pub struct CleanFeed {
@@ -50,6 +50,8 @@ pub struct CleanLane {
     lost: Option<Range<i64>>,
     snapshot_at: Instant,
     records: u64,
+    /// How many series had to make room, as far as that was counted.
+    evicted: u64,
 }
 
 /// What is to be written.
@@ -59,6 +61,8 @@ pub struct CleanBatch {
     snapshot: Option<Snapshot>,
     records: u64,
     series: u32,
+    /// Series that had to make room since the batch before.
+    evicted: u64,
     /// When its last record was appended, in ms since the Unix epoch.
     appended_ms: i64,
 }
@@ -204,6 +208,7 @@ impl Feed for CleanFeed {
                 lost,
                 snapshot_at: Instant::now(),
                 records: 0,
+                evicted: 0,
             },
             epoch: claim.epoch,
             stored: claim.next,
@@ -246,6 +251,8 @@ impl Feed for CleanFeed {
 
     fn seal(&self, lane: &mut CleanLane, next: i64, batch: &mut CleanBatch) {
         batch.series = lane.lane.series();
+        let evicted = lane.lane.evicted();
+        batch.evicted = evicted - std::mem::replace(&mut lane.evicted, evicted);
         let due =
             lane.snapshot_at.elapsed() >= self.snapshot_interval || lane.records >= self.snapshot_records_max;
         if !due {
@@ -284,18 +291,25 @@ impl Feed for CleanFeed {
             })
             .await;
         match &written {
-            Ok(()) => self.metrics.watch.stored(
-                &batch.output.verdicts,
-                &batch.output.findings,
-                batch.records,
-                begun.elapsed(),
-                super::age_seconds(batch.appended_ms),
-            ),
+            Ok(commit) => {
+                let took = Took {
+                    batch: begun.elapsed(),
+                    commit: *commit,
+                };
+                self.metrics.watch.stored(
+                    &batch.output.verdicts,
+                    &batch.output.findings,
+                    batch.records,
+                    took,
+                    super::age_seconds(batch.appended_ms),
+                );
+                self.metrics.watch.evicted(batch.evicted);
+            }
             Err(WriteError::Fenced { .. }) => {}
             Err(_) => self.metrics.failed(Service::Analytics),
         }
         self.metrics.watch.series(stretch.partition, batch.series);
-        written
+        written.map(drop)
     }
 
     fn lighten(batch: &mut CleanBatch) {

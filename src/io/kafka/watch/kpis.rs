@@ -11,7 +11,7 @@ use crate::detect::kpi::Settled;
 use crate::io::timescale::offsets::Step;
 use crate::io::timescale::{Operations, SettledBatch, WriteError};
 use crate::telemetry::health::{HoldCause, Log};
-use crate::telemetry::metrics::{Metrics, Service};
+use crate::telemetry::metrics::{Metrics, Service, Took};
 
 /// The ledger and where its counts go.
 pub struct KpiFeed {
@@ -85,11 +85,17 @@ impl Feed for KpiFeed {
         let begun = Instant::now();
         let counted = self.sink.count(&SettledBatch { step, settled: batch }).await;
         match &counted {
-            Ok(()) => self.metrics.watch.counted(batch.len(), begun.elapsed()),
+            Ok(commit) => {
+                let took = Took {
+                    batch: begun.elapsed(),
+                    commit: *commit,
+                };
+                self.metrics.watch.counted(batch.len(), took);
+            }
             Err(WriteError::Fenced { .. }) => {}
             Err(_) => self.metrics.failed(Service::Operations),
         }
-        counted
+        counted.map(drop)
     }
 
     fn lighten(_batch: &mut Settled) {}

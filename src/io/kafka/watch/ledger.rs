@@ -8,7 +8,7 @@ use super::feed::{Feed, NeedsSchema, OpenFault, Opened, Stretch, Taken};
 use crate::io::audit::{AuditError, AuditLog, LedgerBatch, LedgerRecord};
 use crate::io::timescale::WriteError;
 use crate::telemetry::health::{HoldCause, Log};
-use crate::telemetry::metrics::{Metrics, Service};
+use crate::telemetry::metrics::{Metrics, Service, Took};
 
 /// The ledger and where its records go.
 pub struct LedgerFeed {
@@ -106,10 +106,15 @@ impl Feed for LedgerFeed {
             })
             .await;
         match &appended {
-            Ok(appended) => self
-                .metrics
-                .watch
-                .appended(appended.entries, appended.alerts, begun.elapsed()),
+            Ok(appended) => {
+                let took = Took {
+                    batch: begun.elapsed(),
+                    commit: appended.commit,
+                };
+                self.metrics
+                    .watch
+                    .appended(appended.entries, appended.alerts, took);
+            }
             Err(WriteError::Fenced { .. }) => {}
             Err(_) => self.metrics.failed(Service::Audit),
         }
