@@ -10,4 +10,5 @@ mod faults;
 mod fixture;
 mod jobs;
 mod kpis;
+mod rollouts;
 mod sink;
