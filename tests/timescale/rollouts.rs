@@ -194,11 +194,11 @@ async fn devices_of_a_rollout_are_chosen_once_and_by_their_tokens() {
             let mut devices: Vec<DeviceVersion> = (0..40)
                 .map(|device| seen(device, day - 30 * DAY_MS, "1.0"))
                 .collect();
-            devices.extend((0..20).map(|device| seen(device, day, "2.0")));
+            devices.extend((0..6).map(|device| seen(device, day, "2.0")));
             let claim = analytics.claim(TOPIC, 3).await.expect("claimed");
             write(&analytics, &claim, &devices, &[]).await;
 
-            let (mut admin, rollout) = (superuser(&config).await, the_rollout(day, 20));
+            let (mut admin, rollout) = (superuser(&config).await, the_rollout(day, 6));
             let mut sets: Vec<Vec<String>> = Vec::new();
             for _ in 0..2 {
                 let chosen = analytics.choose_devices(&rollout, 4).await.expect("chosen");
@@ -213,6 +213,12 @@ async fn devices_of_a_rollout_are_chosen_once_and_by_their_tokens() {
             }
             assert_eq!(sets[0], sets[1], "the same each time");
             assert_eq!(number(&mut admin, "select count(*) from rollout_device").await, 0);
+            let few = analytics.choose_devices(&rollout, 10).await.expect("chosen");
+            assert_eq!(
+                (few.treated, few.controls),
+                (6, 14),
+                "few leave room for more controls"
+            );
         },
     )
     .await;

@@ -71,9 +71,10 @@ impl Analytics {
             .await
     }
 
-    /// Chooses whose readings are compared, at most `devices_max` devices on either side, picked by a hash of their tokens.
-    /// Those of a rollout are chosen once and stay, whatever comes to be known of devices later: its hours have to be of
-    /// the same ones.
+    /// Chooses whose readings are compared: at most `devices_max` devices that came to the firmware, and with their controls
+    /// twice as many, picked by a hash of their tokens. A rollout to few devices has more controls for it, which costs the
+    /// same and shows smaller differences. Those of a rollout are chosen once and stay, whatever comes to be known of devices
+    /// later: its hours have to be of the same ones.
     ///
     /// # Errors
     /// [`TimescaleError`].
@@ -190,7 +191,7 @@ with days (rollout, first, after) as (
     having (array_agg(d.firmware order by d.since desc))[1] <> $1
        and not exists (select from device_version c, days
                        where c.device = d.device and c.since >= first and c.since < after)
-    order by hashtextextended(d.device, 0) limit $4
+    order by hashtextextended(d.device, 0) limit 2 * $4 - (select count(*) from treated)
 )
 insert into rollout_device (rollout, device, treated)
 select $5, device, true from treated union all select $5, device, false from control";

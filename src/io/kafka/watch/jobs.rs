@@ -41,11 +41,12 @@ const REGRESSION_INTERVAL: Duration = Duration::from_secs(3_600);
 const ROLLOUT_OVER_DAYS: i64 = 2;
 /// The devices on either side that make a rollout worth judging.
 const ROLLOUT_DEVICES_MIN: u32 = 20;
-/// The most that are compared on either side: each is 288 rows with four metrics, and readings to sort. Four standard errors
-/// between 2,000 devices and 2,000 are 4 √(2 / 2,000) = 0.13 standard deviations of a device's change from before to after.
-/// A difference of that size is found in every other rollout, one of 0.15 in four of five. For a heart rate whose medians
-/// vary by 3 beats a minute from day to day these are 0.46 and 0.56 beats a minute. To find 0.1 standard deviations in
-/// every other rollout would take 3,200 devices a side, in four of five 4,700.
+/// The most that are compared on either side, where either has as many; fewer that changed leave room for more controls.
+/// Each device is 288 rows with four metrics, and readings to sort. Four standard errors between 2,000 devices and 2,000 are
+/// 4 √(2 / 2,000) = 0.13 standard deviations of a device's change from before to after (between 1,000 and 3,000: 0.15). A
+/// difference of that size is found in every other rollout, one of 0.15 in four of five. For a heart rate whose medians vary
+/// by 3 beats a minute from day to day these are 0.46 and 0.56 beats a minute. To find 0.1 standard deviations in every
+/// other rollout would take 3,200 devices a side, in four of five 4,700.
 const ROLLOUT_DEVICES_MAX: u32 = 2_000;
 const MINUTE_MS: i64 = 60_000;
 const DAY_MS: i64 = DAY_MINUTES * MINUTE_MS;
