@@ -129,7 +129,8 @@ pub struct Rollout {
     pub devices: u32,
 }
 
-/// The median of what one device measured in a day before or after a [`Rollout`].
+/// What one device measured in a day before or after a [`Rollout`], by the median of the medians of its hours: every hour
+/// counts the same, however often the device reported in it, and a few odd readings or hours do not count at all.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeviceMedian {
     /// The device.
@@ -143,9 +144,9 @@ pub struct DeviceMedian {
     pub unit: String,
     /// Which day: −1 is the day before the rollout's, 1 and 2 are the days after it. The day itself is not compared.
     pub day: i32,
-    /// The median of the good readings.
+    /// The median of the medians of the day's hours, each of which is that of its good readings.
     pub median: f64,
-    /// How many they are.
+    /// How many good readings there are in all of them.
     pub readings: u32,
 }
 

@@ -1,8 +1,8 @@
 //! Regressions: what a rollout did to a metric, and where a KPI of the pipeline or the mean of a cohort is no longer what
 //! it was.
 //!
-//! A rollout is judged by differences in differences: each device's median after it less its median before it, and of
-//! these the mean over the devices that changed their firmware less the mean over the contemporaneous controls that did
+//! A rollout is judged by differences in differences: each device's median after it less its median before it (of a day,
+//! the median of the medians of its hours), and of these the mean over the devices that changed their firmware less the mean over the contemporaneous controls that did
 //! not. What the world did to both falls out. Welch's test says how far that is from nothing; it has to hold on both days
 //! after the rollout, be larger than four standard errors over both together, and stay under a false discovery rate of
 //! 1 % among all cohorts and metrics that are looked at together (Benjamini & Hochberg 1995).

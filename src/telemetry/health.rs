@@ -257,6 +257,16 @@ impl Health {
         }
     }
 
+    /// Whether records of `log` may be older than `seconds` and not read yet: a lane says so, or has not said anything, or is
+    /// held, or it is not known yet which lanes there are.
+    #[must_use]
+    pub fn is_behind(&self, log: Log, seconds: f64) -> bool {
+        let state = self.lock();
+        let mut lanes = state.lanes.iter().filter(|((of, _), _)| *of == log);
+        state.joined() < state.workers.len()
+            || lanes.any(|(_, lane)| lane.held.is_some() || lane.lag.is_none_or(|(_, lag)| lag > seconds))
+    }
+
     /// Writes the gauges of workers and lanes in Prometheus' text format. Only owned lanes have series.
     pub fn render(&self, text: &mut String) {
         let state = self.lock();
@@ -532,6 +542,26 @@ mod tests {
         assert_eq!(lag(0, 2_000, 6_000), Some((0, 0.0)));
         assert_eq!(lag(1, 2_000, 90_000), Some((1, 84.0)), "it came after 6 s");
         assert_eq!(lag(1, 89_000, 90_000), Some((1, 1.0)));
+    }
+
+    #[test]
+    fn who_does_not_know_is_behind() {
+        let health = Health::new(1);
+        let worker = health.worker_of(0, Log::Clean);
+        assert!(health.is_behind(Log::Clean, 60.0), "not in the group");
+        worker.joined();
+        assert!(!health.is_behind(Log::Clean, 60.0), "it has no lanes");
+        worker.assigned(2);
+        worker.release(2);
+        assert!(health.is_behind(Log::Clean, 60.0), "nothing is known of its lane");
+        worker.lag(2, 0, 0);
+        assert!(!health.is_behind(Log::Clean, 60.0));
+        worker.lag(2, 5, Timestamp::now().as_millisecond());
+        assert!(!health.is_behind(Log::Clean, 60.0), "its records are young");
+        assert!(health.is_behind(Log::Clean, -1.0));
+        assert!(!health.is_behind(Log::Raw, -1.0), "another log's");
+        worker.hold(2, HoldCause::Database);
+        assert!(health.is_behind(Log::Clean, 60.0));
     }
 
     #[test]

@@ -116,7 +116,15 @@ async fn both_editions_roll_the_same_readings_up_to_the_same_minutes() {
             schema::complete(other, &config.timescale, &mut Vec::new())
                 .await
                 .expect("completed");
-            for table in ["readings", "findings", "fleet_minute"] {
+            for table in [
+                "readings",
+                "findings",
+                "fleet_minute",
+                "rollout",
+                "rollout_device",
+                "rollout_hour",
+                "rollout_median",
+            ] {
                 assert_eq!(
                     columns(other, table).await,
                     columns(&mut admin, table).await,

@@ -6,8 +6,11 @@ use std::sync::Arc;
 use pulsegate::config::Config;
 use pulsegate::detect::anomaly::Direction;
 use pulsegate::detect::finding::{Finding, FindingId, Kind, Origin, Severity};
+use pulsegate::detect::quality::Metrics as MetricsTable;
+use pulsegate::io::kafka::watch::jobs::Jobs;
 use pulsegate::io::timescale::{Analytics, Batch, Claim, Edition, Metric, Name, Reading, Token, Version};
 use pulsegate::io::topology;
+use pulsegate::telemetry::metrics::Metrics;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use crate::support::{Corner, admin, in_a_corner};
@@ -37,6 +40,13 @@ pub async fn with_databases<F: Future<Output = ()> + 'static>(
 
 pub async fn analytics(config: &Config) -> Analytics {
     Analytics::connect(config).await.expect("the database is there")
+}
+
+/// The jobs of a watch.
+pub fn jobs(config: &Config, analytics: &Analytics) -> Jobs {
+    let text = std::fs::read_to_string("schemas/metrics.toml").expect("there");
+    let table = MetricsTable::parse(&text).expect("a table");
+    Jobs::new(analytics.clone(), table, config, Arc::new(Metrics::new()))
 }
 
 /// Whether the stack's server leaves the recurring jobs to the watch; says so where it does not and the test has no subject.

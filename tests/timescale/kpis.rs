@@ -1,19 +1,15 @@
 //! What the gate settled, counted once each; the KPIs that follow; and the job that looks for shifts.
 
-use std::sync::Arc;
-
 use jiff::Timestamp;
 use pulsegate::config::Config;
 use pulsegate::detect::kpi::{Count, Settled};
-use pulsegate::detect::quality::Metrics as MetricsTable;
 use pulsegate::gate::outcome::{Outcome, Reason};
 use pulsegate::io::kafka::watch::jobs::Jobs;
 use pulsegate::io::timescale::offsets::{Position, Step};
 use pulsegate::io::timescale::{Operations, Ran, SettledBatch, WriteError};
-use pulsegate::telemetry::metrics::Metrics;
 use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
 
-use crate::fixture::{analytics, has_our_jobs, now_ms, number, superuser, with_databases};
+use crate::fixture::{analytics, has_our_jobs, jobs, now_ms, number, superuser, with_databases};
 use crate::support::admin;
 
 const LEDGER: &str = "biometrics.ledger";
@@ -185,12 +181,6 @@ async fn lanes_that_count_the_same_minutes_at_once_lose_nothing() {
         );
     };
     with_databases("lanes", |_| {}, test).await;
-}
-
-fn jobs(config: &Config, analytics: &pulsegate::io::timescale::Analytics) -> Jobs {
-    let text = std::fs::read_to_string("schemas/metrics.toml").expect("there");
-    let table = MetricsTable::parse(&text).expect("a table");
-    Jobs::new(analytics.clone(), table, config, Arc::new(Metrics::new()))
 }
 
 /// Three days of minutes up to now: reasons whose rates wander around 2 %, one of which goes to 5 % at `jump`; a throughput

@@ -11,4 +11,5 @@ mod fixture;
 mod groups;
 mod jobs;
 mod kpis;
+mod rollouts;
 mod sink;

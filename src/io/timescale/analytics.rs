@@ -342,7 +342,6 @@ mod tests {
         sent(|analytics, _| analytics.roll_up());
         sent(|analytics, _| analytics.drop_old());
         sent(|analytics, _| analytics.lock("job"));
-        sent(|analytics, _| analytics.rollouts(0, 1, 1));
         sent(|analytics, _| analytics.fleet_minutes(0, 1));
         sent(|analytics, _| analytics.cohort_windows(0, 1, 1));
         sent(|analytics, _| analytics.known_shifts(0));

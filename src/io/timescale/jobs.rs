@@ -7,7 +7,7 @@ use sqlx::{Connection, Executor, PgConnection, Row};
 
 use super::analytics::ANALYTICS;
 use super::pool::Lease;
-use super::{Analytics, Edition, TimescaleError};
+use super::{Analytics, Edition, TimescaleError, rollouts};
 
 /// Minutes that one run of the rollup takes at most; what is left waits for the next.
 const MINUTES_MAX: i64 = 1_440;
@@ -75,8 +75,11 @@ impl Analytics {
                         .map_err(failed(action))?;
                 }
             }
+            dropped += drop_versions(connection, rollups_days)
+                .await
+                .map_err(failed(action))?;
             Ok(dropped
-                + drop_versions(connection, rollups_days)
+                + rollouts::drop_rollouts(connection)
                     .await
                     .map_err(failed(action))?)
         })
@@ -97,7 +100,10 @@ impl Analytics {
         let locked = begin(connection, name, self.job_time_max)
             .await
             .map_err(failed(action))?;
-        Ok(locked.then_some(JobLock { _lease: lease }))
+        Ok(locked.then_some(JobLock {
+            lease,
+            time_max: self.job_time_max,
+        }))
     }
 
     /// Runs `job` in a transaction of its own while no other process runs a job of that name; `None` where one does.
@@ -129,7 +135,28 @@ impl Analytics {
 /// The lock of a job, for as long as it lives.
 pub struct JobLock {
     /// Its transaction holds the lock and ends with the connection.
-    _lease: Lease,
+    lease: Lease,
+    time_max: Duration,
+}
+
+impl JobLock {
+    /// Sees to it that the lock is still held. To be called within each [`super::Config::job_time_max_s`] by work that
+    /// takes longer, or the server ends the session as an idle one.
+    ///
+    /// # Errors
+    /// [`TimescaleError`]; the lock is lost.
+    pub async fn keep(&mut self) -> Result<(), TimescaleError> {
+        let action = "keeping the lock of a job";
+        let asked = self.lease.connection().execute("select 1");
+        match tokio::time::timeout(self.time_max, asked).await {
+            Ok(answer) => answer.map(drop).map_err(failed(action)),
+            Err(_) => Err(TimescaleError::Unreachable {
+                database: ANALYTICS,
+                action,
+                reason: format!("no answer within {} ms", self.time_max.as_millis()),
+            }),
+        }
+    }
 }
 
 /// Sets the limits of a job's transaction and tries for its lock.

@@ -15,6 +15,7 @@ pub mod offsets;
 pub mod operations;
 mod outbox;
 mod pool;
+mod rollouts;
 mod rows;
 pub mod schema;
 mod settled;
@@ -31,6 +32,7 @@ pub use self::operations::{JobRun, Operations};
 pub use self::outbox::{OutboxBatch, OutboxRow};
 pub use self::pool::PoolStatistics;
 pub(in crate::io) use self::pool::{Pool, Who};
+pub use self::rollouts::{Chosen, ROLLOUT_DAYS};
 pub use self::settled::SettledBatch;
 use crate::config::{Check, Secret};
 pub use crate::detect::kpi::Kpi;
@@ -54,7 +56,8 @@ pub struct Config {
     pub acquire_time_max_ms: u64,
     /// How long a batch or another request may take until the database counts as down, in milliseconds. Default: 30,000.
     pub request_time_max_ms: u64,
-    /// How long a recurring job may take, in seconds. Default: 600.
+    /// How long a recurring job may take, or one hour of readings of one that measures them hour by hour, in seconds.
+    /// Default: 600.
     pub job_time_max_s: u64,
     /// The range of time of one chunk of readings, in hours; `topology apply` sets it for chunks to come. The indexes of
     /// the chunks that are written to should fit into a quarter of the server's memory: at 5,000 readings a second an

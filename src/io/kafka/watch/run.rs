@@ -218,7 +218,7 @@ async fn run_clean(shared: Arc<Shared>, knowledge: Knowledge) {
         &shared.config,
         Arc::clone(&shared.metrics),
     );
-    let jobs = tokio::spawn(jobs.run(shared.stopped.clone()));
+    let jobs = tokio::spawn(jobs.run(shared.stopped.clone(), Arc::clone(&shared.health)));
     let workers = 0..shared.watch.workers;
     let look = || shared.metrics.watch.analytics_pool(feed.sink().pool());
     shared.run(&feed, "analytics", workers, &shared.watch, look).await;
