@@ -1,6 +1,8 @@
 //! Subject keys on a real PostgreSQL: two gates agree on them, they rotate and are counted, they outlast a vault that is
 //! away for a while, and a dump of the database tells nothing.
 
+#[path = "vault/events.rs"]
+mod events;
 #[path = "support/registrar.rs"]
 mod registrar;
 mod support;
@@ -210,16 +212,16 @@ async fn quarantine_keys_are_shared_counted_and_renewed() {
     .await;
 }
 
-/// Lets nobody in and throws everybody out, or opens the doors again.
-async fn doors(config: &Config, open: bool) {
+/// Lets nobody into a database and throws everybody out, or opens its doors again.
+async fn doors(config: &Config, database: &str, open: bool) {
     let prefix = &config.databases.prefix;
-    let mut root = admin(config, "audit").await;
-    let alter = format!("alter database {prefix}vault with allow_connections {open}");
+    let mut root = admin(config, "operations").await;
+    let alter = format!("alter database {prefix}{database} with allow_connections {open}");
     root.execute(sqlx::raw_sql(AssertSqlSafe(alter)))
         .await
         .expect("altered");
     sqlx::query("select pg_terminate_backend(pid) from pg_stat_activity where datname = $1 and not $2")
-        .bind(format!("{prefix}vault"))
+        .bind(format!("{prefix}{database}"))
         .bind(open)
         .execute(&mut root)
         .await
@@ -257,7 +259,7 @@ async fn while_the_vault_is_down_known_subjects_go_on_and_others_wait() {
         silent.execute(sqlx::raw_sql("rollback")).await.expect("unlocked");
 
         // One that lets nobody in.
-        doors(&config, false).await;
+        doors(&config, "vault", false).await;
 
         let since = Instant::now();
         let fault = gate
@@ -284,7 +286,7 @@ async fn while_the_vault_is_down_known_subjects_go_on_and_others_wait() {
             "too stale: a shredded subject must end"
         );
 
-        doors(&config, true).await;
+        doors(&config, "vault", true).await;
         let limit = Instant::now() + Duration::from_secs(10);
         while let Err(fault) = gate
             .subjects()

@@ -10,16 +10,13 @@ use clap::ValueEnum;
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use ed25519_dalek::SigningKey;
-use jiff::Timestamp;
 use serde_json::{Map, Value, json};
-use tracing::warn;
 use zeroize::Zeroizing;
 
+use super::audited::Audited;
 use super::{Context, Failure, print, print_json};
-use crate::config::Config;
-use crate::io::audit::AuditError;
 use crate::io::audit::entry::Deed;
-use crate::io::audit::journal::{self, Journal, Role};
+use crate::io::audit::journal;
 use crate::io::vault::VaultFault;
 use crate::io::vault::import::{ImportError, Imported};
 use crate::io::vault::registrar::{Filter, Registrar};
@@ -125,9 +122,9 @@ impl From<ImportError> for Failure {
 /// When the vault can't be reached, or what is asked for is wrong.
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let registrar = Registrar::connect(&context.config).await?;
-    let audited = match &args.verb {
-        Verb::List(_) => None,
-        verb => Some(Audited::begin(&context.config, verb).await?),
+    let audited = match deed(&args.verb) {
+        Some((deed, detail)) => Some(Audited::begin(&context.config, deed, detail).await?),
+        None => None,
     };
     let result = match args.verb {
         Verb::Add(args) => add(&registrar, args, context.json).await,
@@ -145,58 +142,29 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
 /// Key ids that are named in one entry of the audit log at most, each by its digest.
 const KIDS_NAMED_MAX: usize = 500;
 
-/// A change of keys that stands in the audit log before it is made, and again when it is known what became of it.
-struct Audited {
-    journal: Journal,
-    deed: Deed,
-    detail: Map<String, Value>,
-}
-
-impl Audited {
-    async fn begin(config: &Config, verb: &Verb) -> Result<Self, AuditError> {
-        let (deed, detail) = match verb {
-            Verb::Add(args) => {
-                let device = journal::pseudonym(&args.device);
-                let detail = [
-                    ("device_sha256", device.into()),
-                    ("tenant", args.tenant.as_str().into()),
-                ];
-                (Deed::DeviceAdd, journal::detail(detail))
-            }
-            Verb::Revoke { kid } => {
-                let named: Vec<String> = kid
-                    .iter()
-                    .take(KIDS_NAMED_MAX)
-                    .map(|kid| journal::pseudonym(kid))
-                    .collect();
-                let detail = [("keys", kid.len().into()), ("kid_sha256", named.into())];
-                (Deed::DeviceRevoke, journal::detail(detail))
-            }
-            // What a file brings is known when it has been read.
-            Verb::Import { .. } | Verb::List(_) => (Deed::DeviceImport, Map::new()),
-        };
-        let audited = Self {
-            journal: Journal::connect(config, Role::Operator).await?,
-            deed,
-            detail,
-        };
-        audited.record("begun").await?;
-        Ok(audited)
-    }
-
-    /// The change is made, or not; that this can't be said is no reason to say that it failed.
-    async fn end(self, result: &Result<(), Failure>) {
-        let state = if result.is_ok() { "done" } else { "failed" };
-        if let Err(error) = self.record(state).await {
-            warn!(%error, state, "what became of a change of keys is not in the audit log, only that it was begun");
+/// What the audit log is told of a change; none where nothing is changed.
+fn deed(verb: &Verb) -> Option<(Deed, Map<String, Value>)> {
+    match verb {
+        Verb::Add(args) => {
+            let device = journal::pseudonym(&args.device);
+            let detail = [
+                ("device_sha256", device.into()),
+                ("tenant", args.tenant.as_str().into()),
+            ];
+            Some((Deed::DeviceAdd, journal::detail(detail)))
         }
-        self.journal.close().await;
-    }
-
-    async fn record(&self, state: &str) -> Result<(), AuditError> {
-        let mut detail = self.detail.clone();
-        detail.insert("state".to_owned(), state.into());
-        self.journal.record(Timestamp::now(), self.deed, detail).await
+        Verb::Revoke { kid } => {
+            let named: Vec<String> = kid
+                .iter()
+                .take(KIDS_NAMED_MAX)
+                .map(|kid| journal::pseudonym(kid))
+                .collect();
+            let detail = [("keys", kid.len().into()), ("kid_sha256", named.into())];
+            Some((Deed::DeviceRevoke, journal::detail(detail)))
+        }
+        // What a file brings is known when it has been read.
+        Verb::Import { .. } => Some((Deed::DeviceImport, Map::new())),
+        Verb::List(_) => None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The command line: parses, loads the configuration, dispatches, and turns a failure into an exit code.
 
 pub mod audit;
+mod audited;
 pub mod config;
 pub mod demo;
 pub mod detect;

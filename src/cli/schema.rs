@@ -4,8 +4,11 @@ use clap::Subcommand;
 use comfy_table::{Table, presets};
 use serde_json::json;
 
+use super::audited::Audited;
 use super::{Context, Failure, print, print_json};
 use crate::event::Plan;
+use crate::io::audit::entry::{self, Deed};
+use crate::io::audit::journal;
 use crate::io::registry::{Registry, RegistryFault};
 use crate::io::schemas::Schemas;
 
@@ -25,7 +28,7 @@ enum Verb {
         /// The event type [default: `event.default_event`]
         event: Option<String>,
     },
-    /// Registers raw and clean schemas under `<topic>-<record name>`
+    /// Registers raw and clean schemas under `<topic>-<record name>`, each in the audit log first
     Register,
 }
 
@@ -42,7 +45,8 @@ impl From<RegistryFault> for Failure {
 ///
 /// # Errors
 ///
-/// `Usage` when a schema does not compile, `Wrong` when the registry refuses one, `Unreachable` when it does not answer.
+/// `Usage` when a schema does not compile, `Wrong` when the registry refuses one, `Unreachable` when it or the audit
+/// database does not answer.
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let schemas = Schemas::read(&context.config.event)?;
     match args.command {
@@ -99,7 +103,7 @@ async fn register(schemas: &Schemas, context: &Context) -> Result<(), Failure> {
     for plan in schemas.catalog.plans() {
         for (topic, schema) in [(&topics.raw, plan.schema()), (&topics.clean, plan.clean_schema())] {
             let subject = subject(topic, plan);
-            let id = registry.register(&subject, &schema.to_string()).await?;
+            let id = register_one(&registry, &subject, &schema.to_string(), context).await?;
             registered.push((subject, id));
         }
     }
@@ -113,6 +117,27 @@ async fn register(schemas: &Schemas, context: &Context) -> Result<(), Failure> {
         print(&format!("{subject} has id {id}."))?;
     }
     Ok(())
+}
+
+/// Registers a schema once the audit log has it that this is done.
+async fn register_one(
+    registry: &Registry,
+    subject: &str,
+    schema: &str,
+    context: &Context,
+) -> Result<u32, Failure> {
+    let detail = [
+        ("subject", subject.into()),
+        ("schema_sha256", entry::digest(schema.as_bytes()).into()),
+    ];
+    let detail = journal::detail(detail);
+    let mut audited = Audited::begin(&context.config, Deed::SchemaRegister, detail).await?;
+    let result = registry.register(subject, schema).await.map_err(Failure::from);
+    if let Ok(id) = result {
+        audited.add("id", id.into());
+    }
+    audited.end(&result).await;
+    result
 }
 
 /// The subject of a record type on a topic (Confluent's TopicRecordNameStrategy), since a topic may carry several types.

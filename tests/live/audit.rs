@@ -1,8 +1,10 @@
 //! The audit log over what a real gate has done: recomputed from all topics, and what was done to them found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use jiff::Timestamp;
 use pulsegate::io::audit::{AuditLog, LedgerBatch, LedgerRecord};
 use pulsegate::io::topology::logins;
@@ -16,6 +18,7 @@ use serde_json::Value;
 use tokio::runtime::Handle;
 
 use crate::main_path::fleet;
+use crate::support::admin;
 use crate::world::{PATIENCE, World, in_a_world, wait_for};
 
 /// Appends the whole ledger to the log, as a watch does, and signs it.
@@ -304,26 +307,13 @@ fn accepted_offset(world: &World) -> i64 {
 
 /// What was done in this world so far, and with the login gone nothing more.
 fn administration_is_in_the_log(world: &World) {
-    let entry = |number: u64| -> Value {
-        let lane = ["--json", "audit", "show", "--lane", "administration", "--entry"];
-        let shown = world.done(&[lane.as_slice(), &[&number.to_string()]].concat());
-        let proved: Value = serde_json::from_str(&shown).expect("JSON");
-        assert!(!proved["checkpoint"].as_str().expect("a note").is_empty());
-        serde_json::from_str(proved["value"].as_str().expect("an entry")).expect("JSON")
-    };
-    let first: Vec<Value> = (0..4).map(entry).collect();
-    let deeds: Vec<_> = first
-        .iter()
-        .filter_map(|entry| entry["action"].as_str())
-        .collect();
     assert_eq!(
-        deeds,
+        done_by_people_and_programs(world),
         ["topology.apply", "device.import", "device.import", "gate.start"]
     );
-    assert_eq!(
-        [&first[1]["detail"]["state"], &first[2]["detail"]["state"]],
-        ["begun", "done"]
-    );
+    let states = [1, 2].map(|number| proved(world, number)["detail"]["state"].take());
+    assert_eq!(states, ["begun", "done"]);
+    keys_that_sealed_are_in_the_log(world);
 
     let revoke = ["device", "revoke", "nobody-knows-it"];
     assert_eq!(world.run(&revoke).status.code(), Some(1));
@@ -334,29 +324,121 @@ fn administration_is_in_the_log(world: &World) {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    watch(world);
-    let deeds: Vec<(Value, Value)> = (4..7)
-        .map(entry)
-        .map(|mut entry| (entry["action"].take(), entry["detail"].take()))
+    let register = ["--json", "schema", "register"];
+    let registered: Value = serde_json::from_str(&world.done(&register)).expect("JSON");
+    let expected = [
+        "device.revoke",
+        "device.revoke",
+        "phi.open",
+        "schema.register",
+        "schema.register",
+        "schema.register",
+        "schema.register",
+    ];
+    assert_eq!(done_by_people_and_programs(world)[4..], expected);
+    let entries = administration(world);
+    let details: Vec<&Value> = entries[entries.len() - 7..]
+        .iter()
+        .map(|entry| &entry["detail"])
         .collect();
+    assert_eq!(details[1]["state"], "failed");
     assert_eq!(
-        [&deeds[0].0, &deeds[1].0, &deeds[2].0],
-        ["device.revoke", "device.revoke", "phi.open"]
-    );
-    assert_eq!(deeds[1].1["state"], "failed");
-    assert_eq!(
-        (&deeds[2].1["partition"], &deeds[2].1["offset"]),
+        (&details[2]["partition"], &details[2]["offset"]),
         (&Value::from(0), &Value::from(0))
     );
+    for (schema, told) in registered
+        .as_array()
+        .expect("a list")
+        .iter()
+        .zip(details[3..].chunks(2))
+    {
+        assert_eq!([&told[0]["state"], &told[1]["state"]], ["begun", "done"]);
+        assert_eq!(
+            [&told[0]["subject"], &told[1]["subject"]],
+            [&schema["subject"]; 2]
+        );
+        assert_eq!(told[0]["schema_sha256"], told[1]["schema_sha256"]);
+        assert_eq!(told[1]["id"], schema["id"]);
+    }
 
     let databases = &world.config.databases;
     logins::read(databases, "operator_audit").expect("a login");
     let login =
         Path::new(&databases.logins_directory).join(format!("{}operator_audit.url", databases.prefix));
     std::fs::remove_file(login).expect("removed");
-    for refused in [opened.as_slice(), &revoke] {
+    for refused in [opened.as_slice(), &revoke, &register] {
         let output = world.run(refused);
         assert_eq!(output.status.code(), Some(2), "what can't be audited is not done");
         assert!(output.stdout.is_empty());
     }
+}
+
+/// The administration lane.
+fn administration(world: &World) -> Vec<Value> {
+    let query =
+        "select convert_from(entry, 'UTF8') from audit_entry where lane = 'administration' order by seq";
+    let entries: Vec<String> = Handle::current().block_on(async {
+        let mut audit = admin(&world.config, "audit").await;
+        let entries = sqlx::query_scalar(query).fetch_all(&mut audit).await;
+        entries.expect("readable")
+    });
+    let parsed = entries.iter().map(|entry| serde_json::from_str(entry));
+    parsed.collect::<Result<_, _>>().expect("JSON")
+}
+
+/// An entry of it with a proof that it is there.
+fn proved(world: &World, number: u64) -> Value {
+    let lane = ["--json", "audit", "show", "--lane", "administration", "--entry"];
+    let shown = world.done(&[lane.as_slice(), &[&number.to_string()]].concat());
+    let proved: Value = serde_json::from_str(&shown).expect("JSON");
+    assert!(!proved["checkpoint"].as_str().expect("a note").is_empty());
+    serde_json::from_str(proved["value"].as_str().expect("an entry")).expect("JSON")
+}
+
+/// The actions but those on keys, which a gate relays when it comes to it.
+fn done_by_people_and_programs(world: &World) -> Vec<String> {
+    let entries = administration(world);
+    let others = entries.iter().filter(|entry| entry["detail"]["event"].is_null());
+    others
+        .filter_map(|entry| entry["action"].as_str().map(str::to_owned))
+        .collect()
+}
+
+/// Of each key id that stands in front of a sealed field the log says when the key was made, and for which tenant.
+fn keys_that_sealed_are_in_the_log(world: &World) {
+    let entries = administration(world);
+    let of = |action: &'static str| entries.iter().filter(move |entry| entry["action"] == action);
+    let ids = of("data_key.make").flat_map(|entry| entry["detail"]["key_ids"].as_array().expect("ids"));
+    let made: BTreeSet<u64> = ids.filter_map(Value::as_u64).collect();
+    let sealed = sealed_with(world);
+    assert!(
+        sealed.len() > 50 && sealed.is_subset(&made),
+        "{} keys sealed, {} are in the log",
+        sealed.len(),
+        made.len()
+    );
+    for action in ["kek.add", "tenant.add", "quarantine_key.make"] {
+        assert!(of(action).count() > 0, "{action}");
+    }
+    let one = of("data_key.make").next().expect("one");
+    assert_eq!(&proved(world, one["seq"].as_u64().expect("a number")), one);
+}
+
+/// The ids of the keys that sealed what is in the clean topic.
+fn sealed_with(world: &World) -> BTreeSet<u64> {
+    let (kafka, topic) = (world.kafka(), &world.config.topics.clean);
+    let mut ids = BTreeSet::new();
+    let ranges = watermarks(&kafka, topic).expect("there");
+    read_all(&kafka, topic, &ranges, |message| {
+        let value = captured(message).record.value.unwrap_or_default();
+        let event: Value = serde_json::from_slice(&value).unwrap_or_default();
+        let name = event.pointer("/subject/name").and_then(Value::as_str);
+        let sealed = name.and_then(|name| BASE64_STANDARD.decode(name).ok());
+        // A version byte, and the key's id.
+        let id = sealed.and_then(|sealed| sealed.get(1..5)?.try_into().ok());
+        ids.extend(id.map(|id| u64::from(u32::from_be_bytes(id))));
+        Ok(())
+    })
+    .expect("read");
+    ids
 }

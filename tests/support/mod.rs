@@ -33,7 +33,8 @@ pub async fn in_a_corner<F: Future<Output = ()> + 'static>(name: &str, test: imp
 
 impl Corner {
     fn new(name: &str, directory: &Path) -> Self {
-        let prefix = format!("t{}_{name}_", std::process::id());
+        // Two underscores: whoever removes the corner `open` must not take `open_avro` along.
+        let prefix = format!("t{}_{name}__", std::process::id());
         let mut config = Config::default();
         config.kafka.brokers = setting("PULSEGATE_KAFKA__BROKERS");
         config.databases.admin_url = setting("PULSEGATE_STACK_DATABASE_URL").into();

@@ -128,6 +128,21 @@ pub enum Deed {
     /// The PHI of a record was decrypted for somebody to see.
     #[serde(rename = "phi.open")]
     PhiOpen,
+    /// A KEK was made known to the vault.
+    #[serde(rename = "kek.add")]
+    KekAdd,
+    /// A tenant was made, with its branch key.
+    #[serde(rename = "tenant.add")]
+    TenantAdd,
+    /// Data keys of a tenant's subjects were made, each a first one or in the place of an older one.
+    #[serde(rename = "data_key.make")]
+    DataKeyMake,
+    /// A key that a tenant's deadletters are sealed to was made, the first one or in the place of an older one.
+    #[serde(rename = "quarantine_key.make")]
+    QuarantineKeyMake,
+    /// A schema was registered.
+    #[serde(rename = "schema.register")]
+    SchemaRegister,
     /// Topics, databases, roles or grants were changed.
     #[serde(rename = "topology.apply")]
     TopologyApply,

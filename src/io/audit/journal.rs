@@ -1,4 +1,5 @@
-//! The lane of what people and programs did: keys made and revoked, PHI decrypted, configuration and topology changed.
+//! The lane of what people and programs did: keys made, renewed and revoked, PHI decrypted, configuration, schemas and
+//! topology changed.
 //!
 //! Each entry carries the hash of the one before it. Many processes append to it, seldom: they queue at its head.
 

@@ -4,6 +4,7 @@
 //! ```text
 //! ledger topic ──▶ chain (what follows, what does not) ──▶ log: entries + head + offset, one transaction ──▶ checkpoints
 //! commands ─────▶ journal (the lane `administration`) ──▶ the same log
+//! vault's key events ─▶ gate ─▶ journal
 //! verify ◀── raw, clean, deadletter and ledger topics, database, checkpoints that people held
 //! ```
 //!

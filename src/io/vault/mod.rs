@@ -3,8 +3,11 @@
 //! A gate holds all device keys in memory and follows their changes; subject keys it fetches in batches and keeps for a
 //! while. While the vault is down nothing is rejected for it: subjects that are known go on from memory for a bounded
 //! time, and the records of others wait.
+//!
+//! Keys that are made or renewed leave an event beside them, which a gate takes to the audit log.
 
 mod devices;
+mod events;
 pub mod import;
 pub mod lines;
 pub mod opening;
@@ -22,10 +25,11 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
-use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
 pub use self::devices::Keys;
@@ -61,7 +65,8 @@ pub struct Config {
     /// How long a subject key is used at most while the vault is down, in seconds since it was last read; after that its
     /// records are held. It bounds how long a shredded subject can still be sealed for. Default and most: 3,600.
     pub subject_stale_s: u64,
-    /// How often the use counts of subject keys are written to the vault, in seconds. Default: 30.
+    /// How often the use counts of subject keys are written to the vault, and the events of keys taken from it to the
+    /// audit log, in seconds. Default: 30.
     pub report_interval_s: u64,
 }
 
@@ -181,19 +186,15 @@ pub(super) struct Database {
 impl Database {
     /// Connects with the login of `role`, or with the URL that is configured.
     async fn connect(config: &crate::config::Config, role: &str) -> Result<Self, VaultFault> {
-        let options = logins::options(config, "vault", role, &config.vault.url)
-            .map_err(|fault| VaultFault::Invalid(fault.to_string()))?;
-        let request_time_max = Duration::from_millis(config.vault.request_time_max_ms);
-        let options = options.options([("statement_timeout", config.vault.request_time_max_ms.to_string())]);
         let pool = PgPoolOptions::new()
             .max_connections(config.vault.connections_max)
             .acquire_timeout(Duration::from_millis(config.vault.acquire_time_max_ms))
-            .connect_with(options)
+            .connect_with(options(config, role)?)
             .await
             .map_err(|error| VaultFault::database("connecting", &error))?;
         Ok(Self {
             pool,
-            request_time_max,
+            request_time_max: Duration::from_millis(config.vault.request_time_max_ms),
         })
     }
 
@@ -205,13 +206,28 @@ impl Database {
         request: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, VaultFault> {
         // The request waits for a connection first, which has a limit of its own.
-        match tokio::time::timeout(self.request_time_max, request).await {
-            Ok(answer) => answer.map_err(|error| VaultFault::database(action, &error)),
-            Err(_) => Err(VaultFault::Unreachable {
-                action,
-                reason: format!("no answer within {} ms", self.request_time_max.as_millis()),
-            }),
-        }
+        answer(self.request_time_max, action, request).await
+    }
+}
+
+/// How the vault is reached with the login of `role`, or with the URL that is configured.
+fn options(config: &crate::config::Config, role: &str) -> Result<PgConnectOptions, VaultFault> {
+    let options = logins::options(config, "vault", role, &config.vault.url)
+        .map_err(|fault| VaultFault::Invalid(fault.to_string()))?;
+    Ok(options.options([("statement_timeout", config.vault.request_time_max_ms.to_string())]))
+}
+
+async fn answer<T>(
+    time_max: Duration,
+    action: &'static str,
+    request: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, VaultFault> {
+    match tokio::time::timeout(time_max, request).await {
+        Ok(answer) => answer.map_err(|error| VaultFault::database(action, &error)),
+        Err(_) => Err(VaultFault::Unreachable {
+            action,
+            reason: format!("no answer within {} ms", time_max.as_millis()),
+        }),
     }
 }
 
@@ -242,12 +258,14 @@ impl Shared {
 pub struct Vault {
     shared: Arc<Shared>,
     subjects: Arc<Subjects>,
+    events: Arc<events::Relay>,
     stop: watch::Sender<bool>,
     tasks: tokio::sync::Mutex<JoinSet<()>>,
 }
 
 impl Vault {
-    /// Connects, reads all device keys, and begins to follow their changes.
+    /// Connects, reads all device keys, and begins to follow their changes and to take events of keys to the audit log,
+    /// which nothing waits for.
     ///
     /// # Errors
     /// [`VaultFault`]: no gate starts without its keys.
@@ -268,7 +286,7 @@ impl Vault {
             kek,
             keys: ArcSwap::from_pointee(keys),
             down: AtomicBool::new(false),
-            metrics,
+            metrics: Arc::clone(&metrics),
         });
         let subjects = Arc::new(Subjects::new(&config.vault, Arc::clone(&shared))?);
         let (stop, stopped) = watch::channel(false);
@@ -280,11 +298,14 @@ impl Vault {
             Arc::clone(&shared),
             Arc::clone(&subjects),
             report,
-            stopped,
+            stopped.clone(),
         ));
+        let events = Arc::new(events::Relay::new(config, metrics));
+        tasks.spawn(relay_regularly(Arc::clone(&events), report, stopped));
         Ok(Arc::new(Self {
             shared,
             subjects,
+            events,
             stop,
             tasks: tasks.into(),
         }))
@@ -308,12 +329,14 @@ impl Vault {
         &self.subjects
     }
 
-    /// Stops following, reports how often keys were used, and closes the connections.
+    /// Stops following, reports how often keys were used, takes what is left of events to the audit log, and closes the
+    /// connections.
     pub async fn close(&self) {
         // Nobody listens any more when the tasks have ended already.
         let _ = self.stop.send(true);
         while self.tasks.lock().await.join_next().await.is_some() {}
         report(&self.shared, &self.subjects).await;
+        self.events.finish().await;
         self.shared.database.pool.close().await;
     }
 }
@@ -373,6 +396,23 @@ async fn report_regularly(
     loop {
         tokio::select! {
             () = tokio::time::sleep(interval) => report(&shared, &subjects).await,
+            _ = stopped.changed() => return,
+        }
+    }
+}
+
+/// Takes events of keys to the audit log again and again, those that waited for this gate first. A stop does not wait for
+/// an audit database that does not answer: the last try is bounded by itself.
+async fn relay_regularly(events: Arc<events::Relay>, interval: Duration, mut stopped: watch::Receiver<bool>) {
+    let mut due = tokio::time::interval(interval);
+    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let relay = async {
+            due.tick().await;
+            events.relay().await;
+        };
+        tokio::select! {
+            () = relay => {}
             _ = stopped.changed() => return,
         }
     }

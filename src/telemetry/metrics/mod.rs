@@ -106,6 +106,8 @@ catalogue! {
     KeyringChecked = Gauge "pulsegate_keyring_checked_timestamp_seconds" [],
     /// Connections to the vault database.
     VaultConnections = Gauge "pulsegate_vault_connections" ["state"],
+    /// Events of keys that were taken from the vault database to the audit log.
+    KeyEventsRelayed = Counter "pulsegate_key_events_relayed_total" [],
     /// Requests to a service that failed; each is tried again.
     ServiceFailures = Counter "pulsegate_service_failures_total" ["service"],
     /// Clean records whose readings are stored.
@@ -259,6 +261,7 @@ pub struct Metrics {
     keyring_checked: Gauge,
     vault_idle: Gauge,
     vault_used: Gauge,
+    key_events_relayed: Counter,
     failures: Vec<Counter>,
     /// What the watch records.
     pub watch: WatchMetrics,
@@ -308,6 +311,7 @@ impl Metrics {
             keyring_checked: gauge(&recorder, Metric::KeyringChecked, &[]),
             vault_idle: gauge(&recorder, Metric::VaultConnections, &["idle"]),
             vault_used: gauge(&recorder, Metric::VaultConnections, &["used"]),
+            key_events_relayed: counter(&recorder, Metric::KeyEventsRelayed, &[]),
             failures: failures.collect(),
             watch: WatchMetrics::new(&recorder),
         }
@@ -352,6 +356,11 @@ impl Metrics {
     pub fn vault_pool(&self, idle: usize, used: usize) {
         self.vault_idle.set(idle as f64);
         self.vault_used.set(used as f64);
+    }
+
+    /// Events of keys are in the audit log and no longer in the vault database.
+    pub fn key_events_relayed(&self, events: usize) {
+        self.key_events_relayed.increment(events as u64);
     }
 
     /// A request to a service failed and will be tried again.
