@@ -34,8 +34,8 @@
 //! header lists with their allocations 11 %, the subject's key 8 % and the device's row 8 % (cache misses, both), copying
 //! 5 %. Tried, and not kept since it won less than the runs differ by: `target-cpu=x86-64-v3` with `+aes,+pclmulqdq,+sha` and
 //! smaller moves between the stages (7.37 to 7.29 µs), mimalloc and jemalloc for librdkafka too, huge pages for malloc
-//! (7.29 to 6.99 µs). What would come next: looking up a chunk's devices and subjects together, so that their cache misses
-//! overlap, and no list a message for its headers.
+//! (7.29 to 6.99 µs), and fetching messages, device rows and subject keys of a chunk into the cache before they are needed
+//! (turned on and off within one process, every eight chunks: no stage differs by more than they do between themselves).
 //!
 //! Where the gate's CPU goes, with the gate's process id as the bench prints it under `--only gate`:
 //!

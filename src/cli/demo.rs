@@ -37,12 +37,12 @@ const TICK: Duration = Duration::from_millis(200);
 
 /// How many devices something known happens to, of each kind.
 const INCIDENTS: u32 = 10;
-/// From one event of a device to its next, in milliseconds: so far apart that the records reach over the five days that it
+/// From one event of a device to its next, in milliseconds: so far apart that the records reach over the six days that it
 /// takes to judge a rollout, and less than the ten minutes between which nobody says that a heart rate is stuck.
 const STEP_MS: i64 = 590_000;
 const DAY_MS: i64 = 24 * 3_600_000;
-/// The last day whose rollouts the watch judges now, in days before today: the two after it have to be over.
-const ROLLOUT_DAYS_AGO: i64 = 3;
+/// The last day whose rollouts the watch judges now, in days before today: the three after it have to be over.
+const ROLLOUT_DAYS_AGO: i64 = 4;
 
 /// Arguments of `pulsegate demo`.
 #[derive(clap::Args)]
@@ -51,7 +51,7 @@ pub struct Args {
     #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     records: u64,
     /// Devices in the fleet
-    #[arg(long, default_value_t = 240, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, default_value_t = 220, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     devices: u32,
     /// Makes the same fleet again; by default each run has another one, of which nothing is stored yet
     #[arg(long)]

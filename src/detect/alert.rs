@@ -22,7 +22,9 @@ use serde::{Deserialize, Serialize};
 
 use super::finding::Severity;
 
-pub use groups::{Config as GroupsConfig, DEVICES_MIN, Gathered, Sighting, Version, WINDOW_MS, gather};
+pub use groups::{
+    Config as GroupsConfig, DEVICES_MIN, Gathered, Sighting, Version, WINDOW_MS, WINDOWS_BACK, gather,
+};
 
 /// Scores up to this part of the threshold are low.
 const LEAVE: f64 = 0.6;

@@ -2,8 +2,8 @@
 //! it was.
 //!
 //! A rollout is judged by differences in differences: each device's median after it less its median before it (of a day,
-//! the median of the medians of its hours), and of these the mean over the devices that changed their firmware less the mean over the contemporaneous controls that did
-//! not. What the world did to both falls out. Welch's test says how far that is from nothing; it has to hold on both days
+//! the median of the medians of its hours), and of these the mean over the devices that changed their firmware less the
+//! mean over the contemporaneous controls that did not. What the world did to both falls out. Welch's test says how far that is from nothing; it has to hold on both days
 //! after the rollout, be larger than four standard errors over both together, and stay under a false discovery rate of
 //! 1 % among all cohorts and metrics that are looked at together (Benjamini & Hochberg 1995).
 //!
@@ -31,7 +31,7 @@ pub use pipeline::{Stored, pipeline};
 pub use shift::{Known, MODEL as SHIFT_MODEL, Point, Series, Size, news, shifts};
 
 /// The version of the method, in every finding it makes.
-pub const MODEL: &str = "regression-1";
+pub const MODEL: &str = "regression-2";
 
 /// Devices on either side, at least.
 const DEVICES_MIN: usize = 20;

@@ -257,14 +257,19 @@ impl Health {
         }
     }
 
-    /// Whether records of `log` may be older than `seconds` and not read yet: a lane says so, or has not said anything, or is
-    /// held, or it is not known yet which lanes there are.
+    /// Whether this process may have records of `log` to read that are older than `seconds`: one of its lanes says so, or is
+    /// held, or has not said anything; or it has none, and knows nothing.
     #[must_use]
     pub fn is_behind(&self, log: Log, seconds: f64) -> bool {
         let state = self.lock();
-        let mut lanes = state.lanes.iter().filter(|((of, _), _)| *of == log);
-        state.joined() < state.workers.len()
-            || lanes.any(|(_, lane)| lane.held.is_some() || lane.lag.is_none_or(|(_, lag)| lag > seconds))
+        let mut lanes = state
+            .lanes
+            .iter()
+            .filter(|((of, _), _)| *of == log)
+            .map(|(_, lane)| lane)
+            .peekable();
+        lanes.peek().is_none()
+            || lanes.any(|lane| lane.held.is_some() || lane.lag.is_none_or(|(_, lag)| lag > seconds))
     }
 
     /// Writes the gauges of workers and lanes in Prometheus' text format. Only owned lanes have series.
@@ -548,9 +553,8 @@ mod tests {
     fn who_does_not_know_is_behind() {
         let health = Health::new(1);
         let worker = health.worker_of(0, Log::Clean);
-        assert!(health.is_behind(Log::Clean, 60.0), "not in the group");
         worker.joined();
-        assert!(!health.is_behind(Log::Clean, 60.0), "it has no lanes");
+        assert!(health.is_behind(Log::Clean, 60.0), "it has no lanes");
         worker.assigned(2);
         worker.release(2);
         assert!(health.is_behind(Log::Clean, 60.0), "nothing is known of its lane");
@@ -559,7 +563,10 @@ mod tests {
         worker.lag(2, 5, Timestamp::now().as_millisecond());
         assert!(!health.is_behind(Log::Clean, 60.0), "its records are young");
         assert!(health.is_behind(Log::Clean, -1.0));
-        assert!(!health.is_behind(Log::Raw, -1.0), "another log's");
+        let other = health.worker_of(0, Log::Raw);
+        other.assigned(3);
+        other.hold(3, HoldCause::Kafka);
+        assert!(!health.is_behind(Log::Clean, 60.0), "another log's");
         worker.hold(2, HoldCause::Database);
         assert!(health.is_behind(Log::Clean, 60.0));
     }

@@ -6,6 +6,7 @@ use apache_avro::Schema;
 use pulsegate_loadtest::fleet::event::Format;
 use pulsegate_loadtest::fleet::{Fleet, Options};
 use pulsegate_loadtest::oracle::AvroSchemas;
+use pulsegate_loadtest::outcome::Outcome;
 
 use crate::audit;
 use crate::world::{World, in_a_world, wait_for};
@@ -41,6 +42,43 @@ fn without_the_registry_a_lane_waits_and_nothing_is_rejected() {
         assert_eq!((code, audit::kinds(&found)), (Some(0), vec![]), "{found:#}");
         assert_eq!(audit::sum(&found, "raw_records"), 1_000);
     });
+}
+
+#[test]
+fn an_id_that_the_registry_denies_is_rejected_and_the_lane_goes_on() {
+    in_a_world("denied", "", |world| {
+        let mut known = avro_fleet(world);
+        world.import(&known);
+        let mut denied = Fleet::new(Options {
+            format: denied(&known),
+            boot: known.options().boot - 1,
+            ..known.options().clone()
+        });
+        world.produce(&mut denied, 300);
+        world.produce(&mut known, 400);
+        let mut gate = world.gate("one");
+        world.settle(&mut [&mut gate]);
+        let report = world.judge_with(&known, |config| config.rules.avro = schemas(&known));
+        assert!(report.is_good(), "{report}");
+        let of = |outcome| report.total.ledger.get(&outcome).copied().unwrap_or_default();
+        assert_eq!(
+            [Outcome::UnknownSchema, Outcome::Clean].map(of),
+            [300, 400],
+            "{report}"
+        );
+        assert!(gate.terminate().success());
+    });
+}
+
+/// The fleet's format with an id that the registry has never given.
+fn denied(fleet: &Fleet) -> Format {
+    match &fleet.options().format {
+        Format::AvroConfluent { schema, .. } => Format::AvroConfluent {
+            schema: Arc::clone(schema),
+            id: i32::MAX.unsigned_abs(),
+        },
+        Format::Json | Format::AvroSingleObject { .. } => unreachable!("the fleet writes with ids"),
+    }
 }
 
 /// A fleet that writes Avro with the id that the real registry gives the default schema.

@@ -223,7 +223,7 @@ fn a_firmware_that_adds_a_beat_a_minute_in_one_of_six_devices_is_found_and_named
             .collect();
         let clean = CleanTopic::of(world);
         let today = now_ms().div_euclid(DAY_MS);
-        let rollout_ms = (today - 3) * DAY_MS;
+        let rollout_ms = (today - 4) * DAY_MS;
         // Controls are devices that were there before the day before.
         for day in [-2, -1, 0, 1, 2_i64] {
             for device in 0..DEVICES {

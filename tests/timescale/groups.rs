@@ -35,8 +35,13 @@ fn found(device: usize, minute: i64) -> Finding {
     }
 }
 
-/// Stores what a lane has found about devices that run firmware 1.0; it goes on from where it stood.
+/// Stores what a lane has found about devices that run firmware 1.0.
 async fn store(analytics: &Analytics, partition: i32, findings: &[Finding]) {
+    store_of(analytics, partition, findings, "1.0").await;
+}
+
+/// Stores what a lane has found about devices that run this firmware; it goes on from where it stood.
+async fn store_of(analytics: &Analytics, partition: i32, findings: &[Finding], firmware: &str) {
     let seen: Vec<_> = findings.iter().filter_map(|finding| finding.device).collect();
     let devices: Vec<_> = seen
         .iter()
@@ -44,7 +49,7 @@ async fn store(analytics: &Analytics, partition: i32, findings: &[Finding]) {
             device: pulsegate::io::timescale::Token::new(device).expect("a token"),
             since_ms: window_ms() - 60 * MINUTE_MS,
             append_ms: window_ms(),
-            version: version("1.0"),
+            version: version(firmware),
             partition,
             offset: 0,
         })
@@ -216,6 +221,111 @@ async fn a_group_needs_a_part_of_its_cohort() {
             assert_eq!(groups.len(), 1);
             assert_eq!(groups[0].reason, "10 of 1000 devices within 10 min: far above its range");
             assert_eq!(number(&mut admin, "select count(*) from findings where notify").await, 1);
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn the_fleet_speaks_for_a_cohort_that_waits() {
+    with_databases(
+        "groupfleet",
+        |_| {},
+        |config| async move {
+            let analytics = analytics(&config).await;
+            let mut admin = superuser(&config).await;
+            let three = |first: usize| {
+                (first..first + 3)
+                    .map(|device| found(device, 0))
+                    .collect::<Vec<_>>()
+            };
+            store(&analytics, 0, &three(0)).await;
+            let first = gather(&analytics, &config).await;
+            assert_eq!((first.len(), first[0].notify), (1, true));
+            store_of(&analytics, 1, &three(10), "2.0").await;
+            let more = gather(&analytics, &config).await;
+            let series: Vec<_> = more.iter().map(|finding| finding.series.as_str()).collect();
+            assert_eq!(
+                series,
+                ["cohort firmware=2.0 model=band-1/heart_rate", "fleet/heart_rate"]
+            );
+            let fleet = more[1].id.to_string();
+            let rows = sqlx::query(
+                "select notify, group_id::text from findings where kind = 'fleet' order by series",
+            )
+            .fetch_all(&mut admin)
+            .await
+            .expect("read");
+            let rows: Vec<(bool, Option<String>)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+            assert_eq!(
+                rows,
+                [(false, Some(fleet.clone())), (false, Some(fleet)), (true, None)]
+            );
+            let counted = analytics
+                .findings_since(&[(0, 0), (1, 0), (2, 0)])
+                .await
+                .expect("counted");
+            assert_eq!(
+                counted,
+                [("anomaly".to_owned(), 6, 0), ("fleet".to_owned(), 3, 1)]
+            );
+        },
+    )
+    .await;
+}
+
+/// The relay takes what is due while others are gathered: each document goes out once, as its row says.
+#[tokio::test]
+async fn a_relay_beside_it_takes_what_is_due() {
+    with_databases(
+        "groupbeside",
+        |_| {},
+        |config| async move {
+            let analytics = analytics(&config).await;
+            let mut admin = superuser(&config).await;
+            let all: Vec<_> = (0..60).map(|device| found(device, (device % 5) as i64)).collect();
+            let relay = async {
+                let (mut told, mut number) = (Vec::new(), 0);
+                while told.len() < 60 {
+                    admin
+                        .execute("update outbox set due = now()")
+                        .await
+                        .expect("time passes");
+                    if let Some(batch) = analytics.outbox_take(7).await.expect("asked") {
+                        number += 1;
+                        assert_eq!(batch.number, number);
+                        told.extend(
+                            batch
+                                .rows
+                                .iter()
+                                .map(|row| (row.id, row.notify))
+                                .filter(|(id, _)| all.iter().any(|finding| finding.id.as_bytes() == id)),
+                        );
+                        analytics.outbox_sent(number).await.expect("told");
+                    }
+                }
+                told
+            };
+            let write = async {
+                for some in all.chunks(4) {
+                    store(&analytics, 0, some).await;
+                    gather(&analytics, &config).await;
+                }
+            };
+            let (mut told, ()) = tokio::join!(relay, write);
+            told.sort_unstable();
+            told.dedup_by_key(|(id, _)| *id);
+            assert_eq!(told.len(), 60, "each once");
+            let rows = sqlx::query("select uuid_send(id), notify from findings where kind = 'anomaly'")
+                .fetch_all(&mut admin)
+                .await
+                .expect("read");
+            let mut stored: Vec<([u8; 16], bool)> = rows
+                .iter()
+                .map(|row| (row.get::<&[u8], _>(0).try_into().expect("16 bytes"), row.get(1)))
+                .collect();
+            stored.sort_unstable();
+            assert_eq!(told, stored, "the topic says what the table says");
         },
     )
     .await;

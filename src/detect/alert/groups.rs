@@ -6,12 +6,13 @@
 //!
 //! When one in a hundred devices of a cohort has a finding in the same metric within two windows of five minutes, one
 //! finding speaks for them and they stay silent. When devices of several cohorts do, one in a hundred of all there are, one
-//! finding speaks for the cohorts too. While it goes on each further window has a finding, of which nobody is told.
+//! finding speaks for the cohorts too. Each further window has a finding as well, of which nobody is told until half an hour
+//! was quiet.
 //!
 //! It is a pure function of what all lanes have found, so it is computed over stored findings and not in a lane, which sees
 //! only its own devices. Windows are of the time of events, so that an hour of events that comes in a minute is an hour. What
 //! comes later only adds to a window: in whatever order findings come, in the end the same groups are there, under the same
-//! ids. Only whom people were told of by then may differ.
+//! ids, as long as the counts of devices that they are a part of stay the same. What people were told of by then may differ.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,6 +27,11 @@ use crate::detect::reading::Token;
 
 /// A window, in ms. Devices of a window and of the one before it are at once.
 pub const WINDOW_MS: i64 = 5 * 60_000;
+/// People are told of a group when there was none in so many windows.
+const QUIET_WINDOWS: i64 = 6;
+/// How many windows before its own decide what becomes of a sighting: in the first of them it is not known which group was
+/// before.
+pub const WINDOWS_BACK: i64 = QUIET_WINDOWS + 1;
 /// Fewer devices than this are no group, however small the cohort.
 pub const DEVICES_MIN: usize = 3;
 /// Fewer cohorts than this are a cohort's matter and not the fleet's.
@@ -139,6 +145,7 @@ struct Crowd<'v> {
     /// How many devices there are.
     of: u32,
     devices_min: usize,
+    /// Cohorts of which [`DEVICES_MIN`] devices are in it: a stray device of another one makes no fleet.
     cohorts_min: usize,
 }
 
@@ -160,7 +167,7 @@ impl<'v> Crowd<'v> {
             cohort: Some(version),
             of,
             devices_min: config.devices_min(of),
-            cohorts_min: 1,
+            cohorts_min: 0,
         }
     }
 
@@ -184,7 +191,7 @@ impl<'v> Crowd<'v> {
         }
         let mut groups = Groups::new();
         for (window, own) in &windows {
-            let goes_on = groups.contains_key(&(window - 1));
+            let goes_on = groups.range(window - QUIET_WINDOWS..).next().is_some();
             let before = windows.get(&(window - 1)).into_iter().flatten().copied();
             let together: Vec<&Sighting> = before.chain(own.iter().copied()).collect();
             let Some(mut finding) = self.finding(*window, &together) else {
@@ -192,7 +199,11 @@ impl<'v> Crowd<'v> {
             };
             finding.notify &= !goes_on;
             // Those of the window before have their own group, or wait for this one.
-            let members = if goes_on { own.clone() } else { together };
+            let members = if groups.contains_key(&(window - 1)) {
+                own.clone()
+            } else {
+                together
+            };
             groups.insert(*window, Group { finding, members });
         }
         groups
@@ -201,20 +212,24 @@ impl<'v> Crowd<'v> {
     /// The finding for these sightings, if they are a group.
     fn finding(&self, window: i64, together: &[&Sighting]) -> Option<Finding> {
         let last = together.last()?;
-        let devices: BTreeSet<Token> = together.iter().map(|sighting| sighting.device).collect();
-        let cohorts: BTreeSet<_> = together.iter().map(|sighting| &sighting.version).collect();
-        if devices.len() < self.devices_min || cohorts.len() < self.cohorts_min {
+        let devices = distinct(together.iter().copied());
+        let cohorts = cohorts(together);
+        if devices < self.devices_min || cohorts < self.cohorts_min {
             return None;
         }
+        // Three that nobody would be told of by themselves are no news either.
+        let news = together
+            .iter()
+            .copied()
+            .filter(|sighting| is_news(sighting.severity, sighting.baseline_age_ms));
         let severity = together.iter().map(|sighting| sighting.severity).max()?;
         let severity = severity.max(Severity::Medium);
-        let is_news = |sighting: &&Sighting| is_news(severity, sighting.baseline_age_ms);
-        let devices = u32::try_from(devices.len()).unwrap_or(u32::MAX);
+        let devices = u32::try_from(devices).unwrap_or(u32::MAX);
         let start_ms = window.saturating_mul(WINDOW_MS);
         let origin = Origin::window(start_ms);
         let whose = match self.cohort {
             Some(_) => String::new(),
-            None => format!(" in {} cohorts", cohorts.len()),
+            None => format!(" in {cohorts} cohorts"),
         };
         Some(Finding {
             id: FindingId::new(Kind::Fleet, &self.series, origin, MODEL),
@@ -234,12 +249,13 @@ impl<'v> Crowd<'v> {
             severity,
             reason: format!(
                 "{devices} of {} devices{whose} within 10 min: {}",
-                self.of, last.reason
+                self.of,
+                words(together)
             ),
             baseline_n: 0,
             baseline_age_ms: 0,
             model: MODEL,
-            notify: together.iter().any(is_news),
+            notify: distinct(news) >= DEVICES_MIN,
             group: None,
             change: None,
             cohort: self.cohort.map(|(firmware, model)| Cohort {
@@ -252,6 +268,40 @@ impl<'v> Crowd<'v> {
             }),
         })
     }
+}
+
+/// How many devices these are of.
+fn distinct<'s>(sightings: impl Iterator<Item = &'s Sighting>) -> usize {
+    let devices: BTreeSet<Token> = sightings.map(|sighting| sighting.device).collect();
+    devices.len()
+}
+
+/// How many cohorts have [`DEVICES_MIN`] devices among these.
+fn cohorts(together: &[&Sighting]) -> usize {
+    let mut cohorts: BTreeMap<&Version, BTreeSet<Token>> = BTreeMap::new();
+    for sighting in together {
+        if let Some(version) = &sighting.version {
+            cohorts.entry(version).or_default().insert(sighting.device);
+        }
+    }
+    cohorts
+        .values()
+        .filter(|devices| devices.len() >= DEVICES_MIN)
+        .count()
+}
+
+/// What most of these say.
+fn words(together: &[&Sighting]) -> String {
+    let mut said: BTreeMap<&str, usize> = BTreeMap::new();
+    for sighting in together {
+        *said.entry(&sighting.reason).or_default() += 1;
+    }
+    let most = said
+        .iter()
+        .max_by_key(|(_, count)| **count)
+        .map(|(reason, _)| *reason);
+    let mostly = if said.len() > 1 { "mostly " } else { "" };
+    format!("{mostly}{}", most.unwrap_or_default())
 }
 
 impl Gathered {
@@ -365,16 +415,29 @@ mod tests {
 
     #[test]
     fn while_it_goes_on_people_are_told_once() {
-        let sightings: Vec<_> = (0..40)
+        let mut sightings: Vec<_> = (0..40)
             .map(|device| sighting(device, device as i64 * MINUTE / 2))
             .collect();
+        // Again after half an hour less a minute, and again after more than half an hour.
+        sightings.extend((0..10).map(|device| sighting(device, 49 * MINUTE)));
+        sightings.extend((0..10).map(|device| sighting(device, 80 * MINUTE)));
         let Gathered { findings, joined } = gathered(&sightings, 1);
         let told: Vec<_> = findings
             .iter()
             .map(|finding| ((finding.time_ms - NOON) / MINUTE, finding.notify))
             .collect();
-        assert_eq!(told, [(0, true), (5, false), (10, false), (15, false)]);
-        assert_eq!(joined.len(), 40);
+        assert_eq!(
+            told,
+            [
+                (0, true),
+                (5, false),
+                (10, false),
+                (15, false),
+                (45, false),
+                (80, true)
+            ]
+        );
+        assert_eq!(joined.len(), 60);
         assert_eq!(
             joined[39],
             (sightings[39].id, findings[3].id),
@@ -422,6 +485,25 @@ mod tests {
     }
 
     #[test]
+    fn a_stray_device_of_another_cohort_makes_no_fleet_and_most_words_count() {
+        let mut sightings: Vec<_> = (0..30)
+            .chain(100..102)
+            .map(|device| sighting(device, 0))
+            .collect();
+        "below its range".clone_into(&mut sightings[31].reason);
+        "below its range".clone_into(&mut sightings[4].reason);
+        let Gathered { findings, .. } = gathered(&sightings, 2);
+        let [cohort] = &findings[..] else {
+            panic!("{findings:?}")
+        };
+        assert_eq!(
+            cohort.reason,
+            "30 of 1000 devices within 10 min: mostly above its range"
+        );
+        assert!(cohort.notify);
+    }
+
+    #[test]
     fn one_cohort_alone_is_not_the_fleet_and_devices_of_no_known_version_are_no_cohort() {
         let one: Vec<_> = (0..20).map(|device| sighting(device, 0)).collect();
         assert_eq!(gathered(&one, 2).findings.len(), 1);
@@ -441,7 +523,12 @@ mod tests {
             baseline_age_ms: DAY_MS - 1,
             ..sighting(device, 0)
         };
-        let sightings: Vec<_> = (0..10).map(young).collect();
+        let mild = |device| Sighting {
+            severity: Severity::Low,
+            ..sighting(device, 0)
+        };
+        let two = (8..10).map(|device| sighting(device, 0));
+        let sightings: Vec<_> = (0..4).map(young).chain((4..8).map(mild)).chain(two).collect();
         let Gathered { findings, .. } = gathered(&sightings, 1);
         assert_eq!(
             findings.iter().map(|finding| finding.notify).collect::<Vec<_>>(),

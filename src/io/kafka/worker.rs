@@ -6,6 +6,8 @@
 //!
 //! While one batch settles, the next is filled. Only this thread touches lanes.
 
+mod lanes;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -18,17 +20,17 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use super::consumer::{Consumer, Rebalance};
-use super::filling::{Cut, Filling, Size};
+use super::filling::{Filling, Size};
 use super::gate::Gate;
-use super::opening::{self, OpenError, Opening};
+use super::opening::OpenError;
 use super::settle::{Job, SettleError, Settled, Settler, Timings};
-use super::slot::{Need, Slot};
+use super::slot::Slot;
 use crate::crypto::envelope::TooLong;
 use crate::gate::lane::Lane;
 use crate::gate::ledger::Stamp;
 use crate::gate::outcome::Outcome;
 use crate::gate::seal::{SealError, SealedBatch};
-use crate::telemetry::health::{HoldCause, WorkerHealth};
+use crate::telemetry::health::WorkerHealth;
 use crate::telemetry::metrics::{self, AbortCause, Service, Stage};
 
 /// How long an idle worker waits for the first record of a batch.
@@ -236,110 +238,6 @@ impl Worker {
         }
     }
 
-    /// Starts to open closed lanes, and takes those that are open.
-    fn open_lanes(&mut self) -> Result<(), WorkerError> {
-        while let Ok((partition, cancelled, opened)) = self.openings.1.try_recv() {
-            // Revoked meanwhile, or revoked and assigned again: another opening is or will be under way.
-            if !matches!(self.slot(partition), Slot::Opening(current) if Arc::ptr_eq(current, &cancelled)) {
-                continue;
-            }
-            *self.slot(partition) = match opened {
-                Ok(lane) => self.start(partition, Box::new(lane)),
-                Err(refused @ (OpenError::Refused { .. } | OpenError::Ledger { .. })) => {
-                    return Err(WorkerError::Refused(refused));
-                }
-                Err(error) => {
-                    opening::report(&error);
-                    if let Some(cause) = error.cause() {
-                        self.health.hold(partition, cause);
-                    }
-                    Slot::Closed(Instant::now() + RETRY_PAUSE)
-                }
-            };
-        }
-        if self.settler.is_none() {
-            return Ok(());
-        }
-        let now = Instant::now();
-        for partition in 0..self.slots.len() as i32 {
-            if matches!(self.slot(partition), Slot::Closed(at) if *at <= now) {
-                *self.slot(partition) = self.begin_opening(partition);
-            }
-        }
-        Ok(())
-    }
-
-    fn begin_opening(&self, partition: i32) -> Slot {
-        let cancelled = Arc::new(AtomicBool::new(false));
-        let (gate, flag, outbox) = (
-            Arc::clone(&self.gate),
-            Arc::clone(&cancelled),
-            self.openings.0.clone(),
-        );
-        let spawned = thread::Builder::new()
-            .name(format!("open-{partition}"))
-            .spawn(move || {
-                let opened =
-                    Opening::new(gate, partition, Arc::clone(&flag)).and_then(|opening| opening.run());
-                // A worker that has ended does not listen.
-                let _ = outbox.send((partition, flag, opened));
-            });
-        match spawned {
-            Ok(_) => Slot::Opening(cancelled),
-            Err(error) => {
-                warn!(%error, "no thread to open a lane on");
-                Slot::Closed(Instant::now() + RETRY_PAUSE)
-            }
-        }
-    }
-
-    /// Fetches from the lane's position on.
-    fn start(&mut self, partition: i32, lane: Box<Lane>) -> Slot {
-        match self.consumer.start(partition, lane.position()) {
-            Ok(()) => {
-                self.health.release(partition);
-                if lane.is_dirty() {
-                    // A notice is written even when no record follows it.
-                    self.filling.begin();
-                }
-                Slot::Open(lane)
-            }
-            Err(error) => {
-                warn!(lane = partition, %error, "cannot seek yet");
-                self.health.hold(partition, HoldCause::Kafka);
-                // Not closed: what it has accounted for may be in the open batch.
-                Slot::Held {
-                    lane,
-                    need: Need::Log,
-                    retry_at: Instant::now() + RETRY_PAUSE,
-                }
-            }
-        }
-    }
-
-    /// Looks whether held lanes may go on.
-    fn release_holds(&mut self) {
-        let now = Instant::now();
-        for partition in 0..self.slots.len() as i32 {
-            let Slot::Held { need, retry_at, .. } = &mut self.slots[partition as usize] else {
-                continue;
-            };
-            if *retry_at > now {
-                continue;
-            }
-            if let Need::Schema(id) = *need
-                && !self.gate.knows_schema(id)
-            {
-                *retry_at = now + SCHEMA_PAUSE;
-                self.gate.resolve_schema(id);
-                continue;
-            }
-            if let Slot::Held { lane, .. } = std::mem::replace(self.slot(partition), Slot::Absent) {
-                *self.slot(partition) = self.start(partition, lane);
-            }
-        }
-    }
-
     /// Fills the batch, and hands it over when it is due.
     fn fill(&mut self) -> Result<(), WorkerError> {
         let Some(settler) = &self.settler else {
@@ -367,40 +265,6 @@ impl Worker {
         } else if due {
             self.collect(SETTLE_STEP)?;
         }
-        Ok(())
-    }
-
-    fn hold(&mut self, Cut { partition, need }: Cut) -> Result<(), WorkerError> {
-        if matches!(need, Need::Log) {
-            return self.find_out_what_is_left();
-        }
-        let slot = std::mem::replace(self.slot(partition), Slot::Absent);
-        let Slot::Open(lane) = slot else {
-            *self.slot(partition) = slot;
-            return Ok(());
-        };
-        warn!(
-            lane = partition,
-            cause = need.cause().as_str(),
-            offset = lane.position(),
-            "lane held"
-        );
-        if let Err(error) = self.consumer.pause(partition) {
-            warn!(lane = partition, %error, "cannot pause");
-        }
-        self.health.hold(partition, need.cause());
-        let pause = match need {
-            Need::SubjectKeys | Need::Log => RETRY_PAUSE,
-            Need::Schema(id) => {
-                self.gate.resolve_schema(id);
-                SCHEMA_PAUSE
-            }
-        };
-        *self.slot(partition) = Slot::Held {
-            lane,
-            need,
-            retry_at: Instant::now() + pause,
-        };
         Ok(())
     }
 
@@ -513,69 +377,6 @@ impl Worker {
             self.settle_in_flight()?;
         }
         Ok(())
-    }
-
-    /// Goes back to the last commit in every lane.
-    fn rewind(&mut self) {
-        self.filling.clear();
-        for partition in 0..self.slots.len() as i32 {
-            let slot = std::mem::replace(self.slot(partition), Slot::Absent);
-            *self.slot(partition) = match slot {
-                Slot::Open(mut lane) => {
-                    lane.abort();
-                    self.start(partition, lane)
-                }
-                Slot::Held {
-                    mut lane,
-                    need,
-                    retry_at,
-                } => {
-                    lane.abort();
-                    Slot::Held { lane, need, retry_at }
-                }
-                other => other,
-            };
-        }
-    }
-
-    /// Nobody knows what was committed: everything is found out again, with a new producer.
-    fn reopen(&mut self) {
-        self.settler = None;
-        self.filling.clear();
-        self.close_lanes();
-    }
-
-    /// A log has a gap where a lane wants to read on: opening finds out what is left, and has the ledger say what is lost.
-    fn find_out_what_is_left(&mut self) -> Result<(), WorkerError> {
-        self.finish()?;
-        let ours = |slot: &Slot| !matches!(slot, Slot::Absent);
-        let lanes: Vec<_> = (0..)
-            .zip(&self.slots)
-            .filter(|(_, slot)| ours(slot))
-            .map(|(lane, _)| lane)
-            .collect();
-        // What could not be committed is consumed again.
-        self.filling.clear();
-        self.close_lanes();
-        // librdkafka has given up the partition, and refuses a seek in it until it is assigned anew. The group does not
-        // hear of this.
-        self.consumer.unassign(&lanes)?;
-        self.consumer.assign(&lanes)?;
-        Ok(())
-    }
-
-    /// They open again by themselves.
-    fn close_lanes(&mut self) {
-        for partition in 0..self.slots.len() as i32 {
-            if self.slot(partition).lane().is_none() {
-                continue;
-            }
-            if let Err(error) = self.consumer.pause(partition) {
-                warn!(lane = partition, %error, "cannot pause");
-            }
-            self.slot(partition).close();
-            self.health.hold(partition, HoldCause::Kafka);
-        }
     }
 
     fn report_lag(&mut self) {

@@ -60,15 +60,15 @@ impl Analytics {
     ) -> Result<Vec<(String, i64, i64)>, TimescaleError> {
         let (partitions, offsets): (Vec<_>, Vec<_>) = from.iter().copied().unzip();
         let query = "with own as (
-                 select kind, notify, group_id from findings
+                 select id, kind, notify, group_id from findings
                  join unnest($1::integer[], $2::bigint[]) as since (partition, first)
                    on partition = origin_partition and origin_offset >= first
              ), groups as (
-                 select kind, notify, group_id from findings where id in (select group_id from own)
+                 select id, kind, notify, group_id from findings where id in (select group_id from own)
              ), told as (
-                 select kind, notify from own
-                 union all select kind, notify from groups
-                 union all select kind, notify from findings where id in (select group_id from groups)
+                 select id, kind, notify from own
+                 union select id, kind, notify from groups
+                 union select id, kind, notify from findings where id in (select group_id from groups)
              )
              select kind, count(*), count(*) filter (where notify) from told group by kind order by kind";
         let query = sqlx::query(query).bind(partitions).bind(offsets);

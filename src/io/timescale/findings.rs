@@ -37,8 +37,8 @@ select time, id, series, convert_to(document::text, 'UTF8'),
 from stored
 returning id::text";
 
-/// Stores what is not stored yet, and puts that into the outbox. What others may join there, or speak for, waits for so long.
-/// Gives the ids of what is new.
+/// Stores what is not stored yet, and puts that into the outbox, where anomalies and their groups wait for so long. Gives the
+/// ids of what is new.
 pub(super) async fn store(
     connection: &mut PgConnection,
     findings: &[Finding],

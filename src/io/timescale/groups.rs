@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row};
+use sqlx::{Executor as _, PgConnection, Row};
 
 use super::analytics::ANALYTICS;
 use super::{Analytics, TimescaleError, findings};
-use crate::detect::alert::{DEVICES_MIN, GroupsConfig, Sighting, Version, WINDOW_MS, gather};
+use crate::detect::alert::{DEVICES_MIN, GroupsConfig, Sighting, Version, WINDOW_MS, WINDOWS_BACK, gather};
 use crate::detect::finding::{Finding, FindingId, Severity};
 use crate::detect::reading::Token;
 
@@ -31,7 +31,10 @@ impl Analytics {
         let action = "gathering findings";
         let wait = self.group_wait;
         self.locked(action, "pulsegate groups", async move |connection| {
-            let sightings = sightings(connection).await.map_err(failed(action))?;
+            let Some(times) = times(connection).await.map_err(failed(action))? else {
+                return Ok(Vec::new());
+            };
+            let sightings = sightings(connection, times).await.map_err(failed(action))?;
             let alone: BTreeSet<Token> = sightings.iter().map(|sighting| sighting.device).collect();
             if alone.len() < DEVICES_MIN {
                 return Ok(Vec::new());
@@ -41,7 +44,7 @@ impl Analytics {
             let new = findings::store(connection, &gathered.findings, wait)
                 .await
                 .map_err(failed(action))?;
-            silence(connection, &gathered.joined)
+            silence(connection, &gathered.joined, times)
                 .await
                 .map_err(failed(action))?;
             gathered
@@ -53,23 +56,25 @@ impl Analytics {
     }
 }
 
-/// What waits, and what was found at the same time. Two windows back, so that it is known whether a group goes on; one
-/// ahead, because what came late may be what makes the next window a group.
+/// What waits, and what was found at the same time: some windows back, so that it is known whether a group goes on; one ahead,
+/// because what came late may be what makes the next window a group.
 const SIGHTINGS: &str = "
 with spans as (
     select distinct f.metric, time_bucket($1 * interval '1 ms', f.time) as span
     from outbox o join findings f on f.id = o.id and f.time = o.time
-    where o.batch is null and f.kind = 'anomaly'
+    where o.batch is null and f.kind = 'anomaly' and f.time between to_timestamp($4) and to_timestamp($5)
 ), near as (
     select distinct f.time, f.id
     from spans s join findings f on f.metric = s.metric and f.kind = 'anomaly'
-                                and f.time >= s.span - 2 * $1 * interval '1 ms' and f.time < s.span + 2 * $1 * interval '1 ms'
+                                and f.time >= s.span - $3 * $1 * interval '1 ms' and f.time < s.span + 2 * $1 * interval '1 ms'
+    where f.time between to_timestamp($4) and to_timestamp($5)
     order by f.time, f.id limit $2
 )
 select uuid_send(f.id), f.device, f.metric, f.unit, (extract(epoch from f.time) * 1000)::bigint,
        (extract(epoch from f.detected_at) * 1000)::bigint, f.severity, f.reason,
        (extract(epoch from f.baseline_age) * 1000)::bigint, v.firmware, v.model
-from near join findings f using (time, id)
+from near n join findings f on f.time = n.time and f.id = n.id
+                       and f.time between to_timestamp($4) and to_timestamp($5)
 left join lateral (
     -- A finding is of the start of its window, which can be a few minutes before the event that ended it.
     select firmware, model from device_version v where v.device = f.device and v.since < f.time + $1 * interval '1 ms'
@@ -77,10 +82,34 @@ left join lateral (
 ) v on true
 order by f.time, f.id";
 
-async fn sightings(connection: &mut PgConnection) -> Result<Vec<Sighting>, sqlx::Error> {
+/// The times between which all that matters lies, in seconds since 1970; `None` when nothing waits. As constants of a plan
+/// they keep it to the few chunks of findings that these times are in.
+async fn times(connection: &mut PgConnection) -> Result<Option<(f64, f64)>, sqlx::Error> {
+    let row = sqlx::query(
+        "select extract(epoch from min(time))::float8, extract(epoch from max(time))::float8 from outbox
+         where batch is null",
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    let window = WINDOW_MS as f64 / 1_000.0;
+    let (first, last): (Option<f64>, Option<f64>) = (row.try_get(0)?, row.try_get(1)?);
+    let around = |(first, last)| (first - (WINDOWS_BACK + 1) as f64 * window, last + 2.0 * window);
+    connection
+        .execute("set local plan_cache_mode = force_custom_plan")
+        .await?;
+    Ok(first.zip(last).map(around))
+}
+
+async fn sightings(
+    connection: &mut PgConnection,
+    (first, last): (f64, f64),
+) -> Result<Vec<Sighting>, sqlx::Error> {
     let rows = sqlx::query(SIGHTINGS)
         .bind(WINDOW_MS as f64)
         .bind(SIGHTINGS_MAX)
+        .bind(WINDOWS_BACK as f64)
+        .bind(first)
+        .bind(last)
         .fetch_all(connection)
         .await?;
     rows.iter().filter_map(|row| sighting(row).transpose()).collect()
@@ -127,26 +156,32 @@ async fn devices(connection: &mut PgConnection) -> Result<BTreeMap<Version, u32>
     rows.iter().map(of).collect()
 }
 
+/// Rows that the relay is about to take are left to it, and both take theirs in the same order.
+///
 /// The two members of the document are replaced in its text, so that it stays what it is byte for byte. Within a string their
 /// quotation marks would be escaped: they stand nowhere else.
 const SILENCE: &str = r#"
 with joined as (
     select * from unnest($1::uuid[], $2::uuid[]) as j (id, group_id)
+), waiting as (
+    select sequence from outbox where batch is null and id = any ($1::uuid[])
+    order by sequence for update skip locked
 ), silent as (
     update outbox o
     set document = convert_to(
         replace(replace(convert_from(o.document, 'UTF8'), '"notify":true', '"notify":false'),
                 '"group":null', format('"group":"%s"', j.group_id)), 'UTF8')
-    from joined j join findings f on f.id = j.id
-    where o.id = j.id and o.batch is null and f.time = o.time and f.group_id is null
+    from joined j, waiting w
+    where o.sequence = w.sequence and o.id = j.id and convert_from(o.document, 'UTF8') like '%"group":null%'
     returning o.id, o.time, o.document, j.group_id
 )
 update findings f set notify = false, group_id = s.group_id, document = convert_from(s.document, 'UTF8')::json
-from silent s where f.id = s.id and f.time = s.time"#;
+from silent s where f.id = s.id and f.time = s.time and f.time between to_timestamp($3) and to_timestamp($4)"#;
 
 async fn silence(
     connection: &mut PgConnection,
     joined: &[(FindingId, FindingId)],
+    (first, last): (f64, f64),
 ) -> Result<(), sqlx::Error> {
     let (ids, groups): (Vec<_>, Vec<_>) = joined
         .iter()
@@ -155,6 +190,8 @@ async fn silence(
     sqlx::query(SILENCE)
         .bind(ids)
         .bind(groups)
+        .bind(first)
+        .bind(last)
         .execute(connection)
         .await
         .map(drop)

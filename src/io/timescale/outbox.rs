@@ -20,6 +20,8 @@ pub struct OutboxRow {
     pub key: String,
     /// The record's value.
     pub document: Vec<u8>,
+    /// Whether people are told of it, as the document says.
+    pub notify: bool,
 }
 
 /// Findings that go to the topic in one transaction.
@@ -27,7 +29,7 @@ pub struct OutboxRow {
 pub struct OutboxBatch {
     /// The number to commit with it. Numbers begin at 1 and have no gaps.
     pub number: i64,
-    /// In the order in which they were stored.
+    /// In the order in which they were stored. What waited for others comes behind what was stored after it and did not.
     pub rows: Vec<OutboxRow>,
 }
 
@@ -87,7 +89,8 @@ async fn take(connection: &mut PgConnection, rows_max: u32) -> Result<Option<Out
     let number = newest + 1;
     let fixed = sqlx::query(
         "update outbox set batch = $1
-         where sequence in (select sequence from outbox where batch is null and due <= now() order by sequence limit $2)",
+         where sequence in (select sequence from outbox where batch is null and due <= now()
+                            order by sequence limit $2 for update skip locked)",
     )
     .bind(number)
     .bind(i64::from(rows_max))
@@ -117,11 +120,13 @@ async fn forget(connection: &mut PgConnection, number: i64) -> Result<u64, sqlx:
 }
 
 async fn read(connection: &mut PgConnection, number: i64) -> Result<Vec<OutboxRow>, sqlx::Error> {
-    let rows =
-        sqlx::query("select uuid_send(id), key, document from outbox where batch = $1 order by sequence")
-            .bind(number)
-            .fetch_all(connection)
-            .await?;
+    let rows = sqlx::query(
+        "select uuid_send(id), key, document, (convert_from(document, 'UTF8')::json->>'notify')::boolean
+                     from outbox where batch = $1 order by sequence",
+    )
+    .bind(number)
+    .fetch_all(connection)
+    .await?;
     let read = |row: &sqlx::postgres::PgRow| {
         let id: &[u8] = row.try_get(0)?;
         Ok(OutboxRow {
@@ -129,6 +134,7 @@ async fn read(connection: &mut PgConnection, number: i64) -> Result<Vec<OutboxRo
             id: id.try_into().map_err(|_| sqlx::Error::RowNotFound)?,
             key: row.try_get(1)?,
             document: row.try_get(2)?,
+            notify: row.try_get(3)?,
         })
     };
     rows.iter().map(read).collect()

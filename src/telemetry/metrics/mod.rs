@@ -116,7 +116,7 @@ catalogue! {
     Readings = Counter "pulsegate_readings_total" ["quality"],
     /// Findings that are stored.
     Findings = Counter "pulsegate_findings_total" ["kind"],
-    /// Findings that people are told of.
+    /// Findings in their topic that people are told of.
     FindingsNotified = Counter "pulsegate_findings_notified_total" [],
     /// Findings that the findings topic has.
     FindingsRelayed = Counter "pulsegate_findings_relayed_total" [],

@@ -195,7 +195,6 @@ impl WatchMetrics {
             if let Some(at) = Kind::ALL.iter().position(|kind| *kind == finding.kind) {
                 self.findings[at].increment(1);
             }
-            self.notified.increment(u64::from(finding.notify));
         }
     }
 
@@ -204,9 +203,10 @@ impl WatchMetrics {
         self.evicted.increment(series);
     }
 
-    /// Findings were produced.
-    pub fn relayed(&self, findings: usize) {
+    /// Findings were produced; people are told of so many of them.
+    pub fn relayed(&self, findings: usize, notified: usize) {
         self.relayed.increment(findings as u64);
+        self.notified.increment(notified as u64);
     }
 
     /// A job ran, or failed.

@@ -39,11 +39,12 @@ const SHIFT_DAYS: i64 = 3;
 const COHORTS_MAX: u32 = 500;
 const DAY_MINUTES: i64 = 1_440;
 
-/// How often rollouts are judged, and after how many days: two of them have to be over.
+/// How often rollouts are judged, and after how many days: two have to be over, and a third for what devices upload late, since
+/// an hour is measured once.
 const REGRESSION_INTERVAL: Duration = Duration::from_secs(3_600);
-const ROLLOUT_OVER_DAYS: i64 = 2;
-/// How far behind the watch may be when it measures hours that are over for a day, in seconds; and how long it waits to ask
-/// again.
+const ROLLOUT_OVER_DAYS: i64 = 3;
+/// How far behind this process may be when it measures hours that are over for a day, in seconds; and how long it waits to
+/// ask again.
 const LAG_SECONDS_MAX: f64 = 3_600.0;
 const CATCH_UP_INTERVAL: Duration = Duration::from_secs(60);
 /// The devices on either side that make a rollout worth judging.
@@ -86,6 +87,7 @@ impl Jobs {
     pub async fn run(self, mut stopped: watch::Receiver<bool>, health: Arc<Health>) {
         tokio::select! {
             _ = stopped.changed() => {}
+            () = self.gather_regularly() => {}
             () = self.keep_up() => {}
             () = self.look_back() => {}
             () = self.compare(&health) => {}
@@ -95,13 +97,20 @@ impl Jobs {
         }
     }
 
+    /// What has to be done before findings are told.
+    async fn gather_regularly(&self) {
+        let mut groups = every(GROUPS_INTERVAL);
+        loop {
+            groups.tick().await;
+            self.one(Job::Groups, self.gather()).await;
+        }
+    }
+
     /// What dashboards wait for, and does not take long.
     async fn keep_up(&self) {
         let (mut rollup, mut kpis) = (every(ROLLUP_INTERVAL), every(KPI_INTERVAL));
-        let mut groups = every(GROUPS_INTERVAL);
         loop {
             tokio::select! {
-                _ = groups.tick() => self.one(Job::Groups, self.gather()).await,
                 _ = rollup.tick() => self.one(Job::Rollup, self.sink.roll_up()).await,
                 _ = kpis.tick() => self.one(Job::Kpis, self.count()).await,
             }
@@ -120,8 +129,8 @@ impl Jobs {
         }
     }
 
-    /// What goes over all readings of days, and may take hours. An hour is measured once, so not while readings of it may still
-    /// be on their way.
+    /// What goes over all readings of days, and may take hours. An hour is measured once, so not by a process that has yet to
+    /// catch up, or has no lanes by which it would know.
     async fn compare(&self, health: &Health) {
         let mut regressions = every(REGRESSION_INTERVAL);
         loop {
@@ -227,6 +236,7 @@ impl Jobs {
         rollout: &Rollout,
         lock: &mut JobLock,
     ) -> Result<Option<Vec<DeviceMedian>>, TimescaleError> {
+        lock.keep().await?;
         let chosen = self.sink.choose_devices(rollout, ROLLOUT_DEVICES_MAX).await?;
         if chosen.treated.min(chosen.controls) < ROLLOUT_DEVICES_MIN {
             return Ok(None);
@@ -235,6 +245,7 @@ impl Jobs {
             lock.keep().await?;
             self.sink.measure_hour(&chosen, hour).await?;
         }
+        lock.keep().await?;
         self.sink.device_medians(&chosen).await.map(Some)
     }
 

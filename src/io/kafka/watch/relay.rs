@@ -140,7 +140,8 @@ impl Relay {
         if batch.number > current.sent {
             current.produce(&self.topic, &batch)?;
             current.sent = batch.number;
-            self.metrics.watch.relayed(batch.rows.len());
+            let notified = batch.rows.iter().filter(|row| row.notify).count();
+            self.metrics.watch.relayed(batch.rows.len(), notified);
         }
         runtime.block_on(self.sink.outbox_sent(batch.number))?;
         Ok(true)
