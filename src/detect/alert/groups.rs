@@ -7,7 +7,7 @@
 //! When one in a hundred devices of a cohort has a finding in the same metric within two windows of five minutes, one
 //! finding speaks for them and they stay silent. When devices of several cohorts do, one in a hundred of all there are, one
 //! finding speaks for the cohorts too. Each further window has a finding as well, of which nobody is told until half an hour
-//! was quiet.
+//! was quiet. A group that is no news speaks for nobody: who is news in it is told of by itself.
 //!
 //! It is a pure function of what all lanes have found, so it is computed over stored findings and not in a lane, which sees
 //! only its own devices. Windows are of the time of events, so that an hour of events that comes in a minute is an hour. What
@@ -155,6 +155,8 @@ type Groups<'s> = BTreeMap<i64, Group<'s>>;
 /// Sightings for which one finding speaks.
 struct Group<'s> {
     finding: Finding,
+    /// People are told of it, or were not long ago.
+    is_news: bool,
     members: Vec<&'s Sighting>,
 }
 
@@ -191,20 +193,25 @@ impl<'v> Crowd<'v> {
         }
         let mut groups = Groups::new();
         for (window, own) in &windows {
-            let goes_on = groups.range(window - QUIET_WINDOWS..).next().is_some();
+            let goes_on = groups
+                .range(window - QUIET_WINDOWS..)
+                .any(|(_, group)| group.is_news);
             let before = windows.get(&(window - 1)).into_iter().flatten().copied();
             let together: Vec<&Sighting> = before.chain(own.iter().copied()).collect();
             let Some(mut finding) = self.finding(*window, &together) else {
                 continue;
             };
+            let is_news = finding.notify;
             finding.notify &= !goes_on;
-            // Those of the window before have their own group, or wait for this one.
-            let members = if groups.contains_key(&(window - 1)) {
-                own.clone()
-            } else {
-                together
+            // Those of the window before have a group that speaks for them, or wait for this one.
+            let are_spoken_for = groups.get(&(window - 1)).is_some_and(|group| group.is_news);
+            let members = if are_spoken_for { own.clone() } else { together };
+            let group = Group {
+                finding,
+                is_news,
+                members,
             };
-            groups.insert(*window, Group { finding, members });
+            groups.insert(*window, group);
         }
         groups
     }
@@ -307,16 +314,20 @@ fn words(together: &[&Sighting]) -> String {
 impl Gathered {
     /// Adds groups, for which the groups `above` of the same windows speak, and their members that nobody speaks for yet.
     fn add(&mut self, groups: &Groups<'_>, above: &Groups<'_>, spoken_for: &mut BTreeSet<FindingId>) {
-        for (window, Group { finding, members }) in groups {
-            let above = above.get(window).map(|above| above.finding.id);
+        for (window, group) in groups {
+            let above = above.get(window).filter(|above| above.is_news);
+            let above = above.map(|above| above.finding.id);
+            let id = group.finding.id;
             self.findings.push(Finding {
                 group: above,
-                notify: finding.notify && above.is_none(),
-                ..finding.clone()
+                notify: group.finding.notify && above.is_none(),
+                ..group.finding.clone()
             });
-            self.joined.extend(above.map(|above| (finding.id, above)));
-            let new = members.iter().filter(|member| spoken_for.insert(member.id));
-            self.joined.extend(new.map(|member| (member.id, finding.id)));
+            self.joined.extend(above.map(|above| (id, above)));
+            if group.is_news {
+                let new = group.members.iter().filter(|member| spoken_for.insert(member.id));
+                self.joined.extend(new.map(|member| (member.id, id)));
+            }
         }
     }
 }
@@ -529,11 +540,21 @@ mod tests {
         };
         let two = (8..10).map(|device| sighting(device, 0));
         let sightings: Vec<_> = (0..4).map(young).chain((4..8).map(mild)).chain(two).collect();
-        let Gathered { findings, .. } = gathered(&sightings, 1);
+        let Gathered { findings, joined } = gathered(&sightings, 1);
+        let told: Vec<_> = findings.iter().map(|finding| finding.notify).collect();
         assert_eq!(
-            findings.iter().map(|finding| finding.notify).collect::<Vec<_>>(),
-            [false]
+            (told, joined),
+            (vec![false], vec![]),
+            "the two speak for themselves"
         );
+        // Five minutes later it is.
+        let later = sightings
+            .iter()
+            .cloned()
+            .chain((10..13).map(|device| sighting(device, 5 * MINUTE)));
+        let Gathered { findings, joined } = gathered(&later.collect::<Vec<_>>(), 1);
+        let told: Vec<_> = findings.iter().map(|finding| finding.notify).collect();
+        assert_eq!((told, joined.len()), (vec![false, true], 13));
     }
 
     proptest! {

@@ -1,9 +1,7 @@
 //! What is stored, for whoever wants to see it and not to work with it.
 
 use sqlx::Row as _;
-use sqlx::postgres::PgRow;
 
-use super::analytics::ANALYTICS;
 use super::{Analytics, TimescaleError};
 
 /// The first finding about a device since a time.
@@ -126,20 +124,5 @@ impl Analytics {
             Ok((row.try_get(0)?, row.try_get(1)?))
         })
         .await
-    }
-
-    async fn rows<T>(
-        &self,
-        action: &'static str,
-        query: sqlx::query::Query<'_, sqlx::Postgres, sqlx::postgres::PgArguments>,
-        read: impl Fn(&PgRow) -> Result<T, sqlx::Error>,
-    ) -> Result<Vec<T>, TimescaleError> {
-        self.pool
-            .ask(action, async move |connection| {
-                let rows = query.fetch_all(connection).await;
-                rows.and_then(|rows| rows.iter().map(read).collect())
-                    .map_err(|error| TimescaleError::new(ANALYTICS, action, &error))
-            })
-            .await
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use sqlx::postgres::PgRow;
 use sqlx::{Connection, PgConnection, Row};
 use tracing::info;
 
@@ -77,6 +78,11 @@ pub struct Analytics {
     pub(super) job_time_max: Duration,
     /// How long findings about devices wait for others.
     pub(super) group_wait: Duration,
+}
+
+/// What a request that failed is to the caller.
+pub(super) fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> TimescaleError + Copy {
+    move |error| TimescaleError::new(ANALYTICS, action, &error)
 }
 
 impl Analytics {
@@ -217,6 +223,42 @@ impl Analytics {
         }
     }
 
+    /// What a question has for an answer, row by row.
+    pub(super) async fn rows<T>(
+        &self,
+        action: &'static str,
+        query: sqlx::query::Query<'_, sqlx::Postgres, sqlx::postgres::PgArguments>,
+        read: impl Fn(&PgRow) -> Result<T, sqlx::Error>,
+    ) -> Result<Vec<T>, TimescaleError> {
+        self.pool
+            .ask(action, async move |connection| {
+                let rows = query.fetch_all(connection).await;
+                rows.and_then(|rows| rows.iter().map(read).collect())
+                    .map_err(|error| TimescaleError::new(ANALYTICS, action, &error))
+            })
+            .await
+    }
+
+    /// Runs `work` in a transaction that may take as long as a job.
+    pub(super) async fn long<T>(
+        &self,
+        action: &'static str,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, TimescaleError> {
+        let time_max = self.job_time_max;
+        self.pool
+            .ask_for(time_max, action, async move |connection| {
+                let mut transaction = connection.begin().await.map_err(failed(action))?;
+                limit_time(&mut transaction, time_max.as_millis())
+                    .await
+                    .map_err(failed(action))?;
+                let done = work(&mut transaction).await.map_err(failed(action))?;
+                transaction.commit().await.map_err(failed(action))?;
+                Ok(done)
+            })
+            .await
+    }
+
     async fn store_devices(
         &self,
         connection: &mut PgConnection,
@@ -255,6 +297,15 @@ impl Analytics {
         .await
         .map(drop)
     }
+}
+
+/// The server's own limit, for the rest of the transaction.
+async fn limit_time(connection: &mut PgConnection, time_max_ms: u128) -> Result<(), sqlx::Error> {
+    sqlx::query("select set_config('statement_timeout', $1, true), set_config('plan_cache_mode', 'force_custom_plan', true)")
+        .bind(time_max_ms.to_string())
+        .execute(connection)
+        .await
+        .map(drop)
 }
 
 async fn check_edition(connection: &mut PgConnection) -> Result<Edition, TimescaleError> {

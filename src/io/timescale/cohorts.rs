@@ -1,9 +1,9 @@
 //! What jobs ask about cohorts of devices, and what they have found.
 
+use sqlx::Row;
 use sqlx::postgres::PgRow;
-use sqlx::{Connection, PgConnection, Row};
 
-use super::analytics::ANALYTICS;
+use super::analytics::failed;
 use super::{Analytics, TimescaleError, findings};
 use crate::detect::finding::Finding;
 use crate::detect::reading::{CohortWindow, FleetMinute};
@@ -12,10 +12,6 @@ use crate::detect::regression::{self, Known};
 /// Minutes that are one value of a cohort's series: devices that report every few minutes are in each of them.
 const WINDOW_MINUTES: i64 = 5;
 
-fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> TimescaleError + Copy {
-    move |error| TimescaleError::new(ANALYTICS, action, &error)
-}
-
 impl Analytics {
     /// What was rolled up for the minutes (since 1970) from `from` on and before `until`, over all cohorts and metrics, in
     /// order of time.
@@ -23,24 +19,12 @@ impl Analytics {
     /// # Errors
     /// [`TimescaleError`].
     pub async fn fleet_minutes(&self, from: i64, until: i64) -> Result<Vec<FleetMinute>, TimescaleError> {
-        let action = "reading the rollup";
-        self.pool
-            .ask(action, async move |connection| {
-                let rows = sqlx::query(
-                    "select (extract(epoch from minute) / 60)::bigint, sum(readings)::bigint, sum(good)::bigint
-                     from fleet_minute where minute >= to_timestamp($1 * 60.0) and minute < to_timestamp($2 * 60.0)
-                     group by minute order by minute",
-                )
-                .bind(from)
-                .bind(until)
-                .fetch_all(connection)
-                .await
-                .map_err(failed(action))?;
-                rows.iter()
-                    .map(fleet_minute)
-                    .collect::<Result<_, _>>()
-                    .map_err(failed(action))
-            })
+        let query = sqlx::query(
+            "select (extract(epoch from minute) / 60)::bigint, sum(readings)::bigint, sum(good)::bigint
+             from fleet_minute where minute >= to_timestamp($1 * 60.0) and minute < to_timestamp($2 * 60.0)
+             group by minute order by minute",
+        );
+        self.rows("reading the rollup", query.bind(from).bind(until), fleet_minute)
             .await
     }
 
@@ -57,28 +41,18 @@ impl Analytics {
         cohorts_max: u32,
     ) -> Result<Vec<CohortWindow>, TimescaleError> {
         let action = "reading the rollup of cohorts";
-        let time_max = self.job_time_max;
-        self.pool
-            .ask_for(time_max, action, async move |connection| {
-                let mut transaction = connection.begin().await.map_err(failed(action))?;
-                limit_time(&mut transaction, time_max.as_millis())
-                    .await
-                    .map_err(failed(action))?;
-                let rows = sqlx::query(COHORT_WINDOWS)
-                    .bind(from)
-                    .bind(until - until.rem_euclid(WINDOW_MINUTES))
-                    .bind(i64::from(cohorts_max))
-                    .bind(WINDOW_MINUTES)
-                    .fetch_all(&mut *transaction)
-                    .await
-                    .map_err(failed(action))?;
-                transaction.commit().await.map_err(failed(action))?;
-                rows.iter()
-                    .map(cohort_window)
-                    .collect::<Result<_, _>>()
-                    .map_err(failed(action))
-            })
-            .await
+        let query = sqlx::query(COHORT_WINDOWS)
+            .bind(from)
+            .bind(until - until.rem_euclid(WINDOW_MINUTES))
+            .bind(i64::from(cohorts_max))
+            .bind(WINDOW_MINUTES);
+        let rows = self
+            .long(action, async |connection| query.fetch_all(connection).await)
+            .await?;
+        rows.iter()
+            .map(cohort_window)
+            .collect::<Result<_, _>>()
+            .map_err(failed(action))
     }
 
     /// The shifts ([`regression::shifts`]) since `from_ms` that are stored.
@@ -86,22 +60,13 @@ impl Analytics {
     /// # Errors
     /// [`TimescaleError`].
     pub async fn known_shifts(&self, from_ms: i64) -> Result<Vec<Known>, TimescaleError> {
-        let action = "reading shifts";
-        self.pool
-            .ask(action, async move |connection| {
-                let rows = sqlx::query(
-                    "select series, (document->>'time_ms')::bigint, (document->'change'->>'earliest_ms')::bigint,
-                            (document->'change'->>'latest_ms')::bigint
-                     from findings where model = $1 and time >= to_timestamp($2 / 1000.0)",
-                )
-                .bind(regression::SHIFT_MODEL)
-                .bind(from_ms)
-                .fetch_all(connection)
-                .await
-                .map_err(failed(action))?;
-                rows.iter().map(known).collect::<Result<_, _>>().map_err(failed(action))
-            })
-            .await
+        let query = sqlx::query(
+            "select series, (document->>'time_ms')::bigint, (document->'change'->>'earliest_ms')::bigint,
+                    (document->'change'->>'latest_ms')::bigint
+             from findings where model = $1 and time >= to_timestamp($2 / 1000.0)",
+        );
+        let query = query.bind(regression::SHIFT_MODEL).bind(from_ms);
+        self.rows("reading shifts", query, known).await
     }
 
     /// Stores what a job has found; what is stored already is passed over, so a job may run twice. Gives what is new.
@@ -137,15 +102,6 @@ with minutes as (
 select first, metric, firmware, model, sum(good)::bigint, sum(total), sum(good * deviation * deviation)
 from minutes join largest using (metric, firmware, model)
 group by 1, 2, 3, 4 order by 1, 2, 3, 4";
-
-/// The server's own limit, for the rest of the transaction.
-pub(super) async fn limit_time(connection: &mut PgConnection, time_max_ms: u128) -> Result<(), sqlx::Error> {
-    sqlx::query("select set_config('statement_timeout', $1, true), set_config('plan_cache_mode', 'force_custom_plan', true)")
-        .bind(time_max_ms.to_string())
-        .execute(connection)
-        .await
-        .map(drop)
-}
 
 fn fleet_minute(row: &PgRow) -> Result<FleetMinute, sqlx::Error> {
     Ok(FleetMinute {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sqlx::postgres::PgRow;
 use sqlx::{Executor as _, PgConnection, Row};
 
-use super::analytics::ANALYTICS;
+use super::analytics::failed;
 use super::{Analytics, TimescaleError, findings};
 use crate::detect::alert::{DEVICES_MIN, GroupsConfig, Sighting, Version, WINDOW_MS, WINDOWS_BACK, gather};
 use crate::detect::finding::{Finding, FindingId, Severity};
@@ -16,10 +16,6 @@ use crate::detect::reading::Token;
 
 /// Findings that are looked at in one run, the oldest first.
 const SIGHTINGS_MAX: i64 = 50_000;
-
-fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> TimescaleError + Copy {
-    move |error| TimescaleError::new(ANALYTICS, action, &error)
-}
 
 impl Analytics {
     /// Gathers what waits with what is at the same time, stores the findings of new groups, and silences those for whom they

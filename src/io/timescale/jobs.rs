@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::{Connection, Executor, PgConnection, Row};
 
-use super::analytics::ANALYTICS;
+use super::analytics::{ANALYTICS, failed};
 use super::pool::Lease;
 use super::{Analytics, Edition, TimescaleError, rollouts};
 
@@ -29,10 +29,6 @@ impl Ran {
     fn of(rows: Option<u64>) -> Self {
         rows.map_or(Self::Elsewhere, Self::Done)
     }
-}
-
-fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> TimescaleError + Copy {
-    move |error| TimescaleError::new(ANALYTICS, action, &error)
 }
 
 impl Analytics {

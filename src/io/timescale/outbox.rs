@@ -8,7 +8,7 @@
 
 use sqlx::{Connection, PgConnection, Row};
 
-use super::analytics::ANALYTICS;
+use super::analytics::failed;
 use super::{Analytics, TimescaleError};
 
 /// One finding on its way.
@@ -31,10 +31,6 @@ pub struct OutboxBatch {
     pub number: i64,
     /// In the order in which they were stored. What waited for others comes behind what was stored after it and did not.
     pub rows: Vec<OutboxRow>,
-}
-
-fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> TimescaleError + Copy {
-    move |error| TimescaleError::new(ANALYTICS, action, &error)
 }
 
 impl Analytics {

@@ -4,10 +4,9 @@
 //! and its medians are one transaction: there are whole hours only, each measured once, whoever runs the job.
 
 use sqlx::postgres::PgRow;
-use sqlx::{Connection, Executor, PgConnection, Row};
+use sqlx::{Executor, PgConnection, Row};
 
-use super::analytics::ANALYTICS;
-use super::cohorts::limit_time;
+use super::analytics::failed;
 use super::{Analytics, TimescaleError};
 use crate::detect::reading::{DeviceMedian, Rollout, Token};
 
@@ -31,10 +30,6 @@ pub struct Chosen {
     pub controls: u32,
 }
 
-fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> TimescaleError + Copy {
-    move |error| TimescaleError::new(ANALYTICS, action, &error)
-}
-
 /// The hours that are compared, since the beginning of the rollout's day: those of the day before it and of the two days
 /// after it.
 fn compared() -> impl Iterator<Item = i16> {
@@ -53,22 +48,11 @@ impl Analytics {
         until_ms: i64,
         devices_min: u32,
     ) -> Result<Vec<Rollout>, TimescaleError> {
-        let action = "looking for rollouts";
-        self.pool
-            .ask(action, async move |connection| {
-                let rows = sqlx::query(ROLLOUTS)
-                    .bind(from_ms)
-                    .bind(until_ms)
-                    .bind(i64::from(devices_min))
-                    .fetch_all(connection)
-                    .await
-                    .map_err(failed(action))?;
-                rows.iter()
-                    .map(rollout)
-                    .collect::<Result<_, _>>()
-                    .map_err(failed(action))
-            })
-            .await
+        let query = sqlx::query(ROLLOUTS)
+            .bind(from_ms)
+            .bind(until_ms)
+            .bind(i64::from(devices_min));
+        self.rows("looking for rollouts", query, rollout).await
     }
 
     /// Chooses whose readings are compared: at most `devices_max` devices that came to the firmware, and with their controls
@@ -139,26 +123,6 @@ impl Analytics {
             .filter_map(|row| median(row).transpose())
             .collect::<Result<_, _>>()
             .map_err(failed(action))
-    }
-
-    /// Runs `work` in a transaction that may take as long as a job.
-    async fn long<T>(
-        &self,
-        action: &'static str,
-        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
-    ) -> Result<T, TimescaleError> {
-        let time_max = self.job_time_max;
-        self.pool
-            .ask_for(time_max, action, async move |connection| {
-                let mut transaction = connection.begin().await.map_err(failed(action))?;
-                limit_time(&mut transaction, time_max.as_millis())
-                    .await
-                    .map_err(failed(action))?;
-                let done = work(&mut transaction).await.map_err(failed(action))?;
-                transaction.commit().await.map_err(failed(action))?;
-                Ok(done)
-            })
-            .await
     }
 }
 
