@@ -143,8 +143,9 @@ fn bench(options: &Options) -> Result<()> {
             Some(records) => report.soak.push(soak::measure(&session, records)?),
             None => measure(&session, options, &mut report)?,
         }
+        // What is measured is told, whatever becomes of the next profile.
+        println!("{report}");
     }
-    println!("{report}");
     if let Some(path) = &options.json {
         let text = serde_json::to_string_pretty(&report)?;
         std::fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
