@@ -15,20 +15,24 @@
 //! make bench BENCH_ARGS='--bench gate -- --soak'                           memory over 10 million events, instead
 //! ```
 //!
-//! Measured on 2 cores that the broker shares, 1,000,000 events of 293 bytes, one worker, medians of two rounds:
+//! Measured on 2 cores that the broker shares, 1,000,000 events of 294 bytes, medians of three rounds (smallest–largest):
 //!
-//! | profile | copy, events/s · CPU µs | gate, events/s · CPU µs | gate ÷ copy |
-//! |---|---|---|---|
-//! | webhook | 281,000 · 1.67 | 143,000 · 7.5 | 0.51 · 4.5 |
-//! | jws HS256 | 330,000 · 1.89 | 150,000 · 7.3 | 0.45 · 3.9 |
+//! | profile | workers | copy, k events/s · CPU µs | gate, k events/s · CPU µs | gate ÷ copy |
+//! |---|---|---|---|---|
+//! | webhook | 1 | 422 (342–520) · 1.60 | 161 (153–164) · 6.54 | 0.38 · 4.1 |
+//! | webhook | 2 | 225 (217–339) · 1.54 | 215 (206–246) · 6.52 | 0.96 · 4.2 |
+//! | jws HS256 | 1 | 462 (360–532) · 1.37 | 172 (163–180) · 6.48 | 0.37 · 4.7 |
+//! | jws HS256 | 2 | 480 (390–547) · 1.46 | 220 (208–253) · 6.29 | 0.46 · 4.3 |
 //!
 //! At 5,000 events a second, webhook, medians of five turns: p50 45 ms beside 37, p99 76 ms (71–192) beside 64: **1.19**
 //! of a bar of 1.3.
 //!
-//! The bars of throughput (0.75) and of CPU (2.0) are missed. The copy never touches a message and is bound by the broker;
-//! the gate is bound by its worker's thread, of whose time a record takes about 1.8 µs in verify (0.6 in a warm loop:
-//! headers, keys and values come from memory that another core has written), 0.9 in decode, 0.8 in finding the subject's
-//! key, 0.4 in admit and 1.9 in seal. librdkafka's threads take 1.7 µs more, in the gate as in the copy.
+//! The bar of CPU (2.0) is missed, and that of throughput (0.75) all but once. The copy never touches a message and is
+//! bound by the broker; the gate is bound by its worker's thread. What the stages take in warm loops of their own
+//! (`--bench verify`, `walker`, `seal`, `admit`: 0.6 + 0.6 + 1.4 + 0.1 µs) makes 4.2 µs with the copy's 1.5: more than the
+//! bar already, without a cache miss, a header list or a ledger record. In the gate a worker shares its caches with the
+//! broker, and the stages take some 4.9 µs: headers, keys and values come from memory that another core has written, rows
+//! of 10,000 devices and their subjects' keys from further than the second level. librdkafka's threads take 1.2 µs more.
 //!
 //! The profile of the worker's thread (perf) is flat: sealing 13 %, JSON 12 %, SHA-256 11 %, librdkafka's messages and
 //! header lists with their allocations 11 %, the subject's key 8 % and the device's row 8 % (cache misses, both), copying
