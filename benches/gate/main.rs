@@ -24,7 +24,7 @@
 //! | jws HS256 | 1 | 462 (360–532) · 1.37 | 172 (163–180) · 6.48 | 0.37 · 4.7 |
 //! | jws HS256 | 2 | 480 (390–547) · 1.46 | 220 (208–253) · 6.29 | 0.46 · 4.3 |
 //!
-//! At 5,000 events a second, webhook, medians of five turns: p50 45 ms beside 37, p99 76 ms (71–192) beside 64: **1.19**
+//! At 5,000 events a second, webhook, medians of five turns: p50 43 ms beside 37, p99 72 ms (71–76) beside 63: **1.14**
 //! of a bar of 1.3.
 //!
 //! The bar of CPU (2.0) is missed, and that of throughput (0.75) all but once. The copy never touches a message and is
