@@ -236,6 +236,20 @@ fn settings_must_fit_together() {
             "gate.batch.time_max_ms=60000",
             "gate.batch.time_max_ms: must be less than gate.transaction",
         ),
+        // Beyond these a lane would stand still at one record for good: sealed, it is more than a producer takes, or an
+        // encryption context, or the nonces that are drawn at once.
+        (
+            "gate.verify.value_bytes_max=16777217",
+            "gate.verify.value_bytes_max: must be between 1 and 16777216",
+        ),
+        (
+            "event.identity_bytes_max=65536",
+            "event.identity_bytes_max: must be between 1 and 65535",
+        ),
+        (
+            "event.protected_max=4097",
+            "event.protected_max: must be between 1 and 4096",
+        ),
         ("registry.url=host", "registry.url: is not a URL"),
         ("kek.source=file", "kek.file: must name the key file"),
         ("topics.clean=a/b", "topics.clean: must be 1 to 249 of letters"),

@@ -17,7 +17,7 @@ use crate::support::{Corner, admin, in_a_corner};
 
 pub const TOPIC: &str = "biometrics.clean";
 pub const PARTITION: i32 = 3;
-/// 2026-09-21, some past minute: what a test stores lies within what is kept.
+/// Now: what a test stores lies within what is kept.
 pub fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }
@@ -44,9 +44,14 @@ pub async fn analytics(config: &Config) -> Analytics {
 
 /// The jobs of a watch.
 pub fn jobs(config: &Config, analytics: &Analytics) -> Jobs {
+    counted_jobs(config, analytics, Arc::default())
+}
+
+/// The jobs of a watch that has these metrics.
+pub fn counted_jobs(config: &Config, analytics: &Analytics, metrics: Arc<Metrics>) -> Jobs {
     let text = std::fs::read_to_string("schemas/metrics.toml").expect("there");
     let table = MetricsTable::parse(&text).expect("a table");
-    Jobs::new(analytics.clone(), table, config, Arc::new(Metrics::new()))
+    Jobs::new(analytics.clone(), table, config, metrics)
 }
 
 /// Whether the stack's server leaves the recurring jobs to the watch; says so where it does not and the test has no subject.

@@ -1,12 +1,16 @@
 //! Devices of all lanes that show the same at once: one finding speaks for them, as long as they wait.
 
+use std::sync::Arc;
+
 use pulsegate::config::Config;
 use pulsegate::detect::finding::{Finding, FindingId, Kind, Origin};
-use pulsegate::io::timescale::{Analytics, Batch, DeviceVersion};
+use pulsegate::io::timescale::{Analytics, Batch, DeviceVersion, Ran};
+use pulsegate::telemetry::health::Health;
+use pulsegate::telemetry::metrics::Metrics;
 use sqlx::{Executor, PgConnection, Row};
 
 use crate::fixture::{
-    TOPIC, analytics, batch, finding, now_ms, number, superuser, token, version, with_databases,
+    TOPIC, analytics, batch, counted_jobs, finding, now_ms, number, superuser, token, version, with_databases,
 };
 
 const MINUTE_MS: i64 = 60_000;
@@ -160,6 +164,32 @@ async fn devices_of_all_lanes_are_one_finding() {
                 ..found(0, 1)
             };
             assert_eq!(batch.rows[0].document, expected.json(), "byte for byte");
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_job_finds_is_counted_when_it_is_new() {
+    with_databases(
+        "groupcounted",
+        |_| {},
+        |config| async move {
+            let analytics = analytics(&config).await;
+            let metrics = Arc::<Metrics>::default();
+            let jobs = counted_jobs(&config, &analytics, Arc::clone(&metrics));
+            let counted = || {
+                let text = metrics.render(&Health::new(1));
+                text.contains("\npulsegate_findings_total{kind=\"fleet\"} 1\n")
+            };
+            store(&analytics, 0, &[found(0, 1), found(1, 1)]).await;
+            assert_eq!(jobs.gather().await.expect("gathered"), Ran::Done(0));
+            assert!(!counted(), "two are no group");
+            store(&analytics, 1, &[found(2, 2)]).await;
+            assert_eq!(jobs.gather().await.expect("gathered"), Ran::Done(1));
+            assert!(counted());
+            assert_eq!(jobs.gather().await.expect("gathered"), Ran::Done(0));
+            assert!(counted(), "once");
         },
     )
     .await;
