@@ -319,6 +319,15 @@ impl Described {
         (value, verdict)
     }
 
+    /// The reading says, and is believed to say, that the device moves.
+    #[must_use]
+    pub fn is_movement(&self, measured: &Measured<'_>) -> bool {
+        self.activity_min.is_some_and(|least| {
+            let (value, verdict) = self.judge(measured);
+            verdict == Quality::Good && value >= least
+        })
+    }
+
     fn convert(&self, measured: &Measured<'_>) -> Option<f64> {
         let own = self.metric.unit.as_str();
         match measured.unit.as_deref() {

@@ -121,7 +121,7 @@ impl Output {
 pub struct NeedsSchema(pub u32);
 
 /// One series of one device.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, PartialEq, Debug)]
 struct Series {
     /// Time and value of the last plausible reading.
     last: Option<(i64, f64)>,
@@ -214,12 +214,12 @@ impl Lane {
         };
         // What explains the readings of an event may stand behind them.
         for measured in &event.readings {
-            if let Some((_, described)) = described(measured)
-                && described
-                    .activity_min
-                    .is_some_and(|least| measured.value >= least)
+            let time_ms = recorded_ms.saturating_add(measured.offset_ms);
+            // One movement in the year 2100 would be the newest for good, and hide all that follow.
+            if described(measured).is_some_and(|(_, described)| described.is_movement(measured))
+                && rules.quality.believes(time_ms, record.append_ms)
             {
-                device.moved(recorded_ms.saturating_add(measured.offset_ms));
+                device.moved(time_ms);
             }
         }
         out.readings.reserve(event.readings.len());

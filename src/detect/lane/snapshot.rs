@@ -16,7 +16,7 @@ use crate::detect::reading::Token;
 use crate::detect::series::{Table, Window};
 
 /// The version of this layout and of everything that a lane does with what it remembers.
-const LAYOUT: &str = "lane-3";
+const LAYOUT: &str = "lane-4";
 
 /// Bytes that are no snapshot of this version, or a damaged one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

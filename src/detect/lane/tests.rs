@@ -254,7 +254,10 @@ fn what_is_odd_before_a_day_is_over_is_stored_and_told_to_nobody() {
 
 #[test]
 fn what_movement_explains_is_not_odd() {
+    const YEAR_2100: i64 = 4_102_444_800_000;
     let mut run = Run::new();
+    // Steps of a clock that is lost are no movement, and hide none that follows.
+    run.take(NOW, &event(1, YEAR_2100, "1", &[("steps", 110.0, 0)]));
     for minute in 0..320_i64 {
         let at_ms = NOW + minute * 60_000;
         let moving = minute >= 300;
@@ -273,6 +276,23 @@ fn what_movement_explains_is_not_odd() {
         .filter(|finding| finding.metric == "heart_rate")
         .collect();
     assert!(odd.is_empty(), "{odd:?}");
+}
+
+#[test]
+fn steps_that_nobody_can_take_explain_nothing() {
+    let mut run = Run::new();
+    for minute in 0..320_i64 {
+        let at_ms = NOW + minute * 60_000;
+        let broken = minute >= 300;
+        let heart = 60.0 + ((minute * 7) % 11) as f64 / 2.0 + if broken { 60.0 } else { 0.0 };
+        let steps = if broken { 1e6 } else { 0.0 };
+        run.take(
+            at_ms,
+            &event(1, at_ms, "1", &[("heart_rate", heart, 0), ("steps", steps, 0)]),
+        );
+    }
+    let odd = |finding: &&Finding| finding.kind == Kind::Anomaly && finding.metric == "heart_rate";
+    assert_eq!(run.out.findings.iter().filter(odd).count(), 1);
 }
 
 #[test]
@@ -383,6 +403,61 @@ fn what_decides_findings_names_the_snapshot() {
     ];
     let distinct: std::collections::BTreeSet<_> = names.iter().collect();
     assert_eq!(distinct.len(), names.len(), "{names:?}");
+}
+
+/// The state that decides what is odd and who is told of it: a detector that knows its series, the odd ones of the last
+/// five windows, the silence after a finding and the device's budget.
+#[test]
+fn a_lane_that_was_restored_finds_and_tells_what_it_would_have() {
+    const AGAIN: i64 = KNOWN + 300;
+    const END: i64 = AGAIN + 20;
+    let mut frugal = Arc::into_inner(rules()).expect("ours alone");
+    frugal.alert.device_day_max = 1;
+    let frugal = Arc::new(frugal);
+    let run = |lane, offset| Run {
+        lane,
+        offset,
+        ..Run::new()
+    };
+    let play = |run: &mut Run, minutes: std::ops::Range<i64>| {
+        for minute in minutes {
+            let odd = [KNOWN, AGAIN]
+                .iter()
+                .any(|from| (*from..from + 10).contains(&minute));
+            run.heart(
+                minute,
+                60.0 + ((minute * 7) % 11) as f64 / 2.0 + if odd { 60.0 } else { 0.0 },
+            );
+        }
+    };
+    let mut whole = run(Lane::new(3, Arc::clone(&frugal)), 0);
+    play(&mut whole, 0..END);
+    let told: Vec<_> = whole.out.findings.iter().map(|finding| finding.notify).collect();
+    assert_eq!(told, [true, false], "the second is beyond the budget");
+    for cut in [
+        KNOWN,
+        KNOWN + 1,
+        KNOWN + 2,
+        KNOWN + 5,
+        AGAIN,
+        AGAIN + 1,
+        AGAIN + 2,
+    ] {
+        let mut before = run(Lane::new(3, Arc::clone(&frugal)), 0);
+        play(&mut before, 0..cut);
+        let restored =
+            Lane::restore(3, Arc::clone(&frugal), &before.lane.snapshot()).expect("its own snapshot");
+        assert!(restored.series.entries().eq(before.lane.series.entries()));
+        assert!(restored.devices.entries().eq(before.lane.devices.entries()));
+        let mut after = run(restored, before.offset);
+        play(&mut after, cut..END);
+        before.out.findings.append(&mut after.out.findings);
+        assert_eq!(
+            format!("{:?}", before.out.findings),
+            format!("{:?}", whole.out.findings),
+            "cut in minute {cut}"
+        );
+    }
 }
 
 proptest! {
