@@ -114,7 +114,7 @@ impl KeyringBuilder {
     /// Adds a row, or updates the one with this key id. The device's tenant, class and token become the row's.
     ///
     /// # Errors
-    /// A row that breaks a rule of the registry. The builder is then of no more use.
+    /// A row that breaks a rule of the registry, or for which there is no room. Its key is then what it was before.
     pub fn put(&mut self, row: &KeyRow<'_>) -> Result<(), KeyringError> {
         row.check()?;
         let slot = self.put_device(row)?;
@@ -192,9 +192,9 @@ impl KeyringBuilder {
                 return Err(KeyringError::KidTaken);
             }
             if keyring.secrets.get(entry.material_at, entry.material_len) != material.as_slice() {
+                let place = keyring.secrets.put(&material).ok_or(KeyringError::Full)?;
                 keyring.secrets.wipe(entry.material_at, entry.material_len);
-                (entry.material_at, entry.material_len) =
-                    keyring.secrets.put(&material).ok_or(KeyringError::Full)?;
+                (entry.material_at, entry.material_len) = place;
             }
             *keyring.keys.get_mut(index) = KeyEntry { flags, ..entry };
             return Ok(index);

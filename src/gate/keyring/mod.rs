@@ -33,6 +33,8 @@ pub const JWS_SECRET_BYTES_MIN: usize = 32;
 pub const WEBHOOK_SECRET_BYTES_MIN: usize = 24;
 /// How many keys of one device may verify (be `active` or `verify_only`) at once: enough to rotate without a pause.
 pub const VERIFYING_KEYS_MAX: usize = 2;
+/// How many classes of devices there may be: their number fits a byte, a million times.
+pub const CLASSES_MAX: usize = 1 << u8::BITS;
 
 /// How a device signs. The registry row decides it, never the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -239,7 +239,7 @@ fn rows_that_break_a_rule_are_refused_without_naming_a_value() {
 
 #[test]
 fn classes_and_tenants_have_an_end() {
-    let names: Vec<_> = (0..=256).map(|class| format!("c{class}")).collect();
+    let names: Vec<_> = (0..=CLASSES_MAX).map(|class| format!("c{class}")).collect();
     let mut builder = KeyringBuilder::default();
     let mut put = |class: &str| {
         builder.put(&KeyRow {
@@ -247,8 +247,15 @@ fn classes_and_tenants_have_an_end() {
             ..row("k", "d", &[0; 32])
         })
     };
-    assert!(names[..256].iter().all(|class| put(class).is_ok()));
-    assert_eq!(put(&names[256]), Err(KeyringError::Full));
+    assert!(names[..CLASSES_MAX].iter().all(|class| put(class).is_ok()));
+    assert_eq!(put(&names[CLASSES_MAX]), Err(KeyringError::Full));
+    let keyring = builder.finish().unwrap();
+    let key = keyring.by_kid(b"k").unwrap().key;
+    assert_eq!(
+        usize::from(key.class),
+        CLASSES_MAX - 1,
+        "what was refused changed nothing"
+    );
 }
 
 /// The nanoseconds that this thread has had a core to itself for, which a busy machine does not stretch.

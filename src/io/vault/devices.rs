@@ -93,19 +93,19 @@ select k.kid, d.name, d.tenant_id, d.class, d.token_salt, k.profile, k.alg, k.st
        coalesce(k.secret_wrapped, k.public_key), k.revision
 from device_key k join device d on d.id = k.device_id";
 
-/// Reads everything, as of one moment.
-pub(super) async fn load(database: &Database, kek: &Kek) -> Result<Keys, VaultFault> {
+/// Reads everything, as of one moment, into what is known.
+pub(super) async fn load(database: &Database, kek: &Kek, known: KeyringBuilder) -> Result<Keys, VaultFault> {
     let action = "reading the device keys";
     let late = |_| VaultFault::Unreachable {
         action,
         reason: "no end within ten minutes".to_owned(),
     };
-    tokio::time::timeout(LOAD_TIME_MAX, read_all(database, kek))
+    tokio::time::timeout(LOAD_TIME_MAX, read_all(database, kek, known))
         .await
         .map_err(late)?
 }
 
-async fn read_all(database: &Database, kek: &Kek) -> Result<Keys, VaultFault> {
+async fn read_all(database: &Database, kek: &Kek, mut builder: KeyringBuilder) -> Result<Keys, VaultFault> {
     let fault = |error| VaultFault::database("reading the device keys", &error);
     let mut connection = database.pool.acquire().await.map_err(fault)?;
     tenants::check_kek(&mut connection, kek, true).await?;
@@ -119,7 +119,6 @@ async fn read_all(database: &Database, kek: &Kek) -> Result<Keys, VaultFault> {
     without_haste(&mut transaction).await.map_err(fault)?;
     let branches = tenants::read(&mut transaction, kek, Which::All).await?;
     let by_id: HashMap<i32, &Branch> = branches.iter().map(|branch| (branch.id, branch)).collect();
-    let mut builder = KeyringBuilder::default();
     let mut revision = 0;
     let mut rows = sqlx::query(sqlx::AssertSqlSafe(COLUMNS)).fetch(&mut *transaction);
     while let Some(row) = rows.try_next().await.map_err(fault)? {
@@ -162,17 +161,20 @@ pub(super) async fn follow(shared: &Shared) -> Result<bool, VaultFault> {
     for row in &rows {
         // The rows come in the order of their revisions.
         revision = row.try_get::<i64, _>(9).map_or(revision, i64::cast_unsigned);
-        match Decoded::new(row, |id| by_id.get(&id).map(|home| &home.branch)) {
-            Ok(decoded) => decoded.put(&mut builder)?,
-            // One row that somebody damaged must not keep the revocations behind it from this gate.
-            Err(fault) => error!(%fault, revision, "a changed device key is left out"),
+        let decoded = Decoded::new(row, |id| by_id.get(&id).map(|home| &home.branch));
+        // One row that somebody damaged must not keep the revocations behind it from this gate.
+        if let Err(fault) = decoded.and_then(|decoded| decoded.put(&mut builder)) {
+            error!(%fault, revision, "a changed device key is left out");
         }
     }
     let more = rows.len() as i64 == CHANGES_MAX;
     let keys = match builder.finish() {
         Ok(keyring) => Keys::new(keyring, revision, by_id)?,
         // A key that takes the place of another, whose change is behind this page.
-        Err(KeyringError::TooManyKeys) if more => load(&shared.database, &shared.kek).await?,
+        // What is in memory keeps its numbers: admission and subject keys know devices and tenants by them.
+        Err(KeyringError::TooManyKeys) if more => {
+            load(&shared.database, &shared.kek, keys.keyring.edit()).await?
+        }
         Err(error) => return Err(VaultFault::damaged("device keys", error)),
     };
     info!(
@@ -253,8 +255,6 @@ impl<'r> Decoded<'r> {
                 .map_err(|error| damaged(&error))?,
             revision: row.try_get::<i64, _>(9).map(i64::cast_unsigned).map_err(fault)?,
         };
-        // A builder that has refused a row is of no more use, so the row is looked at before.
-        decoded.row().check().map_err(|error| damaged(&error))?;
         Ok(decoded)
     }
 

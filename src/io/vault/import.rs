@@ -19,7 +19,7 @@ use super::tenants::{self, Branch, Which};
 use super::{VaultFault, random, without_haste};
 use crate::crypto::envelope::Nonce;
 use crate::crypto::kek::Kek;
-use crate::gate::keyring::{Algorithm, VERIFYING_KEYS_MAX};
+use crate::gate::keyring::{Algorithm, CLASSES_MAX, VERIFYING_KEYS_MAX};
 use crate::io::copy::Rows;
 
 /// Lines that are sent at once.
@@ -215,43 +215,56 @@ impl Staging<'_> {
     }
 }
 
-/// Each query answers the first line that is wrong, and the field. Only then is the reason put into words.
-const CONFLICTS: [(&str, &str, &str); 5] = [
-    (
-        "kid",
-        "stands in an earlier line already",
-        "select line from (select line, row_number() over (partition by kid order by line) as n from staged) s
+/// What can be wrong with lines beside others, or beside the vault.
+struct Conflict {
+    field: &'static str,
+    reason: &'static str,
+    /// Answers the first line that is wrong.
+    query: &'static str,
+    /// The limit that the query asks for.
+    limit: Option<usize>,
+}
+
+const CONFLICTS: [Conflict; 6] = [
+    Conflict {
+        field: "kid",
+        reason: "stands in an earlier line already",
+        query: "select line from (select line, row_number() over (partition by kid order by line) as n from staged) s
          where n > 1 order by line limit 1",
-    ),
-    (
-        "tenant",
-        "is not that of an earlier line or of the vault for the same device",
-        "select s.line from staged s
+        limit: None,
+    },
+    Conflict {
+        field: "tenant",
+        reason: "is not that of an earlier line or of the vault for the same device",
+        query: "select s.line from staged s
          join (select device, first_value(tenant_id) over (partition by device order by line) as tenant_id, line
                from staged) f on f.line = s.line
          left join device d on d.name = s.device
          where s.tenant_id <> coalesce(d.tenant_id, f.tenant_id) order by s.line limit 1",
-    ),
-    (
-        "class",
-        "is not that of an earlier line or of the vault for the same device",
-        "select s.line from staged s
+        limit: None,
+    },
+    Conflict {
+        field: "class",
+        reason: "is not that of an earlier line or of the vault for the same device",
+        query: "select s.line from staged s
          join (select device, first_value(class) over (partition by device order by line) as class, line
                from staged) f on f.line = s.line
          left join device d on d.name = s.device
          where s.class <> coalesce(d.class, f.class) order by s.line limit 1",
-    ),
-    (
-        "kid",
-        "is in the vault already, with another device, profile, alg or key",
-        "select s.line from staged s join device_key k on k.kid = s.kid join device d on d.id = k.device_id
+        limit: None,
+    },
+    Conflict {
+        field: "kid",
+        reason: "is in the vault already, with another device, profile, alg or key",
+        query: "select s.line from staged s join device_key k on k.kid = s.kid join device d on d.id = k.device_id
          where (d.name, k.profile, k.alg) <> (s.device, s.profile, s.alg)
             or k.public_key is distinct from s.public_key order by s.line limit 1",
-    ),
-    (
-        "device",
-        "would have more than two keys that verify; revoke one before you add another",
-        "select line from (
+        limit: None,
+    },
+    Conflict {
+        field: "device",
+        reason: "would have more than two keys that verify; revoke one before you add another",
+        query: "select line from (
              select s.line, count(*) over (partition by s.device order by s.line) + coalesce(v.n, 0) as n
              from staged s
              left join (select d.name, count(*) as n from device_key k join device d on d.id = k.device_id
@@ -259,7 +272,18 @@ const CONFLICTS: [(&str, &str, &str); 5] = [
                         group by d.name) v on v.name = s.device
              where not exists (select from device_key k where k.kid = s.kid)) s
          where n > $1 order by line limit 1",
-    ),
+        limit: Some(VERIFYING_KEYS_MAX),
+    },
+    Conflict {
+        field: "class",
+        reason: "would be one more class than a gate tells apart (256); use one that there is",
+        query: "with known as (select distinct class from device)
+         select line from (
+             select min(line) as line, row_number() over (order by min(line)) as n from staged
+             where class not in (select class from known) group by class) s
+         where n + (select count(*) from known) > $1 order by line limit 1",
+        limit: Some(CLASSES_MAX),
+    },
 ];
 
 async fn find_conflicts(connection: &mut PgConnection) -> Result<(), ImportError> {
@@ -268,10 +292,16 @@ async fn find_conflicts(connection: &mut PgConnection) -> Result<(), ImportError
         .execute(&mut *connection)
         .await
         .map_err(fault)?;
-    for (field, reason, query) in CONFLICTS {
+    for Conflict {
+        field,
+        reason,
+        query,
+        limit,
+    } in CONFLICTS
+    {
         let mut query = sqlx::query_scalar(query);
-        if field == "device" {
-            query = query.bind(VERIFYING_KEYS_MAX as i64);
+        if let Some(limit) = limit {
+            query = query.bind(limit as i64);
         }
         let line: Option<i64> = query.fetch_optional(&mut *connection).await.map_err(fault)?;
         if let Some(line) = line {

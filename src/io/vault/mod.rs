@@ -36,6 +36,7 @@ pub use self::devices::Keys;
 use self::subjects::Subjects;
 use crate::config::{Check, Secret};
 use crate::crypto::kek::{Kek, KekError};
+use crate::gate::keyring::KeyringBuilder;
 use crate::io::topology::databases::check_url;
 use crate::io::topology::logins;
 use crate::telemetry::metrics::{Metrics, Service};
@@ -275,7 +276,7 @@ impl Vault {
     ) -> Result<Arc<Self>, VaultFault> {
         let database = Database::connect(config, "gate_vault").await?;
         let kek = read_kek(config)?;
-        let keys = devices::load(&database, &kek).await?;
+        let keys = devices::load(&database, &kek, KeyringBuilder::default()).await?;
         info!(
             devices = keys.keyring().devices(),
             revision = keys.revision(),
