@@ -101,6 +101,11 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let mut oracle = oracle::Config::new(kafka);
     (oracle.topics, oracle.since, oracle.planted) = (topics, Some(mark), fleet.planted());
     oracle.environment.clone_from(&config.environment);
+    let rate = config.gate.admit.rate;
+    oracle.rules.rate = config.gate.admit.classes.is_empty().then(|| oracle::Rate {
+        events_per_minute: rate.events_per_minute.get(),
+        burst: rate.burst.get(),
+    });
     let report = judge(oracle, lines).await?;
     tell(context, &made, &report, &watched, seconds)
 }

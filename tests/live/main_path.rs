@@ -1,6 +1,7 @@
 //! Raw to clean, with everything that a fleet does to a gate.
 
 use pulsegate_loadtest::fleet::{Fleet, Hostile, Options};
+use pulsegate_loadtest::outcome::Outcome;
 
 use crate::world::{World, in_a_world};
 
@@ -23,6 +24,8 @@ fn every_record_of_a_hostile_fleet_gets_its_outcome() {
         world.settle(&mut [&mut gate]);
         let report = world.judged_good(&fleet);
         assert_eq!(report.total.records, made.records);
+        // The oracle says of each record whether it was within its device's rate.
+        assert!(report.total.outcomes.get(&Outcome::RateLimited) > Some(&0));
         assert!(gate.terminate().success(), "a drained gate exits with 0");
     });
 }

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use pulsegate_loadtest::fleet::Hostile;
+use pulsegate_loadtest::oracle::Rate;
 use pulsegate_loadtest::replay::series;
 
 use crate::main_path::fleet;
@@ -34,8 +35,10 @@ fn every_real_series_comes_through_whole() {
         return;
     }
     // A month of readings comes within seconds, so the limit is that of a bulk upload.
-    let rate = "gate.admit.rate.events_per_minute = 600000\ngate.admit.rate.burst = 100000\n";
-    in_a_world("series", rate, move |world| {
+    let (events_per_minute, burst) = (600_000, 100_000);
+    let settings =
+        format!("gate.admit.rate.events_per_minute = {events_per_minute}\ngate.admit.rate.burst = {burst}\n");
+    in_a_world("series", &settings, move |world| {
         let fleet = fleet(
             world,
             u32::try_from(files.len()).expect("few"),
@@ -50,7 +53,13 @@ fn every_real_series_comes_through_whole() {
 
         let mut gate = world.gate("one");
         world.settle(&mut [&mut gate]);
-        let report = world.judged_good(&fleet);
+        let report = world.judge_with(&fleet, |config| {
+            config.rules.rate = Some(Rate {
+                events_per_minute,
+                burst,
+            });
+        });
+        assert!(report.is_good(), "{}\n{:#?}", report.table(), report.problems);
         assert_eq!(report.clean_records, replayed.records, "{report}");
         assert!(gate.terminate().success());
     });

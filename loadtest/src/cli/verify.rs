@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use apache_avro::Schema;
 use pulsegate_loadtest::kafka::Range;
-use pulsegate_loadtest::oracle::{self, AvroSchemas, Config, Keys, Mark, Rules, Topics};
+use pulsegate_loadtest::oracle::{self, AvroSchemas, Config, Keys, Mark, Rate, Rules, Topics};
 
 use super::{Ended, KafkaArgs, print_json, progress_bar, read_text};
 
@@ -69,6 +69,15 @@ pub struct Args {
     /// The gate's `gate.admit.window_messages`.
     #[arg(long, default_value_t = 512)]
     window_messages: u64,
+    /// The gate's `gate.admit.rate.events_per_minute`.
+    #[arg(long, default_value_t = 6_000)]
+    events_per_minute: u32,
+    /// The gate's `gate.admit.rate.burst`.
+    #[arg(long, default_value_t = 1_000)]
+    burst: u32,
+    /// Classes of devices have rates of their own: do not judge what is rate limited.
+    #[arg(long)]
+    any_rate: bool,
     #[command(flatten)]
     kafka: KafkaArgs,
 }
@@ -157,6 +166,10 @@ impl Args {
                 freshness_ms: i64::from(self.freshness_seconds) * 1000,
                 failures_burst: self.failures_burst,
                 replay_window: self.window_messages,
+                rate: (!self.any_rate).then_some(Rate {
+                    events_per_minute: self.events_per_minute,
+                    burst: self.burst,
+                }),
                 avro: AvroSchemas {
                     event,
                     ids: self.schema_ids.clone(),

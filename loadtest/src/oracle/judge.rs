@@ -7,6 +7,15 @@ use crate::murmur2;
 use crate::outcome::{Outcome, Outcomes};
 use crate::record::Record;
 
+/// What one device may send.
+#[derive(Clone, Copy, Debug)]
+pub struct Rate {
+    /// Events in the long run, a minute.
+    pub events_per_minute: u32,
+    /// Events at once.
+    pub burst: u32,
+}
+
 /// The limits of the gate's configuration that decide outcomes.
 #[derive(Clone, Debug)]
 pub struct Rules {
@@ -22,6 +31,9 @@ pub struct Rules {
     /// `gate.admit.window_messages`: so far behind the newest message of its device the gate can no longer tell a repeat
     /// from a late one, and says `stale`. Default 512.
     pub replay_window: u64,
+    /// `gate.admit.rate`; `None` where classes of devices have rates of their own: any record that is else clean may
+    /// then be `rate_limited`. Default 6,000 events a minute, 1,000 at once.
+    pub rate: Option<Rate>,
     /// Limits of the event.
     pub event: EventLimits,
     /// Avro schemas, where the fleet writes Avro.
@@ -36,6 +48,10 @@ impl Default for Rules {
             freshness_ms: 300_000,
             failures_burst: 20_000,
             replay_window: 512,
+            rate: Some(Rate {
+                events_per_minute: 6_000,
+                burst: 1_000,
+            }),
             event: EventLimits::default(),
             avro: AvroSchemas::default(),
         }
@@ -70,6 +86,15 @@ pub enum Once {
         /// 128 bits of the id's SHA-256.
         digest: u128,
     },
+}
+
+impl Once {
+    /// The device's number among the keys.
+    pub(super) const fn device(self) -> u32 {
+        match self {
+            Self::Counted { device, .. } | Self::Named { device, .. } => device,
+        }
+    }
 }
 
 /// What can be said of a record without the records before it.

@@ -3,7 +3,7 @@
 use hashbrown::{HashMap, HashSet};
 
 use super::Topics;
-use super::judge::{Judgement, Once, Rules};
+use super::judge::{Judgement, Once, Rate, Rules};
 use super::ledger::{Chain, Entry, hex};
 use super::merkle;
 use super::report::{Account, Problem, Report};
@@ -371,18 +371,21 @@ struct History<'l> {
     /// Seen, but turned away by the rate limit: the contract does not say whether that uses it up.
     limited: HashSet<Once>,
     newest: HashMap<u32, (u64, u64)>,
+    /// When each device was last let through, and how many events of its burst it had used then.
+    used: HashMap<u32, (i64, f64)>,
     failures: u64,
 }
 
 impl<'l> History<'l> {
     fn new(rules: &'l Rules, before: &'l HashSet<Once>) -> Self {
-        let (accepted, limited, newest) = Default::default();
+        let (accepted, limited, newest, used) = Default::default();
         Self {
             rules,
             before,
             accepted,
             limited,
             newest,
+            used,
             failures: 0,
         }
     }
@@ -400,7 +403,7 @@ impl<'l> History<'l> {
         };
         let mut allowed = match self.accepted.contains(&once) {
             true => Outcome::Duplicate.into(),
-            false => raw.allowed.with(Outcome::RateLimited),
+            false => self.rated(raw, once),
         };
         if self.before.contains(&once) || self.limited.contains(&once) {
             allowed = allowed.with(Outcome::Duplicate);
@@ -409,6 +412,32 @@ impl<'l> History<'l> {
             allowed = allowed.with(Outcome::Stale);
         }
         allowed
+    }
+
+    /// What the device's rate makes of a record that is else clean, told by a bucket that leaks: an event is what leaks in
+    /// the time that one takes in the long run. An event more or less is left to how the gate rounds.
+    fn rated(&self, raw: &Raw, once: Once) -> Outcomes {
+        const ROUNDING: f64 = 1.0;
+        let either = raw.allowed.with(Outcome::RateLimited);
+        let Some(rate) = self.rules.rate else {
+            return either;
+        };
+        let free = f64::from(rate.burst) - self.used(rate, raw, once);
+        match free {
+            free if free < -ROUNDING => Outcome::RateLimited.into(),
+            // What came before the range has used something, too.
+            free if free >= 1.0 + ROUNDING && self.before.is_empty() => raw.allowed,
+            _ => either,
+        }
+    }
+
+    /// The events of its burst that a device has used.
+    fn used(&self, rate: Rate, raw: &Raw, once: Once) -> f64 {
+        let Some((then_ms, used)) = self.used.get(&once.device()) else {
+            return 0.0;
+        };
+        let leaked = (raw.appended_ms - then_ms).max(0) as f64 / 60_000.0 * f64::from(rate.events_per_minute);
+        (used - leaked).max(0.0)
     }
 
     /// Whether the window of the device may have moved on too far to tell a repeat from a late message.
@@ -428,7 +457,13 @@ impl<'l> History<'l> {
         self.failures += u64::from(matches!(observed, Outcome::BadSignature | Outcome::UnknownKey));
         let Some(once) = raw.once else { return };
         match observed {
-            Outcome::Clean => self.accepted.insert(once),
+            Outcome::Clean => {
+                if let Some(rate) = self.rules.rate {
+                    let used = self.used(rate, raw, once) + 1.0;
+                    self.used.insert(once.device(), (raw.appended_ms, used));
+                }
+                self.accepted.insert(once)
+            }
             Outcome::RateLimited => self.limited.insert(once),
             _ => return,
         };

@@ -46,7 +46,7 @@ use apache_avro::Schema;
 
 use crate::kafka::{Kafka, KafkaError, Range, ReadError};
 pub use event::{AvroSchemas, EventLimits};
-pub use judge::{Judge, Once, Rules};
+pub use judge::{Judge, Once, Rate, Rules};
 pub use keys::{BadKey, Keys};
 pub use mark::Mark;
 use reading::Reading;

@@ -171,6 +171,7 @@ fn history_decides_what_a_repeat_may_be() {
             number,
         })
     };
+    // Nobody knows what the device has used of its rate before.
     let fresh = Outcomes::of(&[Outcome::Clean, Outcome::RateLimited]);
     assert_eq!(history.allow(&counted(1, 1000)), fresh);
     history.take(&counted(1, 1000), Outcome::Clean);
@@ -196,4 +197,50 @@ fn history_decides_what_a_repeat_may_be() {
         history.allow(&forged),
         Outcomes::of(&[Outcome::BadSignature, Outcome::RateLimited])
     );
+}
+
+#[test]
+fn a_rate_is_used_up_and_comes_back() {
+    let rules = Rules {
+        rate: Some(Rate {
+            events_per_minute: 60,
+            burst: 10,
+        }),
+        ..Rules::default()
+    };
+    let nothing = HashSet::new();
+    let mut history = History::new(&rules, &nothing);
+    let at = |number: u64, appended_ms| Raw {
+        offset: 0,
+        appended_ms,
+        digest: [0; 32],
+        event: None,
+        once: Some(Once::Counted {
+            device: 1,
+            boot: 0,
+            number,
+        }),
+        allowed: Outcome::Clean.into(),
+    };
+    let (clean, limited) = (
+        Outcomes::from(Outcome::Clean),
+        Outcomes::from(Outcome::RateLimited),
+    );
+    let either = clean.with(Outcome::RateLimited);
+    for number in 0..9 {
+        assert_eq!(history.allow(&at(number, 0)), clean, "{number}");
+        history.take(&at(number, 0), Outcome::Clean);
+    }
+    for number in 9..12 {
+        assert_eq!(history.allow(&at(number, 0)), either, "{number}");
+        history.take(&at(number, 0), Outcome::Clean);
+    }
+    assert_eq!(history.allow(&at(12, 0)), limited);
+    history.take(&at(12, 0), Outcome::RateLimited);
+    assert_eq!(
+        history.allow(&at(13, 3_000)),
+        either,
+        "what is turned away uses nothing"
+    );
+    assert_eq!(history.allow(&at(13, 4_000)), clean);
 }
