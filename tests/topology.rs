@@ -230,6 +230,14 @@ async fn a_lost_login_is_made_anew_locally_and_only_named_elsewhere() {
         topology::apply(&config).await.expect("applied");
         let after = logins::read(&config.databases, "gate_vault").expect("written");
         assert!(login(&after).await.is_ok() && login(&before).await.is_err());
+
+        // As is one of a server that was at another port then.
+        let moved: PgConnectOptions = after.expose().parse().expect("a URL");
+        let moved = moved.port(9).to_url_lossy();
+        std::fs::write(&file, moved.as_str()).expect("writable");
+        topology::apply(&config).await.expect("applied");
+        let after = logins::read(&config.databases, "gate_vault").expect("written");
+        assert!(login(&after).await.is_ok());
     })
     .await;
 }

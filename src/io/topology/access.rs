@@ -168,12 +168,15 @@ pub(super) async fn apply_roles(
     for (role, declared) in &matrix.role {
         let name = admin.full(role);
         let live = live_role(root, &name).await?;
-        let login = logins::find(&admin.config.databases, role)?;
+        let local = admin.config.environment == LOCAL;
+        // A developer's server moves to another port, and is asked under the one that the superuser has now.
+        let login = logins::find(&admin.config.databases, role)?
+            .filter(|login| !local || logins::is_at(login, admin.options()));
         let login = match (login, &live) {
             (Some(login), _) => Some(login),
             // Somebody may be connected with the password of an existing role whose file is not here: outside a
             // developer's machine it is not for us to change.
-            (None, Some(_)) if admin.config.environment != LOCAL => None,
+            (None, Some(_)) if !local => None,
             (None, _) => {
                 let database = admin.full(&declared.database);
                 changes.push(format!("made a login for role {name}"));

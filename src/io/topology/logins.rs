@@ -45,6 +45,13 @@ pub(super) fn find(config: &Config, role: &str) -> Result<Option<Secret>, Fault>
     }
 }
 
+/// The login leads to the server that `admin` is at. One that cannot be read is not ours to judge.
+pub(super) fn is_at(login: &Secret, admin: &PgConnectOptions) -> bool {
+    login.expose().parse::<PgConnectOptions>().map_or(true, |login| {
+        (login.get_host(), login.get_port()) == (admin.get_host(), admin.get_port())
+    })
+}
+
 /// What a service connects with: the URL that is configured, or else the login of `role`.
 ///
 /// # Errors
