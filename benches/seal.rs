@@ -78,7 +78,7 @@ fn stage(criterion: &mut Criterion) {
         .map(|index| {
             let field_key = FieldKey::new(1, key(index));
             tenant
-                .subject_key(&index.to_be_bytes(), [4; 16], field_key, 0)
+                .subject_key(&index.to_be_bytes(), [4; 16], field_key)
                 .expect("short")
         })
         .collect();

@@ -322,14 +322,12 @@ impl Tenant {
         subject: &[u8],
         salt: Salt,
         field_key: FieldKey,
-        created_ms: i64,
     ) -> Result<SubjectKey, TooLong> {
         let token = self.tokens.token(token::SUBJECT, &salt, subject)?;
         Ok(SubjectKey {
             token,
             salt,
             field_key,
-            created_ms,
         })
     }
 }
@@ -344,7 +342,6 @@ pub struct SubjectKey {
     token: Token,
     salt: Salt,
     field_key: FieldKey,
-    created_ms: i64,
 }
 
 impl SubjectKey {
@@ -364,19 +361,6 @@ impl SubjectKey {
     #[must_use]
     pub const fn field_key(&self) -> &FieldKey {
         &self.field_key
-    }
-
-    /// When the data key was made, in milliseconds since the Unix epoch.
-    #[must_use]
-    pub const fn created_ms(&self) -> i64 {
-        self.created_ms
-    }
-
-    /// Whether a new data key is due. The old one stays good for sealing until [`super::envelope::SEALS_MAX`] and for
-    /// opening as long as its row lives.
-    #[must_use]
-    pub fn is_due(&self, now_ms: i64) -> bool {
-        now_ms.saturating_sub(self.created_ms) >= ROTATE_AGE_MS || self.field_key.seals() >= ROTATE_SEALS
     }
 }
 
@@ -505,19 +489,6 @@ mod tests {
                 .is_err()
         );
         assert!(other.open_data_key(7, &lookup, 0, &wrapped).is_err());
-    }
-
-    #[test]
-    fn a_key_is_due_by_age_and_by_use() {
-        let subject = |seals| {
-            let key = FieldKey::with_seals(1, Key32::random([5; 32]), seals);
-            tenant("acme")
-                .subject_key(b"patient-1", [1; 16], key, 1_000)
-                .expect("short")
-        };
-        assert!(!subject(0).is_due(1_000 + ROTATE_AGE_MS - 1));
-        assert!(subject(0).is_due(1_000 + ROTATE_AGE_MS));
-        assert!(subject(ROTATE_SEALS).is_due(1_000));
     }
 
     #[test]

@@ -265,15 +265,6 @@ impl Edit {
         self.end = narrow(end);
     }
 
-    /// What the caller has to make, where it has to make something: to count nonces before the batch is sealed.
-    #[must_use]
-    pub fn seal(&self) -> Option<Seal> {
-        match self.action {
-            Action::Seal(seal) => Some(seal),
-            Action::Year | Action::Drop | Action::Literal => None,
-        }
-    }
-
     /// The plaintext: a string's UTF-8 bytes, or the JSON text of any other leaf.
     #[must_use]
     pub fn plain(&self) -> Text {

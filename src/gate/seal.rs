@@ -360,9 +360,7 @@ mod tests {
 
     fn subject(seals: u64) -> SubjectKey {
         let field_key = FieldKey::with_seals(7, Key32::random([7; 32]), seals);
-        tenant()
-            .subject_key(b"s-4", [4; 16], field_key, 0)
-            .expect("short")
+        tenant().subject_key(b"s-4", [4; 16], field_key).expect("short")
     }
 
     /// Seals [`EVENT`] and gives it back as JSON.

@@ -145,8 +145,8 @@ fn the_walk_finds_who_the_event_is_about() {
     );
     assert_eq!(walk.device.of(value, &arena), b"d-17");
     assert_eq!(walk.subject.of(value, &arena), b"s-4");
-    let seals: Vec<_> = arena.edits(&walk).iter().filter_map(Edit::seal).collect();
-    assert_eq!(seals, [Seal::SubjectToken, Seal::DeviceToken]);
+    let actions: Vec<_> = arena.edits(&walk).iter().map(|edit| edit.action).collect();
+    assert_eq!(actions, [Seal::SubjectToken, Seal::DeviceToken].map(Action::Seal));
 }
 
 #[test]

@@ -115,7 +115,6 @@ struct Answer {
     key_id: u32,
     wrapped: Wrapped,
     seals: u64,
-    created_ms: i64,
 }
 
 impl Subjects {
@@ -288,7 +287,7 @@ impl Subjects {
             .open_data_key(answer.key_id, &asked.lookup, answer.seals, &answer.wrapped)
             .map_err(|error| VaultFault::damaged("subject key", error))?;
         let key = tenant
-            .subject_key(asked.subject, answer.salt, field_key, answer.created_ms)
+            .subject_key(asked.subject, answer.salt, field_key)
             .map_err(|error| VaultFault::damaged("subject", error))?;
         let key = Arc::new(key);
         let held = Held {
@@ -407,7 +406,6 @@ impl Answer {
                 commitment: bytes(5)?.try_into().map_err(length)?,
             },
             seals: number(6)?.cast_unsigned(),
-            created_ms: number(7)?,
         };
         Ok((
             (

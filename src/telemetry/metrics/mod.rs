@@ -236,13 +236,6 @@ pub struct Batch {
     pub transaction: Duration,
 }
 
-impl Batch {
-    /// Adds time to a stage.
-    pub fn spent(&mut self, stage: Stage, time: Duration) {
-        self.stages[stage as usize] += time;
-    }
-}
-
 /// The handles of every metric that is not drawn from [`Health`]; shared by all threads.
 pub struct Metrics {
     exporter: PrometheusHandle,

@@ -63,7 +63,7 @@ fn a_committed_batch_is_counted_by_outcome_and_stage() {
     };
     batch.outcomes[Outcome::Clean.index()] = 9;
     batch.outcomes[Outcome::from(Reason::Stale).index()] = 1;
-    batch.spent(Stage::Seal, Duration::from_millis(30));
+    batch.stages[Stage::Seal as usize] = Duration::from_millis(30);
     metrics.committed(&batch);
     metrics.aborted(AbortCause::Fenced);
     let text = scrape(&metrics);
