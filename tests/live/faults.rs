@@ -7,8 +7,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use pulsegate_loadtest::fleet::{Fleet, Hostile, Options};
+use pulsegate_loadtest::outcome::Outcome;
 
-use crate::world::{Gate, World, alone_in_a_world, wait_for};
+use crate::world::{Gate, LOW_RATE, World, alone_in_a_world, limited_to, wait_for};
 
 /// Small transactions, so that there are many points at which to be hit, and short sessions, so that a gate that was hit
 /// is missed soon.
@@ -93,7 +94,8 @@ fn script() -> PathBuf {
 
 #[test]
 fn killed_twenty_times_during_200_000_events_nothing_is_lost_or_doubled() {
-    alone_in_a_world("kill", SMALL_BATCHES, |world| {
+    let settings = format!("{SMALL_BATCHES}{}", limited_to(LOW_RATE));
+    alone_in_a_world("kill", &settings, |world| {
         let records = 200_000;
         let mut fleet = fleet(world, 11, 500);
         world.import(&fleet);
@@ -123,8 +125,10 @@ fn killed_twenty_times_during_200_000_events_nothing_is_lost_or_doubled() {
         );
         let mut gate = world.gate("killed");
         world.settle(&mut [&mut gate]);
-        let report = world.judged_good(&fleet);
+        let report = world.judged_good_at(&fleet, LOW_RATE);
         assert_eq!(report.total.records, records);
+        // What each device had used of its rate was known again after every kill.
+        assert!(report.total.outcomes.get(&Outcome::RateLimited) > Some(&0));
         assert!(gate.terminate().success());
     });
 }

@@ -8,7 +8,7 @@ use pulsegate_loadtest::oracle::Rate;
 use pulsegate_loadtest::replay::series;
 
 use crate::main_path::fleet;
-use crate::world::in_a_world;
+use crate::world::{in_a_world, limited_to};
 
 /// A device's upload: an hour of a watch that measures once a minute.
 const ROWS_PER_EVENT: usize = 60;
@@ -35,10 +35,11 @@ fn every_real_series_comes_through_whole() {
         return;
     }
     // A month of readings comes within seconds, so the limit is that of a bulk upload.
-    let (events_per_minute, burst) = (600_000, 100_000);
-    let settings =
-        format!("gate.admit.rate.events_per_minute = {events_per_minute}\ngate.admit.rate.burst = {burst}\n");
-    in_a_world("series", &settings, move |world| {
+    let bulk = Rate {
+        events_per_minute: 600_000,
+        burst: 100_000,
+    };
+    in_a_world("series", &limited_to(bulk), move |world| {
         let fleet = fleet(
             world,
             u32::try_from(files.len()).expect("few"),
@@ -53,13 +54,7 @@ fn every_real_series_comes_through_whole() {
 
         let mut gate = world.gate("one");
         world.settle(&mut [&mut gate]);
-        let report = world.judge_with(&fleet, |config| {
-            config.rules.rate = Some(Rate {
-                events_per_minute,
-                burst,
-            });
-        });
-        assert!(report.is_good(), "{}\n{:#?}", report.table(), report.problems);
+        let report = world.judged_good_at(&fleet, bulk);
         assert_eq!(report.clean_records, replayed.records, "{report}");
         assert!(gate.terminate().success());
     });

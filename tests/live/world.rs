@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use pulsegate::config::Config;
 use pulsegate_loadtest::fleet::{Fleet, Made};
 use pulsegate_loadtest::kafka::{Kafka, Producer};
-use pulsegate_loadtest::oracle::{self, Keys, Report};
+use pulsegate_loadtest::oracle::{self, Keys, Rate, Report};
 use pulsegate_loadtest::replay::series::Series;
 use pulsegate_loadtest::replay::{self, Recording, Replayed, Resigner, Speed, Target};
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -352,11 +352,34 @@ impl World {
 
     /// The oracle finds nothing wrong. Gives its report.
     pub fn judged_good(&self, fleet: &Fleet) -> Report {
-        let report = self.judge(fleet);
-        assert!(report.is_good(), "{}\n{:#?}", report.table(), report.problems);
-        assert!(report.total.is_conserved());
-        report
+        good(self.judge(fleet))
     }
+
+    /// As [`World::judged_good`], where the settings have every device [limited to](limited_to) a rate.
+    pub fn judged_good_at(&self, fleet: &Fleet, rate: Rate) -> Report {
+        good(self.judge_with(fleet, |config| config.rules.rate = Some(rate)))
+    }
+}
+
+fn good(report: Report) -> Report {
+    assert!(report.is_good(), "{}\n{:#?}", report.table(), report.problems);
+    assert!(report.total.is_conserved());
+    report
+}
+
+/// A rate that a fleet in a hurry exceeds: part of its good records are limited, and the oracle says which.
+pub const LOW_RATE: Rate = Rate {
+    events_per_minute: 600,
+    burst: 30,
+};
+
+/// Settings: what every device may send.
+pub fn limited_to(rate: Rate) -> String {
+    let Rate {
+        events_per_minute,
+        burst,
+    } = rate;
+    format!("gate.admit.rate.events_per_minute = {events_per_minute}\ngate.admit.rate.burst = {burst}\n")
 }
 
 /// A running gate, or a running watch.
