@@ -170,7 +170,7 @@ impl Registry {
         self.ids.load_full()
     }
 
-    /// Finds out about an id, unless it is known. Afterwards [`Registry::ids`] has it.
+    /// Finds out about an id, unless it is known. Afterwards [`Registry::ids`] has it, until too many others have come.
     ///
     /// Whoever waited while another question failed is told of that failure and asks nothing: a registry that hangs
     /// would otherwise gather one question after another.
@@ -178,11 +178,11 @@ impl Registry {
     /// # Errors
     ///
     /// [`RegistryFault`]: nothing was found out, ask again.
-    pub async fn resolve(&self, id: u32, catalog: &Catalog) -> Result<(), RegistryFault> {
+    pub async fn resolve(&self, id: u32, catalog: &Catalog) -> Result<Verdict, RegistryFault> {
         let faults = self.faults.load(Ordering::Acquire);
         let mut asking = self.asking.lock().await;
-        if self.ids.load().get(id).is_some() {
-            return Ok(());
+        if let Some(verdict) = self.ids.load().get(id) {
+            return Ok(verdict);
         }
         if let Some(fault) = &asking.last_fault
             && self.faults.load(Ordering::Acquire) != faults
@@ -207,7 +207,7 @@ impl Registry {
             asking.denied.insert(id, Instant::now());
         }
         self.ids.store(Arc::new(kept.with(id, verdict)));
-        Ok(())
+        Ok(verdict)
     }
 
     /// Takes back denials that are old enough to be asked about again. To be called now and then.

@@ -16,12 +16,12 @@ use crate::cli::schema::subject;
 use crate::config::Config;
 use crate::crypto::envelope::TooLong;
 use crate::crypto::keys::SubjectKey;
-use crate::event::{Catalog, Format, Ids, Plan};
+use crate::event::{Catalog, Format, Ids, Plan, Verdict};
 use crate::gate::Rules;
 use crate::gate::admit::Admission;
 use crate::gate::seal::{Sealer, Topics};
 use crate::gate::verify::{self, Budget};
-use crate::io::registry::{Questions, Registry};
+use crate::io::registry::{Questions, Registry, RegistryFault};
 use crate::io::schemas::Schemas;
 use crate::io::vault::{Keys, Vault};
 use crate::telemetry::health::Health;
@@ -200,6 +200,20 @@ impl Gate {
         self.registry
             .as_ref()
             .is_none_or(|registry| registry.ids().get(id).is_some())
+    }
+
+    /// Asks the registry about a schema id, and waits for its answer.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryFault`]: nothing was found out.
+    pub fn ask_about_schema(&self, id: u32) -> Result<Verdict, RegistryFault> {
+        let Some(registry) = &self.registry else {
+            return Ok(Verdict::Denied);
+        };
+        self.runtime
+            .block_on(registry.resolve(id, &self.catalog))
+            .inspect_err(|_| self.metrics.failed(Service::SchemaRegistry))
     }
 
     /// Asks the registry about a schema id, in the background.

@@ -16,11 +16,13 @@ use tracing::{info, warn};
 
 use super::gate::Gate;
 use super::raw::{Messages, Queue};
+use crate::event::Ids;
 use crate::gate::admit::Admission;
 use crate::gate::lane::Lane;
 use crate::gate::ledger::{EntryError, Head, Outset, Refusal, Standing};
 use crate::gate::verify::Budget;
-use crate::gate::{Checked, Checker};
+use crate::gate::{Checked, Checker, Rules};
+use crate::io::registry::RegistryFault;
 use crate::telemetry::health::HoldCause;
 
 /// How long one question to the broker may take.
@@ -60,12 +62,14 @@ pub enum OpenError {
         error: KafkaError,
     },
     /// The log has a record with a schema that the registry has not answered for: open again when it has.
-    #[error("lane {partition}: waiting for the schema registry's answer about schema {id}")]
+    #[error("lane {partition}: what schema {id} is, is not known yet: {error}")]
     Schema {
         /// Which lane.
         partition: i32,
         /// The schema's id.
         id: u32,
+        /// Why there is no answer.
+        error: RegistryFault,
     },
     /// The lane is not ours any more.
     #[error("lane {partition} was revoked while it was being opened")]
@@ -253,6 +257,7 @@ impl Opening {
         let mut past = Past {
             admission: self.gate.admission(),
             budget: self.gate.budget(),
+            ids: self.gate.knowledge().rules(&self.gate).ids.cloned(),
         };
         let Some(from) = self.rescan_start(position)? else {
             return Ok((past, 0));
@@ -311,31 +316,43 @@ impl Opening {
             let Ok(verified) = checker.verify(&record, &rules, &mut past.budget) else {
                 continue;
             };
-            match checker.decode(&record, verified, &rules) {
+            let bound = loop {
+                let ids = past.ids.as_ref();
+                match checker.decode(&record, verified, &Rules { ids, ..rules }) {
+                    Checked::Admissible(found) => break Some(found.bound),
+                    Checked::Rejected(..) => break None,
+                    Checked::NeedsSchema(id) => self.ask_about_schema(&mut past.ids, id)?,
+                }
+            };
+            if let Some(bound) = bound {
+                let (key, time_ms) = (bound.key, record.appended_ms);
                 // Whatever comes of it, the admission has seen it.
-                Checked::Admissible(found) => {
-                    let bound = &found.bound;
-                    let _ = past.admission.admit(
-                        bound.key.slot,
-                        bound.key.class,
-                        bound.sequence,
-                        record.appended_ms,
-                    );
-                }
-                Checked::Rejected(..) => {}
-                Checked::NeedsSchema(id) => {
-                    self.gate.resolve_schema(id);
-                    return Err(OpenError::Schema {
-                        partition: self.partition,
-                        id,
-                    });
-                }
+                let _ = past.admission.admit(key.slot, key.class, bound.sequence, time_ms);
             }
         }
         Ok(messages
             .iter()
             .last()
             .is_some_and(|message| message.offset() + 1 >= position))
+    }
+
+    /// Waits for the registry's answer, on this thread: an opening that began again after each id would find the first
+    /// ones forgotten once there are many.
+    fn ask_about_schema(&self, ids: &mut Option<Ids>, id: u32) -> Result<(), OpenError> {
+        let verdict = self
+            .gate
+            .ask_about_schema(id)
+            .map_err(|error| OpenError::Schema {
+                partition: self.partition,
+                id,
+                error,
+            })?;
+        // Made-up ids must not grow without bound.
+        let kept = ids
+            .take()
+            .filter(|ids| ids.len() < self.gate.config.registry.ids_max);
+        *ids = Some(kept.unwrap_or_default().with(id, verdict));
+        Ok(())
     }
 
     /// The first offset of the generation before the one of the record at `position`; none when there is nothing
@@ -393,6 +410,8 @@ impl Opening {
 struct Past {
     admission: Admission,
     budget: Budget,
+    /// What the registry has said of schema ids, if there is one; also what it would be asked again about by now.
+    ids: Option<Ids>,
 }
 
 /// Says what went wrong with an opening, at the level of what an operator has to do.
