@@ -1,6 +1,7 @@
 //! Opening a lane: what the group committed, what the ledger says, what the raw log still has, and the replay windows
 //! and rates rebuilt from the log itself. Everything here blocks, so each lane opens on a thread of its own.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -71,6 +72,12 @@ pub enum OpenError {
         /// Why there is no answer.
         error: RegistryFault,
     },
+    /// A defect.
+    #[error("lane {partition}: opening it panicked; this is a defect, please report it")]
+    Panicked {
+        /// Which lane.
+        partition: i32,
+    },
     /// The lane is not ours any more.
     #[error("lane {partition} was revoked while it was being opened")]
     Cancelled {
@@ -86,13 +93,37 @@ impl OpenError {
         match self {
             Self::Kafka { .. } => Some(HoldCause::Kafka),
             Self::Schema { .. } => Some(HoldCause::SchemaRegistry),
-            Self::Refused { .. } | Self::Ledger { .. } | Self::Cancelled { .. } => None,
+            Self::Refused { .. } | Self::Ledger { .. } | Self::Panicked { .. } | Self::Cancelled { .. } => {
+                None
+            }
         }
+    }
+
+    /// It would be no different the next time.
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused { .. } | Self::Ledger { .. } | Self::Panicked { .. }
+        )
     }
 }
 
-/// Opens one lane.
-pub struct Opening {
+/// Opens `partition`; `cancelled` ends it early. Blocks for as long as that takes.
+///
+/// # Errors
+///
+/// [`OpenError`] says who has to act.
+pub fn open(gate: Arc<Gate>, partition: i32, cancelled: Arc<AtomicBool>) -> Result<Lane, OpenError> {
+    answered(partition, || Opening::new(gate, partition, cancelled)?.run())
+}
+
+/// A panic is an answer too: the worker would wait for another one for ever.
+fn answered<T>(partition: i32, open: impl FnOnce() -> Result<T, OpenError>) -> Result<T, OpenError> {
+    catch_unwind(AssertUnwindSafe(open)).unwrap_or(Err(OpenError::Panicked { partition }))
+}
+
+struct Opening {
     gate: Arc<Gate>,
     partition: i32,
     cancelled: Arc<AtomicBool>,
@@ -100,12 +131,7 @@ pub struct Opening {
 }
 
 impl Opening {
-    /// Prepares to open `partition`; `cancelled` ends it early.
-    ///
-    /// # Errors
-    ///
-    /// When librdkafka refuses the configuration.
-    pub fn new(gate: Arc<Gate>, partition: i32, cancelled: Arc<AtomicBool>) -> Result<Self, OpenError> {
+    fn new(gate: Arc<Gate>, partition: i32, cancelled: Arc<AtomicBool>) -> Result<Self, OpenError> {
         let client = BaseConsumer::from_config(&gate.settings.opener)
             .map_err(|error| OpenError::Kafka { partition, error })?;
         Ok(Self {
@@ -116,12 +142,7 @@ impl Opening {
         })
     }
 
-    /// Opens the lane.
-    ///
-    /// # Errors
-    ///
-    /// [`OpenError`] says who has to act.
-    pub fn run(&self) -> Result<Lane, OpenError> {
+    fn run(&self) -> Result<Lane, OpenError> {
         let started = Instant::now();
         let outset = self.agree()?;
         let position = outset.position();
@@ -417,8 +438,24 @@ struct Past {
 /// Says what went wrong with an opening, at the level of what an operator has to do.
 pub fn report(error: &OpenError) {
     match error {
-        OpenError::Refused { .. } | OpenError::Ledger { .. } => tracing::error!(%error, "lane refused"),
+        OpenError::Refused { .. } | OpenError::Ledger { .. } | OpenError::Panicked { .. } => {
+            tracing::error!(%error, "lane refused");
+        }
         OpenError::Kafka { .. } | OpenError::Schema { .. } => warn!(%error, "lane not opened yet"),
         OpenError::Cancelled { .. } => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_opening_that_panics_is_one_that_a_person_has_to_look_at() {
+        let opened = answered(3, || -> Result<(), _> { panic!("a bug") });
+        let Err(error @ OpenError::Panicked { partition: 3 }) = opened else {
+            panic!("{opened:?}");
+        };
+        assert!(error.is_final());
     }
 }

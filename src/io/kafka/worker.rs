@@ -53,7 +53,7 @@ pub enum WorkerError {
     /// Another worker took over.
     #[error("{0}")]
     Fenced(SettleError),
-    /// A person has to decide.
+    /// A lane cannot be opened, and will not be by trying again: a person has to decide.
     #[error("{0}")]
     Refused(OpenError),
     /// The raw topic's timestamps are the producers': no freshness, replay or rate decision can rest on them.
@@ -73,6 +73,9 @@ pub enum WorkerError {
     /// A name is too long to be bound into ciphertexts.
     #[error(transparent)]
     TooLong(#[from] TooLong),
+    /// A defect.
+    #[error("it panicked; this is a defect, please report it")]
+    Panicked,
     /// No random bytes, hence no IVs.
     #[error("the operating system gives no random bytes: {0}")]
     Random(getrandom::Error),

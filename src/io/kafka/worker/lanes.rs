@@ -11,7 +11,7 @@ use tracing::warn;
 use super::{RETRY_PAUSE, SCHEMA_PAUSE, Worker, WorkerError};
 use crate::gate::lane::Lane;
 use crate::io::kafka::filling::Cut;
-use crate::io::kafka::opening::{self, OpenError, Opening};
+use crate::io::kafka::opening;
 use crate::io::kafka::slot::{Need, Slot};
 use crate::telemetry::health::HoldCause;
 
@@ -25,9 +25,7 @@ impl Worker {
             }
             *self.slot(partition) = match opened {
                 Ok(lane) => self.start(partition, Box::new(lane)),
-                Err(refused @ (OpenError::Refused { .. } | OpenError::Ledger { .. })) => {
-                    return Err(WorkerError::Refused(refused));
-                }
+                Err(refused) if refused.is_final() => return Err(WorkerError::Refused(refused)),
                 Err(error) => {
                     opening::report(&error);
                     if let Some(cause) = error.cause() {
@@ -59,8 +57,7 @@ impl Worker {
         let spawned = thread::Builder::new()
             .name(format!("open-{partition}"))
             .spawn(move || {
-                let opened =
-                    Opening::new(gate, partition, Arc::clone(&flag)).and_then(|opening| opening.run());
+                let opened = opening::open(gate, partition, Arc::clone(&flag));
                 // A worker that has ended does not listen.
                 let _ = outbox.send((partition, flag, opened));
             });
