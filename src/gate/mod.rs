@@ -27,7 +27,7 @@ use crate::event::{Arena, Catalog, Ids, Located, Plan, Walk};
 use keyring::{Key, Keyring};
 use outcome::Reason;
 use record::Received;
-use verify::{Bound, Budget, Verified};
+use verify::{Bound, Budget, Rejection, Verified};
 
 /// What the gate knows while it decides: one snapshot for a whole batch.
 #[derive(Clone, Copy)]
@@ -93,7 +93,7 @@ impl Checker {
         record: &Received<'_>,
         rules: &Rules<'k>,
         budget: &mut Budget,
-    ) -> Result<Verified<'k>, Reason> {
+    ) -> Result<Verified<'k>, Rejection<'k>> {
         verify::verify(record, rules.keyring, rules.verify, &mut self.scratch, budget)
     }
 

@@ -25,7 +25,7 @@ use crate::gate::lane::Lane;
 use crate::gate::outcome::{Outcome, Reason};
 use crate::gate::record::Received;
 use crate::gate::seal::{Event, Keys, Nonces, SealError, SealedBatch, Sealer};
-use crate::gate::verify::{Budget, Verified};
+use crate::gate::verify::{Budget, Rejection, Verified};
 use crate::gate::{Admissible, Checked, Checker, Rules};
 use crate::io::vault;
 use crate::telemetry::metrics::Stage;
@@ -238,7 +238,7 @@ impl Filling {
         rules: &Rules<'k>,
         slots: &mut [Slot],
         cuts: &mut Vec<Cut>,
-    ) -> Result<Vec<Item<'r, Result<Verified<'k>, Reason>>>, WorkerError> {
+    ) -> Result<Vec<Item<'r, Result<Verified<'k>, Rejection<'k>>>>, WorkerError> {
         let mut items = Vec::with_capacity(messages.len());
         for message in messages.iter() {
             let partition = message.partition();
@@ -272,11 +272,11 @@ impl Filling {
     fn decode<'r, 'k>(
         &mut self,
         rules: &Rules<'k>,
-        items: Vec<Item<'r, Result<Verified<'k>, Reason>>>,
+        items: Vec<Item<'r, Result<Verified<'k>, Rejection<'k>>>>,
     ) -> Vec<Item<'r, Checked<'k>>> {
         let mut decode = |record: &Received<'r>, verified| match verified {
             Ok(verified) => self.checker.decode(record, verified, rules),
-            Err(reason) => Checked::Rejected(reason, None),
+            Err(Rejection { reason, signer }) => Checked::Rejected(reason, signer),
         };
         items.into_iter().map(|item| item.map(&mut decode)).collect()
     }
