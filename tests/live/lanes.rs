@@ -1,13 +1,20 @@
 //! What a lane does when somebody moved the group's offsets, or retention deleted what nobody had read.
 
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use pulsegate::gate::ledger::Entry;
 use pulsegate_loadtest::fleet::Hostile;
+use pulsegate_loadtest::kafka::{Range, watermarks};
 use pulsegate_loadtest::oracle::Problem;
+use pulsegate_loadtest::record::{Captured, Record};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::audit;
+use crate::bad_input::read;
 use crate::main_path::fleet;
-use crate::world::{World, in_a_world};
+use crate::world::{Gate, World, in_a_world, wait_for};
 
 #[test]
 fn a_gate_refuses_offsets_that_somebody_reset_until_it_is_told_to_rewind() {
@@ -97,15 +104,65 @@ fn what_retention_deletes_under_a_running_gate_becomes_a_lost_range() {
     });
 }
 
+#[test]
+fn a_lane_whose_output_is_refused_waits_until_it_is_taken_and_loses_nothing() {
+    in_a_world("refused", "", |world| {
+        let letters = &world.config.topics.deadletter;
+        let mut fleet = fleet(world, 50, Hostile::some());
+        world.import(&fleet);
+        world.produce(&mut fleet, 2_000);
+        world.configure_topic(letters, "max.message.bytes", "100");
+        let mut gate = world.start_gate("one", &[], &[]);
+        // By then one of the lanes was in two of them.
+        let enough = world.partitions() as usize + 1;
+        wait_for("transactions to be aborted", || {
+            gate.expect_running();
+            aborts(&gate) >= enough
+        });
+        let (begun, before) = (Instant::now(), aborts(&gate));
+        wait_for("it to try again", || {
+            let (status, body) = gate.get("/readyz").expect("an answer");
+            assert!(status == 503 && body.contains("kafka"), "{status}: {body}");
+            aborts(&gate) >= before + 2 * enough
+        });
+        // Each lane once a second, if not all at the same time.
+        assert!(
+            begun.elapsed() > Duration::from_secs(1),
+            "it tries without a pause"
+        );
+        assert!(gate.logged().contains(letters), "it says which topic");
+
+        world.configure_topic(letters, "max.message.bytes", "1048576");
+        world.settle(&mut [&mut gate]);
+        gate.wait_ready();
+        world.judged_good(&fleet);
+        assert!(gate.terminate().success());
+    });
+}
+
+fn aborts(gate: &Gate) -> usize {
+    gate.logged().matches("transaction aborted").count()
+}
+
 /// Back to the start, as an operator would, while the group is empty.
 fn reset_offsets(world: &World) {
+    let start = |partition| Range {
+        partition,
+        first: 0,
+        next: 0,
+    };
+    commit_offsets(world, &(0..world.partitions()).map(start).collect::<Vec<_>>());
+}
+
+/// To the ends of the ranges.
+fn commit_offsets(world: &World, ranges: &[Range]) {
     let raw = &world.config.topics.raw;
     let mut client = world.config.kafka.client();
     let group: BaseConsumer = client.set("group.id", raw).create().expect("a client");
     let mut offsets = TopicPartitionList::new();
-    for partition in 0..world.partitions() {
+    for range in ranges {
         offsets
-            .add_partition_offset(raw, partition, Offset::Offset(0))
+            .add_partition_offset(raw, range.partition, Offset::Offset(range.next))
             .expect("a valid offset");
     }
     group.commit(&offsets, CommitMode::Sync).expect("committed");

@@ -41,6 +41,9 @@ const TAKE_WAIT_MAX: Duration = Duration::from_millis(100);
 const SETTLE_STEP: Duration = Duration::from_millis(5);
 /// How long to wait before something that failed is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// From how many aborted transactions in a row on a lane waits before it tries again: one is what a broker that starts
+/// again costs, and not worth a pause.
+const ABORTS_REFUSED: u32 = 2;
 /// How long to wait before looking whether the registry has answered.
 const SCHEMA_PAUSE: Duration = Duration::from_millis(20);
 
@@ -338,9 +341,7 @@ impl Worker {
             Ok(timings) => {
                 let Some(in_flight) = in_flight else { return Ok(()) };
                 for &partition in &in_flight.lanes {
-                    if let Some(lane) = self.slot(partition).lane() {
-                        lane.commit();
-                    }
+                    self.commit(partition);
                 }
                 self.gate.metrics.committed(&in_flight.into_metrics(&timings));
                 Ok(())

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use tracing::warn;
 
-use super::{RETRY_PAUSE, SCHEMA_PAUSE, Worker, WorkerError};
+use super::{ABORTS_REFUSED, RETRY_PAUSE, SCHEMA_PAUSE, Worker, WorkerError};
 use crate::gate::lane::Lane;
 use crate::io::kafka::filling::Cut;
 use crate::io::kafka::opening;
@@ -74,7 +74,12 @@ impl Worker {
     fn start(&mut self, partition: i32, lane: Box<Lane>) -> Slot {
         match self.consumer.start(partition, lane.position()) {
             Ok(()) => {
-                self.health.release(partition);
+                if is_refused(&lane) {
+                    // It tries again, and is not well before that has led to something.
+                    self.health.hold(partition, HoldCause::Kafka);
+                } else {
+                    self.health.release(partition);
+                }
                 if lane.is_dirty() {
                     // A notice is written even when no record follows it.
                     self.filling.begin();
@@ -133,23 +138,39 @@ impl Worker {
             offset = lane.position(),
             "lane held"
         );
+        if let Need::Schema(id) = need {
+            self.gate.resolve_schema(id);
+        }
+        *self.slot(partition) = self.wait(partition, lane, need);
+        Ok(())
+    }
+
+    fn wait(&self, partition: i32, lane: Box<Lane>, need: Need) -> Slot {
         if let Err(error) = self.consumer.pause(partition) {
             warn!(lane = partition, %error, "cannot pause");
         }
         self.health.hold(partition, need.cause());
         let pause = match need {
-            Need::SubjectKeys | Need::Log => RETRY_PAUSE,
-            Need::Schema(id) => {
-                self.gate.resolve_schema(id);
-                SCHEMA_PAUSE
-            }
+            Need::SubjectKeys | Need::Log | Need::Output => RETRY_PAUSE,
+            Need::Schema(_) => SCHEMA_PAUSE,
         };
-        *self.slot(partition) = Slot::Held {
+        Slot::Held {
             lane,
             need,
             retry_at: Instant::now() + pause,
-        };
-        Ok(())
+        }
+    }
+
+    /// The transaction that the lane had a part in is committed.
+    pub(super) fn commit(&mut self, partition: i32) {
+        let slot = self.slot(partition);
+        let is_open = matches!(slot, Slot::Open(_));
+        let Some(lane) = slot.lane() else { return };
+        let was_refused = is_refused(lane);
+        lane.commit();
+        if was_refused && is_open {
+            self.health.release(partition);
+        }
     }
 
     /// Goes back to the last commit in every lane.
@@ -160,7 +181,11 @@ impl Worker {
             *self.slot(partition) = match slot {
                 Slot::Open(mut lane) => {
                     lane.abort();
-                    self.start(partition, lane)
+                    if is_refused(&lane) {
+                        self.wait(partition, lane, Need::Output)
+                    } else {
+                        self.start(partition, lane)
+                    }
                 }
                 Slot::Held {
                     mut lane,
@@ -214,4 +239,9 @@ impl Worker {
             self.health.hold(partition, HoldCause::Kafka);
         }
     }
+}
+
+/// Kafka does not take what the lane produces, and may not for as long as nobody mends it.
+fn is_refused(lane: &Lane) -> bool {
+    lane.aborts() >= ABORTS_REFUSED
 }
