@@ -33,7 +33,8 @@ use crate::telemetry::metrics::Stage;
 /// How many records go through the stages at once: few enough that they stay in the processor's cache between stages,
 /// many enough that a round trip for missing subject keys is shared.
 const CHUNK_RECORDS: usize = 256;
-/// How many IVs are drawn at once: a system call for a few thousand costs less than 1 % of what sealing with them does.
+/// How many IVs are drawn at once: a system call for a few thousand costs less than 1 % of what sealing with them does,
+/// and as little of the time of a batch that needs one.
 pub const NONCES: usize = 4096;
 
 /// The open batch.
@@ -109,16 +110,20 @@ impl Filling {
     ///
     /// When a topic's name does not fit into an encryption context.
     pub fn new(gate: &Gate) -> Result<Self, crate::crypto::envelope::TooLong> {
-        Ok(Self {
+        Ok(Self::with(gate.sealer()?, gate.partitions()))
+    }
+
+    fn with(sealer: Sealer, partitions: usize) -> Self {
+        Self {
             messages: Messages::with_capacity(CHUNK_RECORDS),
             checker: Checker::default(),
-            sealer: gate.sealer()?,
+            sealer,
             nonces: Nonces::new(),
             batch: SealedBatch::default(),
             size: Size::default(),
             begun: None,
-            last_appended_ms: vec![0; gate.partitions()],
-        })
+            last_appended_ms: vec![0; partitions],
+        }
     }
 
     /// Starts the batch's clock, if it does not run.
@@ -153,6 +158,7 @@ impl Filling {
     /// Gives the batch away and opens the next one, which takes over the memory of `spare`.
     pub fn close(&mut self, spare: SealedBatch) -> (SealedBatch, Size) {
         self.begun = None;
+        self.nonces.discard();
         (
             std::mem::replace(&mut self.batch, spare),
             std::mem::take(&mut self.size),
@@ -161,6 +167,7 @@ impl Filling {
 
     /// Forgets everything.
     pub fn clear(&mut self) {
+        self.nonces.discard();
         self.batch.clear();
         self.size = Size::default();
         self.begun = None;
@@ -477,4 +484,34 @@ fn admit<'r, 'k>(
         decided.push((record, verdict));
     }
     decided
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gate::seal::Topics;
+
+    fn filling() -> Filling {
+        let topics = Topics {
+            raw: "raw",
+            clean: "clean",
+            deadletter: "deadletter",
+        };
+        let sealer = Sealer::new("test", topics).expect("short names");
+        Filling::with(sealer, 1)
+    }
+
+    #[test]
+    fn no_nonce_outlives_its_batch() {
+        let mut filling = filling();
+        let end: [fn(&mut Filling); 2] = [
+            |filling| drop(filling.close(SealedBatch::default())),
+            Filling::clear,
+        ];
+        for end in end {
+            filling.nonces.refill(9, getrandom::fill).expect("random bytes");
+            end(&mut filling);
+            assert_eq!(filling.nonces.left(), 0);
+        }
+    }
 }
