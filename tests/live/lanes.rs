@@ -144,6 +144,47 @@ fn aborts(gate: &Gate) -> usize {
     gate.logged().matches("transaction aborted").count()
 }
 
+/// A gate that is told to rewind first waits for as long as the ledger's last transaction might take.
+const SHORT_TRANSACTIONS: &str = "gate.transaction_timeout_ms = 3000\ngate.settle_timeout_ms = 3000\n";
+
+/// Freshness, replay and rate would rest on what producers say.
+#[test]
+fn a_gate_takes_no_records_whose_time_is_the_producers() {
+    in_a_world("times", SHORT_TRANSACTIONS, |world| {
+        let raw = &world.config.topics.raw;
+        let mut fleet = fleet(world, 50, Hostile::default());
+        world.import(&fleet);
+        let mut gate = world.gate("one");
+        world.configure_topic(raw, "message.timestamp.type", "CreateTime");
+        let mut late = world.start_gate("two", &[], &[]);
+        assert_eq!(late.wait().code(), Some(1));
+        assert!(
+            late.logged().contains("message.timestamp.type=CreateTime"),
+            "{}",
+            late.logged()
+        );
+
+        world.produce(&mut fleet, 100);
+        assert_eq!(gate.wait().code(), Some(1));
+        assert!(
+            gate.logged().contains("offset 0: "),
+            "it says where: {}",
+            gate.logged()
+        );
+        assert_eq!(world.settled(), 0);
+
+        // As the gate advises.
+        world.configure_topic(raw, "message.timestamp.type", "LogAppendTime");
+        commit_offsets(world, &watermarks(&world.kafka(), raw).expect("there"));
+        world.produce(&mut fleet, 200);
+        let mut gate = world.start_gate("one", &[], &["--rewind"]);
+        gate.wait_ready();
+        world.settle(&mut [&mut gate]);
+        assert!(gate.terminate().success());
+        assert_eq!(world.judge(&fleet).clean_records, 200);
+    });
+}
+
 /// Back to the start, as an operator would, while the group is empty.
 fn reset_offsets(world: &World) {
     let start = |partition| Range {

@@ -263,7 +263,10 @@ impl Filling {
             };
             let (record, by_broker) = message.received();
             if !by_broker {
-                return Err(WorkerError::Timestamps);
+                return Err(WorkerError::Timestamps {
+                    partition,
+                    offset: record.offset,
+                });
             }
             let budget = lane.budget;
             let stage = self.checker.verify(&record, rules, &mut lane.budget);

@@ -11,7 +11,7 @@ use backon::{BlockingRetryable, ExponentialBuilder};
 use rdkafka::config::FromClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::{Message as _, Offset, TopicPartitionList};
+use rdkafka::{Message as _, Offset, Timestamp, TopicPartitionList};
 use thiserror::Error;
 use tracing::{info, warn};
 
@@ -330,9 +330,13 @@ impl Opening {
                 Some(code) => return self.kafka(Err(KafkaError::MessageConsumption(code))),
                 None => {}
             }
-            let (record, _) = message.received();
+            let (record, by_broker) = message.received();
             if record.offset >= position {
                 return Ok(true);
+            }
+            // No worker has admitted it: the lane was moved past it.
+            if !by_broker {
+                continue;
             }
             let Ok(verified) = checker.verify(&record, &rules, &mut past.budget) else {
                 continue;
@@ -384,8 +388,11 @@ impl Opening {
         if position <= low {
             return Ok(None);
         }
-        let Some(last_ms) = self.appended_ms(topic, position - 1)? else {
-            return Ok(None);
+        let last_ms = match self.timestamp(topic, position - 1)? {
+            None => return Ok(None),
+            Some(Timestamp::LogAppendTime(last_ms)) => last_ms,
+            // A producer's word says nothing about how far back the generation began.
+            Some(_) => return Ok(Some(low)),
         };
         let start_ms = self.gate.rebuild_start_ms(last_ms);
         let mut list = TopicPartitionList::new();
@@ -398,11 +405,11 @@ impl Opening {
         }
     }
 
-    /// When the last record at or before `offset` was appended; offsets may be missing.
-    fn appended_ms(&self, topic: &str, offset: i64) -> Result<Option<i64>, OpenError> {
+    /// The time of the first record from `offset` on; offsets may be missing.
+    fn timestamp(&self, topic: &str, offset: i64) -> Result<Option<Timestamp>, OpenError> {
         self.assign(&self.client, topic, offset)?;
         match self.client.poll(ASK_TIMEOUT) {
-            Some(Ok(message)) => Ok(message.timestamp().to_millis()),
+            Some(Ok(message)) => Ok(Some(message.timestamp())),
             Some(Err(KafkaError::PartitionEOF(_))) => Ok(None),
             Some(Err(error)) => Err(OpenError::Kafka {
                 partition: self.partition,

@@ -59,11 +59,19 @@ pub enum WorkerError {
     /// A lane cannot be opened, and will not be by trying again: a person has to decide.
     #[error("{0}")]
     Refused(OpenError),
-    /// The raw topic's timestamps are the producers': no freshness, replay or rate decision can rest on them.
+    /// A record's timestamp is its producer's: no freshness, replay or rate decision can rest on it.
     #[error(
-        "the raw topic does not use LogAppendTime: set message.timestamp.type=LogAppendTime (pulsegate topology apply)"
+        "lane {partition}, offset {offset}: its time is the producer's, since the raw topic was not at \
+         message.timestamp.type=LogAppendTime. Set that (pulsegate topology apply); what was appended before keeps its \
+         time: set the group's offset in the lane behind the last such record, and start with --rewind to have the \
+         ledger say so"
     )]
-    Timestamps,
+    Timestamps {
+        /// Which lane.
+        partition: i32,
+        /// The record's offset.
+        offset: i64,
+    },
     /// The raw topic has grown: home partitions are computed from their number.
     #[error("the raw topic has more than the {known} partitions that it had: start the gate again")]
     Partitions {
