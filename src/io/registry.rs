@@ -210,6 +210,18 @@ impl Registry {
         Ok(verdict)
     }
 
+    /// As [`Registry::resolve`] for each, up to the first that is not answered.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryFault`]: ask about those again that are not known.
+    pub async fn resolve_all(&self, ids: &[u32], catalog: &Catalog) -> Result<(), RegistryFault> {
+        for &id in ids {
+            self.resolve(id, catalog).await?;
+        }
+        Ok(())
+    }
+
     /// Takes back denials that are old enough to be asked about again. To be called now and then.
     pub async fn refresh(&self) {
         let mut asking = self.asking.lock().await;

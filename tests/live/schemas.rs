@@ -94,6 +94,64 @@ fn a_lane_opens_however_many_denied_ids_its_past_has() {
     });
 }
 
+/// The registry is asked about all that a lane meets at once: a hold for each would let one device stop its lane.
+#[test]
+fn many_ids_that_nobody_knows_cost_few_holds() {
+    in_a_world("many_ids", "log.level = \"info,pulsegate=debug\"\n", |world| {
+        let schema = Arc::new(Schema::parse_str(SCHEMA).expect("the default schema"));
+        let made_up = |id| Options {
+            devices: 1,
+            format: Format::AvroConfluent {
+                schema: Arc::clone(&schema),
+                id,
+            },
+            boot: id.into(),
+            topic: world.config.topics.raw.clone(),
+            ..Options::new(22)
+        };
+        world.import(&Fleet::new(made_up(1)));
+        let mut producer =
+            Producer::new(&world.kafka(), &world.config.topics.raw, "none").expect("a producer");
+        for id in 1..=100 {
+            let draft = next(&mut Fleet::new(made_up(id)));
+            producer.send(&draft.record, draft.partition(producer.partitions()));
+        }
+        producer.finish().expect("delivered");
+        let registry = format!("registry.url={}", registry_without_schemas());
+        let mut gate = world.start_gate("one", &[&registry], &[]);
+        world.settle(&mut [&mut gate]);
+        let holds = gate.logged().matches("lane held").count();
+        assert!((1..50).contains(&holds), "{holds}");
+        let report = world.judge(&Fleet::new(made_up(1)));
+        assert_eq!(
+            report.total.ledger.get(&Outcome::UnknownSchema),
+            Some(&100),
+            "{report}"
+        );
+        assert!(gate.terminate().success());
+    });
+}
+
+/// Answers at once that it does not have what it is asked for. Its address.
+fn registry_without_schemas() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let body = r#"{"error_code":40403}"#;
+    let answer = format!(
+        "HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            // Whoever has gone does not need his answer.
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    url
+}
+
 /// The same devices in an earlier life, `number` from its end, with an id that the registry has never given.
 fn denied(fleet: &Fleet, number: u64, id: u32) -> Fleet {
     let format = match &fleet.options().format {

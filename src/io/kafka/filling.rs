@@ -198,7 +198,7 @@ impl Filling {
     /// # Errors
     ///
     /// [`WorkerError`] when the topic is not what it must be, or sealing is impossible: the worker must rewind.
-    pub fn process(&mut self, gate: &Gate, slots: &mut [Slot]) -> Result<Vec<Cut>, WorkerError> {
+    pub fn process(&mut self, gate: &Arc<Gate>, slots: &mut [Slot]) -> Result<Vec<Cut>, WorkerError> {
         let knowledge = gate.knowledge();
         self.size.key_rev = knowledge.keys.revision();
         // Borrowed by the items, while the other fields change.
@@ -210,7 +210,7 @@ impl Filling {
 
     fn stages(
         &mut self,
-        gate: &Gate,
+        gate: &Arc<Gate>,
         knowledge: &Knowledge,
         slots: &mut [Slot],
         messages: &Messages,
@@ -222,6 +222,11 @@ impl Filling {
         let verified = self.verify(messages, &rules, slots, &mut cuts)?;
         self.spent(Stage::Verify, &mut since);
         let checked = self.decode(&rules, verified);
+        // Of all, and not only of the first in each lane: an id more would cost the lane one hold more.
+        gate.resolve_schemas(checked.iter().filter_map(|item| match item.stage {
+            Checked::NeedsSchema(id) => Some(id),
+            Checked::Admissible(_) | Checked::Rejected(..) => None,
+        }));
         self.spent(Stage::Decode, &mut since);
         let ready = cut(slots, self.find_keys(gate, checked), &mut cuts);
         self.spent(Stage::Keys, &mut since);

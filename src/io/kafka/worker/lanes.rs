@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Instant;
 
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{ABORTS_REFUSED, RETRY_PAUSE, SCHEMA_PAUSE, Worker, WorkerError};
 use crate::gate::lane::Lane;
@@ -113,7 +113,7 @@ impl Worker {
                 && !self.gate.knows_schema(id)
             {
                 *retry_at = now + SCHEMA_PAUSE;
-                self.gate.resolve_schema(id);
+                self.gate.resolve_schemas([id]);
                 continue;
             }
             if let Slot::Held { lane, .. } = std::mem::replace(self.slot(partition), Slot::Absent) {
@@ -132,14 +132,13 @@ impl Worker {
             *self.slot(partition) = slot;
             return Ok(());
         };
-        warn!(
-            lane = partition,
-            cause = need.cause().as_str(),
-            offset = lane.position(),
-            "lane held"
-        );
-        if let Need::Schema(id) = need {
-            self.gate.resolve_schema(id);
+        let (cause, offset) = (need.cause().as_str(), lane.position());
+        match need {
+            // The registry mostly answers at once, and whoever asked it says when it does not.
+            Need::Schema(_) => debug!(lane = partition, cause, offset, "lane held"),
+            Need::SubjectKeys | Need::Log | Need::Output => {
+                warn!(lane = partition, cause, offset, "lane held");
+            }
         }
         *self.slot(partition) = self.wait(partition, lane, need);
         Ok(())
