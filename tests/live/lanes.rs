@@ -104,6 +104,40 @@ fn what_retention_deletes_under_a_running_gate_becomes_a_lost_range() {
     });
 }
 
+/// Chunks are taken from librdkafka by number, whatever their records' size.
+#[test]
+fn a_transaction_ends_with_the_record_that_fills_it() {
+    in_a_world("bytes", "gate.batch.bytes_max = 5000\n", |world| {
+        let topics = &world.config.topics;
+        let mut fleet = fleet(world, 50, Hostile::default());
+        world.import(&fleet);
+        world.produce(&mut fleet, 1_000);
+        let mut gate = world.gate("one");
+        world.settle(&mut [&mut gate]);
+        world.judged_good(&fleet);
+        assert!(gate.terminate().success());
+
+        let sizes: HashMap<_, _> = read(world, &topics.raw)
+            .into_iter()
+            .map(|from| ((from.partition, from.offset), size(&from.record)))
+            .collect();
+        for Captured {
+            partition, record, ..
+        } in read(world, &topics.ledger)
+        {
+            let entry = Entry::parse(record.value.as_deref().expect("a value")).expect("an entry");
+            let all_but_one = entry.first..entry.next - 1;
+            let bytes: usize = all_but_one.map(|offset| sizes[&(partition, offset)]).sum();
+            assert!(bytes < 5_000, "{bytes} bytes and one more record in {entry:?}");
+        }
+    });
+}
+
+fn size(record: &Record) -> usize {
+    let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+    length(&record.key) + length(&record.value)
+}
+
 #[test]
 fn a_lane_whose_output_is_refused_waits_until_it_is_taken_and_loses_nothing() {
     in_a_world("refused", "", |world| {

@@ -16,7 +16,7 @@ use tracing::{error, warn};
 
 use super::consumer::Consumer;
 use super::gate::{Gate, Knowledge};
-use super::raw::Messages;
+use super::raw::{Message, Messages};
 use super::slot::{Need, Slot};
 use super::worker::WorkerError;
 use crate::crypto::keys::SubjectKey;
@@ -173,8 +173,19 @@ impl Filling {
         self.begun = None;
     }
 
-    /// Takes the next chunk. An empty batch waits for its first record alone, so that its clock starts with it.
+    /// Takes the next chunk. An empty batch waits for its first record alone, so that its clock starts with it. What the
+    /// last batch had no room for comes first.
     pub fn take(&mut self, consumer: &Consumer, gate: &Gate, patience: Duration) -> usize {
+        if self.messages.is_empty() {
+            self.consume(consumer, gate, patience);
+        }
+        if !self.messages.is_empty() {
+            self.begin();
+        }
+        self.messages.len()
+    }
+
+    fn consume(&mut self, consumer: &Consumer, gate: &Gate, patience: Duration) {
         let left = gate
             .config
             .gate
@@ -187,13 +198,14 @@ impl Filling {
             if self.begun.is_none() { 1 } else { left },
             patience,
         );
-        if !self.messages.is_empty() {
-            self.begin();
-        }
-        self.messages.len()
     }
 
-    /// Sends the chunk that was taken through the stages. Returns the lanes that were cut.
+    /// Forgets what was taken from a lane and has had no room yet: it is taken again when the lane starts.
+    pub fn forget(&mut self, partition: i32) {
+        self.messages.forget(partition);
+    }
+
+    /// Sends the chunk that was taken through the stages, as far as the batch has room. Returns the lanes that were cut.
     ///
     /// # Errors
     ///
@@ -202,18 +214,21 @@ impl Filling {
         let knowledge = gate.knowledge();
         self.size.key_rev = knowledge.keys.revision();
         // Borrowed by the items, while the other fields change.
-        let messages = std::mem::replace(&mut self.messages, Messages::with_capacity(0));
-        let result = self.stages(gate, &knowledge, slots, &messages);
+        let mut messages = std::mem::replace(&mut self.messages, Messages::with_capacity(0));
+        let room = gate.config.gate.batch.bytes_max.saturating_sub(self.size.bytes);
+        let count = fitting(messages.iter().map(Message::bytes), room);
+        let result = self.stages(gate, &knowledge, slots, messages.iter().take(count));
+        messages.release(count);
         self.messages = messages;
         result
     }
 
-    fn stages(
+    fn stages<'r>(
         &mut self,
         gate: &Arc<Gate>,
         knowledge: &Knowledge,
         slots: &mut [Slot],
-        messages: &Messages,
+        messages: impl Iterator<Item = Message<'r>>,
     ) -> Result<Vec<Cut>, WorkerError> {
         let rules = knowledge.rules(gate);
         self.checker.clear();
@@ -246,13 +261,13 @@ impl Filling {
     /// Records of lanes that are not open are left out: they are taken again when the lane opens.
     fn verify<'r, 'k>(
         &mut self,
-        messages: &'r Messages,
+        messages: impl Iterator<Item = Message<'r>>,
         rules: &Rules<'k>,
         slots: &mut [Slot],
         cuts: &mut Vec<Cut>,
     ) -> Result<Vec<Item<'r, Result<Verified<'k>, Rejection<'k>>>>, WorkerError> {
-        let mut items = Vec::with_capacity(messages.len());
-        for message in messages.iter() {
+        let mut items = Vec::with_capacity(CHUNK_RECORDS);
+        for message in messages {
             let partition = message.partition();
             if let Some(error) = message.error() {
                 warn!(lane = partition, %error, "instead of a record");
@@ -416,6 +431,18 @@ impl Filling {
     }
 }
 
+/// How many records of these sizes go into that much room: the one that reaches its end is the last.
+fn fitting(sizes: impl Iterator<Item = usize>, room: usize) -> usize {
+    let mut taken = 0;
+    sizes
+        .take_while(|size| {
+            let fits = taken < room;
+            taken += size;
+            fits
+        })
+        .count()
+}
+
 /// The lane of a partition, if it is open.
 fn open(slots: &mut [Slot], partition: i32) -> Option<&mut Lane> {
     match usize::try_from(partition)
@@ -507,6 +534,24 @@ mod tests {
         };
         let sealer = Sealer::new("test", topics).expect("short names");
         Filling::with(sealer, 1)
+    }
+
+    #[test]
+    fn the_record_that_fills_a_batch_is_its_last() {
+        for (sizes, room, count) in [
+            (&[3, 3, 3][..], 10, 3),
+            (&[3, 3, 3], 9, 3),
+            (&[3, 3, 3], 7, 3),
+            (&[3, 3, 3], 6, 2),
+            (&[30, 3], 6, 1),
+            (&[0, 0, 6, 0], 6, 3),
+        ] {
+            assert_eq!(
+                fitting(sizes.iter().copied(), room),
+                count,
+                "{sizes:?} into {room}"
+            );
+        }
     }
 
     #[test]

@@ -72,6 +72,8 @@ impl Worker {
 
     /// Fetches from the lane's position on.
     fn start(&mut self, partition: i32, lane: Box<Lane>) -> Slot {
+        // As a seek forgets what librdkafka has fetched.
+        self.filling.forget(partition);
         match self.consumer.start(partition, lane.position()) {
             Ok(()) => {
                 if is_refused(&lane) {
