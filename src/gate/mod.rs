@@ -23,7 +23,7 @@ pub mod verify;
 
 pub use config::{Batch, Config};
 
-use crate::event::{Arena, Catalog, Ids, Located, Plan, Walk};
+use crate::event::{Arena, Catalog, Ids, Located, Plan, Violation, Walk};
 use keyring::{Key, Keyring};
 use outcome::Reason;
 use record::Received;
@@ -59,6 +59,8 @@ pub enum Checked<'k> {
     Admissible(Admissible<'k>),
     /// It is the message's fault; and who signed it, if that was found.
     Rejected(Reason, Option<Key<'k>>),
+    /// It is no event, and who signed it. Where and why is for the log of whoever runs the devices.
+    Violates(Violation, Key<'k>),
     /// Nobody knows yet: the registry has to be asked for this schema id.
     NeedsSchema(u32),
 }
@@ -120,7 +122,7 @@ impl Checker {
         };
         let walk = match plan.walk(format, record.value, datum_start, &mut self.arena) {
             Ok(walk) => walk,
-            Err(violation) => return rejected(violation.reason()),
+            Err(violation) => return Checked::Violates(violation, verified.key),
         };
         match verified.bind(record.key, walk.device.of(record.value, &self.arena)) {
             Ok(bound) => Checked::Admissible(Admissible { bound, plan, walk }),

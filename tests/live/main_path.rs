@@ -1,6 +1,7 @@
 //! Raw to clean, with everything that a fleet does to a gate.
 
 use pulsegate_loadtest::fleet::{Fleet, Hostile, Options};
+use pulsegate_loadtest::outcome::Outcome;
 
 use crate::world::{World, in_a_world};
 
@@ -23,6 +24,9 @@ fn every_record_of_a_hostile_fleet_gets_its_outcome() {
         world.settle(&mut [&mut gate]);
         let report = world.judged_good(&fleet);
         assert_eq!(report.total.records, made.records);
+        let violations = report.total.ledger[&Outcome::SchemaViolation] as usize;
+        let told = gate.logged().matches("\"violation\":").count();
+        assert!((1..violations).contains(&told), "{told} of {violations}");
         assert!(gate.terminate().success(), "a drained gate exits with 0");
     });
 }

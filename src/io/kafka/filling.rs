@@ -20,6 +20,7 @@ use super::raw::{Message, Messages};
 use super::slot::{Need, Slot};
 use super::worker::WorkerError;
 use crate::crypto::keys::SubjectKey;
+use crate::event::Violation;
 use crate::gate::keyring::{Key, Keyring};
 use crate::gate::lane::Lane;
 use crate::gate::outcome::{Outcome, Reason};
@@ -33,6 +34,8 @@ use crate::telemetry::metrics::Stage;
 /// How many records go through the stages at once: few enough that they stay in the processor's cache between stages,
 /// many enough that a round trip for missing subject keys is shared.
 const CHUNK_RECORDS: usize = 256;
+/// How long a lane that has said what is wrong with an event says nothing of others.
+const WARNING_PAUSE: Duration = Duration::from_secs(60);
 /// How many IVs are drawn at once: a system call for a few thousand costs less than 1 % of what sealing with them does,
 /// and as little of the time of a batch that needs one.
 pub const NONCES: usize = 4096;
@@ -47,6 +50,7 @@ pub struct Filling {
     size: Size,
     begun: Option<Instant>,
     last_appended_ms: Vec<i64>,
+    warnings: Warnings,
 }
 
 /// What the open batch has taken, and what it cost.
@@ -60,6 +64,23 @@ pub struct Size {
     pub key_rev: u64,
     /// Time in the stages, in the order of [`Stage::ALL`].
     pub stages: [Duration; Stage::ALL.len()],
+}
+
+/// When each lane last said what is wrong with an event.
+struct Warnings(Vec<Option<Instant>>);
+
+impl Warnings {
+    /// Says so now and then: a firmware with a bad field makes every event of its devices such a one.
+    fn violation(&mut self, record: &Received, violation: &Violation) {
+        let Some(last) = self.0.get_mut(record.partition as usize) else {
+            return;
+        };
+        if last.is_none_or(|last| last.elapsed() >= WARNING_PAUSE) {
+            *last = Some(Instant::now());
+            let (lane, offset) = (record.partition, record.offset);
+            warn!(lane, offset, %violation, "rejected; others are not told of for a while");
+        }
+    }
 }
 
 /// A lane that cannot go on from where it is now.
@@ -123,6 +144,7 @@ impl Filling {
             size: Size::default(),
             begun: None,
             last_appended_ms: vec![0; partitions],
+            warnings: Warnings(vec![None; partitions]),
         }
     }
 
@@ -240,7 +262,7 @@ impl Filling {
         // Of all, and not only of the first in each lane: an id more would cost the lane one hold more.
         gate.resolve_schemas(checked.iter().filter_map(|item| match item.stage {
             Checked::NeedsSchema(id) => Some(id),
-            Checked::Admissible(_) | Checked::Rejected(..) => None,
+            Checked::Admissible(_) | Checked::Rejected(..) | Checked::Violates(..) => None,
         }));
         self.spent(Stage::Decode, &mut since);
         let ready = cut(slots, self.find_keys(gate, checked), &mut cuts);
@@ -313,13 +335,17 @@ impl Filling {
 
     /// Finds the key of each record's subject. Those that are not in memory are fetched or made together, in one round
     /// trip.
-    fn find_keys<'r, 'k>(&self, gate: &Gate, items: Vec<Item<'r, Checked<'k>>>) -> Vec<Item<'r, Keyed<'k>>> {
+    fn find_keys<'r, 'k>(
+        &mut self,
+        gate: &Gate,
+        items: Vec<Item<'r, Checked<'k>>>,
+    ) -> Vec<Item<'r, Keyed<'k>>> {
         let arena = self.checker.arena();
         let subject_of = |record: &Received<'r>, checked: &Checked<'k>| match checked {
             Checked::Admissible(found) => {
                 Some((found.bound.key.tenant, found.walk.subject.of(record.value, arena)))
             }
-            Checked::Rejected(..) | Checked::NeedsSchema(_) => None,
+            Checked::Rejected(..) | Checked::Violates(..) | Checked::NeedsSchema(_) => None,
         };
         let mut missing = Vec::new();
         let mut keys = Vec::with_capacity(items.len());
@@ -335,8 +361,13 @@ impl Filling {
         if !missing.is_empty() {
             gate.fetch_subject_keys(&missing);
         }
-        let find = |record: &Received<'r>, checked, key: Option<Arc<SubjectKey>>| match checked {
+        let warnings = &mut self.warnings;
+        let mut find = |record: &Received<'r>, checked, key: Option<Arc<SubjectKey>>| match checked {
             Checked::Rejected(reason, signer) => Keyed::Rejected(reason, signer),
+            Checked::Violates(violation, signer) => {
+                warnings.violation(record, &violation);
+                Keyed::Rejected(violation.reason(), Some(signer))
+            }
             Checked::NeedsSchema(id) => Keyed::Waiting(Need::Schema(id)),
             Checked::Admissible(found) => {
                 let fetched =

@@ -345,7 +345,7 @@ impl Opening {
                 let ids = past.ids.as_ref();
                 match checker.decode(&record, verified, &Rules { ids, ..rules }) {
                     Checked::Admissible(found) => break Some(found.bound),
-                    Checked::Rejected(..) => break None,
+                    Checked::Rejected(..) | Checked::Violates(..) => break None,
                     Checked::NeedsSchema(id) => self.ask_about_schema(&mut past.ids, id)?,
                 }
             };
