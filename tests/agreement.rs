@@ -94,7 +94,8 @@ impl Gate {
             &self.context,
             &mut self.scratch,
             &mut self.budget,
-        )?;
+        )
+        .map_err(|rejection| rejection.reason)?;
         let ids = Ids::default();
         let (plan, format, start) = match self.catalog.locate(value, &ids) {
             Located::Plan {

@@ -199,7 +199,7 @@ async fn run_gate(gate: &Arc<Gate>, what: &'static str) -> Result<f64, Failure> 
     loop {
         tokio::select! {
             _ = tick.tick() => {}
-            Some(Err(error)) = workers.ended() => return Err(gave_up(&error)),
+            error = workers.gave_up() => return Err(gave_up(&error)),
         }
         let now = look().await?;
         // Joining the group and opening the lanes is not what is measured.

@@ -61,7 +61,7 @@ async fn until_told(gate: &Arc<Gate>) -> Result<(), Failure> {
             _ = terminate.recv() => break Ok(()),
             _ = interrupt.recv() => break Ok(()),
             _ = upkeep.tick() => gate.upkeep().await,
-            ended = workers.ended() => break ended.unwrap_or(Ok(())),
+            error = workers.gave_up() => break Err(error),
         }
     };
     info!("draining");

@@ -184,6 +184,26 @@ fn every_problem_is_told_at_once_with_its_origin() {
 }
 
 #[test]
+fn what_exactly_once_rests_on_is_not_passed_through() {
+    for name in [
+        "enable.auto.commit",
+        "isolation.level",
+        "auto.offset.reset",
+        "enable.partition.eof",
+        "partition.assignment.strategy",
+        "group.protocol",
+        "delivery.report.only.error",
+    ] {
+        let set = format!("kafka.properties.{name}=x");
+        let told = listed(&inputs(&file(""), &[], &[&set]));
+        assert!(
+            told.contains(&format!("kafka.properties.{name}: can't be passed through")),
+            "{told}"
+        );
+    }
+}
+
+#[test]
 fn outside_local_nothing_goes_unencrypted() {
     let empty = file("");
     let set = [

@@ -11,6 +11,9 @@ pub(super) const CONFLUENT: u8 = 0;
 /// The first two bytes of an Avro single object; a fingerprint of eight bytes follows (Avro 1.12, "Single-object
 /// encoding").
 pub(super) const SINGLE_OBJECT: [u8; 2] = [0xc3, 0x01];
+/// The largest schema id. Registries give out signed 32-bit ids, and some take no other as a question: Confluent's answers
+/// a plain 404 of its web server, which denies nothing, so a lane that asked would wait for ever.
+const ID_MAX: u32 = i32::MAX as u32;
 
 /// The text of one schema.
 #[derive(Clone, Debug)]
@@ -74,7 +77,7 @@ pub enum Located<'c> {
     },
     /// To a schema id of which nothing is known yet: ask the registry, and hold the partition meanwhile.
     NeedsSchema(u32),
-    /// To a schema that the registry denies or no local plan protects.
+    /// To a schema that the registry denies or cannot have, or that no local plan protects.
     UnknownSchema,
     /// Nowhere.
     Undecodable,
@@ -125,6 +128,7 @@ impl Catalog {
                         .get(usize::from(*index))
                         .map_or(Located::UnknownSchema, |plan| avro(plan, 5)),
                     Some(Verdict::Denied) => Located::UnknownSchema,
+                    None if id > ID_MAX => Located::UnknownSchema,
                     None => Located::NeedsSchema(id),
                 }
             }

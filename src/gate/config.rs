@@ -38,7 +38,7 @@ pub struct Config {
 pub struct Batch {
     /// Records. Default: 10,000.
     pub records_max: usize,
-    /// Received bytes of keys and values. Default: 8 MiB.
+    /// Received bytes of keys and values; the record that reaches the limit is the last. Default: 8 MiB.
     pub bytes_max: usize,
     /// Time from its first record, in milliseconds. Default: 100.
     pub time_max_ms: u64,

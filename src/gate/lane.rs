@@ -27,6 +27,7 @@ pub struct Lane {
     began: Option<Savepoint>,
     handed: Option<Handed>,
     settled: Checkpoint,
+    aborts: u32,
 }
 
 #[derive(Clone)]
@@ -81,6 +82,7 @@ impl Lane {
             began,
             handed: None,
             settled,
+            aborts: 0,
         }
     }
 
@@ -100,6 +102,12 @@ impl Lane {
     #[must_use]
     pub fn settled(&self) -> i64 {
         self.settled.place.position
+    }
+
+    /// How many transactions that held something of the lane were aborted since the last that was committed.
+    #[must_use]
+    pub fn aborts(&self) -> u32 {
+        self.aborts
     }
 
     /// Something has to be written to the ledger.
@@ -144,11 +152,13 @@ impl Lane {
         if let Some(Handed { began, after }) = self.handed.take() {
             self.admission.commit_through(began);
             self.settled = after;
+            self.aborts = 0;
         }
     }
 
-    /// The transaction that was handed over is aborted: everything since the last commit is undone.
+    /// The transaction that was handed over, if there is one, is aborted: everything since the last commit is undone.
     pub fn abort(&mut self) {
+        self.aborts += u32::from(self.handed.is_some());
         let began = self
             .handed
             .take()
@@ -245,6 +255,24 @@ mod tests {
         assert_eq!((lane.position(), lane.settled()), (3, 3));
         account(&mut lane, 3..9);
         assert_eq!(hand_over(&mut lane), [(1, 3, 9)]);
+    }
+
+    #[test]
+    fn aborts_count_from_the_last_commit_and_only_where_the_lane_took_part() {
+        let mut lane = lane(Vec::new());
+        account(&mut lane, 0..3);
+        lane.abort();
+        assert_eq!(lane.aborts(), 0, "nothing was handed over");
+        for aborts in 1..3 {
+            account(&mut lane, 0..3);
+            hand_over(&mut lane);
+            lane.abort();
+            assert_eq!(lane.aborts(), aborts);
+        }
+        account(&mut lane, 0..3);
+        hand_over(&mut lane);
+        lane.commit();
+        assert_eq!(lane.aborts(), 0);
     }
 
     #[test]

@@ -23,11 +23,11 @@ pub mod verify;
 
 pub use config::{Batch, Config};
 
-use crate::event::{Arena, Catalog, Ids, Located, Plan, Walk};
+use crate::event::{Arena, Catalog, Ids, Located, Plan, Violation, Walk};
 use keyring::{Key, Keyring};
 use outcome::Reason;
 use record::Received;
-use verify::{Bound, Budget, Verified};
+use verify::{Bound, Budget, Rejection, Verified};
 
 /// What the gate knows while it decides: one snapshot for a whole batch.
 #[derive(Clone, Copy)]
@@ -59,6 +59,8 @@ pub enum Checked<'k> {
     Admissible(Admissible<'k>),
     /// It is the message's fault; and who signed it, if that was found.
     Rejected(Reason, Option<Key<'k>>),
+    /// It is no event, and who signed it. Where and why is for the log of whoever runs the devices.
+    Violates(Violation, Key<'k>),
     /// Nobody knows yet: the registry has to be asked for this schema id.
     NeedsSchema(u32),
 }
@@ -93,7 +95,7 @@ impl Checker {
         record: &Received<'_>,
         rules: &Rules<'k>,
         budget: &mut Budget,
-    ) -> Result<Verified<'k>, Reason> {
+    ) -> Result<Verified<'k>, Rejection<'k>> {
         verify::verify(record, rules.keyring, rules.verify, &mut self.scratch, budget)
     }
 
@@ -120,7 +122,7 @@ impl Checker {
         };
         let walk = match plan.walk(format, record.value, datum_start, &mut self.arena) {
             Ok(walk) => walk,
-            Err(violation) => return rejected(violation.reason()),
+            Err(violation) => return Checked::Violates(violation, verified.key),
         };
         match verified.bind(record.key, walk.device.of(record.value, &self.arena)) {
             Ok(bound) => Checked::Admissible(Admissible { bound, plan, walk }),

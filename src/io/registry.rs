@@ -170,7 +170,7 @@ impl Registry {
         self.ids.load_full()
     }
 
-    /// Finds out about an id, unless it is known. Afterwards [`Registry::ids`] has it.
+    /// Finds out about an id, unless it is known. Afterwards [`Registry::ids`] has it, until too many others have come.
     ///
     /// Whoever waited while another question failed is told of that failure and asks nothing: a registry that hangs
     /// would otherwise gather one question after another.
@@ -178,11 +178,11 @@ impl Registry {
     /// # Errors
     ///
     /// [`RegistryFault`]: nothing was found out, ask again.
-    pub async fn resolve(&self, id: u32, catalog: &Catalog) -> Result<(), RegistryFault> {
+    pub async fn resolve(&self, id: u32, catalog: &Catalog) -> Result<Verdict, RegistryFault> {
         let faults = self.faults.load(Ordering::Acquire);
         let mut asking = self.asking.lock().await;
-        if self.ids.load().get(id).is_some() {
-            return Ok(());
+        if let Some(verdict) = self.ids.load().get(id) {
+            return Ok(verdict);
         }
         if let Some(fault) = &asking.last_fault
             && self.faults.load(Ordering::Acquire) != faults
@@ -207,6 +207,18 @@ impl Registry {
             asking.denied.insert(id, Instant::now());
         }
         self.ids.store(Arc::new(kept.with(id, verdict)));
+        Ok(verdict)
+    }
+
+    /// As [`Registry::resolve`] for each, up to the first that is not answered.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryFault`]: ask about those again that are not known.
+    pub async fn resolve_all(&self, ids: &[u32], catalog: &Catalog) -> Result<(), RegistryFault> {
+        for &id in ids {
+            self.resolve(id, catalog).await?;
+        }
         Ok(())
     }
 

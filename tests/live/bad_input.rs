@@ -1,13 +1,20 @@
 //! Records that no well-meaning producer sends, each of which gets its one outcome while the lane goes on. (The hostile
 //! fleet of `main_path` has the other misdeeds.)
 
+use std::collections::{BTreeSet, HashMap};
+
+use pulsegate::crypto::envelope::{FieldKey, key_id_of};
+use pulsegate::crypto::kek::Source;
+use pulsegate::gate::seal::quarantine_context;
+use pulsegate::io::vault::opening::Opener;
 use pulsegate_loadtest::fleet::{Draft, Fleet, Hostile};
-use pulsegate_loadtest::kafka::Producer;
+use pulsegate_loadtest::kafka::{Producer, captured, read_all, watermarks};
 use pulsegate_loadtest::outcome::Outcome;
-use pulsegate_loadtest::record::{Header, Record};
+use pulsegate_loadtest::record::{Captured, Header, Record};
+use tokio::runtime::Handle;
 
 use crate::main_path::fleet;
-use crate::world::in_a_world;
+use crate::world::{World, in_a_world};
 
 /// What is done to a good record, and what comes of it.
 type Case = (&'static str, fn(&mut Record), Outcome);
@@ -92,7 +99,90 @@ fn each_bad_record_gets_its_outcome_and_the_lane_goes_on() {
     });
 }
 
-fn next(fleet: &mut Fleet) -> Draft {
+/// Found out behind the signature: the record is its signer's, wrong as it is.
+const SIGNED: [&str; 3] = ["wrong_audience", "stale", "misrouted"];
+
+#[test]
+fn a_deadletter_that_was_signed_is_its_devices_and_opens_with_its_tenants_key() {
+    in_a_world("signed", "", |world| {
+        let mut fleet = fleet(world, 50, Hostile::some());
+        world.import(&fleet);
+        world.produce(&mut fleet, 3_000);
+        let mut gate = world.gate("one");
+        world.settle(&mut [&mut gate]);
+        assert!(gate.terminate().success());
+
+        let topics = &world.config.topics;
+        let raw: HashMap<_, _> = read(world, &topics.raw)
+            .into_iter()
+            .map(|from| (format!("{}/{}/{}", from.topic, from.partition, from.offset), from))
+            .collect();
+        let letters = read(world, &topics.deadletter);
+        let keys = quarantine_keys(world, letters.iter().map(|letter| sealed_with(&letter.record)));
+        let (mut seen, mut tenants, mut house) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        for Captured { record, .. } in &letters {
+            let reason = text(record, b"pg-reason");
+            let key = sealed_with(record);
+            if reason == "bad_signature" {
+                house.insert(key);
+            }
+            if !SIGNED.contains(&reason) {
+                continue;
+            }
+            let origin = text(record, b"pg-origin");
+            let sent = &raw[origin].record;
+            assert_eq!(record.key, sent.key, "{reason}");
+            let mut aad = Vec::new();
+            quarantine_context("local", origin.as_bytes(), &topics.deadletter, &mut aad).expect("short");
+            let opened = keys[&key].expand().open(&aad, value(record)).expect("opens");
+            assert_eq!(&opened[..], value(sent), "{reason}");
+            seen.insert(reason);
+            tenants.insert(key);
+        }
+        assert_eq!(seen, BTreeSet::from(SIGNED));
+        assert!(
+            !house.is_empty() && tenants.is_disjoint(&house),
+            "{tenants:?} {house:?}"
+        );
+    });
+}
+
+/// All of a topic.
+pub fn read(world: &World, topic: &str) -> Vec<Captured> {
+    let (kafka, mut records) = (world.kafka(), Vec::new());
+    let ranges = watermarks(&kafka, topic).expect("the topic is there");
+    read_all(&kafka, topic, &ranges, |message| {
+        records.push(captured(message));
+        Ok(())
+    })
+    .expect("read");
+    records
+}
+
+fn quarantine_keys(world: &World, ids: impl Iterator<Item = u32>) -> HashMap<u32, FieldKey> {
+    let mut config = world.config.clone();
+    (config.kek.source, config.kek.file) = (Source::File, Some(world.directory.join("kek")));
+    let ids: Vec<_> = ids.collect::<BTreeSet<_>>().into_iter().collect();
+    Handle::current().block_on(async {
+        let opener = Opener::connect(&config).await.expect("the vault is there");
+        opener.quarantine_keys(&ids).await.expect("read")
+    })
+}
+
+fn sealed_with(record: &Record) -> u32 {
+    key_id_of(value(record)).expect("sealed")
+}
+
+fn value(record: &Record) -> &[u8] {
+    record.value.as_deref().expect("a value")
+}
+
+fn text<'r>(record: &'r Record, header: &[u8]) -> &'r str {
+    std::str::from_utf8(record.header(header).expect("the header")).expect("text")
+}
+
+/// The fleet's next event.
+pub fn next(fleet: &mut Fleet) -> Draft {
     let mut draft = Draft::default();
     fleet
         .next(jiff::Timestamp::now().as_millisecond(), &mut draft)

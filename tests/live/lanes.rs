@@ -1,13 +1,20 @@
 //! What a lane does when somebody moved the group's offsets, or retention deleted what nobody had read.
 
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use pulsegate::gate::ledger::Entry;
 use pulsegate_loadtest::fleet::Hostile;
+use pulsegate_loadtest::kafka::{Range, watermarks};
 use pulsegate_loadtest::oracle::Problem;
+use pulsegate_loadtest::record::{Captured, Record};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::audit;
+use crate::bad_input::read;
 use crate::main_path::fleet;
-use crate::world::{World, in_a_world};
+use crate::world::{Gate, World, in_a_world, wait_for};
 
 #[test]
 fn a_gate_refuses_offsets_that_somebody_reset_until_it_is_told_to_rewind() {
@@ -97,15 +104,140 @@ fn what_retention_deletes_under_a_running_gate_becomes_a_lost_range() {
     });
 }
 
+/// Chunks are taken from librdkafka by number, whatever their records' size.
+#[test]
+fn a_transaction_ends_with_the_record_that_fills_it() {
+    in_a_world("bytes", "gate.batch.bytes_max = 5000\n", |world| {
+        let topics = &world.config.topics;
+        let mut fleet = fleet(world, 50, Hostile::default());
+        world.import(&fleet);
+        world.produce(&mut fleet, 1_000);
+        let mut gate = world.gate("one");
+        world.settle(&mut [&mut gate]);
+        world.judged_good(&fleet);
+        assert!(gate.terminate().success());
+
+        let sizes: HashMap<_, _> = read(world, &topics.raw)
+            .into_iter()
+            .map(|from| ((from.partition, from.offset), size(&from.record)))
+            .collect();
+        for Captured {
+            partition, record, ..
+        } in read(world, &topics.ledger)
+        {
+            let entry = Entry::parse(record.value.as_deref().expect("a value")).expect("an entry");
+            let all_but_one = entry.first..entry.next - 1;
+            let bytes: usize = all_but_one.map(|offset| sizes[&(partition, offset)]).sum();
+            assert!(bytes < 5_000, "{bytes} bytes and one more record in {entry:?}");
+        }
+    });
+}
+
+fn size(record: &Record) -> usize {
+    let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+    length(&record.key) + length(&record.value)
+}
+
+#[test]
+fn a_lane_whose_output_is_refused_waits_until_it_is_taken_and_loses_nothing() {
+    in_a_world("refused", "", |world| {
+        let letters = &world.config.topics.deadletter;
+        let mut fleet = fleet(world, 50, Hostile::some());
+        world.import(&fleet);
+        world.produce(&mut fleet, 2_000);
+        world.configure_topic(letters, "max.message.bytes", "100");
+        let mut gate = world.start_gate("one", &[], &[]);
+        // By then one of the lanes was in two of them.
+        let enough = world.partitions() as usize + 1;
+        wait_for("transactions to be aborted", || {
+            gate.expect_running();
+            aborts(&gate) >= enough
+        });
+        let (begun, before) = (Instant::now(), aborts(&gate));
+        wait_for("it to try again", || {
+            let (status, body) = gate.get("/readyz").expect("an answer");
+            assert!(status == 503 && body.contains("kafka"), "{status}: {body}");
+            aborts(&gate) >= before + 2 * enough
+        });
+        // Each lane once a second, if not all at the same time.
+        assert!(
+            begun.elapsed() > Duration::from_secs(1),
+            "it tries without a pause"
+        );
+        assert!(gate.logged().contains(letters), "it says which topic");
+
+        world.configure_topic(letters, "max.message.bytes", "1048576");
+        world.settle(&mut [&mut gate]);
+        gate.wait_ready();
+        world.judged_good(&fleet);
+        assert!(gate.terminate().success());
+    });
+}
+
+fn aborts(gate: &Gate) -> usize {
+    gate.logged().matches("transaction aborted").count()
+}
+
+/// A gate that is told to rewind first waits for as long as the ledger's last transaction might take.
+const SHORT_TRANSACTIONS: &str = "gate.transaction_timeout_ms = 3000\ngate.settle_timeout_ms = 3000\n";
+
+/// Freshness, replay and rate would rest on what producers say.
+#[test]
+fn a_gate_takes_no_records_whose_time_is_the_producers() {
+    in_a_world("times", SHORT_TRANSACTIONS, |world| {
+        let raw = &world.config.topics.raw;
+        let mut fleet = fleet(world, 50, Hostile::default());
+        world.import(&fleet);
+        let mut gate = world.gate("one");
+        world.configure_topic(raw, "message.timestamp.type", "CreateTime");
+        let mut late = world.start_gate("two", &[], &[]);
+        assert_eq!(late.wait().code(), Some(1));
+        assert!(
+            late.logged().contains("message.timestamp.type=CreateTime"),
+            "{}",
+            late.logged()
+        );
+
+        world.produce(&mut fleet, 100);
+        assert_eq!(gate.wait().code(), Some(1));
+        assert!(
+            gate.logged().contains("offset 0: "),
+            "it says where: {}",
+            gate.logged()
+        );
+        assert_eq!(world.settled(), 0);
+
+        // As the gate advises.
+        world.configure_topic(raw, "message.timestamp.type", "LogAppendTime");
+        commit_offsets(world, &watermarks(&world.kafka(), raw).expect("there"));
+        world.produce(&mut fleet, 200);
+        let mut gate = world.start_gate("one", &[], &["--rewind"]);
+        gate.wait_ready();
+        world.settle(&mut [&mut gate]);
+        assert!(gate.terminate().success());
+        assert_eq!(world.judge(&fleet).clean_records, 200);
+    });
+}
+
 /// Back to the start, as an operator would, while the group is empty.
 fn reset_offsets(world: &World) {
+    let start = |partition| Range {
+        partition,
+        first: 0,
+        next: 0,
+    };
+    commit_offsets(world, &(0..world.partitions()).map(start).collect::<Vec<_>>());
+}
+
+/// To the ends of the ranges.
+fn commit_offsets(world: &World, ranges: &[Range]) {
     let raw = &world.config.topics.raw;
     let mut client = world.config.kafka.client();
     let group: BaseConsumer = client.set("group.id", raw).create().expect("a client");
     let mut offsets = TopicPartitionList::new();
-    for partition in 0..world.partitions() {
+    for range in ranges {
         offsets
-            .add_partition_offset(raw, partition, Offset::Offset(0))
+            .add_partition_offset(raw, range.partition, Offset::Offset(range.next))
             .expect("a valid offset");
     }
     group.commit(&offsets, CommitMode::Sync).expect("committed");

@@ -25,6 +25,9 @@ fn every_record_of_a_hostile_fleet_gets_its_outcome() {
         let report = world.judged_good_at(&fleet, LOW_RATE);
         assert_eq!(report.total.records, made.records);
         assert!(report.total.outcomes.get(&Outcome::RateLimited) > Some(&0));
+        let violations = report.total.ledger[&Outcome::SchemaViolation] as usize;
+        let told = gate.logged().matches("\"violation\":").count();
+        assert!((1..violations).contains(&told), "{told} of {violations}");
         assert!(gate.terminate().success(), "a drained gate exits with 0");
     });
 }

@@ -1,15 +1,21 @@
 //! Avro with a registry's schema ids: looked up once, waited for while the registry does not answer.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::sync::Arc;
 
 use apache_avro::Schema;
 use pulsegate_loadtest::fleet::event::Format;
 use pulsegate_loadtest::fleet::{Fleet, Options};
+use pulsegate_loadtest::kafka::Producer;
 use pulsegate_loadtest::oracle::AvroSchemas;
 use pulsegate_loadtest::outcome::Outcome;
 
 use crate::audit;
+use crate::bad_input::next;
 use crate::world::{World, in_a_world, wait_for};
+
+const SCHEMA: &str = include_str!("../../schemas/biometric_event.avsc");
 
 #[test]
 fn without_the_registry_a_lane_waits_and_nothing_is_rejected() {
@@ -49,12 +55,10 @@ fn an_id_that_the_registry_denies_is_rejected_and_the_lane_goes_on() {
     in_a_world("denied", "", |world| {
         let mut known = avro_fleet(world);
         world.import(&known);
-        let mut denied = Fleet::new(Options {
-            format: denied(&known),
-            boot: known.options().boot - 1,
-            ..known.options().clone()
-        });
-        world.produce(&mut denied, 300);
+        // No registry can have the other one, and not every registry says so.
+        for (number, id) in [i32::MAX.unsigned_abs(), u32::MAX].into_iter().enumerate() {
+            world.produce(&mut denied(&known, number as u64, id), 150);
+        }
         world.produce(&mut known, 400);
         let mut gate = world.gate("one");
         world.settle(&mut [&mut gate]);
@@ -70,15 +74,98 @@ fn an_id_that_the_registry_denies_is_rejected_and_the_lane_goes_on() {
     });
 }
 
-/// The fleet's format with an id that the registry has never given.
-fn denied(fleet: &Fleet) -> Format {
-    match &fleet.options().format {
+/// Denials are forgotten sooner than a lane that opens tries again: it has to ask about all ids at once.
+#[test]
+fn a_lane_opens_however_many_denied_ids_its_past_has() {
+    in_a_world("denied_past", "registry.denied_s = 1\n", |world| {
+        let known = avro_fleet(world);
+        world.import(&known);
+        for number in 0..4 {
+            let id = i32::MAX.unsigned_abs() - number;
+            world.produce(&mut denied(&known, number.into(), id), 20);
+        }
+        for _ in 0..2 {
+            let mut gate = world.gate("one");
+            world.settle(&mut [&mut gate]);
+            assert!(gate.terminate().success());
+        }
+        let report = world.judge_with(&known, |config| config.rules.avro = schemas(&known));
+        assert!(report.is_good(), "{report}");
+    });
+}
+
+/// The registry is asked about all that a lane meets at once: a hold for each would let one device stop its lane.
+#[test]
+fn many_ids_that_nobody_knows_cost_few_holds() {
+    in_a_world("many_ids", "log.level = \"info,pulsegate=debug\"\n", |world| {
+        let schema = Arc::new(Schema::parse_str(SCHEMA).expect("the default schema"));
+        let made_up = |id| Options {
+            devices: 1,
+            format: Format::AvroConfluent {
+                schema: Arc::clone(&schema),
+                id,
+            },
+            boot: id.into(),
+            topic: world.config.topics.raw.clone(),
+            ..Options::new(22)
+        };
+        world.import(&Fleet::new(made_up(1)));
+        let mut producer =
+            Producer::new(&world.kafka(), &world.config.topics.raw, "none").expect("a producer");
+        for id in 1..=100 {
+            let draft = next(&mut Fleet::new(made_up(id)));
+            producer.send(&draft.record, draft.partition(producer.partitions()));
+        }
+        producer.finish().expect("delivered");
+        let registry = format!("registry.url={}", registry_without_schemas());
+        let mut gate = world.start_gate("one", &[&registry], &[]);
+        world.settle(&mut [&mut gate]);
+        let holds = gate.logged().matches("lane held").count();
+        assert!((1..50).contains(&holds), "{holds}");
+        let report = world.judge(&Fleet::new(made_up(1)));
+        assert_eq!(
+            report.total.ledger.get(&Outcome::UnknownSchema),
+            Some(&100),
+            "{report}"
+        );
+        assert!(gate.terminate().success());
+    });
+}
+
+/// Answers at once that it does not have what it is asked for. Its address.
+fn registry_without_schemas() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let body = r#"{"error_code":40403}"#;
+    let answer = format!(
+        "HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            // Whoever has gone does not need his answer.
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    url
+}
+
+/// The same devices in an earlier life, `number` from its end, with an id that the registry has never given.
+fn denied(fleet: &Fleet, number: u64, id: u32) -> Fleet {
+    let format = match &fleet.options().format {
         Format::AvroConfluent { schema, .. } => Format::AvroConfluent {
             schema: Arc::clone(schema),
-            id: i32::MAX.unsigned_abs(),
+            id,
         },
         Format::Json | Format::AvroSingleObject { .. } => unreachable!("the fleet writes with ids"),
-    }
+    };
+    Fleet::new(Options {
+        format,
+        boot: fleet.options().boot - 1 - number,
+        ..fleet.options().clone()
+    })
 }
 
 /// A fleet that writes Avro with the id that the real registry gives the default schema.
@@ -91,8 +178,7 @@ fn avro_fleet(world: &World) -> Fleet {
             .is_some_and(|name| name.starts_with(&world.config.topics.raw))
     });
     let id = raw.and_then(|raw| raw["id"].as_u64()).expect("an id");
-    let text = include_str!("../../schemas/biometric_event.avsc");
-    let schema = Arc::new(Schema::parse_str(text).expect("the default schema"));
+    let schema = Arc::new(Schema::parse_str(SCHEMA).expect("the default schema"));
     let format = Format::AvroConfluent {
         schema,
         id: u32::try_from(id).expect("an id"),

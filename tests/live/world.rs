@@ -14,7 +14,7 @@ use pulsegate_loadtest::kafka::{Kafka, Producer};
 use pulsegate_loadtest::oracle::{self, Keys, Rate, Report};
 use pulsegate_loadtest::replay::series::Series;
 use pulsegate_loadtest::replay::{self, Recording, Replayed, Resigner, Speed, Target};
-use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
@@ -175,6 +175,16 @@ impl World {
         Handle::current()
             .block_on(admin.delete_records(&ends, &options))
             .expect("deleted");
+    }
+
+    /// Gives a topic one setting, and takes all others back that are its own.
+    pub fn configure_topic(&self, topic: &str, name: &str, value: &str) {
+        let admin: AdminClient<DefaultClientContext> = self.config.kafka.client().create().expect("a client");
+        let alteration = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(name, value);
+        let altered = Handle::current().block_on(admin.alter_configs([&alteration], &AdminOptions::new()));
+        for result in altered.expect("an answer") {
+            result.expect("altered");
+        }
     }
 
     /// Plays recordings into the raw topic, each as the fleet's next device. Those that count from their own beginning

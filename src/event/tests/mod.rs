@@ -252,6 +252,11 @@ fn headers_lead_to_a_plan_or_to_the_registry() {
     assert_eq!(locate(&[0, 0, 0, 0, 7], &ids), "Avro from 5");
     assert_eq!(locate(&[0, 0, 0, 0, 8, 1], &ids), "UnknownSchema");
     assert_eq!(locate(&[0, 0, 0, 0, 9, 1], &ids), "NeedsSchema(9)");
+    let largest = format!("NeedsSchema({})", i32::MAX);
+    assert_eq!(locate(&[0, 0x7f, 0xff, 0xff, 0xff, 1], &ids), largest);
+    for impossible in [[0, 0x80, 0, 0, 0, 1], [0, 0xff, 0xff, 0xff, 0xff, 1]] {
+        assert_eq!(locate(&impossible, &ids), "UnknownSchema", "{impossible:?}");
+    }
     assert_eq!(locate(&[0xc3, 1, 0, 0, 0, 0, 0, 0, 0, 0], &ids), "UnknownSchema");
     assert_eq!(
         locate(&[&[0xc3, 1], &fingerprint[..]].concat(), &ids),

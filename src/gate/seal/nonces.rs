@@ -8,8 +8,8 @@ const NONCE_BYTES: usize = 12;
 
 /// Random bytes from the operating system, handed in by the shell and taken twelve at a time, each once.
 ///
-/// The shell fills it at the start of a batch, so that a forked or restored virtual machine can repeat IVs for at most
-/// the records of the batch that was open, which the fork then reads and seals alike.
+/// None outlives the batch that it was drawn for: a forked or restored virtual machine can repeat IVs for at most the
+/// records of the batch that was open, which the fork then reads and seals alike.
 #[derive(Default)]
 pub struct Nonces {
     bytes: Vec<u8>,
@@ -37,6 +37,11 @@ impl Nonces {
         fill(&mut self.bytes)?;
         self.taken = 0;
         Ok(())
+    }
+
+    /// Gives up what is left.
+    pub fn discard(&mut self) {
+        self.taken = self.bytes.len();
     }
 
     /// How many are left.
@@ -85,5 +90,13 @@ pub(super) mod tests {
         assert_eq!(nonces.take().err(), Some(SealError::Nonces));
         assert_eq!(nonces.refill(4, |_| Err("no entropy")), Err("no entropy"));
         assert_eq!(nonces.left(), 0);
+    }
+
+    #[test]
+    fn what_is_discarded_is_not_taken() {
+        let mut nonces = nonces(2);
+        assert!(nonces.take().is_ok());
+        nonces.discard();
+        assert_eq!((nonces.left(), nonces.take().err()), (0, Some(SealError::Nonces)));
     }
 }

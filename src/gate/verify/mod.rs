@@ -189,6 +189,22 @@ pub struct Bound<'k> {
     _proof: Proof,
 }
 
+/// The first check that a record failed. One that failed behind its signature was sent by its signer, to whose tenant the
+/// deadletter belongs.
+#[derive(Clone, Copy, Debug)]
+pub struct Rejection<'k> {
+    /// Which check it was.
+    pub reason: Reason,
+    /// Whose key signed the record, if it came to that.
+    pub signer: Option<Key<'k>>,
+}
+
+impl From<Reason> for Rejection<'_> {
+    fn from(reason: Reason) -> Self {
+        Self { reason, signer: None }
+    }
+}
+
 impl<'k> Verified<'k> {
     /// Checks that the key, the record key and the decoded payload name the same device.
     ///
@@ -210,21 +226,22 @@ impl<'k> Verified<'k> {
 /// Checks one record. Allocates nothing, once the scratch has grown to the largest value.
 ///
 /// # Errors
-/// The reason of the first check that fails, in the order of the module's documentation.
+/// The first check that fails, in the order of the module's documentation.
 pub fn verify<'k>(
     record: &Received<'_>,
     keyring: &'k Keyring,
     context: &Context,
     scratch: &mut Scratch,
     budget: &mut Budget,
-) -> Result<Verified<'k>, Reason> {
+) -> Result<Verified<'k>, Rejection<'k>> {
     check_size(record, &context.config)?;
     let (key, sequence) = match present(record)? {
         Profile::Jws => authenticate_jws(record, keyring, &context.audience, scratch, budget)?,
         Profile::Webhook => authenticate_webhook(record, keyring, scratch, budget)?,
     };
-    check_freshness(sequence.issued_ms, record.appended_ms, &context.config)?;
-    check_home(record, context.partitions)?;
+    check_freshness(sequence.issued_ms, record.appended_ms, &context.config)
+        .and_then(|()| check_home(record, context.partitions))
+        .map_err(|reason| signed_by(key, reason))?;
     Ok(Verified {
         key,
         sequence,
@@ -259,17 +276,17 @@ fn authenticate_jws<'k>(
     audience: &str,
     scratch: &mut Scratch,
     budget: &mut Budget,
-) -> Result<(Key<'k>, Sequence), Reason> {
+) -> Result<(Key<'k>, Sequence), Rejection<'k>> {
     let header = record.signature.jws.unwrap_or_default();
     let claim = jws::parse(header, record.value, &mut scratch.protected).ok_or(Reason::MalformedSignature)?;
     let found = keyring
         .by_kid(claim.kid.as_bytes())
         .filter(|found| found.profile == Profile::Jws);
     if found.as_ref().is_some_and(|found| !found.state.verifies()) {
-        return Err(Reason::KeyNotActive);
+        return Err(Reason::KeyNotActive.into());
     }
     if !budget.allows(record.appended_ms) {
-        return Err(Reason::RateLimited);
+        return Err(Reason::RateLimited.into());
     }
     // The work follows what the message claims, so that its duration says nothing about the row.
     let material = |algorithm| {
@@ -297,7 +314,7 @@ fn authenticate_jws<'k>(
         None => return fail(budget, Reason::UnknownKey),
     };
     if claim.audience != audience {
-        return Err(Reason::WrongAudience);
+        return Err(signed_by(key, Reason::WrongAudience));
     }
     let id = MessageId::Jws {
         boot: claim.boot,
@@ -317,17 +334,17 @@ fn authenticate_webhook<'k>(
     keyring: &'k Keyring,
     scratch: &mut Scratch,
     budget: &mut Budget,
-) -> Result<(Key<'k>, Sequence), Reason> {
+) -> Result<(Key<'k>, Sequence), Rejection<'k>> {
     let claim = webhook::parse(&record.signature).ok_or(Reason::MalformedSignature)?;
     if std::str::from_utf8(record.value).is_err() {
-        return Err(Reason::MalformedSignature);
+        return Err(Reason::MalformedSignature.into());
     }
     let keys = record.key.and_then(|device| keyring.webhook_keys(device));
     if keys.as_ref().is_some_and(|keys| keys.iter().all(Option::is_none)) {
-        return Err(Reason::KeyNotActive);
+        return Err(Reason::KeyNotActive.into());
     }
     if !budget.allows(record.appended_ms) {
-        return Err(Reason::RateLimited);
+        return Err(Reason::RateLimited.into());
     }
     let parts = [claim.id, claim.timestamp, record.value];
     let input = mac::webhook_input(parts, &mut scratch.input);
@@ -356,9 +373,16 @@ fn authenticate_webhook<'k>(
 }
 
 /// A signature was computed for nothing: the lane pays for it.
-fn fail<T>(budget: &mut Budget, reason: Reason) -> Result<T, Reason> {
+fn fail<'k, T>(budget: &mut Budget, reason: Reason) -> Result<T, Rejection<'k>> {
     budget.spend();
-    Err(reason)
+    Err(reason.into())
+}
+
+const fn signed_by(key: Key<'_>, reason: Reason) -> Rejection<'_> {
+    Rejection {
+        reason,
+        signer: Some(key),
+    }
 }
 
 fn check_freshness(issued_ms: i64, appended_ms: i64, config: &Config) -> Result<(), Reason> {

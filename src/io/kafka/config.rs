@@ -157,7 +157,7 @@ impl Serialize for Properties {
 }
 
 /// Why a property can't be passed through.
-const REFUSED: [(&str, &str); 17] = [
+const REFUSED: [(&str, &str); 22] = [
     ("bootstrap.servers", "use kafka.brokers"),
     ("metadata.broker.list", "use kafka.brokers"),
     ("security.protocol", "use kafka.security.protocol"),
@@ -186,6 +186,23 @@ const REFUSED: [(&str, &str); 17] = [
     (
         "isolation.level",
         "reading uncommitted records would break exactly-once",
+    ),
+    (
+        "auto.offset.reset",
+        "a lane whose next offset is gone has to say what is lost, and not go on elsewhere",
+    ),
+    (
+        "enable.partition.eof",
+        "the end of a log is no gap in it, and each client knows whether it asks for it",
+    ),
+    (
+        "partition.assignment.strategy",
+        "lanes are handed over one by one: cooperative-sticky",
+    ),
+    ("group.protocol", "lanes are handed over by the classic protocol"),
+    (
+        "delivery.report.only.error",
+        "only failed deliveries are looked at",
     ),
 ];
 

@@ -16,16 +16,17 @@ use tracing::{error, warn};
 
 use super::consumer::Consumer;
 use super::gate::{Gate, Knowledge};
-use super::raw::Messages;
+use super::raw::{Message, Messages};
 use super::slot::{Need, Slot};
 use super::worker::WorkerError;
 use crate::crypto::keys::SubjectKey;
+use crate::event::Violation;
 use crate::gate::keyring::{Key, Keyring};
 use crate::gate::lane::Lane;
 use crate::gate::outcome::{Outcome, Reason};
 use crate::gate::record::Received;
 use crate::gate::seal::{Event, Keys, Nonces, SealError, SealedBatch, Sealer};
-use crate::gate::verify::{Budget, Verified};
+use crate::gate::verify::{Budget, Rejection, Verified};
 use crate::gate::{Admissible, Checked, Checker, Rules};
 use crate::io::vault;
 use crate::telemetry::metrics::Stage;
@@ -33,7 +34,10 @@ use crate::telemetry::metrics::Stage;
 /// How many records go through the stages at once: few enough that they stay in the processor's cache between stages,
 /// many enough that a round trip for missing subject keys is shared.
 const CHUNK_RECORDS: usize = 256;
-/// How many IVs are drawn at once: a system call for a few thousand costs less than 1 % of what sealing with them does.
+/// How long a lane that has said what is wrong with an event says nothing of others.
+const WARNING_PAUSE: Duration = Duration::from_secs(60);
+/// How many IVs are drawn at once: a system call for a few thousand costs less than 1 % of what sealing with them does,
+/// and as little of the time of a batch that needs one.
 pub const NONCES: usize = 4096;
 
 /// The open batch.
@@ -46,6 +50,7 @@ pub struct Filling {
     size: Size,
     begun: Option<Instant>,
     last_appended_ms: Vec<i64>,
+    warnings: Warnings,
 }
 
 /// What the open batch has taken, and what it cost.
@@ -59,6 +64,23 @@ pub struct Size {
     pub key_rev: u64,
     /// Time in the stages, in the order of [`Stage::ALL`].
     pub stages: [Duration; Stage::ALL.len()],
+}
+
+/// When each lane last said what is wrong with an event.
+struct Warnings(Vec<Option<Instant>>);
+
+impl Warnings {
+    /// Says so now and then: a firmware with a bad field makes every event of its devices such a one.
+    fn violation(&mut self, record: &Received, violation: &Violation) {
+        let Some(last) = self.0.get_mut(record.partition as usize) else {
+            return;
+        };
+        if last.is_none_or(|last| last.elapsed() >= WARNING_PAUSE) {
+            *last = Some(Instant::now());
+            let (lane, offset) = (record.partition, record.offset);
+            warn!(lane, offset, %violation, "rejected; others are not told of for a while");
+        }
+    }
 }
 
 /// A lane that cannot go on from where it is now.
@@ -109,16 +131,21 @@ impl Filling {
     ///
     /// When a topic's name does not fit into an encryption context.
     pub fn new(gate: &Gate) -> Result<Self, crate::crypto::envelope::TooLong> {
-        Ok(Self {
+        Ok(Self::with(gate.sealer()?, gate.partitions()))
+    }
+
+    fn with(sealer: Sealer, partitions: usize) -> Self {
+        Self {
             messages: Messages::with_capacity(CHUNK_RECORDS),
             checker: Checker::default(),
-            sealer: gate.sealer()?,
+            sealer,
             nonces: Nonces::new(),
             batch: SealedBatch::default(),
             size: Size::default(),
             begun: None,
-            last_appended_ms: vec![0; gate.partitions()],
-        })
+            last_appended_ms: vec![0; partitions],
+            warnings: Warnings(vec![None; partitions]),
+        }
     }
 
     /// Starts the batch's clock, if it does not run.
@@ -153,6 +180,7 @@ impl Filling {
     /// Gives the batch away and opens the next one, which takes over the memory of `spare`.
     pub fn close(&mut self, spare: SealedBatch) -> (SealedBatch, Size) {
         self.begun = None;
+        self.nonces.discard();
         (
             std::mem::replace(&mut self.batch, spare),
             std::mem::take(&mut self.size),
@@ -161,13 +189,25 @@ impl Filling {
 
     /// Forgets everything.
     pub fn clear(&mut self) {
+        self.nonces.discard();
         self.batch.clear();
         self.size = Size::default();
         self.begun = None;
     }
 
-    /// Takes the next chunk. An empty batch waits for its first record alone, so that its clock starts with it.
+    /// Takes the next chunk. An empty batch waits for its first record alone, so that its clock starts with it. What the
+    /// last batch had no room for comes first.
     pub fn take(&mut self, consumer: &Consumer, gate: &Gate, patience: Duration) -> usize {
+        if self.messages.is_empty() {
+            self.consume(consumer, gate, patience);
+        }
+        if !self.messages.is_empty() {
+            self.begin();
+        }
+        self.messages.len()
+    }
+
+    fn consume(&mut self, consumer: &Consumer, gate: &Gate, patience: Duration) {
         let left = gate
             .config
             .gate
@@ -180,33 +220,37 @@ impl Filling {
             if self.begun.is_none() { 1 } else { left },
             patience,
         );
-        if !self.messages.is_empty() {
-            self.begin();
-        }
-        self.messages.len()
     }
 
-    /// Sends the chunk that was taken through the stages. Returns the lanes that were cut.
+    /// Forgets what was taken from a lane and has had no room yet: it is taken again when the lane starts.
+    pub fn forget(&mut self, partition: i32) {
+        self.messages.forget(partition);
+    }
+
+    /// Sends the chunk that was taken through the stages, as far as the batch has room. Returns the lanes that were cut.
     ///
     /// # Errors
     ///
     /// [`WorkerError`] when the topic is not what it must be, or sealing is impossible: the worker must rewind.
-    pub fn process(&mut self, gate: &Gate, slots: &mut [Slot]) -> Result<Vec<Cut>, WorkerError> {
+    pub fn process(&mut self, gate: &Arc<Gate>, slots: &mut [Slot]) -> Result<Vec<Cut>, WorkerError> {
         let knowledge = gate.knowledge();
         self.size.key_rev = knowledge.keys.revision();
         // Borrowed by the items, while the other fields change.
-        let messages = std::mem::replace(&mut self.messages, Messages::with_capacity(0));
-        let result = self.stages(gate, &knowledge, slots, &messages);
+        let mut messages = std::mem::replace(&mut self.messages, Messages::with_capacity(0));
+        let room = gate.config.gate.batch.bytes_max.saturating_sub(self.size.bytes);
+        let count = fitting(messages.iter().map(Message::bytes), room);
+        let result = self.stages(gate, &knowledge, slots, messages.iter().take(count));
+        messages.release(count);
         self.messages = messages;
         result
     }
 
-    fn stages(
+    fn stages<'r>(
         &mut self,
-        gate: &Gate,
+        gate: &Arc<Gate>,
         knowledge: &Knowledge,
         slots: &mut [Slot],
-        messages: &Messages,
+        messages: impl Iterator<Item = Message<'r>>,
     ) -> Result<Vec<Cut>, WorkerError> {
         let rules = knowledge.rules(gate);
         self.checker.clear();
@@ -215,6 +259,11 @@ impl Filling {
         let verified = self.verify(messages, &rules, slots, &mut cuts)?;
         self.spent(Stage::Verify, &mut since);
         let checked = self.decode(&rules, verified);
+        // Of all, and not only of the first in each lane: an id more would cost the lane one hold more.
+        gate.resolve_schemas(checked.iter().filter_map(|item| match item.stage {
+            Checked::NeedsSchema(id) => Some(id),
+            Checked::Admissible(_) | Checked::Rejected(..) | Checked::Violates(..) => None,
+        }));
         self.spent(Stage::Decode, &mut since);
         let ready = cut(slots, self.find_keys(gate, checked), &mut cuts);
         self.spent(Stage::Keys, &mut since);
@@ -234,13 +283,13 @@ impl Filling {
     /// Records of lanes that are not open are left out: they are taken again when the lane opens.
     fn verify<'r, 'k>(
         &mut self,
-        messages: &'r Messages,
+        messages: impl Iterator<Item = Message<'r>>,
         rules: &Rules<'k>,
         slots: &mut [Slot],
         cuts: &mut Vec<Cut>,
-    ) -> Result<Vec<Item<'r, Result<Verified<'k>, Reason>>>, WorkerError> {
-        let mut items = Vec::with_capacity(messages.len());
-        for message in messages.iter() {
+    ) -> Result<Vec<Item<'r, Result<Verified<'k>, Rejection<'k>>>>, WorkerError> {
+        let mut items = Vec::with_capacity(CHUNK_RECORDS);
+        for message in messages {
             let partition = message.partition();
             if let Some(error) = message.error() {
                 warn!(lane = partition, %error, "instead of a record");
@@ -256,7 +305,10 @@ impl Filling {
             };
             let (record, by_broker) = message.received();
             if !by_broker {
-                return Err(WorkerError::Timestamps);
+                return Err(WorkerError::Timestamps {
+                    partition,
+                    offset: record.offset,
+                });
             }
             let budget = lane.budget;
             let stage = self.checker.verify(&record, rules, &mut lane.budget);
@@ -272,24 +324,28 @@ impl Filling {
     fn decode<'r, 'k>(
         &mut self,
         rules: &Rules<'k>,
-        items: Vec<Item<'r, Result<Verified<'k>, Reason>>>,
+        items: Vec<Item<'r, Result<Verified<'k>, Rejection<'k>>>>,
     ) -> Vec<Item<'r, Checked<'k>>> {
         let mut decode = |record: &Received<'r>, verified| match verified {
             Ok(verified) => self.checker.decode(record, verified, rules),
-            Err(reason) => Checked::Rejected(reason, None),
+            Err(Rejection { reason, signer }) => Checked::Rejected(reason, signer),
         };
         items.into_iter().map(|item| item.map(&mut decode)).collect()
     }
 
     /// Finds the key of each record's subject. Those that are not in memory are fetched or made together, in one round
     /// trip.
-    fn find_keys<'r, 'k>(&self, gate: &Gate, items: Vec<Item<'r, Checked<'k>>>) -> Vec<Item<'r, Keyed<'k>>> {
+    fn find_keys<'r, 'k>(
+        &mut self,
+        gate: &Gate,
+        items: Vec<Item<'r, Checked<'k>>>,
+    ) -> Vec<Item<'r, Keyed<'k>>> {
         let arena = self.checker.arena();
         let subject_of = |record: &Received<'r>, checked: &Checked<'k>| match checked {
             Checked::Admissible(found) => {
                 Some((found.bound.key.tenant, found.walk.subject.of(record.value, arena)))
             }
-            Checked::Rejected(..) | Checked::NeedsSchema(_) => None,
+            Checked::Rejected(..) | Checked::Violates(..) | Checked::NeedsSchema(_) => None,
         };
         let mut missing = Vec::new();
         let mut keys = Vec::with_capacity(items.len());
@@ -305,8 +361,13 @@ impl Filling {
         if !missing.is_empty() {
             gate.fetch_subject_keys(&missing);
         }
-        let find = |record: &Received<'r>, checked, key: Option<Arc<SubjectKey>>| match checked {
+        let warnings = &mut self.warnings;
+        let mut find = |record: &Received<'r>, checked, key: Option<Arc<SubjectKey>>| match checked {
             Checked::Rejected(reason, signer) => Keyed::Rejected(reason, signer),
+            Checked::Violates(violation, signer) => {
+                warnings.violation(record, &violation);
+                Keyed::Rejected(violation.reason(), Some(signer))
+            }
             Checked::NeedsSchema(id) => Keyed::Waiting(Need::Schema(id)),
             Checked::Admissible(found) => {
                 let fetched =
@@ -401,6 +462,18 @@ impl Filling {
     }
 }
 
+/// How many records of these sizes go into that much room: the one that reaches its end is the last.
+fn fitting(sizes: impl Iterator<Item = usize>, room: usize) -> usize {
+    let mut taken = 0;
+    sizes
+        .take_while(|size| {
+            let fits = taken < room;
+            taken += size;
+            fits
+        })
+        .count()
+}
+
 /// The lane of a partition, if it is open.
 fn open(slots: &mut [Slot], partition: i32) -> Option<&mut Lane> {
     match usize::try_from(partition)
@@ -477,4 +550,52 @@ fn admit<'r, 'k>(
         decided.push((record, verdict));
     }
     decided
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gate::seal::Topics;
+
+    fn filling() -> Filling {
+        let topics = Topics {
+            raw: "raw",
+            clean: "clean",
+            deadletter: "deadletter",
+        };
+        let sealer = Sealer::new("test", topics).expect("short names");
+        Filling::with(sealer, 1)
+    }
+
+    #[test]
+    fn the_record_that_fills_a_batch_is_its_last() {
+        for (sizes, room, count) in [
+            (&[3, 3, 3][..], 10, 3),
+            (&[3, 3, 3], 9, 3),
+            (&[3, 3, 3], 7, 3),
+            (&[3, 3, 3], 6, 2),
+            (&[30, 3], 6, 1),
+            (&[0, 0, 6, 0], 6, 3),
+        ] {
+            assert_eq!(
+                fitting(sizes.iter().copied(), room),
+                count,
+                "{sizes:?} into {room}"
+            );
+        }
+    }
+
+    #[test]
+    fn no_nonce_outlives_its_batch() {
+        let mut filling = filling();
+        let end: [fn(&mut Filling); 2] = [
+            |filling| drop(filling.close(SealedBatch::default())),
+            Filling::clear,
+        ];
+        for end in end {
+            filling.nonces.refill(9, getrandom::fill).expect("random bytes");
+            end(&mut filling);
+            assert_eq!(filling.nonces.left(), 0);
+        }
+    }
 }

@@ -16,12 +16,12 @@ use crate::cli::schema::subject;
 use crate::config::Config;
 use crate::crypto::envelope::TooLong;
 use crate::crypto::keys::SubjectKey;
-use crate::event::{Catalog, Format, Ids, Plan};
+use crate::event::{Catalog, Format, Ids, Plan, Verdict};
 use crate::gate::Rules;
 use crate::gate::admit::Admission;
 use crate::gate::seal::{Sealer, Topics};
 use crate::gate::verify::{self, Budget};
-use crate::io::registry::{Questions, Registry};
+use crate::io::registry::{Questions, Registry, RegistryFault};
 use crate::io::schemas::Schemas;
 use crate::io::vault::{Keys, Vault};
 use crate::telemetry::health::Health;
@@ -202,21 +202,37 @@ impl Gate {
             .is_none_or(|registry| registry.ids().get(id).is_some())
     }
 
-    /// Asks the registry about a schema id, in the background.
-    pub fn resolve_schema(self: &Arc<Self>, id: u32) {
-        if !self.questions.begin(id) {
+    /// Asks the registry about a schema id, and waits for its answer.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryFault`]: nothing was found out.
+    pub fn ask_about_schema(&self, id: u32) -> Result<Verdict, RegistryFault> {
+        let Some(registry) = &self.registry else {
+            return Ok(Verdict::Denied);
+        };
+        self.runtime
+            .block_on(registry.resolve(id, &self.catalog))
+            .inspect_err(|_| self.metrics.failed(Service::SchemaRegistry))
+    }
+
+    /// Asks the registry about schema ids, one after the other, in the background. Those that it is asked about already
+    /// are left out.
+    pub fn resolve_schemas(self: &Arc<Self>, ids: impl IntoIterator<Item = u32>) {
+        let ids: Vec<_> = ids.into_iter().filter(|&id| self.questions.begin(id)).collect();
+        if ids.is_empty() {
             return;
         }
         let gate = Arc::clone(self);
         self.runtime.spawn(async move {
             if let Some(registry) = &gate.registry
-                && let Err(error) = registry.resolve(id, &gate.catalog).await
+                && let Err(error) = registry.resolve_all(&ids, &gate.catalog).await
             {
                 gate.metrics.failed(Service::SchemaRegistry);
-                warn!(%error, schema = id, "no answer from the schema registry");
+                warn!(%error, schemas = ids.len(), first = ids[0], "no answer from the schema registry");
                 tokio::time::sleep(QUESTION_PAUSE).await;
             }
-            gate.questions.end(id);
+            ids.into_iter().for_each(|id| gate.questions.end(id));
         });
     }
 

@@ -1,6 +1,7 @@
 //! Opening a lane: what the group committed, what the ledger says, what the raw log still has, and the replay windows
 //! and rates rebuilt from the log itself. Everything here blocks, so each lane opens on a thread of its own.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -10,17 +11,19 @@ use backon::{BlockingRetryable, ExponentialBuilder};
 use rdkafka::config::FromClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::{Message as _, Offset, TopicPartitionList};
+use rdkafka::{Message as _, Offset, Timestamp, TopicPartitionList};
 use thiserror::Error;
 use tracing::{info, warn};
 
 use super::gate::Gate;
 use super::raw::{Messages, Queue};
+use crate::event::Ids;
 use crate::gate::admit::Admission;
 use crate::gate::lane::Lane;
 use crate::gate::ledger::{EntryError, Head, Outset, Refusal, Standing};
 use crate::gate::verify::Budget;
-use crate::gate::{Checked, Checker};
+use crate::gate::{Checked, Checker, Rules};
+use crate::io::registry::RegistryFault;
 use crate::telemetry::health::HoldCause;
 
 /// How long one question to the broker may take.
@@ -60,12 +63,20 @@ pub enum OpenError {
         error: KafkaError,
     },
     /// The log has a record with a schema that the registry has not answered for: open again when it has.
-    #[error("lane {partition}: waiting for the schema registry's answer about schema {id}")]
+    #[error("lane {partition}: what schema {id} is, is not known yet: {error}")]
     Schema {
         /// Which lane.
         partition: i32,
         /// The schema's id.
         id: u32,
+        /// Why there is no answer.
+        error: RegistryFault,
+    },
+    /// A defect.
+    #[error("lane {partition}: opening it panicked; this is a defect, please report it")]
+    Panicked {
+        /// Which lane.
+        partition: i32,
     },
     /// The lane is not ours any more.
     #[error("lane {partition} was revoked while it was being opened")]
@@ -82,13 +93,37 @@ impl OpenError {
         match self {
             Self::Kafka { .. } => Some(HoldCause::Kafka),
             Self::Schema { .. } => Some(HoldCause::SchemaRegistry),
-            Self::Refused { .. } | Self::Ledger { .. } | Self::Cancelled { .. } => None,
+            Self::Refused { .. } | Self::Ledger { .. } | Self::Panicked { .. } | Self::Cancelled { .. } => {
+                None
+            }
         }
+    }
+
+    /// It would be no different the next time.
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused { .. } | Self::Ledger { .. } | Self::Panicked { .. }
+        )
     }
 }
 
-/// Opens one lane.
-pub struct Opening {
+/// Opens `partition`; `cancelled` ends it early. Blocks for as long as that takes.
+///
+/// # Errors
+///
+/// [`OpenError`] says who has to act.
+pub fn open(gate: Arc<Gate>, partition: i32, cancelled: Arc<AtomicBool>) -> Result<Lane, OpenError> {
+    answered(partition, || Opening::new(gate, partition, cancelled)?.run())
+}
+
+/// A panic is an answer too: the worker would wait for another one for ever.
+fn answered<T>(partition: i32, open: impl FnOnce() -> Result<T, OpenError>) -> Result<T, OpenError> {
+    catch_unwind(AssertUnwindSafe(open)).unwrap_or(Err(OpenError::Panicked { partition }))
+}
+
+struct Opening {
     gate: Arc<Gate>,
     partition: i32,
     cancelled: Arc<AtomicBool>,
@@ -96,12 +131,7 @@ pub struct Opening {
 }
 
 impl Opening {
-    /// Prepares to open `partition`; `cancelled` ends it early.
-    ///
-    /// # Errors
-    ///
-    /// When librdkafka refuses the configuration.
-    pub fn new(gate: Arc<Gate>, partition: i32, cancelled: Arc<AtomicBool>) -> Result<Self, OpenError> {
+    fn new(gate: Arc<Gate>, partition: i32, cancelled: Arc<AtomicBool>) -> Result<Self, OpenError> {
         let client = BaseConsumer::from_config(&gate.settings.opener)
             .map_err(|error| OpenError::Kafka { partition, error })?;
         Ok(Self {
@@ -112,12 +142,7 @@ impl Opening {
         })
     }
 
-    /// Opens the lane.
-    ///
-    /// # Errors
-    ///
-    /// [`OpenError`] says who has to act.
-    pub fn run(&self) -> Result<Lane, OpenError> {
+    fn run(&self) -> Result<Lane, OpenError> {
         let started = Instant::now();
         let outset = self.agree()?;
         let position = outset.position();
@@ -253,6 +278,7 @@ impl Opening {
         let mut past = Past {
             admission: self.gate.admission(),
             budget: self.gate.budget(),
+            ids: self.gate.knowledge().rules(&self.gate).ids.cloned(),
         };
         let Some(from) = self.rescan_start(position)? else {
             return Ok((past, 0));
@@ -304,38 +330,54 @@ impl Opening {
                 Some(code) => return self.kafka(Err(KafkaError::MessageConsumption(code))),
                 None => {}
             }
-            let (record, _) = message.received();
+            let (record, by_broker) = message.received();
             if record.offset >= position {
                 return Ok(true);
+            }
+            // No worker has admitted it: the lane was moved past it.
+            if !by_broker {
+                continue;
             }
             let Ok(verified) = checker.verify(&record, &rules, &mut past.budget) else {
                 continue;
             };
-            match checker.decode(&record, verified, &rules) {
+            let bound = loop {
+                let ids = past.ids.as_ref();
+                match checker.decode(&record, verified, &Rules { ids, ..rules }) {
+                    Checked::Admissible(found) => break Some(found.bound),
+                    Checked::Rejected(..) | Checked::Violates(..) => break None,
+                    Checked::NeedsSchema(id) => self.ask_about_schema(&mut past.ids, id)?,
+                }
+            };
+            if let Some(bound) = bound {
+                let (key, time_ms) = (bound.key, record.appended_ms);
                 // Whatever comes of it, the admission has seen it.
-                Checked::Admissible(found) => {
-                    let bound = &found.bound;
-                    let _ = past.admission.admit(
-                        bound.key.slot,
-                        bound.key.class,
-                        bound.sequence,
-                        record.appended_ms,
-                    );
-                }
-                Checked::Rejected(..) => {}
-                Checked::NeedsSchema(id) => {
-                    self.gate.resolve_schema(id);
-                    return Err(OpenError::Schema {
-                        partition: self.partition,
-                        id,
-                    });
-                }
+                let _ = past.admission.admit(key.slot, key.class, bound.sequence, time_ms);
             }
         }
         Ok(messages
             .iter()
             .last()
             .is_some_and(|message| message.offset() + 1 >= position))
+    }
+
+    /// Waits for the registry's answer, on this thread: an opening that began again after each id would find the first
+    /// ones forgotten once there are many.
+    fn ask_about_schema(&self, ids: &mut Option<Ids>, id: u32) -> Result<(), OpenError> {
+        let verdict = self
+            .gate
+            .ask_about_schema(id)
+            .map_err(|error| OpenError::Schema {
+                partition: self.partition,
+                id,
+                error,
+            })?;
+        // Made-up ids must not grow without bound.
+        let kept = ids
+            .take()
+            .filter(|ids| ids.len() < self.gate.config.registry.ids_max);
+        *ids = Some(kept.unwrap_or_default().with(id, verdict));
+        Ok(())
     }
 
     /// The first offset of the generation before the one of the record at `position`; none when there is nothing
@@ -346,8 +388,11 @@ impl Opening {
         if position <= low {
             return Ok(None);
         }
-        let Some(last_ms) = self.appended_ms(topic, position - 1)? else {
-            return Ok(None);
+        let last_ms = match self.timestamp(topic, position - 1)? {
+            None => return Ok(None),
+            Some(Timestamp::LogAppendTime(last_ms)) => last_ms,
+            // A producer's word says nothing about how far back the generation began.
+            Some(_) => return Ok(Some(low)),
         };
         let start_ms = self.gate.rebuild_start_ms(last_ms);
         let mut list = TopicPartitionList::new();
@@ -360,11 +405,11 @@ impl Opening {
         }
     }
 
-    /// When the last record at or before `offset` was appended; offsets may be missing.
-    fn appended_ms(&self, topic: &str, offset: i64) -> Result<Option<i64>, OpenError> {
+    /// The time of the first record from `offset` on; offsets may be missing.
+    fn timestamp(&self, topic: &str, offset: i64) -> Result<Option<Timestamp>, OpenError> {
         self.assign(&self.client, topic, offset)?;
         match self.client.poll(ASK_TIMEOUT) {
-            Some(Ok(message)) => Ok(message.timestamp().to_millis()),
+            Some(Ok(message)) => Ok(Some(message.timestamp())),
             Some(Err(KafkaError::PartitionEOF(_))) => Ok(None),
             Some(Err(error)) => Err(OpenError::Kafka {
                 partition: self.partition,
@@ -393,13 +438,31 @@ impl Opening {
 struct Past {
     admission: Admission,
     budget: Budget,
+    /// What the registry has said of schema ids, if there is one; also what it would be asked again about by now.
+    ids: Option<Ids>,
 }
 
 /// Says what went wrong with an opening, at the level of what an operator has to do.
 pub fn report(error: &OpenError) {
     match error {
-        OpenError::Refused { .. } | OpenError::Ledger { .. } => tracing::error!(%error, "lane refused"),
+        OpenError::Refused { .. } | OpenError::Ledger { .. } | OpenError::Panicked { .. } => {
+            tracing::error!(%error, "lane refused");
+        }
         OpenError::Kafka { .. } | OpenError::Schema { .. } => warn!(%error, "lane not opened yet"),
         OpenError::Cancelled { .. } => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_opening_that_panics_is_one_that_a_person_has_to_look_at() {
+        let opened = answered(3, || -> Result<(), _> { panic!("a bug") });
+        let Err(error @ OpenError::Panicked { partition: 3 }) = opened else {
+            panic!("{opened:?}");
+        };
+        assert!(error.is_final());
     }
 }

@@ -123,11 +123,30 @@ impl Messages {
         })
     }
 
-    fn clear(&mut self) {
-        for message in self.pointers.drain(..) {
+    /// Returns the first `count` to librdkafka.
+    pub fn release(&mut self, count: usize) {
+        for message in self.pointers.drain(..count) {
             // SAFETY: each pointer is ours and is destroyed once, as it leaves the vector.
             unsafe { sys::rd_kafka_message_destroy(message) }
         }
+    }
+
+    /// Returns those of a partition to librdkafka.
+    pub fn forget(&mut self, partition: i32) {
+        self.pointers.retain(|&message| {
+            // SAFETY: each pointer is ours, live until it is destroyed here, once, as it leaves the vector.
+            unsafe {
+                let kept = (*message).partition != partition;
+                if !kept {
+                    sys::rd_kafka_message_destroy(message);
+                }
+                kept
+            }
+        });
+    }
+
+    fn clear(&mut self) {
+        self.release(self.len());
     }
 }
 
@@ -171,6 +190,12 @@ impl<'a> Message<'a> {
     pub fn value(self) -> &'a [u8] {
         // SAFETY: the message lives as long as `messages`, and so do the bytes it points to.
         unsafe { bytes((*self.pointer).payload, (*self.pointer).len).unwrap_or_default() }
+    }
+
+    /// Bytes of key and value.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        self.value().len() + self.key().map_or(0, <[u8]>::len)
     }
 
     /// It says that the log ends here for now; asked for by `enable.partition.eof`.

@@ -6,8 +6,7 @@
 //! misses its deadline the worker abandons this thread; a new producer with the same transactional id fences the old
 //! one, whose thread drops it as soon as the call returns.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -174,10 +173,24 @@ impl Settler {
     }
 }
 
-/// Remembers that a delivery failed; successes are never reported (`delivery.report.only.error`).
+/// Remembers deliveries that failed; successes are never reported (`delivery.report.only.error`).
 #[derive(Default)]
 struct Deliveries {
-    failed: AtomicBool,
+    failed: Mutex<Option<Failed>>,
+}
+
+/// The first delivery of a transaction that failed, which mostly says it all, and how many did.
+struct Failed {
+    error: KafkaError,
+    topic: String,
+    partition: i32,
+    records: u64,
+}
+
+impl Deliveries {
+    fn failed(&self) -> MutexGuard<'_, Option<Failed>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl ClientContext for Deliveries {
@@ -191,8 +204,14 @@ impl ProducerContext for Deliveries {
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         if let Err((error, message)) = result {
-            warn!(%error, topic = message.topic(), partition = message.partition(), "delivery failed");
-            self.failed.store(true, Ordering::Relaxed);
+            self.failed()
+                .get_or_insert_with(|| Failed {
+                    error: error.clone(),
+                    topic: message.topic().to_owned(),
+                    partition: message.partition(),
+                    records: 0,
+                })
+                .records += 1;
         }
     }
 }
@@ -309,12 +328,17 @@ impl SettlingProducer {
             }
         }
         self.client.poll(Duration::ZERO);
-        if self.client.context().failed.swap(false, Ordering::Relaxed) {
-            return Err(Failure::Abortable(KafkaError::MessageProduction(
-                RDKafkaErrorCode::Fail,
-            )));
-        }
-        Ok(())
+        let Some(failed) = self.client.context().failed().take() else {
+            return Ok(());
+        };
+        let Failed {
+            error,
+            topic,
+            partition,
+            records,
+        } = failed;
+        warn!(%error, topic, partition, records, "deliveries failed; this is the first");
+        Err(Failure::Abortable(error))
     }
 
     /// `abort_transaction` fails while deliveries are pending and does not poll for them: drain first.

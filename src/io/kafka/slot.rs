@@ -37,6 +37,8 @@ pub enum Need {
     Schema(u32),
     /// The log: the client cannot go on reading it from here, as when retention has deleted the next offset.
     Log,
+    /// A broker that takes what the lane produces.
+    Output,
 }
 
 impl Need {
@@ -46,7 +48,7 @@ impl Need {
         match self {
             Self::SubjectKeys => HoldCause::SubjectKeys,
             Self::Schema(_) => HoldCause::SchemaRegistry,
-            Self::Log => HoldCause::Kafka,
+            Self::Log | Self::Output => HoldCause::Kafka,
         }
     }
 }

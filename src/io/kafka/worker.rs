@@ -41,6 +41,9 @@ const TAKE_WAIT_MAX: Duration = Duration::from_millis(100);
 const SETTLE_STEP: Duration = Duration::from_millis(5);
 /// How long to wait before something that failed is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// From how many aborted transactions in a row on a lane waits before it tries again: one is what a broker that starts
+/// again costs, and not worth a pause.
+const ABORTS_REFUSED: u32 = 2;
 /// How long to wait before looking whether the registry has answered.
 const SCHEMA_PAUSE: Duration = Duration::from_millis(20);
 
@@ -53,14 +56,22 @@ pub enum WorkerError {
     /// Another worker took over.
     #[error("{0}")]
     Fenced(SettleError),
-    /// A person has to decide.
+    /// A lane cannot be opened, and will not be by trying again: a person has to decide.
     #[error("{0}")]
     Refused(OpenError),
-    /// The raw topic's timestamps are the producers': no freshness, replay or rate decision can rest on them.
+    /// A record's timestamp is its producer's: no freshness, replay or rate decision can rest on it.
     #[error(
-        "the raw topic does not use LogAppendTime: set message.timestamp.type=LogAppendTime (pulsegate topology apply)"
+        "lane {partition}, offset {offset}: its time is the producer's, since the raw topic was not at \
+         message.timestamp.type=LogAppendTime. Set that (pulsegate topology apply); what was appended before keeps its \
+         time: set the group's offset in the lane behind the last such record, and start with --rewind to have the \
+         ledger say so"
     )]
-    Timestamps,
+    Timestamps {
+        /// Which lane.
+        partition: i32,
+        /// The record's offset.
+        offset: i64,
+    },
     /// The raw topic has grown: home partitions are computed from their number.
     #[error("the raw topic has more than the {known} partitions that it had: start the gate again")]
     Partitions {
@@ -73,6 +84,9 @@ pub enum WorkerError {
     /// A name is too long to be bound into ciphertexts.
     #[error(transparent)]
     TooLong(#[from] TooLong),
+    /// A defect.
+    #[error("it panicked; this is a defect, please report it")]
+    Panicked,
     /// No random bytes, hence no IVs.
     #[error("the operating system gives no random bytes: {0}")]
     Random(getrandom::Error),
@@ -335,9 +349,7 @@ impl Worker {
             Ok(timings) => {
                 let Some(in_flight) = in_flight else { return Ok(()) };
                 for &partition in &in_flight.lanes {
-                    if let Some(lane) = self.slot(partition).lane() {
-                        lane.commit();
-                    }
+                    self.commit(partition);
                 }
                 self.gate.metrics.committed(&in_flight.into_metrics(&timings));
                 Ok(())

@@ -1,5 +1,6 @@
 //! The workers of one process: started together, stopped together.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -24,24 +25,36 @@ impl Workers {
     ///
     /// When the operating system has no more threads.
     pub fn start(gate: &Arc<Gate>) -> std::io::Result<Self> {
+        let shared = Arc::clone(gate);
+        Self::spawn(gate.config.gate.workers, move |index, stop| {
+            Worker::new(Arc::clone(&shared), index).and_then(|worker| worker.run(stop))
+        })
+    }
+
+    fn spawn<W>(count: usize, work: W) -> std::io::Result<Self>
+    where
+        W: Fn(usize, &AtomicBool) -> Result<(), WorkerError> + Clone + Send + 'static,
+    {
         let stop = Arc::new(AtomicBool::new(false));
         let (outbox, ended) = mpsc::unbounded_channel();
-        for index in 0..gate.config.gate.workers {
-            let (gate, stop, outbox) = (Arc::clone(gate), Arc::clone(&stop), outbox.clone());
+        for index in 0..count {
+            let (work, stop, outbox) = (work.clone(), Arc::clone(&stop), outbox.clone());
             thread::Builder::new()
                 .name(format!("worker-{index}"))
                 .spawn(move || {
-                    let result = Worker::new(gate, index).and_then(|worker| worker.run(&stop));
+                    // A worker has nothing that outlives it but the lock of its health, which bears that.
+                    let result = catch_unwind(AssertUnwindSafe(|| work(index, &stop)));
                     // Nobody listens any more when the process is ending.
-                    let _ = outbox.send(result);
+                    let _ = outbox.send(result.unwrap_or(Err(WorkerError::Panicked)));
                 })?;
         }
         Ok(Self { stop, ended })
     }
 
-    /// Waits until one ends. None when all have ended.
-    pub async fn ended(&mut self) -> Option<Result<(), WorkerError>> {
-        self.ended.recv().await
+    /// Waits until one gives up, by an error or a panic. None ends otherwise before it is told to.
+    pub async fn gave_up(&mut self) -> WorkerError {
+        let ended = self.ended.recv().await;
+        ended.and_then(Result::err).unwrap_or(WorkerError::Panicked)
     }
 
     /// Has all of them commit what they consumed and leave the group. The first error, if there is one; false when they
@@ -59,5 +72,45 @@ impl Workers {
             Ok(true)
         };
         timeout(limit, all).await.unwrap_or(Ok(false))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    /// Works until told to stop, as a worker does.
+    fn work(stop: &AtomicBool) -> Result<(), WorkerError> {
+        while !stop.load(Ordering::Relaxed) {
+            thread::yield_now();
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_panics_has_given_up_while_the_others_go_on() {
+        let panics = |index, stop: &AtomicBool| {
+            assert_ne!(index, 0, "a bug");
+            work(stop)
+        };
+        for count in [1, 2] {
+            let mut workers = Workers::spawn(count, panics).expect("threads");
+            let gave_up = timeout(LIMIT, workers.gave_up()).await.expect("told of it");
+            assert!(matches!(gave_up, WorkerError::Panicked), "{gave_up}");
+            assert!(workers.drain(LIMIT).await.expect("the others drain"), "in time");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_panics_while_it_drains_has_not_drained() {
+        let panics = |_, stop: &AtomicBool| {
+            work(stop)?;
+            panic!("a bug");
+        };
+        let workers = Workers::spawn(1, panics).expect("threads");
+        let drained = workers.drain(LIMIT).await;
+        assert!(matches!(drained, Err(WorkerError::Panicked)), "{drained:?}");
     }
 }

@@ -122,8 +122,20 @@ impl Record {
     fn check(&self) -> Result<(String, Sequence), Reason> {
         let context = context();
         let (keyring, mut scratch, mut budget) = (keyring(), Scratch::default(), context.budget());
-        let verified = verify(&self.received(), &keyring, &context, &mut scratch, &mut budget)?;
+        let verified = verify(&self.received(), &keyring, &context, &mut scratch, &mut budget);
+        let verified = verified.map_err(|rejection| rejection.reason)?;
         Ok((verified.key.device.to_owned(), verified.sequence))
+    }
+
+    /// Why it is rejected, and which device is held to have sent it.
+    fn rejected(&self) -> (Reason, Option<String>) {
+        let context = context();
+        let (keyring, mut scratch, mut budget) = (keyring(), Scratch::default(), context.budget());
+        let rejection = verify(&self.received(), &keyring, &context, &mut scratch, &mut budget).unwrap_err();
+        (
+            rejection.reason,
+            rejection.signer.map(|key| key.device.to_owned()),
+        )
     }
 }
 
@@ -311,6 +323,27 @@ fn a_record_belongs_in_its_keys_partition_and_nowhere_else() {
 }
 
 #[test]
+fn what_fails_behind_its_signature_was_sent_by_the_signer() {
+    let bend = |bend: fn(&mut Record), mut record: Record| {
+        bend(&mut record);
+        record.rejected()
+    };
+    let audience = protected("HS256", "hs").replace("test/raw", "test/other");
+    let elsewhere = jws_record("d-hs", &audience, |input| hmac(&SECRET, input));
+    let late = |record: &mut Record| record.appended_ms += 300_001;
+    let away = |record: &mut Record| record.partition += 1;
+    let named = |name: &str| Some(name.to_owned());
+    assert_eq!(elsewhere.rejected(), (Reason::WrongAudience, named("d-hs")));
+    assert_eq!(bend(late, good_jws()), (Reason::Stale, named("d-hs")));
+    assert_eq!(bend(late, good_webhook()), (Reason::Stale, named("d-hook")));
+    assert_eq!(bend(away, good_jws()), (Reason::Misrouted, named("d-hs")));
+
+    let forge = |record: &mut Record| record.value.push(b' ');
+    assert_eq!(bend(forge, good_jws()), (Reason::BadSignature, None));
+    assert_eq!(bend(forge, good_webhook()), (Reason::BadSignature, None));
+}
+
+#[test]
 fn binding_wants_three_names_for_one_device() {
     let (record, context, keyring) = (good_jws(), context(), keyring());
     let mut budget = context.budget();
@@ -347,7 +380,8 @@ fn a_flood_of_false_signatures_costs_a_lane_no_more_than_its_budget() {
     };
     let (keyring, mut scratch, mut budget) = (keyring(), Scratch::default(), context.budget());
     let mut check = |record: &Record, budget: &mut Budget| {
-        verify(&record.received(), &keyring, &context, &mut scratch, budget).err()
+        let result = verify(&record.received(), &keyring, &context, &mut scratch, budget);
+        result.err().map(|rejection| rejection.reason)
     };
     let forged = jws_record("d-hs", &protected("HS256", "hs"), |input| {
         hmac(&OTHER_SECRET, input)

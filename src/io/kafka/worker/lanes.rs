@@ -6,12 +6,12 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Instant;
 
-use tracing::warn;
+use tracing::{debug, warn};
 
-use super::{RETRY_PAUSE, SCHEMA_PAUSE, Worker, WorkerError};
+use super::{ABORTS_REFUSED, RETRY_PAUSE, SCHEMA_PAUSE, Worker, WorkerError};
 use crate::gate::lane::Lane;
 use crate::io::kafka::filling::Cut;
-use crate::io::kafka::opening::{self, OpenError, Opening};
+use crate::io::kafka::opening;
 use crate::io::kafka::slot::{Need, Slot};
 use crate::telemetry::health::HoldCause;
 
@@ -25,9 +25,7 @@ impl Worker {
             }
             *self.slot(partition) = match opened {
                 Ok(lane) => self.start(partition, Box::new(lane)),
-                Err(refused @ (OpenError::Refused { .. } | OpenError::Ledger { .. })) => {
-                    return Err(WorkerError::Refused(refused));
-                }
+                Err(refused) if refused.is_final() => return Err(WorkerError::Refused(refused)),
                 Err(error) => {
                     opening::report(&error);
                     if let Some(cause) = error.cause() {
@@ -59,8 +57,7 @@ impl Worker {
         let spawned = thread::Builder::new()
             .name(format!("open-{partition}"))
             .spawn(move || {
-                let opened =
-                    Opening::new(gate, partition, Arc::clone(&flag)).and_then(|opening| opening.run());
+                let opened = opening::open(gate, partition, Arc::clone(&flag));
                 // A worker that has ended does not listen.
                 let _ = outbox.send((partition, flag, opened));
             });
@@ -75,9 +72,16 @@ impl Worker {
 
     /// Fetches from the lane's position on.
     fn start(&mut self, partition: i32, lane: Box<Lane>) -> Slot {
+        // As a seek forgets what librdkafka has fetched.
+        self.filling.forget(partition);
         match self.consumer.start(partition, lane.position()) {
             Ok(()) => {
-                self.health.release(partition);
+                if is_refused(&lane) {
+                    // It tries again, and is not well before that has led to something.
+                    self.health.hold(partition, HoldCause::Kafka);
+                } else {
+                    self.health.release(partition);
+                }
                 if lane.is_dirty() {
                     // A notice is written even when no record follows it.
                     self.filling.begin();
@@ -111,7 +115,7 @@ impl Worker {
                 && !self.gate.knows_schema(id)
             {
                 *retry_at = now + SCHEMA_PAUSE;
-                self.gate.resolve_schema(id);
+                self.gate.resolve_schemas([id]);
                 continue;
             }
             if let Slot::Held { lane, .. } = std::mem::replace(self.slot(partition), Slot::Absent) {
@@ -130,29 +134,44 @@ impl Worker {
             *self.slot(partition) = slot;
             return Ok(());
         };
-        warn!(
-            lane = partition,
-            cause = need.cause().as_str(),
-            offset = lane.position(),
-            "lane held"
-        );
+        let (cause, offset) = (need.cause().as_str(), lane.position());
+        match need {
+            // The registry mostly answers at once, and whoever asked it says when it does not.
+            Need::Schema(_) => debug!(lane = partition, cause, offset, "lane held"),
+            Need::SubjectKeys | Need::Log | Need::Output => {
+                warn!(lane = partition, cause, offset, "lane held");
+            }
+        }
+        *self.slot(partition) = self.wait(partition, lane, need);
+        Ok(())
+    }
+
+    fn wait(&self, partition: i32, lane: Box<Lane>, need: Need) -> Slot {
         if let Err(error) = self.consumer.pause(partition) {
             warn!(lane = partition, %error, "cannot pause");
         }
         self.health.hold(partition, need.cause());
         let pause = match need {
-            Need::SubjectKeys | Need::Log => RETRY_PAUSE,
-            Need::Schema(id) => {
-                self.gate.resolve_schema(id);
-                SCHEMA_PAUSE
-            }
+            Need::SubjectKeys | Need::Log | Need::Output => RETRY_PAUSE,
+            Need::Schema(_) => SCHEMA_PAUSE,
         };
-        *self.slot(partition) = Slot::Held {
+        Slot::Held {
             lane,
             need,
             retry_at: Instant::now() + pause,
-        };
-        Ok(())
+        }
+    }
+
+    /// The transaction that the lane had a part in is committed.
+    pub(super) fn commit(&mut self, partition: i32) {
+        let slot = self.slot(partition);
+        let is_open = matches!(slot, Slot::Open(_));
+        let Some(lane) = slot.lane() else { return };
+        let was_refused = is_refused(lane);
+        lane.commit();
+        if was_refused && is_open {
+            self.health.release(partition);
+        }
     }
 
     /// Goes back to the last commit in every lane.
@@ -163,7 +182,11 @@ impl Worker {
             *self.slot(partition) = match slot {
                 Slot::Open(mut lane) => {
                     lane.abort();
-                    self.start(partition, lane)
+                    if is_refused(&lane) {
+                        self.wait(partition, lane, Need::Output)
+                    } else {
+                        self.start(partition, lane)
+                    }
                 }
                 Slot::Held {
                     mut lane,
@@ -217,4 +240,9 @@ impl Worker {
             self.health.hold(partition, HoldCause::Kafka);
         }
     }
+}
+
+/// Kafka does not take what the lane produces, and may not for as long as nobody mends it.
+fn is_refused(lane: &Lane) -> bool {
+    lane.aborts() >= ABORTS_REFUSED
 }
