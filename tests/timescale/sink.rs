@@ -267,3 +267,49 @@ async fn a_hundred_thousand_readings_are_one_batch() {
     )
     .await;
 }
+
+#[tokio::test]
+async fn a_log_that_ended_early_stays_known_until_somebody_has_decided() {
+    with_databases(
+        "logend",
+        |_| {},
+        |config| async move {
+            let analytics = analytics(&config).await;
+            let mut admin = superuser(&config).await;
+            let claim = analytics.claim(TOPIC, 3).await.expect("claimed");
+            let snapshot = Snapshot {
+                next: 10,
+                model: "test-1".to_owned(),
+                state: vec![1],
+            };
+            let sent = readings(0, 10);
+            let written = pulsegate::io::timescale::Batch {
+                snapshot: Some(&snapshot),
+                ..batch(&claim, &sent)
+            };
+            analytics.write(&written).await.expect("written");
+
+            analytics.note_log_end(TOPIC, 3, 10).await.expect("asked");
+            let whole = analytics.claim(TOPIC, 3).await.expect("claimed");
+            assert_eq!(
+                (whole.next, whole.log_end, whole.snapshot),
+                (Some(10), None, Some(snapshot))
+            );
+            for end in [7, 9] {
+                analytics.note_log_end(TOPIC, 3, end).await.expect("noted");
+                let cut = analytics.claim(TOPIC, 3).await.expect("claimed");
+                assert_eq!(
+                    (cut.next, cut.log_end),
+                    (Some(10), Some(7)),
+                    "as it was seen first"
+                );
+            }
+            let decision = "update sink_offset set next = log_end, log_end = null";
+            sqlx::query(decision).execute(&mut admin).await.expect("decided");
+            let decided = analytics.claim(TOPIC, 3).await.expect("claimed");
+            assert_eq!((decided.next, decided.log_end), (Some(7), None));
+            assert_eq!(decided.snapshot, None, "it knows records that are no more");
+        },
+    )
+    .await;
+}

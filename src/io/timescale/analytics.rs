@@ -38,6 +38,8 @@ pub struct Claim {
     pub next: Option<i64>,
     /// To be given with each batch; whoever claims the partition later has a higher one.
     pub epoch: i64,
+    /// Where the log ended when it was found to end before `next`; as in [`Position`].
+    pub log_end: Option<i64>,
     /// The newest snapshot. Its `next` is not beyond the claim's.
     pub snapshot: Option<Snapshot>,
 }
@@ -140,6 +142,26 @@ impl Analytics {
                 claim(connection, topic, partition)
                     .await
                     .map_err(|error| TimescaleError::new(ANALYTICS, action, &error))
+            })
+            .await
+    }
+
+    /// Notes that a partition's log ends at `log_end`, before what is stored of it: it is held from now on.
+    ///
+    /// # Errors
+    /// [`TimescaleError`].
+    pub async fn note_log_end(
+        &self,
+        topic: &str,
+        partition: i32,
+        log_end: i64,
+    ) -> Result<(), TimescaleError> {
+        let action = "noting where a log ends";
+        self.pool
+            .ask(action, async |connection| {
+                offsets::note_log_end(connection, topic, partition, log_end)
+                    .await
+                    .map_err(failed(action))
             })
             .await
     }
@@ -327,7 +349,7 @@ async fn check_edition(connection: &mut PgConnection) -> Result<Edition, Timesca
 }
 
 async fn claim(connection: &mut PgConnection, topic: &str, partition: i32) -> Result<Claim, sqlx::Error> {
-    let Position { next, epoch } = offsets::claim(connection, topic, partition).await?;
+    let Position { next, epoch, log_end } = offsets::claim(connection, topic, partition).await?;
     let row =
         sqlx::query("select next, model, state from detector_snapshot where topic = $1 and partition = $2")
             .bind(topic)
@@ -344,7 +366,11 @@ async fn claim(connection: &mut PgConnection, topic: &str, partition: i32) -> Re
     Ok(Claim {
         next,
         epoch,
-        snapshot: snapshot.transpose()?,
+        log_end,
+        // Whoever moves `next` back in a log that was cut moves it before what a snapshot knows.
+        snapshot: snapshot
+            .transpose()?
+            .filter(|snapshot| next.is_some_and(|next| snapshot.next <= next)),
     })
 }
 
@@ -390,6 +416,7 @@ mod tests {
         fn sent<T: Send>(_: impl FnOnce(&'static Analytics, &'static Batch<'static>) -> T) {}
         sent(|analytics, batch| analytics.write(batch));
         sent(|analytics, _| analytics.claim("t", 0));
+        sent(|analytics, _| analytics.note_log_end("t", 0, 0));
         sent(|analytics, _| analytics.roll_up());
         sent(|analytics, _| analytics.drop_old());
         sent(|analytics, _| analytics.lock("job"));

@@ -42,6 +42,26 @@ impl Operations {
             .await
     }
 
+    /// Notes that a partition's log ends at `log_end`, before what is counted of it: it is held from now on.
+    ///
+    /// # Errors
+    /// [`TimescaleError`].
+    pub async fn note_log_end(
+        &self,
+        topic: &str,
+        partition: i32,
+        log_end: i64,
+    ) -> Result<(), TimescaleError> {
+        let action = "noting where a log ends";
+        self.pool
+            .ask(action, async |connection| {
+                offsets::note_log_end(connection, topic, partition, log_end)
+                    .await
+                    .map_err(failed(action))
+            })
+            .await
+    }
+
     /// Adds a batch to the minutes, all of it or nothing. After a failure the same batch may be given again: if the one before
     /// was stored after all, this is noticed and counts as done. Gives how long the commit took.
     ///

@@ -8,6 +8,7 @@
 //! newest batch was produced. Whoever has lane 0 of the clean topic is the relay; the producer's `transactional.id` fences
 //! one that does not know yet that it lost the lane.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -63,8 +64,8 @@ pub struct Relay {
     pub group: String,
     /// How to reach Kafka.
     pub client: ClientConfig,
-    /// Whether this process is the relay.
-    pub leads: watch::Receiver<bool>,
+    /// This process is the relay as long as it has a claim.
+    pub leads: watch::Receiver<BTreeSet<i64>>,
     /// Becomes true when the process stops.
     pub stopped: watch::Receiver<bool>,
     /// What it counts.
@@ -93,7 +94,7 @@ impl Relay {
     fn run(&self, runtime: &Handle) {
         let mut producing = None;
         while !*self.stopped.borrow() {
-            if !*self.leads.borrow() {
+            if self.leads.borrow().is_empty() {
                 producing = None;
                 self.rest(runtime, LOOK_INTERVAL);
                 continue;
