@@ -61,7 +61,7 @@ pub struct Batch<'a> {
     pub readings: &'a [Reading],
     /// What was found; a finding that is stored already is passed over.
     pub findings: &'a [Finding],
-    /// Devices that run something else than before, or are new.
+    /// Devices that run something else than before, or are new. One of which the same is stored is passed over.
     pub devices: &'a [DeviceVersion],
     /// What the detectors know after it, where it is time to keep that.
     pub snapshot: Option<&'a Snapshot>,
@@ -287,39 +287,54 @@ impl Analytics {
         devices: &[DeviceVersion],
     ) -> Result<(), sqlx::Error> {
         let since = |device: &DeviceVersion| rows::place(device.since_ms, device.append_ms, self.keep_ms);
-        sqlx::query(
-            "insert into device_version (device, since, firmware, model, origin_partition, origin_offset)
-             select device, to_timestamp(since_ms / 1000.0), firmware, model, origin_partition, origin_offset
-             from unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::integer[], $6::bigint[])
-                  as d (device, since_ms, firmware, model, origin_partition, origin_offset)
-             on conflict do nothing",
-        )
-        .bind(
-            devices
-                .iter()
-                .map(|device| device.device.as_str())
-                .collect::<Vec<_>>(),
-        )
-        .bind(devices.iter().map(since).collect::<Vec<_>>())
-        .bind(
-            devices
-                .iter()
-                .map(|device| device.version.firmware.as_str())
-                .collect::<Vec<_>>(),
-        )
-        .bind(
-            devices
-                .iter()
-                .map(|device| device.version.model.as_str())
-                .collect::<Vec<_>>(),
-        )
-        .bind(devices.iter().map(|device| device.partition).collect::<Vec<_>>())
-        .bind(devices.iter().map(|device| device.offset).collect::<Vec<_>>())
-        .execute(connection)
-        .await
-        .map(drop)
+        sqlx::query(STORE_DEVICES)
+            .bind(
+                devices
+                    .iter()
+                    .map(|device| device.device.as_str())
+                    .collect::<Vec<_>>(),
+            )
+            .bind(devices.iter().map(since).collect::<Vec<_>>())
+            .bind(
+                devices
+                    .iter()
+                    .map(|device| device.version.firmware.as_str())
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                devices
+                    .iter()
+                    .map(|device| device.version.model.as_str())
+                    .collect::<Vec<_>>(),
+            )
+            .bind(devices.iter().map(|device| device.partition).collect::<Vec<_>>())
+            .bind(devices.iter().map(|device| device.offset).collect::<Vec<_>>())
+            .execute(connection)
+            .await
+            .map(drop)
     }
 }
+
+/// A lane that has forgotten a device tells what it runs as if that were new. Only what differs from what it ran before is
+/// stored: before in this batch, or in the table.
+const STORE_DEVICES: &str = "
+with given as (
+    select device, to_timestamp(since_ms / 1000.0) as since, firmware, model, origin_partition, origin_offset
+    from unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::integer[], $6::bigint[])
+         as d (device, since_ms, firmware, model, origin_partition, origin_offset)
+), told as (
+    select *, lag(since) over own as since_before, lag(array[firmware, model]) over own as before
+    from given window own as (partition by device order by since)
+)
+insert into device_version (device, since, firmware, model, origin_partition, origin_offset)
+select device, told.since, firmware, model, origin_partition, origin_offset
+from told left join lateral (
+    select v.since, array[v.firmware, v.model] as version from device_version v
+    where v.device = told.device and v.since <= told.since order by v.since desc limit 1
+) stored on true
+where array[firmware, model] is distinct from
+      case when stored.since > since_before then stored.version else coalesce(before, stored.version) end
+on conflict do nothing";
 
 /// The server's own limit, for the rest of the transaction.
 async fn limit_time(connection: &mut PgConnection, time_max_ms: u128) -> Result<(), sqlx::Error> {

@@ -14,7 +14,7 @@ use super::config::Config;
 use super::feed::{Feed, NeedsSchema, OpenFault, Opened, Stretch, Taken, truncated_at};
 use super::log;
 use crate::detect::clean::Decoder;
-use crate::detect::lane::{CleanRecord, Lane, Output, Rules};
+use crate::detect::lane::{CleanRecord, Evicted, Lane, Output, Rules};
 use crate::io::registry::{Questions, Registry};
 use crate::io::timescale::analytics::SNAPSHOT_BYTES_MAX;
 use crate::io::timescale::{Analytics, Batch, Snapshot, TimescaleError, WriteError};
@@ -70,8 +70,8 @@ pub struct CleanLane {
     lost: Option<Range<i64>>,
     snapshot_at: Instant,
     records: u64,
-    /// How many series had to make room, as far as that was counted.
-    evicted: u64,
+    /// What had to make room, as far as that was counted.
+    evicted: Evicted,
 }
 
 /// What is to be written.
@@ -81,8 +81,8 @@ pub struct CleanBatch {
     snapshot: Option<Snapshot>,
     records: u64,
     series: u32,
-    /// Series that had to make room since the batch before.
-    evicted: u64,
+    /// What had to make room since the batch before.
+    evicted: Evicted,
     /// When its last record was appended, in ms since the Unix epoch.
     appended_ms: i64,
 }
@@ -234,7 +234,7 @@ impl Feed for CleanFeed {
                 lost,
                 snapshot_at: Instant::now(),
                 records: 0,
-                evicted: 0,
+                evicted: Evicted::default(),
             },
             epoch: claim.epoch,
             stored: claim.next,
@@ -278,7 +278,7 @@ impl Feed for CleanFeed {
     fn seal(&self, lane: &mut CleanLane, next: i64, batch: &mut CleanBatch) {
         batch.series = lane.lane.series();
         let evicted = lane.lane.evicted();
-        batch.evicted = evicted - std::mem::replace(&mut lane.evicted, evicted);
+        batch.evicted = evicted.since(std::mem::replace(&mut lane.evicted, evicted));
         let due =
             lane.snapshot_at.elapsed() >= self.snapshot_interval || lane.records >= self.snapshot_records_max;
         if !due {
