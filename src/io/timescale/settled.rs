@@ -93,6 +93,25 @@ impl Operations {
             })
             .await
     }
+
+    /// Whether something has come to a minute (since 1970) before `until` since its KPIs were last computed.
+    ///
+    /// # Errors
+    /// [`TimescaleError`].
+    pub async fn is_due(&self, until: i64) -> Result<bool, TimescaleError> {
+        let action = "looking for minutes that are due";
+        self.pool
+            .ask(action, async move |connection| {
+                sqlx::query_scalar(
+                    "select exists (select from settled_minute where due and minute < to_timestamp($1 * 60.0))",
+                )
+                .bind(until)
+                .fetch_one(connection)
+                .await
+                .map_err(failed(action))
+            })
+            .await
+    }
 }
 
 async fn count(
