@@ -27,6 +27,7 @@ use tracing::{info, warn};
 
 use crate::detect::finding::FindingId;
 
+use crate::io::kafka::committed::committed;
 use crate::io::timescale::{Analytics, OutboxBatch, TimescaleError};
 use crate::telemetry::metrics::{Metrics, Service};
 
@@ -170,18 +171,12 @@ impl Relay {
         let consumer = BaseConsumer::from_config(&consumer)?;
         let mut number = TopicPartitionList::new();
         number.add_partition(&self.topic, NUMBER_PARTITION);
-        let committed = consumer.committed_offsets(number, CALL_TIMEOUT)?;
-        let sent = committed
-            .elements()
-            .first()
-            .map(rdkafka::topic_partition_list::TopicPartitionListElem::offset);
+        let sent = committed(&consumer, number, CALL_TIMEOUT)?;
         Ok(Producing {
             producer,
             consumer,
-            sent: match sent {
-                Some(Offset::Offset(number)) => number,
-                _ => 0,
-            },
+            // Numbers begin at 1.
+            sent: sent.first().and_then(|(_, number)| *number).unwrap_or(0),
         })
     }
 }
