@@ -379,8 +379,8 @@ async fn more_than_a_run_looks_at_are_silent_after_the_next() {
                          select device, v.since, v.firmware, v.model, 0, 0 from many cross join
                              (select since, firmware, model from device_version) v;
                      insert into findings
-                         select (jsonb_populate_record(f, jsonb_build_object('id', many.id, 'device', many.device))).*
-                         from findings f cross join many;
+                         select one.* from findings f cross join many
+                         cross join jsonb_populate_record(f, jsonb_build_object('id', many.id, 'device', many.device)) one;
                      insert into outbox (time, id, key, document, due)
                          select time, id, series, convert_to(document::text, 'UTF8'), now() + interval '1 hour'
                          from findings join many using (id);
