@@ -8,9 +8,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use pulsegate::io::kafka::committed::committed;
 use pulsegate_loadtest::kafka::{read_all, watermarks};
 use rdkafka::TopicPartitionList;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::BaseConsumer;
 use serde::Serialize;
 
 use crate::contender::{Contender, Running, Usage};
@@ -169,13 +170,8 @@ impl Committed {
 
     /// How many records are committed: the topic was empty when the session began, so offsets are counts.
     pub fn sum(&self) -> Result<u64> {
-        let committed = self
-            .client
-            .committed_offsets(self.partitions.clone(), ASK_TIMEOUT)?;
-        let offsets = committed
-            .elements()
-            .into_iter()
-            .filter_map(|element| element.offset().to_raw());
+        let committed = committed(&self.client, self.partitions.clone(), ASK_TIMEOUT)?;
+        let offsets = committed.into_iter().filter_map(|(_, offset)| offset);
         Ok(offsets.filter_map(|offset| u64::try_from(offset).ok()).sum())
     }
 }

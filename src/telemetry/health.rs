@@ -30,6 +30,8 @@ pub enum HoldCause {
     Fenced,
     /// The audit log is not what was written: somebody has to look.
     Tampered,
+    /// The log ended before what is stored of it: somebody has to say where to read on.
+    Truncated,
 }
 
 /// A log that lanes are partitions of.
@@ -70,7 +72,7 @@ impl Log {
 
 impl HoldCause {
     /// Every cause.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Rebuilding,
         Self::SubjectKeys,
         Self::SchemaRegistry,
@@ -78,6 +80,7 @@ impl HoldCause {
         Self::Database,
         Self::Fenced,
         Self::Tampered,
+        Self::Truncated,
     ];
 
     /// The name in metrics, logs and `/readyz`.
@@ -91,6 +94,7 @@ impl HoldCause {
             Self::Database => "database",
             Self::Fenced => "fenced",
             Self::Tampered => "tampered",
+            Self::Truncated => "truncated",
         }
     }
 }

@@ -2,7 +2,7 @@
 //! table once.
 
 use pulsegate_loadtest::fleet::Hostile;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::Row as _;
 
 use crate::faults::{Down, is_ours};
@@ -21,10 +21,15 @@ const SMALL_BATCHES: &str = "watch.batch.rows_max = 300\nwatch.batch.time_max_ms
 
 /// Three days of a hundred devices, with a fault now and then.
 fn produce(world: &World, from: i64, events: i64) {
+    produce_of(world, from, events, |_| true);
+}
+
+/// As [`produce`], of some devices.
+fn produce_of(world: &World, from: i64, events: i64, is_there: impl Fn(u32) -> bool) {
     let clean = CleanTopic::of(world);
     let start = now_ms() - 3 * 86_400_000;
     for step in from..from + events {
-        for device in 0..100_u32 {
+        for device in (0..100_u32).filter(|device| is_there(*device)) {
             let wave = ((step * 7 + i64::from(device)) % 11) as f64;
             let value = if (step + i64::from(device)) % 97 == 0 {
                 0.0
@@ -306,6 +311,61 @@ fn what_retention_deletes_under_a_running_watch_is_told_and_what_is_left_is_stor
         );
         let told = "select count(*) from findings where reason like '%were deleted before they were read'";
         assert!(count(world, "analytics", told) > 0);
+    });
+}
+
+/// The topic is deleted and made anew. What comes to offsets that are stored is something else, and only one lane shows it: the
+/// log of the others is as long again by the time somebody looks.
+#[test]
+fn a_lane_whose_log_lost_its_end_is_held_until_somebody_says_where_to_read_on() {
+    in_a_world("watch_truncated", SMALL_BATCHES, |world| {
+        let is_short = |device: u32| device % world.partitions().cast_unsigned() == 1;
+        let next = |lane: &str| {
+            count(
+                world,
+                "analytics",
+                &format!("select sum(next)::bigint from sink_offset where partition {lane}"),
+            )
+        };
+        produce(world, 0, 20);
+        let watch = world.watch("one");
+        everything_once(world);
+        assert!(watch.terminate().success());
+        let (short, others) = (next("= 1"), next("<> 1"));
+
+        world.remake_topic(&world.config.topics.clean);
+        produce(world, 20, 10);
+        produce_of(world, 30, 20, |device| !is_short(device));
+        for _ in 0..2 {
+            let mut watch = world.start_watch("one", &[]);
+            wait_for("the lane to be held, and no other", || {
+                watch.expect_running();
+                watch.get("/readyz").is_some_and(|(status, body)| {
+                    let held: Value = serde_json::from_str(&body).expect("JSON");
+                    status == 503
+                        && held["held"] == json!([{"log": "clean", "lane": 1, "cause": "truncated"}])
+                })
+            });
+            wait_for("the others to be stored", || next("<> 1") == others / 20 * 30);
+            assert_eq!(next("= 1"), short);
+            assert!(watch.logged().contains("set `next` of this partition"));
+            assert!(watch.terminate().success());
+            // Longer than before: the next watch sees nothing any more, and must know.
+            produce_of(world, 30, 20, is_short);
+        }
+
+        let decision = "update sink_offset set next = log_end, log_end = null where partition = 1";
+        execute(world, "analytics", decision);
+        let watch = world.watch("one");
+        wait_until_stored(world);
+        assert!(watch.terminate().success());
+        assert_eq!(next("= 1"), short / 20 * 50);
+        let read_on = format!(
+            "select count(distinct origin_offset) from readings where origin_partition = 1 and origin_offset >= {}",
+            short / 2
+        );
+        // Ten that were stored of the old log, and forty of the new one, of which half have offsets that the old one had too.
+        assert_eq!(count(world, "analytics", &read_on), short / 20 * 40);
     });
 }
 

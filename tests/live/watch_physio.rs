@@ -15,6 +15,7 @@ use crate::world::{in_a_world, wait_for};
 
 /// When recordings begin that only count from their own beginning: with the others.
 const START_MS: i64 = 1_460_000_000_000;
+const MINUTE_MS: i64 = 60_000;
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
 /// What is left of an interval when a heart that rested at 75 beats a minute goes at 125.
@@ -62,7 +63,15 @@ struct Found {
     kind: String,
     metric: String,
     reason: String,
+    direction: String,
     at_ms: i64,
+}
+
+impl Found {
+    /// It is told to have begun at this time, or within half an hour after it.
+    fn is_from(&self, at_ms: i64) -> bool {
+        (0..=30 * MINUTE_MS).contains(&(self.at_ms - at_ms))
+    }
 }
 
 /// Plays recordings through gate and watch. What was found, by device.
@@ -82,8 +91,8 @@ fn found(world: &crate::world::World, series: Vec<Series>) -> BTreeMap<String, V
     let rows = query(
         world,
         "analytics",
-        "select device, kind, metric, reason, (document->>'time_ms')::bigint from findings
-         where device is not null order by 5",
+        "select device, kind, metric, reason, direction, (document->>'time_ms')::bigint from findings
+         where device is not null order by 6",
     );
     let mut found: BTreeMap<String, Vec<Found>> = BTreeMap::new();
     for row in rows {
@@ -91,7 +100,8 @@ fn found(world: &crate::world::World, series: Vec<Series>) -> BTreeMap<String, V
             kind: row.get(1),
             metric: row.get(2),
             reason: row.get(3),
-            at_ms: row.get(4),
+            direction: row.get(4),
+            at_ms: row.get(5),
         });
     }
     found
@@ -190,17 +200,21 @@ fn days(series: &Series) -> f64 {
     (last.at_ms - first.at_ms) as f64 / 86_400_000.0
 }
 
+/// Beats a minute that are put in, from some minute on: the smallest round number that is found in this recording.
+const SHIFT: f64 = 40.0;
+
 #[test]
 fn what_is_put_into_real_series_is_found_named_and_timed() {
     let Some(directory) = directory() else { return };
     in_a_world("injected", SETTINGS, move |world| {
         let mut shifted = read(&directory, "icu_numerics_1min.csv");
         let from = shifted.batches.len() * 3 / 4;
-        let shift_ms = 1_460_000_000_000 + shifted.batches[from].at_ms;
+        // What is averaged over a minute is told to be of its beginning.
+        let shift_ms = (START_MS + shifted.batches[from].at_ms).div_euclid(MINUTE_MS) * MINUTE_MS;
         for batch in &mut shifted.batches[from..] {
             for reading in &mut batch.readings {
                 if reading.metric == "heart_rate" && reading.value > 30.0 {
-                    reading.value += 60.0;
+                    reading.value += SHIFT;
                 }
             }
         }
@@ -218,18 +232,27 @@ fn what_is_put_into_real_series_is_found_named_and_timed() {
             }
         }
         let found = found(world, vec![shifted, flat]);
-        let near = |at_ms: i64, one: &&Found| (one.at_ms - at_ms).abs() <= 30 * 60_000;
-        let all = || found.values().flatten().filter(|one| one.metric == "heart_rate");
+        // Only the wristband counts steps.
+        let devices = query(
+            world,
+            "analytics",
+            "select device, bool_or(metric = 'steps') from readings group by device order by 2",
+        );
+        let [shifted, flat] = &devices[..] else {
+            panic!("{} devices, not two", devices.len())
+        };
+        let of = |device: &sqlx::postgres::PgRow| {
+            let all = found.get(device.get::<&str, _>(0)).into_iter().flatten();
+            all.filter(|one| one.metric == "heart_rate")
+        };
         assert!(
-            all()
-                .filter(|one| near(shift_ms, one))
-                .any(|one| one.kind == "anomaly" || one.kind == "change"),
+            of(shifted).any(|one| one.is_from(shift_ms) && one.kind == "anomaly" && one.direction == "above"),
             "the level shift at {shift_ms}: {found:#?}"
         );
         assert!(
-            all()
-                .filter(|one| near(flat_ms, one))
-                .any(|one| one.reason.starts_with("the same value for")),
+            of(flat).any(|one| {
+                one.is_from(flat_ms) && one.kind == "quality" && one.reason.starts_with("the same value for")
+            }),
             "the flat line at {flat_ms}: {found:#?}"
         );
         // Dropouts, coded 0, are quality and never odd.

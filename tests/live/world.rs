@@ -187,6 +187,21 @@ impl World {
         }
     }
 
+    /// Deletes the topic with all that it holds, and makes it anew.
+    pub fn remake_topic(&self, topic: &str) {
+        let admin: AdminClient<DefaultClientContext> = self.config.kafka.client().create().expect("a client");
+        let options = AdminOptions::new();
+        Handle::current()
+            .block_on(admin.delete_topics(&[topic], &options))
+            .expect("asked");
+        let client = self.group();
+        wait_for("the topic to be gone", || {
+            let all = client.fetch_metadata(None, LOOK * 100).expect("metadata");
+            all.topics().iter().all(|known| known.name() != topic)
+        });
+        self.done(&["topology", "apply"]);
+    }
+
     /// Plays recordings into the raw topic, each as the fleet's next device. Those that count from their own beginning
     /// begin at `start_ms`.
     pub fn play(&self, fleet: &Fleet, recordings: Vec<Series>, start_ms: i64) -> Replayed {

@@ -360,3 +360,42 @@ async fn a_relay_beside_it_takes_what_is_due() {
     )
     .await;
 }
+
+/// More than one run looks at. All of them wait, and nothing else does.
+#[tokio::test]
+async fn more_than_a_run_looks_at_are_silent_after_the_next() {
+    with_databases(
+        "groupmany",
+        |_| {},
+        |config| async move {
+            let (analytics, mut admin) = (analytics(&config).await, superuser(&config).await);
+            store(&analytics, 0, &[found(0, 1)]).await;
+            // As the first, of as many devices.
+            admin
+                .execute(
+                    "create temporary table many as
+                         select md5(n::text)::uuid as id, lpad(n::text, 22, '0') as device from generate_series(1, 59999) as n;
+                     insert into device_version
+                         select device, v.since, v.firmware, v.model, 0, 0 from many cross join
+                             (select since, firmware, model from device_version) v;
+                     insert into findings
+                         select one.* from findings f cross join many
+                         cross join jsonb_populate_record(f, jsonb_build_object('id', many.id, 'device', many.device)) one;
+                     insert into outbox (time, id, key, document, due)
+                         select time, id, series, convert_to(document::text, 'UTF8'), now() + interval '1 hour'
+                         from findings join many using (id);
+                     drop table many",
+                )
+                .await
+                .expect("inserted");
+            let waiting = "select count(*) from outbox where convert_from(document, 'UTF8') like '%\"notify\":true%'";
+            assert_eq!(number(&mut admin, waiting).await, 60_000);
+            let groups = gather(&analytics, &config).await;
+            assert_eq!(groups.len(), 1);
+            assert!(number(&mut admin, waiting).await > 1, "or there was not enough to show anything");
+            assert_eq!(gather(&analytics, &config).await, [], "the same group");
+            assert_eq!(number(&mut admin, waiting).await, 1, "the group's own");
+        },
+    )
+    .await;
+}

@@ -252,6 +252,26 @@ async fn a_reject_rate_that_jumps_is_found_named_timed_and_stored_once() {
             .expect("nobody else");
         assert_eq!(other.judge_shifts(now).await.expect("asked"), Ran::Elsewhere);
         drop(lock);
+        // A minute that is judged is still to be computed, as after the database was away.
+        let mut operations = crate::support::admin(&config, "operations").await;
+        operations
+            .execute(AssertSqlSafe(format!(
+                "insert into settled_minute select to_timestamp(minute * 60.0), 'clean', 1, 0 from unnest(array[{}, {}]) m (minute)",
+                jump + 30,
+                jump + 90
+            )))
+            .await
+            .expect("inserted");
+        assert_eq!(until_it_runs(&one, now).await, Ran::Done(0));
+        assert_eq!(found(&mut admin).await, []);
+        let computed = format!(
+            "update settled_minute set due = false where minute = to_timestamp({} * 60.0)",
+            jump + 30
+        );
+        operations
+            .execute(AssertSqlSafe(computed))
+            .await
+            .expect("updated");
         let Ran::Done(stored) = until_it_runs(&one, now).await else {
             panic!("it ran")
         };

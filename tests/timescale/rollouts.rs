@@ -224,6 +224,44 @@ async fn devices_of_a_rollout_are_chosen_once_and_by_their_tokens() {
     .await;
 }
 
+/// The watch stored such rows of devices that a lane had forgotten.
+#[tokio::test]
+async fn a_device_that_is_met_again_has_not_changed() {
+    with_databases(
+        "metagain",
+        |_| {},
+        |config| async move {
+            let analytics = analytics(&config).await;
+            let mut admin = superuser(&config).await;
+            let day = a_day();
+            // Six came to 2.0 long ago, and are told once more; six others come to it now; six stay.
+            let devices = [
+                (0..18, day - 30 * DAY_MS, "1.0"),
+                (0..6, day - 20 * DAY_MS, "2.0"),
+                (0..12, day + HOUR_MS, "2.0"),
+            ];
+            for (range, since_ms, firmware) in devices {
+                let tokens: Vec<_> = range.map(|device| token(device).as_str().to_owned()).collect();
+                sqlx::query(
+                    "insert into device_version
+                     select device, to_timestamp($2 / 1000.0), $3, 'band-1', 3, 0 from unnest($1::text[]) as d (device)",
+                )
+                .bind(tokens)
+                .bind(since_ms)
+                .bind(firmware)
+                .execute(&mut admin)
+                .await
+                .expect("inserted");
+            }
+            let found = analytics.rollouts(day, day + DAY_MS, 1).await.expect("asked");
+            assert_eq!(found, [the_rollout(day, 6)]);
+            let chosen = analytics.choose_devices(&found[0], 100).await.expect("chosen");
+            assert_eq!((chosen.treated, chosen.controls), (6, 6));
+        },
+    )
+    .await;
+}
+
 #[tokio::test]
 async fn a_measurement_that_is_cut_short_goes_on_where_it_stopped() {
     with_databases(

@@ -267,3 +267,99 @@ async fn a_hundred_thousand_readings_are_one_batch() {
     )
     .await;
 }
+
+#[tokio::test]
+async fn what_a_device_runs_is_stored_when_it_is_something_else_than_before() {
+    with_databases(
+        "versions",
+        |_| {},
+        |config| async move {
+            let analytics = analytics(&config).await;
+            let mut admin = superuser(&config).await;
+            let start_ms = now_ms() - 3_600_000;
+            let told = |minute: i64, firmware: &str| DeviceVersion {
+                device: token(1),
+                since_ms: start_ms + minute * 60_000,
+                append_ms: start_ms + minute * 60_000,
+                version: version(firmware),
+                partition: 3,
+                offset: minute,
+            };
+            // Each is what a lane tells in one batch: it has forgotten the device whenever it tells the same again.
+            let batches = [
+                vec![told(0, "1"), told(1, "1"), told(2, "2"), told(3, "1")],
+                vec![told(4, "1")],
+                vec![told(5, "2")],
+                vec![told(6, "2"), told(7, "3"), told(8, "3")],
+                // An upload that was late, of which nobody knew, and one that says nothing new.
+                vec![told(4, "2"), told(9, "3")],
+            ];
+            for devices in batches {
+                let claim = analytics.claim(TOPIC, 3).await.expect("claimed");
+                let written = pulsegate::io::timescale::Batch {
+                    devices: &devices,
+                    next: claim.next.unwrap_or(0) + 1,
+                    ..batch(&claim, &[])
+                };
+                analytics.write(&written).await.expect("written");
+            }
+            let rows = sqlx::query("select origin_offset, firmware from device_version order by since")
+                .fetch_all(&mut admin)
+                .await
+                .expect("read");
+            let stored: Vec<(i64, String)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+            let wanted = [(0, "1"), (2, "2"), (3, "1"), (4, "2"), (5, "2"), (7, "3")];
+            assert_eq!(
+                stored,
+                wanted.map(|(offset, firmware)| (offset, firmware.to_owned()))
+            );
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_log_that_ended_early_stays_known_until_somebody_has_decided() {
+    with_databases(
+        "logend",
+        |_| {},
+        |config| async move {
+            let analytics = analytics(&config).await;
+            let mut admin = superuser(&config).await;
+            let claim = analytics.claim(TOPIC, 3).await.expect("claimed");
+            let snapshot = Snapshot {
+                next: 10,
+                model: "test-1".to_owned(),
+                state: vec![1],
+            };
+            let sent = readings(0, 10);
+            let written = pulsegate::io::timescale::Batch {
+                snapshot: Some(&snapshot),
+                ..batch(&claim, &sent)
+            };
+            analytics.write(&written).await.expect("written");
+
+            analytics.note_log_end(TOPIC, 3, 10).await.expect("asked");
+            let whole = analytics.claim(TOPIC, 3).await.expect("claimed");
+            assert_eq!(
+                (whole.next, whole.log_end, whole.snapshot),
+                (Some(10), None, Some(snapshot))
+            );
+            for end in [7, 9] {
+                analytics.note_log_end(TOPIC, 3, end).await.expect("noted");
+                let cut = analytics.claim(TOPIC, 3).await.expect("claimed");
+                assert_eq!(
+                    (cut.next, cut.log_end),
+                    (Some(10), Some(7)),
+                    "as it was seen first"
+                );
+            }
+            let decision = "update sink_offset set next = log_end, log_end = null";
+            sqlx::query(decision).execute(&mut admin).await.expect("decided");
+            let decided = analytics.claim(TOPIC, 3).await.expect("claimed");
+            assert_eq!((decided.next, decided.log_end), (Some(7), None));
+            assert_eq!(decided.snapshot, None, "it knows records that are no more");
+        },
+    )
+    .await;
+}

@@ -43,7 +43,7 @@ pub struct Config {
     /// first. A series takes 580 bytes, with keys, index and a quarter of a device (`benches/detection/memory.rs`).
     /// Default: 200,000.
     pub series_max: u32,
-    /// Devices that a lane remembers at most. Default: 100,000.
+    /// Devices that a lane remembers at most; one that was forgotten is told as if it were new. Default: 100,000.
     pub devices_max: u32,
 }
 
@@ -100,7 +100,7 @@ pub struct Output {
     pub readings: Vec<Reading>,
     /// What was found.
     pub findings: Vec<Finding>,
-    /// Devices that are new, or run something else than before.
+    /// Devices that are new to the lane, or run something else than before. One that had to make room is new again.
     pub devices: Vec<DeviceVersion>,
     /// Readings by [`Quality::code`].
     pub verdicts: [u64; Quality::ALL.len()],
@@ -113,6 +113,26 @@ impl Output {
         self.findings.clear();
         self.devices.clear();
         self.verdicts = Default::default();
+    }
+}
+
+/// How many of what a lane remembers had to make room for others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Evicted {
+    /// Series.
+    pub series: u64,
+    /// Devices.
+    pub devices: u64,
+}
+
+impl Evicted {
+    /// How many of these came after `before`.
+    #[must_use]
+    pub const fn since(self, before: Self) -> Self {
+        Self {
+            series: self.series - before.series,
+            devices: self.devices - before.devices,
+        }
     }
 }
 
@@ -171,10 +191,13 @@ impl Lane {
         self.series.len()
     }
 
-    /// How many series had to make room.
+    /// What had to make room since the lane was made.
     #[must_use]
-    pub const fn evicted(&self) -> u64 {
-        self.series.evicted()
+    pub const fn evicted(&self) -> Evicted {
+        Evicted {
+            series: self.series.evicted(),
+            devices: self.devices.evicted(),
+        }
     }
 
     /// Bytes that its series and devices take.

@@ -106,6 +106,34 @@ fn a_reading_in_no_unit_of_its_metric_is_stored_in_the_unit_that_the_device_says
 }
 
 #[test]
+fn what_had_to_make_room_is_counted() {
+    let mut run = Run::new();
+    let mut few = Arc::into_inner(rules()).expect("nobody else has them");
+    (few.lane.devices_max, few.lane.series_max) = (2, 3);
+    run.lane = Lane::new(3, Arc::new(few));
+    let readings = [("heart_rate", 61.0, 0), ("spo2", 97.0, 0)];
+    for device in [0, 1, 2, 0, 1, 2] {
+        run.take(NOW, &event(device, NOW, "1", &readings));
+    }
+    let all = Evicted {
+        series: 12 - 3,
+        devices: 6 - 2,
+    };
+    assert_eq!(run.lane.evicted(), all);
+    assert_eq!(run.out.devices.len(), 6, "who was forgotten is new");
+    assert_eq!(
+        all.since(Evicted {
+            series: 2,
+            devices: 1
+        }),
+        Evicted {
+            series: 7,
+            devices: 3
+        }
+    );
+}
+
+#[test]
 fn every_reading_becomes_a_row_with_its_origin() {
     let mut run = Run::new();
     run.take(

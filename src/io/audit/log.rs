@@ -63,6 +63,8 @@ pub struct Claim {
     pub next: Option<i64>,
     /// To be given with each batch; whoever claims the partition later has a higher one.
     pub epoch: i64,
+    /// Where the ledger ended when it was found to end before `next`; as in [`Position`].
+    pub log_end: Option<i64>,
     /// How many entries the lane has.
     pub size: u64,
 }
@@ -87,14 +89,20 @@ pub struct AuditLog {
     raw_topic: String,
     ledger_topic: String,
     /// The lanes that were claimed here.
-    lanes: Mutex<BTreeMap<i32, Arc<tokio::sync::Mutex<Lane>>>>,
+    lanes: Mutex<BTreeMap<i32, Claimed>>,
     /// The lane of actions as far as it was seen here; everybody appends to it.
     administration: tokio::sync::Mutex<Option<MerkleRoot>>,
 }
 
+/// A lane that was claimed.
+#[derive(Clone)]
+struct Claimed {
+    epoch: i64,
+    lane: Arc<tokio::sync::Mutex<Lane>>,
+}
+
 /// A lane that was claimed, as of the last batch that was stored.
 struct Lane {
-    epoch: i64,
     tree: MerkleRoot,
     chain: Chain,
     signed: Option<Signed>,
@@ -181,15 +189,36 @@ impl AuditLog {
             .await?;
         let size = lane.tree.leaves();
         info!(partition, size, next = position.next, "audit lane claimed");
+        let Position { next, epoch, log_end } = position;
         let lane = Arc::new(tokio::sync::Mutex::new(lane));
-        self.lanes().insert(partition, lane);
-        let Position { next, epoch } = position;
-        Ok(Claim { next, epoch, size })
+        self.lanes().insert(partition, Claimed { epoch, lane });
+        Ok(Claim {
+            next,
+            epoch,
+            log_end,
+            size,
+        })
     }
 
-    /// Forgets a partition that was given back: it is signed here no more.
-    pub fn release(&self, partition: i32) {
-        self.lanes().remove(&partition);
+    /// Notes that a partition of the ledger ends at `log_end`, before what is appended of it: it is held from now on.
+    ///
+    /// # Errors
+    /// [`TimescaleError`].
+    pub async fn note_log_end(&self, partition: i32, log_end: i64) -> Result<(), TimescaleError> {
+        let action = "noting where a log ends";
+        self.pool
+            .ask(action, async |connection| {
+                offsets::note_log_end(connection, &self.ledger_topic, partition, log_end)
+                    .await
+                    .map_err(failed(action))
+            })
+            .await
+    }
+
+    /// Forgets a partition that was given back, unless it was claimed again since: it is signed here no more.
+    pub fn release(&self, partition: i32, epoch: i64) {
+        self.lanes()
+            .retain(|of, claimed| *of != partition || claimed.epoch != epoch);
     }
 
     async fn recover(
@@ -211,9 +240,7 @@ impl AuditLog {
             });
         }
         let chain = last_record(connection, name).await.map_err(&fault)?;
-        let epoch = position.epoch;
         Ok(Lane {
-            epoch,
             tree,
             chain,
             signed: None,
@@ -230,8 +257,8 @@ impl AuditLog {
         let Some(claimed) = claimed else {
             return Err(self.fenced(batch));
         };
-        let mut lane = claimed.lock().await;
-        if lane.epoch != batch.epoch {
+        let mut lane = claimed.lane.lock().await;
+        if claimed.epoch != batch.epoch {
             return Err(self.fenced(batch));
         }
         if batch.records.len() > BATCH_RECORDS_MAX {
@@ -319,7 +346,11 @@ impl AuditLog {
     /// [`AuditError::Tampered`] where the lane `administration` is not what it was; [`AuditError::Database`].
     pub async fn checkpoint(&self, now: Timestamp) -> Result<usize, AuditError> {
         let now_s = now.as_second();
-        let lanes: Vec<_> = self.lanes().values().cloned().collect();
+        let lanes: Vec<_> = self
+            .lanes()
+            .values()
+            .map(|claimed| Arc::clone(&claimed.lane))
+            .collect();
         let (mut due, mut heads) = (Vec::new(), Vec::new());
         for held in lanes {
             let lane = held.lock().await;
@@ -428,7 +459,7 @@ impl AuditLog {
         }
     }
 
-    fn lanes(&self) -> std::sync::MutexGuard<'_, BTreeMap<i32, Arc<tokio::sync::Mutex<Lane>>>> {
+    fn lanes(&self) -> std::sync::MutexGuard<'_, BTreeMap<i32, Claimed>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

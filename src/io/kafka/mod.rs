@@ -8,6 +8,7 @@
 //!
 //! [`watch`] reads what the gate produces.
 
+pub mod committed;
 pub mod config;
 pub mod consumer;
 pub mod filling;

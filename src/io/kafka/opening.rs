@@ -15,6 +15,7 @@ use rdkafka::{Message as _, Offset, Timestamp, TopicPartitionList};
 use thiserror::Error;
 use tracing::{info, warn};
 
+use super::committed::committed;
 use super::gate::Gate;
 use super::raw::{Messages, Queue};
 use crate::event::Ids;
@@ -214,14 +215,8 @@ impl Opening {
     fn committed(&self, topic: &str) -> Result<Option<i64>, OpenError> {
         let mut list = TopicPartitionList::new();
         list.add_partition(topic, self.partition);
-        let list = self.kafka(self.client.committed_offsets(list, ASK_TIMEOUT))?;
-        Ok(list
-            .elements()
-            .first()
-            .and_then(|element| match element.offset() {
-                Offset::Offset(offset) => Some(offset),
-                _ => None,
-            }))
+        let committed = self.kafka(committed(&self.client, list, ASK_TIMEOUT))?;
+        Ok(committed.first().and_then(|(_, offset)| *offset))
     }
 
     fn watermarks(&self, topic: &str) -> Result<(i64, i64), OpenError> {

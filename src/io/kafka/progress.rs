@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use rdkafka::TopicPartitionList;
 use rdkafka::config::FromClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaResult;
-use rdkafka::{Offset, TopicPartitionList};
 
+use super::committed::committed;
 use crate::config::Config;
 
 /// How long one question to the broker may take.
@@ -63,14 +64,11 @@ impl Watcher {
             settled: 0,
             behind: 0,
         };
-        for element in self.client.committed_offsets(list, ASK_TIMEOUT)?.elements() {
+        for (partition, next) in committed(&self.client, list, ASK_TIMEOUT)? {
             let (low, high) = self
                 .client
-                .fetch_watermarks(&self.topic, element.partition(), ASK_TIMEOUT)?;
-            let next = match element.offset() {
-                Offset::Offset(next) => next,
-                _ => low,
-            };
+                .fetch_watermarks(&self.topic, partition, ASK_TIMEOUT)?;
+            let next = next.unwrap_or(low);
             progress.settled += (next - low).max(0).cast_unsigned();
             progress.behind += (high - next).max(0).cast_unsigned();
         }

@@ -38,6 +38,8 @@ pub struct Claim {
     pub next: Option<i64>,
     /// To be given with each batch; whoever claims the partition later has a higher one.
     pub epoch: i64,
+    /// Where the log ended when it was found to end before `next`; as in [`Position`].
+    pub log_end: Option<i64>,
     /// The newest snapshot. Its `next` is not beyond the claim's.
     pub snapshot: Option<Snapshot>,
 }
@@ -59,7 +61,7 @@ pub struct Batch<'a> {
     pub readings: &'a [Reading],
     /// What was found; a finding that is stored already is passed over.
     pub findings: &'a [Finding],
-    /// Devices that run something else than before, or are new.
+    /// Devices that run something else than before, or are new. One of which the same is stored is passed over.
     pub devices: &'a [DeviceVersion],
     /// What the detectors know after it, where it is time to keep that.
     pub snapshot: Option<&'a Snapshot>,
@@ -140,6 +142,26 @@ impl Analytics {
                 claim(connection, topic, partition)
                     .await
                     .map_err(|error| TimescaleError::new(ANALYTICS, action, &error))
+            })
+            .await
+    }
+
+    /// Notes that a partition's log ends at `log_end`, before what is stored of it: it is held from now on.
+    ///
+    /// # Errors
+    /// [`TimescaleError`].
+    pub async fn note_log_end(
+        &self,
+        topic: &str,
+        partition: i32,
+        log_end: i64,
+    ) -> Result<(), TimescaleError> {
+        let action = "noting where a log ends";
+        self.pool
+            .ask(action, async |connection| {
+                offsets::note_log_end(connection, topic, partition, log_end)
+                    .await
+                    .map_err(failed(action))
             })
             .await
     }
@@ -265,39 +287,54 @@ impl Analytics {
         devices: &[DeviceVersion],
     ) -> Result<(), sqlx::Error> {
         let since = |device: &DeviceVersion| rows::place(device.since_ms, device.append_ms, self.keep_ms);
-        sqlx::query(
-            "insert into device_version (device, since, firmware, model, origin_partition, origin_offset)
-             select device, to_timestamp(since_ms / 1000.0), firmware, model, origin_partition, origin_offset
-             from unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::integer[], $6::bigint[])
-                  as d (device, since_ms, firmware, model, origin_partition, origin_offset)
-             on conflict do nothing",
-        )
-        .bind(
-            devices
-                .iter()
-                .map(|device| device.device.as_str())
-                .collect::<Vec<_>>(),
-        )
-        .bind(devices.iter().map(since).collect::<Vec<_>>())
-        .bind(
-            devices
-                .iter()
-                .map(|device| device.version.firmware.as_str())
-                .collect::<Vec<_>>(),
-        )
-        .bind(
-            devices
-                .iter()
-                .map(|device| device.version.model.as_str())
-                .collect::<Vec<_>>(),
-        )
-        .bind(devices.iter().map(|device| device.partition).collect::<Vec<_>>())
-        .bind(devices.iter().map(|device| device.offset).collect::<Vec<_>>())
-        .execute(connection)
-        .await
-        .map(drop)
+        sqlx::query(STORE_DEVICES)
+            .bind(
+                devices
+                    .iter()
+                    .map(|device| device.device.as_str())
+                    .collect::<Vec<_>>(),
+            )
+            .bind(devices.iter().map(since).collect::<Vec<_>>())
+            .bind(
+                devices
+                    .iter()
+                    .map(|device| device.version.firmware.as_str())
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                devices
+                    .iter()
+                    .map(|device| device.version.model.as_str())
+                    .collect::<Vec<_>>(),
+            )
+            .bind(devices.iter().map(|device| device.partition).collect::<Vec<_>>())
+            .bind(devices.iter().map(|device| device.offset).collect::<Vec<_>>())
+            .execute(connection)
+            .await
+            .map(drop)
     }
 }
+
+/// A lane that has forgotten a device tells what it runs as if that were new. Only what differs from what it ran before is
+/// stored: before in this batch, or in the table.
+const STORE_DEVICES: &str = "
+with given as (
+    select device, to_timestamp(since_ms / 1000.0) as since, firmware, model, origin_partition, origin_offset
+    from unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::integer[], $6::bigint[])
+         as d (device, since_ms, firmware, model, origin_partition, origin_offset)
+), told as (
+    select *, lag(since) over own as since_before, lag(array[firmware, model]) over own as before
+    from given window own as (partition by device order by since)
+)
+insert into device_version (device, since, firmware, model, origin_partition, origin_offset)
+select device, told.since, firmware, model, origin_partition, origin_offset
+from told left join lateral (
+    select v.since, array[v.firmware, v.model] as version from device_version v
+    where v.device = told.device and v.since <= told.since order by v.since desc limit 1
+) stored on true
+where array[firmware, model] is distinct from
+      case when stored.since > since_before then stored.version else coalesce(before, stored.version) end
+on conflict do nothing";
 
 /// The server's own limit, for the rest of the transaction.
 async fn limit_time(connection: &mut PgConnection, time_max_ms: u128) -> Result<(), sqlx::Error> {
@@ -327,7 +364,7 @@ async fn check_edition(connection: &mut PgConnection) -> Result<Edition, Timesca
 }
 
 async fn claim(connection: &mut PgConnection, topic: &str, partition: i32) -> Result<Claim, sqlx::Error> {
-    let Position { next, epoch } = offsets::claim(connection, topic, partition).await?;
+    let Position { next, epoch, log_end } = offsets::claim(connection, topic, partition).await?;
     let row =
         sqlx::query("select next, model, state from detector_snapshot where topic = $1 and partition = $2")
             .bind(topic)
@@ -344,7 +381,11 @@ async fn claim(connection: &mut PgConnection, topic: &str, partition: i32) -> Re
     Ok(Claim {
         next,
         epoch,
-        snapshot: snapshot.transpose()?,
+        log_end,
+        // Whoever moves `next` back in a log that was cut moves it before what a snapshot knows.
+        snapshot: snapshot
+            .transpose()?
+            .filter(|snapshot| next.is_some_and(|next| snapshot.next <= next)),
     })
 }
 
@@ -390,6 +431,7 @@ mod tests {
         fn sent<T: Send>(_: impl FnOnce(&'static Analytics, &'static Batch<'static>) -> T) {}
         sent(|analytics, batch| analytics.write(batch));
         sent(|analytics, _| analytics.claim("t", 0));
+        sent(|analytics, _| analytics.note_log_end("t", 0, 0));
         sent(|analytics, _| analytics.roll_up());
         sent(|analytics, _| analytics.drop_old());
         sent(|analytics, _| analytics.lock("job"));

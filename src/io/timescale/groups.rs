@@ -14,8 +14,11 @@ use crate::detect::alert::{DEVICES_MIN, GroupsConfig, Sighting, Version, WINDOW_
 use crate::detect::finding::{Finding, FindingId, Severity};
 use crate::detect::reading::Token;
 
-/// Findings that are looked at in one run, the oldest first.
+/// Findings that are looked at in one run.
 const SIGHTINGS_MAX: i64 = 50_000;
+/// At most so many of them are chosen because they wait and nobody speaks for them, the oldest first: whoever is silent makes
+/// room for the next. The others show whether there is a group and whether one goes on, as many of each window as of the next.
+const WAITING_MAX: i64 = 40_000;
 
 impl Analytics {
     /// Gathers what waits with what is at the same time, stores the findings of new groups, and silences those for whom they
@@ -55,16 +58,27 @@ impl Analytics {
 /// What waits, and what was found at the same time: some windows back, so that it is known whether a group goes on; one ahead,
 /// because what came late may be what makes the next window a group.
 const SIGHTINGS: &str = "
-with spans as (
-    select distinct f.metric, time_bucket($1 * interval '1 ms', f.time) as span
+with waiting as materialized (
+    select f.time, f.id, f.metric, f.group_id
     from outbox o join findings f on f.id = o.id and f.time = o.time
     where o.batch is null and f.kind = 'anomaly' and f.time between to_timestamp($4) and to_timestamp($5)
-), near as (
-    select distinct f.time, f.id
+), spans as (
+    select distinct metric, time_bucket($1 * interval '1 ms', time) as span from waiting
+), around as (
+    select f.time, f.id, f.metric, false as alone
     from spans s join findings f on f.metric = s.metric and f.kind = 'anomaly'
                                 and f.time >= s.span - $3 * $1 * interval '1 ms' and f.time < s.span + 2 * $1 * interval '1 ms'
     where f.time between to_timestamp($4) and to_timestamp($5)
-    order by f.time, f.id limit $2
+    union all
+    select time, id, metric, group_id is null from waiting
+), ranked as (
+    -- Not a join with those that wait: nobody has counted them, and the planner would take them for a few.
+    select time, id, bool_or(alone) as alone,
+           row_number() over (partition by bool_or(alone) order by time, id) as rank,
+           row_number() over (partition by metric, time_bucket($1 * interval '1 ms', time) order by time, id) as rank_in_window
+    from around group by time, id, metric
+), near as (
+    select time, id from ranked order by (alone and rank <= $6) desc, rank_in_window, time, id limit $2
 )
 select uuid_send(f.id), f.device, f.metric, f.unit, (extract(epoch from f.time) * 1000)::bigint,
        (extract(epoch from f.detected_at) * 1000)::bigint, f.severity, f.reason,
@@ -106,6 +120,7 @@ async fn sightings(
         .bind(WINDOWS_BACK as f64)
         .bind(first)
         .bind(last)
+        .bind(WAITING_MAX)
         .fetch_all(connection)
         .await?;
     rows.iter().filter_map(|row| sighting(row).transpose()).collect()

@@ -63,8 +63,8 @@ pub struct Config {
     /// the chunks that are written to should fit into a quarter of the server's memory: at 5,000 readings a second an
     /// hour's is 1.6 GB. Default: 1.
     pub chunk_interval_hours: u32,
-    /// How long readings are kept, in days. What a device claims to have measured before that is stored at the time when
-    /// the broker took it. Default: 90.
+    /// How long readings are kept, in days; 9 at least, since rollouts of the last week are judged by them. What a device
+    /// claims to have measured before that is stored at the time when the broker took it. Default: 90.
     pub readings_days: u32,
     /// How long findings, rollups and KPIs are kept, in days. Default: 730.
     pub rollups_days: u32,
@@ -89,6 +89,9 @@ impl Default for Config {
 
 /// Chunks that readings may come to: PostgreSQL plans a query over some thousands of tables, not over tens of thousands.
 const CHUNKS_MAX: u64 = 10_000;
+/// Readings have to be there as long as rollouts are judged by them: also those of the day before the oldest, until the
+/// present day is over.
+const READINGS_DAYS_MIN: u64 = ROLLOUT_DAYS as u64 + 2;
 
 impl Config {
     /// What is wrong with the values.
@@ -117,7 +120,11 @@ impl Config {
             self.chunk_interval_hours.into(),
             1..=24 * 31,
         );
-        check.range("timescale.readings_days", self.readings_days.into(), 1..=3_650);
+        check.range(
+            "timescale.readings_days",
+            self.readings_days.into(),
+            READINGS_DAYS_MIN..=3_650,
+        );
         check.range(
             "timescale.rollups_days",
             self.rollups_days.into(),
@@ -251,6 +258,12 @@ mod tests {
             ..Config::default()
         };
         assert_eq!(problems(&many), ["timescale.chunk_interval_hours"]);
+        let short = |readings_days| Config {
+            readings_days,
+            ..Config::default()
+        };
+        assert_eq!(problems(&short(8)), ["timescale.readings_days"]);
+        assert_eq!(problems(&short(9)), [""; 0]);
         let few = Config {
             connections_max: 3,
             rollups_days: 10,

@@ -17,6 +17,9 @@ pub struct Position {
     pub next: Option<i64>,
     /// The number of the claim; every claim has a higher one.
     pub epoch: i64,
+    /// Where the log ended when it was found to end before `next`; `None` where it never was, or somebody has decided what
+    /// is to become of it.
+    pub log_end: Option<i64>,
 }
 
 /// One step of one partition.
@@ -60,7 +63,7 @@ pub async fn claim(
     let row = sqlx::query(
         "insert into sink_offset as s (topic, partition, epoch) values ($1, $2, 1)
          on conflict (topic, partition) do update set epoch = s.epoch + 1, updated_at = now()
-         returning next, epoch",
+         returning next, epoch, log_end",
     )
     .bind(topic)
     .bind(partition)
@@ -69,7 +72,31 @@ pub async fn claim(
     Ok(Position {
         next: row.try_get(0)?,
         epoch: row.try_get(1)?,
+        log_end: row.try_get(2)?,
     })
+}
+
+/// Notes where a log ends that ends before what is stored of it. It stays noted when the log has grown: what stands at the
+/// offsets that are stored is something else by then, and no later look at the log shows it.
+///
+/// # Errors
+/// What the database says.
+pub async fn note_log_end(
+    connection: &mut PgConnection,
+    topic: &str,
+    partition: i32,
+    log_end: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update sink_offset set log_end = $3, updated_at = now()
+         where topic = $1 and partition = $2 and next > $3 and log_end is null",
+    )
+    .bind(topic)
+    .bind(partition)
+    .bind(log_end)
+    .execute(connection)
+    .await
+    .map(drop)
 }
 
 /// Takes a step, within the transaction that stores the batch and after everything else in it.

@@ -130,22 +130,27 @@ const ROLLOUTS: &str = "
 select d.firmware, d.model, (extract(epoch from date_trunc('day', d.since, 'UTC')) * 1000)::bigint as day,
        count(distinct d.device)
 from device_version d
+join lateral (
+    select firmware, model from device_version p where p.device = d.device and p.since < d.since
+    order by since desc limit 1
+) before on before.firmware <> d.firmware and before.model = d.model
 where d.since >= to_timestamp($1 / 1000.0) and d.since < to_timestamp($2 / 1000.0)
-  and exists (select from device_version p where p.device = d.device and p.since < d.since
-                                             and p.firmware <> d.firmware and p.model = d.model)
 group by 1, 2, 3 having count(distinct d.device) >= $3
 order by day, d.firmware, d.model";
 
-/// Treated devices and controls are compared over the same days, so that what the world did to both falls out. A control
-/// is of the same model, was there before, changed nothing meanwhile and ran something else.
+/// Treated devices and controls are compared over the same days, so that what the world did to both falls out. A treated
+/// device ran something else when the day began. A control is of the same model, was there before, changed nothing meanwhile
+/// and ran something else.
 const CHOOSE: &str = "
 with days (rollout, first, after) as (
     select to_timestamp($3 / 1000.0), to_timestamp($3 / 1000.0) - interval '1 day', to_timestamp($3 / 1000.0) + interval '3 days'
 ), treated as (
-    select d.device from device_version d, days
+    select d.device from days cross join device_version d
+    join lateral (
+        select firmware, model from device_version p where p.device = d.device and p.since < rollout
+        order by since desc limit 1
+    ) before on before.firmware <> $1 and before.model = $2
     where d.firmware = $1 and d.model = $2 and d.since >= rollout and d.since < rollout + interval '1 day'
-      and exists (select from device_version p where p.device = d.device and p.since < rollout and p.model = $2
-                                                 and p.firmware <> $1)
     group by d.device order by hashtextextended(d.device, 0) limit $4
 ), control as (
     select d.device from device_version d, days

@@ -42,6 +42,26 @@ impl Operations {
             .await
     }
 
+    /// Notes that a partition's log ends at `log_end`, before what is counted of it: it is held from now on.
+    ///
+    /// # Errors
+    /// [`TimescaleError`].
+    pub async fn note_log_end(
+        &self,
+        topic: &str,
+        partition: i32,
+        log_end: i64,
+    ) -> Result<(), TimescaleError> {
+        let action = "noting where a log ends";
+        self.pool
+            .ask(action, async |connection| {
+                offsets::note_log_end(connection, topic, partition, log_end)
+                    .await
+                    .map_err(failed(action))
+            })
+            .await
+    }
+
     /// Adds a batch to the minutes, all of it or nothing. After a failure the same batch may be given again: if the one before
     /// was stored after all, this is noticed and counts as done. Gives how long the commit took.
     ///
@@ -70,6 +90,25 @@ impl Operations {
                 let kpis = compute_kpis(&mut transaction).await.map_err(failed(action))?;
                 transaction.commit().await.map_err(failed(action))?;
                 Ok(kpis)
+            })
+            .await
+    }
+
+    /// Whether something has come to a minute (since 1970) before `until` since its KPIs were last computed.
+    ///
+    /// # Errors
+    /// [`TimescaleError`].
+    pub async fn is_due(&self, until: i64) -> Result<bool, TimescaleError> {
+        let action = "looking for minutes that are due";
+        self.pool
+            .ask(action, async move |connection| {
+                sqlx::query_scalar(
+                    "select exists (select from settled_minute where due and minute < to_timestamp($1 * 60.0))",
+                )
+                .bind(until)
+                .fetch_one(connection)
+                .await
+                .map_err(failed(action))
             })
             .await
     }

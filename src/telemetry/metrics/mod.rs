@@ -124,6 +124,8 @@ catalogue! {
     Series = Gauge "pulsegate_series" [],
     /// Series that the detectors forgot because others needed the room.
     SeriesEvicted = Counter "pulsegate_series_evicted_total" [],
+    /// Devices that lanes forgot because others needed the room.
+    DevicesEvicted = Counter "pulsegate_devices_evicted_total" [],
     /// Rows in a batch that is stored.
     SinkRows = Histogram "pulsegate_sink_rows" ["database"],
     /// Time that storing a batch took, from its first statement to its commit.

@@ -9,6 +9,7 @@ use metrics_exporter_prometheus::PrometheusRecorder;
 
 use super::{Metric, counter, gauge, histogram};
 use crate::detect::finding::{Finding, Kind};
+use crate::detect::lane::Evicted;
 use crate::detect::quality::Quality;
 use crate::io::timescale::{Edition, PoolStatistics};
 
@@ -23,7 +24,8 @@ pub struct WatchMetrics {
     notified: Counter,
     relayed: Counter,
     series: Gauge,
-    evicted: Counter,
+    series_evicted: Counter,
+    devices_evicted: Counter,
     /// By lane, since the gauge is their sum.
     series_of: Mutex<BTreeMap<i32, u32>>,
     analytics: Sink,
@@ -155,7 +157,8 @@ impl WatchMetrics {
             notified: counter(recorder, Metric::FindingsNotified, &[]),
             relayed: counter(recorder, Metric::FindingsRelayed, &[]),
             series: gauge(recorder, Metric::Series, &[]),
-            evicted: counter(recorder, Metric::SeriesEvicted, &[]),
+            series_evicted: counter(recorder, Metric::SeriesEvicted, &[]),
+            devices_evicted: counter(recorder, Metric::DevicesEvicted, &[]),
             series_of: Mutex::default(),
             analytics: Sink::new(recorder, "analytics"),
             audit: Sink::new(recorder, "audit"),
@@ -198,9 +201,10 @@ impl WatchMetrics {
         }
     }
 
-    /// So many series had to make room for others.
-    pub fn evicted(&self, series: u64) {
-        self.evicted.increment(series);
+    /// So much had to make room for others.
+    pub fn evicted(&self, evicted: Evicted) {
+        self.series_evicted.increment(evicted.series);
+        self.devices_evicted.increment(evicted.devices);
     }
 
     /// Findings were produced; people are told of so many of them.

@@ -1,5 +1,6 @@
 //! The clean topic into the analytics database: readings, findings, versions of devices, and what the detectors know.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,12 +11,13 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::config::Config;
-use super::feed::{Feed, NeedsSchema, OpenFault, Opened, Stretch, Taken};
+use super::feed::{Feed, NeedsSchema, OpenFault, Opened, Stretch, Taken, truncated_at};
+use super::log;
 use crate::detect::clean::Decoder;
-use crate::detect::lane::{CleanRecord, Lane, Output, Rules};
+use crate::detect::lane::{CleanRecord, Evicted, Lane, Output, Rules};
 use crate::io::registry::{Questions, Registry};
 use crate::io::timescale::analytics::SNAPSHOT_BYTES_MAX;
-use crate::io::timescale::{Analytics, Batch, Snapshot, WriteError};
+use crate::io::timescale::{Analytics, Batch, Snapshot, TimescaleError, WriteError};
 use crate::telemetry::health::{HoldCause, Log};
 use crate::telemetry::metrics::{Metrics, Service, Took};
 
@@ -31,14 +33,32 @@ pub struct CleanFeed {
     questions: Questions,
     snapshot_interval: Duration,
     snapshot_records_max: u64,
-    /// Whether this process has lane 0, which makes it the one that relays findings.
-    leads: watch::Sender<bool>,
+    leads: Leads,
     metrics: Arc<Metrics>,
     runtime: Handle,
 }
 
 /// The lane whose owner relays findings.
 const LEADING_LANE: i32 = 0;
+
+/// The claims of this process on lane 0, which make it the one that relays findings as long as there is one. When the lane
+/// goes from one worker to another, the claims of both can be there at once, and the older one can be heard of last.
+#[derive(Default)]
+struct Leads(watch::Sender<BTreeSet<i64>>);
+
+impl Leads {
+    fn claimed(&self, partition: i32, epoch: i64) {
+        if partition == LEADING_LANE {
+            self.0.send_if_modified(|claims| claims.insert(epoch));
+        }
+    }
+
+    fn released(&self, partition: i32, epoch: i64) {
+        if partition == LEADING_LANE {
+            self.0.send_if_modified(|claims| claims.remove(&epoch));
+        }
+    }
+}
 
 /// How long a schema id that the registry does not have is taken for one that nobody has.
 const DENIED_FOR: Duration = Duration::from_secs(30);
@@ -50,8 +70,8 @@ pub struct CleanLane {
     lost: Option<Range<i64>>,
     snapshot_at: Instant,
     records: u64,
-    /// How many series had to make room, as far as that was counted.
-    evicted: u64,
+    /// What had to make room, as far as that was counted.
+    evicted: Evicted,
 }
 
 /// What is to be written.
@@ -61,8 +81,8 @@ pub struct CleanBatch {
     snapshot: Option<Snapshot>,
     records: u64,
     series: u32,
-    /// Series that had to make room since the batch before.
-    evicted: u64,
+    /// What had to make room since the batch before.
+    evicted: Evicted,
     /// When its last record was appended, in ms since the Unix epoch.
     appended_ms: i64,
 }
@@ -100,16 +120,16 @@ impl CleanFeed {
             questions: Questions::default(),
             snapshot_interval: Duration::from_secs(config.snapshot_interval_s),
             snapshot_records_max: config.snapshot_records_max,
-            leads: watch::Sender::new(false),
+            leads: Leads::default(),
             metrics,
             runtime,
         }
     }
 
-    /// Whether this process is the one that relays findings.
+    /// The claims that make this process the one that relays findings; it is not where there is none.
     #[must_use]
-    pub fn leads(&self) -> watch::Receiver<bool> {
-        self.leads.subscribe()
+    pub fn leads(&self) -> watch::Receiver<BTreeSet<i64>> {
+        self.leads.0.subscribe()
     }
 
     /// The sink.
@@ -182,17 +202,23 @@ impl Feed for CleanFeed {
         &self.topic
     }
 
-    async fn open(&self, partition: i32, low: i64) -> Result<Opened<CleanLane>, OpenFault> {
-        let claim = self.sink.claim(&self.topic, partition).await.map_err(|error| {
+    async fn open(&self, partition: i32, log: &log::Log) -> Result<Opened<CleanLane>, OpenFault> {
+        let failed = |error: TimescaleError| {
             self.metrics.failed(Service::Analytics);
             OpenFault {
                 cause: HoldCause::Database,
                 reason: error.to_string(),
             }
-        })?;
-        if partition == LEADING_LANE {
-            self.leads.send_replace(true);
+        };
+        let claim = self.sink.claim(&self.topic, partition).await.map_err(failed)?;
+        let log = log.offsets(partition).await?;
+        if let Some(end) = truncated_at(claim.next, claim.log_end, &log) {
+            let noted = self.sink.note_log_end(&self.topic, partition, end).await;
+            noted.map_err(failed)?;
+            return Err(OpenFault::truncated("analytics", &self.topic, partition, end));
         }
+        self.leads.claimed(partition, claim.epoch);
+        let low = log.start;
         let (lane, position) = self.restored(partition, low, claim.snapshot);
         let lost = claim.next.filter(|next| *next < low).map(|next| next..low);
         if let Some(lost) = &lost {
@@ -208,7 +234,7 @@ impl Feed for CleanFeed {
                 lost,
                 snapshot_at: Instant::now(),
                 records: 0,
-                evicted: 0,
+                evicted: Evicted::default(),
             },
             epoch: claim.epoch,
             stored: claim.next,
@@ -252,7 +278,7 @@ impl Feed for CleanFeed {
     fn seal(&self, lane: &mut CleanLane, next: i64, batch: &mut CleanBatch) {
         batch.series = lane.lane.series();
         let evicted = lane.lane.evicted();
-        batch.evicted = evicted - std::mem::replace(&mut lane.evicted, evicted);
+        batch.evicted = evicted.since(std::mem::replace(&mut lane.evicted, evicted));
         let due =
             lane.snapshot_at.elapsed() >= self.snapshot_interval || lane.records >= self.snapshot_records_max;
         if !due {
@@ -333,10 +359,30 @@ impl Feed for CleanFeed {
         });
     }
 
-    fn release(&self, partition: i32) {
-        if partition == LEADING_LANE {
-            self.leads.send_replace(false);
-        }
+    fn release(&self, partition: i32, epoch: i64) {
+        self.leads.released(partition, epoch);
         self.metrics.watch.series(partition, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_that_is_given_back_late_leaves_the_relay_to_the_one_after_it() {
+        let leads = Leads::default();
+        let relays = || !leads.0.borrow().is_empty();
+        leads.claimed(1, 9);
+        assert!(!relays(), "another lane");
+        // One worker's claim is on its way while another worker has the lane already.
+        leads.claimed(LEADING_LANE, 2);
+        leads.claimed(LEADING_LANE, 1);
+        leads.released(LEADING_LANE, 1);
+        assert!(relays());
+        leads.released(LEADING_LANE, 1);
+        assert!(relays(), "said twice");
+        leads.released(LEADING_LANE, 2);
+        assert!(!relays());
     }
 }

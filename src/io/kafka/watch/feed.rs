@@ -2,10 +2,13 @@
 //! result is written. There are three: [`super::clean`], [`super::ledger`] and [`super::kpis`].
 
 use std::future::Future;
+use std::ops::Range;
 use std::sync::Arc;
 
+use rdkafka::error::KafkaError;
 use thiserror::Error;
 
+use super::log;
 use crate::io::timescale::WriteError;
 use crate::telemetry::health::{HoldCause, Log};
 
@@ -61,6 +64,38 @@ pub struct OpenFault {
     pub reason: String,
 }
 
+impl From<KafkaError> for OpenFault {
+    fn from(error: KafkaError) -> Self {
+        Self {
+            cause: HoldCause::Kafka,
+            reason: error.to_string(),
+        }
+    }
+}
+
+impl OpenFault {
+    /// The log of a partition ends before what `database` has of it.
+    #[must_use]
+    pub fn truncated(database: &str, topic: &str, partition: i32, log_end: i64) -> Self {
+        Self {
+            cause: HoldCause::Truncated,
+            reason: format!(
+                "partition {partition} of {topic} ended at offset {log_end}, before what the {database} database has of it: \
+                 the topic was deleted, or a broker lost its end. What came since could pass for what is stored, so nothing \
+                 is read: find out why, then set `next` of this partition in the table sink_offset to where to read on, and \
+                 `log_end` to null"
+            ),
+        }
+    }
+}
+
+/// Where a log ended when it was found to end before `next`, up to which it is stored: as was noted then, or as it is now.
+/// `None` for one that is whole.
+#[must_use]
+pub fn truncated_at(next: Option<i64>, noted: Option<i64>, log: &Range<i64>) -> Option<i64> {
+    noted.or_else(|| next.is_some_and(|next| log.end < next).then_some(log.end))
+}
+
 /// What is done with the records of one topic.
 pub trait Feed: Send + Sync + 'static {
     /// What a lane remembers from record to record.
@@ -74,11 +109,12 @@ pub trait Feed: Send + Sync + 'static {
     /// The topic.
     fn topic(&self) -> &str;
 
-    /// Claims a partition and says where to read on. `low` is the first offset that the log still has.
+    /// Claims a partition, then asks what `log` has of it, and says where to read on. Whoever had it before stores nothing
+    /// after the claim: what is stored then is compared with a log that is at least as long.
     fn open(
         &self,
         partition: i32,
-        low: i64,
+        log: &log::Log,
     ) -> impl Future<Output = Result<Opened<Self::Lane>, OpenFault>> + Send;
 
     /// Takes a record.
@@ -118,6 +154,29 @@ pub trait Feed: Send + Sync + 'static {
     /// Has the registry asked about a schema id, unless it is being asked.
     fn resolve(self: &Arc<Self>, id: u32);
 
-    /// The lane was given back.
-    fn release(&self, partition: i32);
+    /// A lane that was opened with the claim of this number was given back. The partition may have been claimed anew by
+    /// another worker of this process since.
+    fn release(&self, partition: i32, epoch: i64);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_ended_before_what_is_stored_is_truncated_also_when_it_has_grown() {
+        assert_eq!(truncated_at(None, None, &(0..0)), None, "nothing is stored");
+        assert_eq!(
+            truncated_at(Some(1_000), None, &(0..1_000)),
+            None,
+            "all is stored"
+        );
+        assert_eq!(
+            truncated_at(Some(1_000), None, &(1_200..1_300)),
+            None,
+            "retention"
+        );
+        assert_eq!(truncated_at(Some(1_000), None, &(0..999)), Some(999));
+        assert_eq!(truncated_at(Some(1_000), Some(950), &(0..2_000)), Some(950));
+    }
 }

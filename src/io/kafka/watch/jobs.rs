@@ -47,6 +47,9 @@ const ROLLOUT_OVER_DAYS: i64 = 3;
 /// ask again.
 const LAG_SECONDS_MAX: f64 = 3_600.0;
 const CATCH_UP_INTERVAL: Duration = Duration::from_secs(60);
+/// How far behind it may be, in either log that KPIs are counted from, when it judges minutes that are over for
+/// [`KPI_MINUTES`]: half of that, since it knows how far only now and then.
+const SHIFT_LAG_SECONDS_MAX: f64 = KPI_MINUTES as f64 * 60.0 / 2.0;
 /// The devices on either side that make a rollout worth judging.
 const ROLLOUT_DEVICES_MIN: u32 = 20;
 /// The most that are compared on either side, where either has as many; fewer that changed leave room for more controls.
@@ -89,7 +92,7 @@ impl Jobs {
             _ = stopped.changed() => {}
             () = self.gather_regularly() => {}
             () = self.keep_up() => {}
-            () = self.look_back() => {}
+            () = self.look_back(&health) => {}
             () = self.compare(&health) => {}
         }
         if let Some(operations) = self.operations.get() {
@@ -117,13 +120,19 @@ impl Jobs {
         }
     }
 
-    /// What goes over days, and may take its time.
-    async fn look_back(&self) {
+    /// What goes over days, and may take its time. Shifts are not judged by a process that has yet to catch up: a minute that
+    /// is not counted looks like one in which nothing came.
+    async fn look_back(&self, health: &Health) {
         let (mut retention, mut shifts) = (every(RETENTION_INTERVAL), every(SHIFT_INTERVAL));
         shifts.reset();
         loop {
             tokio::select! {
-                _ = shifts.tick() => self.one(Job::Shifts, self.judge_shifts(Timestamp::now())).await,
+                _ = shifts.tick() => if is_behind(health) {
+                    info!("the watch is behind; shifts are judged when it has caught up");
+                    shifts.reset_after(CATCH_UP_INTERVAL);
+                } else {
+                    self.one(Job::Shifts, self.judge_shifts(Timestamp::now())).await;
+                },
                 _ = retention.tick() => self.one(Job::Retention, self.drop_old()).await,
             }
         }
@@ -171,7 +180,8 @@ impl Jobs {
     }
 
     /// Looks for shifts of the pipeline's KPIs and of cohorts, among the minutes before `now` that are over for long enough
-    /// to be computed no more. What one run has found the next finds again; it is stored once.
+    /// to be computed no more. What one run has found the next finds again; it is stored once. As long as KPIs of these minutes
+    /// are still to be computed, nothing is looked at.
     ///
     /// # Errors
     /// [`TimescaleError`]; the next run finds what this one has not stored.
@@ -181,7 +191,12 @@ impl Jobs {
         };
         let until = minute_of(now) - KPI_MINUTES;
         let from = ((until - 1).div_euclid(DAY_MINUTES) + 1 - SHIFT_DAYS) * DAY_MINUTES;
-        let kpis = self.operations().await?.kpis(from, until).await?;
+        let operations = self.operations().await?;
+        if operations.is_due(until).await? {
+            info!("KPIs are still to be computed; shifts are judged the next time");
+            return Ok(Ran::Done(0));
+        }
+        let kpis = operations.kpis(from, until).await?;
         let windows = self.sink.cohort_windows(from, until, COHORTS_MAX).await?;
         let unit = |name: &str| {
             let index = self.table.find(name)?;
@@ -306,6 +321,44 @@ fn every(period: Duration) -> Interval {
     ticks
 }
 
+/// Whether minutes that shifts are judged by may still be to be counted.
+fn is_behind(health: &Health) -> bool {
+    [Log::Clean, Log::Kpis]
+        .into_iter()
+        .any(|log| health.is_behind(log, SHIFT_LAG_SECONDS_MAX))
+}
+
 fn minute_of(time: Timestamp) -> i64 {
     time.as_second().div_euclid(60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shifts_wait_for_both_logs() {
+        let health = Health::new(2);
+        let (clean, kpis) = (health.worker_of(0, Log::Clean), health.worker_of(1, Log::Kpis));
+        for worker in [&clean, &kpis] {
+            assert!(is_behind(&health), "nothing is known of one of them");
+            worker.assigned(0);
+            worker.release(0);
+            worker.lag(0, 0, 0);
+        }
+        assert!(!is_behind(&health));
+        let ago_ms = |minutes: i64| Timestamp::now().as_millisecond() - minutes * MINUTE_MS;
+        for worker in [&clean, &kpis] {
+            worker.assigned(0);
+            worker.release(0);
+            worker.lag(0, 9, ago_ms(25));
+            assert!(!is_behind(&health));
+            worker.lag(0, 9, ago_ms(35));
+            assert!(is_behind(&health));
+            worker.lag(0, 9, ago_ms(25));
+            worker.hold(0, crate::telemetry::health::HoldCause::Database);
+            assert!(is_behind(&health));
+            worker.release(0);
+        }
+    }
 }

@@ -6,10 +6,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::feed::{Feed, NeedsSchema, OpenFault, Opened, Stretch, Taken};
+use super::feed::{Feed, NeedsSchema, OpenFault, Opened, Stretch, Taken, truncated_at};
+use super::log;
 use crate::detect::kpi::Settled;
 use crate::io::timescale::offsets::Step;
-use crate::io::timescale::{Operations, SettledBatch, WriteError};
+use crate::io::timescale::{Operations, SettledBatch, TimescaleError, WriteError};
 use crate::telemetry::health::{HoldCause, Log};
 use crate::telemetry::metrics::{Metrics, Service, Took};
 
@@ -43,19 +44,26 @@ impl Feed for KpiFeed {
         &self.topic
     }
 
-    async fn open(&self, partition: i32, low: i64) -> Result<Opened<()>, OpenFault> {
-        let position = self.sink.claim(&self.topic, partition).await.map_err(|error| {
+    async fn open(&self, partition: i32, log: &log::Log) -> Result<Opened<()>, OpenFault> {
+        let failed = |error: TimescaleError| {
             self.metrics.failed(Service::Operations);
             OpenFault {
                 cause: HoldCause::Database,
                 reason: error.to_string(),
             }
-        })?;
+        };
+        let position = self.sink.claim(&self.topic, partition).await.map_err(failed)?;
+        let log = log.offsets(partition).await?;
+        if let Some(end) = truncated_at(position.next, position.log_end, &log) {
+            let noted = self.sink.note_log_end(&self.topic, partition, end).await;
+            noted.map_err(failed)?;
+            return Err(OpenFault::truncated("operations", &self.topic, partition, end));
+        }
         Ok(Opened {
             lane: (),
             epoch: position.epoch,
             stored: position.next,
-            position: position.next.unwrap_or(low).max(low),
+            position: position.next.unwrap_or(log.start).max(log.start),
         })
     }
 
@@ -106,5 +114,5 @@ impl Feed for KpiFeed {
 
     fn resolve(self: &Arc<Self>, _id: u32) {}
 
-    fn release(&self, _partition: i32) {}
+    fn release(&self, _partition: i32, _epoch: i64) {}
 }

@@ -52,7 +52,8 @@ pub(super) enum Paused {
 /// An open lane.
 pub(super) struct Lane<F: Feed> {
     known: F::Lane,
-    epoch: i64,
+    /// The number of its claim.
+    pub epoch: i64,
     /// Where the sink stands once what is being written is.
     expected: Option<i64>,
     /// The first offset that was not taken.

@@ -4,7 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::feed::{Feed, NeedsSchema, OpenFault, Opened, Stretch, Taken};
+use super::feed::{Feed, NeedsSchema, OpenFault, Opened, Stretch, Taken, truncated_at};
+use super::log;
 use crate::io::audit::{AuditError, AuditLog, LedgerBatch, LedgerRecord};
 use crate::io::timescale::WriteError;
 use crate::telemetry::health::{HoldCause, Log};
@@ -47,8 +48,8 @@ impl Feed for LedgerFeed {
         &self.topic
     }
 
-    async fn open(&self, partition: i32, low: i64) -> Result<Opened<()>, OpenFault> {
-        let claim = self.sink.claim(partition).await.map_err(|error| {
+    async fn open(&self, partition: i32, log: &log::Log) -> Result<Opened<()>, OpenFault> {
+        let failed = |error: AuditError| {
             self.metrics.failed(Service::Audit);
             OpenFault {
                 cause: match error {
@@ -57,13 +58,20 @@ impl Feed for LedgerFeed {
                 },
                 reason: error.to_string(),
             }
-        })?;
+        };
+        let claim = self.sink.claim(partition).await.map_err(failed)?;
+        let log = log.offsets(partition).await?;
+        if let Some(end) = truncated_at(claim.next, claim.log_end, &log) {
+            let noted = self.sink.note_log_end(partition, end).await;
+            noted.map_err(|error| failed(error.into()))?;
+            return Err(OpenFault::truncated("audit", &self.topic, partition, end));
+        }
         Ok(Opened {
             lane: (),
             epoch: claim.epoch,
             stored: claim.next,
             // A gap that retention made shows in the sequence of the records, and becomes an entry.
-            position: claim.next.unwrap_or(low).max(low),
+            position: claim.next.unwrap_or(log.start).max(log.start),
         })
     }
 
@@ -129,7 +137,7 @@ impl Feed for LedgerFeed {
 
     fn resolve(self: &Arc<Self>, _id: u32) {}
 
-    fn release(&self, partition: i32) {
-        self.sink.release(partition);
+    fn release(&self, partition: i32, epoch: i64) {
+        self.sink.release(partition, epoch);
     }
 }

@@ -1,5 +1,6 @@
-//! A topic asked from outside: how many partitions it has, and where they begin.
+//! A topic asked from outside: how many partitions it has, where they begin and where they end.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,15 +41,16 @@ impl Log {
         self.partitions
     }
 
-    /// The first offset that is still there.
+    /// From the first offset that is still there to the one behind the last that is stable. Control records have offsets
+    /// too, so whoever has read a partition to its end stands at its end or before it.
     ///
     /// # Errors
     ///
     /// When no broker answers.
-    pub async fn low(&self, partition: i32) -> KafkaResult<i64> {
+    pub async fn offsets(&self, partition: i32) -> KafkaResult<Range<i64>> {
         let Self { client, topic, .. } = self.clone();
         let asked = spawn_blocking(move || client.fetch_watermarks(&topic, partition, ASK_TIMEOUT));
         let answer = asked.await.map_err(|_| KafkaError::Canceled)?;
-        answer.map(|(low, _)| low)
+        answer.map(|(low, high)| low..high)
     }
 }

@@ -8,6 +8,7 @@
 //! newest batch was produced. Whoever has lane 0 of the clean topic is the relay; the producer's `transactional.id` fences
 //! one that does not know yet that it lost the lane.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -26,6 +27,7 @@ use tracing::{info, warn};
 
 use crate::detect::finding::FindingId;
 
+use crate::io::kafka::committed::committed;
 use crate::io::timescale::{Analytics, OutboxBatch, TimescaleError};
 use crate::telemetry::metrics::{Metrics, Service};
 
@@ -63,8 +65,8 @@ pub struct Relay {
     pub group: String,
     /// How to reach Kafka.
     pub client: ClientConfig,
-    /// Whether this process is the relay.
-    pub leads: watch::Receiver<bool>,
+    /// This process is the relay as long as it has a claim.
+    pub leads: watch::Receiver<BTreeSet<i64>>,
     /// Becomes true when the process stops.
     pub stopped: watch::Receiver<bool>,
     /// What it counts.
@@ -93,7 +95,7 @@ impl Relay {
     fn run(&self, runtime: &Handle) {
         let mut producing = None;
         while !*self.stopped.borrow() {
-            if !*self.leads.borrow() {
+            if self.leads.borrow().is_empty() {
                 producing = None;
                 self.rest(runtime, LOOK_INTERVAL);
                 continue;
@@ -169,18 +171,12 @@ impl Relay {
         let consumer = BaseConsumer::from_config(&consumer)?;
         let mut number = TopicPartitionList::new();
         number.add_partition(&self.topic, NUMBER_PARTITION);
-        let committed = consumer.committed_offsets(number, CALL_TIMEOUT)?;
-        let sent = committed
-            .elements()
-            .first()
-            .map(rdkafka::topic_partition_list::TopicPartitionListElem::offset);
+        let sent = committed(&consumer, number, CALL_TIMEOUT)?;
         Ok(Producing {
             producer,
             consumer,
-            sent: match sent {
-                Some(Offset::Offset(number)) => number,
-                _ => 0,
-            },
+            // Numbers begin at 1.
+            sent: sent.first().and_then(|(_, number)| *number).unwrap_or(0),
         })
     }
 }

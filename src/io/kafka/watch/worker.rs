@@ -137,7 +137,8 @@ impl<F: Feed> Worker<F> {
         while !stop.load(Ordering::Relaxed) {
             self.serve()?;
             if self.consumer.take_gap() {
-                self.find_out_what_is_left()?;
+                let lanes = self.ours();
+                self.find_out_what_is_left(&lanes)?;
             }
             self.hear(Duration::ZERO);
             self.open_lanes();
@@ -168,7 +169,7 @@ impl<F: Feed> Worker<F> {
                     }
                     self.consumer.assign(&partitions)?;
                     for partition in partitions {
-                        self.slot(partition).replace(Slot::Closed(Instant::now()));
+                        self.replace(partition, Slot::Closed(Instant::now()));
                         self.fenced.remove(&partition);
                         self.health.assigned(partition);
                     }
@@ -182,8 +183,7 @@ impl<F: Feed> Worker<F> {
                     // What is not stored now is read again by whoever comes next; a write that is still under way either
                     // comes before that one's claim or is refused.
                     for &partition in &partitions {
-                        self.slot(partition).replace(Slot::Absent);
-                        self.feed.release(partition);
+                        self.replace(partition, Slot::Absent);
                         self.health.revoked(partition);
                     }
                     self.consumer.unassign(&partitions)?;
@@ -231,8 +231,8 @@ impl<F: Feed> Worker<F> {
     ) {
         if !matches!(self.slot(partition), Slot::Opening(current) if Arc::ptr_eq(current, cancelled)) {
             // It was claimed while it was given back.
-            if matches!(self.slot(partition), Slot::Absent) {
-                self.feed.release(partition);
+            if let Ok(opened) = opened {
+                self.feed.release(partition, opened.epoch);
             }
             return;
         }
@@ -254,6 +254,7 @@ impl<F: Feed> Worker<F> {
                     }
                     Err(error) => {
                         warn!(log = F::LOG.as_str(), lane = partition, %error, "cannot seek yet");
+                        self.feed.release(partition, lane.epoch);
                         Slot::Closed(Instant::now() + RETRY_PAUSE)
                     }
                 }
@@ -288,15 +289,13 @@ impl<F: Feed> Worker<F> {
                 } else {
                     Slot::Fenced
                 };
-                self.slot(partition).replace(slot);
-                self.feed.release(partition);
+                self.replace(partition, slot);
                 self.health.hold(partition, HoldCause::Fenced);
             }
             Ended::Lost => {
                 // Nobody knows where the sink stands: asking it again finds out.
                 self.stop_fetching(partition);
-                self.slot(partition)
-                    .replace(Slot::Closed(Instant::now() + RETRY_PAUSE));
+                self.replace(partition, Slot::Closed(Instant::now() + RETRY_PAUSE));
                 self.health.hold(partition, HoldCause::Database);
             }
             Ended::Cancelled => {}
@@ -314,15 +313,11 @@ impl<F: Feed> Worker<F> {
             *self.slot(partition) = Slot::Opening(Arc::clone(&cancelled));
             let (feed, log, outbox) = (Arc::clone(&self.feed), self.log.clone(), self.news.0.clone());
             self.runtime.spawn(async move {
-                let opened = match log.low(partition).await {
-                    // Given back meanwhile: a claim now would fence whoever has the lane.
-                    _ if cancelled.load(Ordering::Relaxed) => return,
-                    Ok(low) => feed.open(partition, low).await,
-                    Err(error) => Err(OpenFault {
-                        cause: HoldCause::Kafka,
-                        reason: error.to_string(),
-                    }),
-                };
+                // Given back meanwhile: a claim now would fence whoever has the lane.
+                if cancelled.load(Ordering::Relaxed) {
+                    return;
+                }
+                let opened = feed.open(partition, &log).await;
                 // A worker that has ended does not listen.
                 let _ = outbox.send(News::Opened(partition, cancelled, opened));
             });
@@ -398,7 +393,7 @@ impl<F: Feed> Worker<F> {
         let (records, patience) = self.patience();
         self.consumer.consume(&mut self.messages, records, patience);
         let messages = std::mem::replace(&mut self.messages, Messages::with_capacity(0));
-        let mut gap = false;
+        let mut gaps = Vec::new();
         for message in messages.iter() {
             let partition = message.partition();
             if message.is_end() {
@@ -409,7 +404,7 @@ impl<F: Feed> Worker<F> {
             }
             if let Some(error) = message.error() {
                 warn!(log = F::LOG.as_str(), lane = partition, %error, "instead of a record");
-                gap = true;
+                gaps.push(partition);
                 continue;
             }
             let (feed, rows_max) = (&self.feed, self.config.batch.rows_max);
@@ -443,23 +438,35 @@ impl<F: Feed> Worker<F> {
         }
         self.messages = messages;
         self.release_schemas();
-        if gap { self.find_out_what_is_left() } else { Ok(()) }
+        if gaps.is_empty() {
+            return Ok(());
+        }
+        // An error that is of no lane of ours can be of any of them.
+        let ours = self.ours();
+        let is_known = gaps.iter().all(|lane| ours.contains(lane));
+        gaps.sort_unstable();
+        gaps.dedup();
+        self.find_out_what_is_left(if is_known { &gaps } else { &ours })
     }
 
-    /// A log has a gap where a lane wants to read on, as when retention has overtaken it; in which lane librdkafka does
-    /// not always say. Opening finds out what is left, and says what is lost.
-    fn find_out_what_is_left(&mut self) -> Result<(), WorkerError> {
+    /// The lanes that the group has given us, open or not.
+    fn ours(&self) -> Vec<i32> {
         let ours = |slot: &Slot<F>| !matches!(slot, Slot::Absent);
-        let lanes: Vec<_> = (0..)
+        (0..)
             .zip(&self.slots)
             .filter(|(_, slot)| ours(slot))
             .map(|(lane, _)| lane)
-            .collect();
-        self.reopen(&lanes);
+            .collect()
+    }
+
+    /// A log has a gap where one of these lanes wants to read on, as when retention has overtaken it; in which of them
+    /// librdkafka does not always say. Opening finds out what is left, and says what is lost.
+    fn find_out_what_is_left(&mut self, lanes: &[i32]) -> Result<(), WorkerError> {
+        self.reopen(lanes);
         // librdkafka has given up the partition, and refuses a seek in it until it is assigned anew. The group does not
         // hear of this.
-        self.consumer.unassign(&lanes)?;
-        self.consumer.assign(&lanes)?;
+        self.consumer.unassign(lanes)?;
+        self.consumer.assign(lanes)?;
         Ok(())
     }
 
@@ -471,8 +478,7 @@ impl<F: Feed> Worker<F> {
                 continue;
             }
             self.stop_fetching(partition);
-            self.slot(partition)
-                .replace(Slot::Closed(Instant::now() + RETRY_PAUSE));
+            self.replace(partition, Slot::Closed(Instant::now() + RETRY_PAUSE));
             self.health.hold(partition, HoldCause::Kafka);
         }
     }
@@ -567,8 +573,7 @@ impl<F: Feed> Worker<F> {
         let all: Vec<_> = (0..self.slots.len() as i32).collect();
         self.finish(&all, Duration::from_millis(self.config.drain_timeout_ms));
         for partition in all {
-            self.slot(partition).replace(Slot::Absent);
-            self.feed.release(partition);
+            self.replace(partition, Slot::Absent);
             self.health.revoked(partition);
         }
         let Self {
@@ -580,6 +585,14 @@ impl<F: Feed> Worker<F> {
         drop(messages);
         drop(consumer);
         health.stopped();
+    }
+
+    /// Puts a slot in the place of another one, whose lane is given back if it was open.
+    fn replace(&mut self, partition: i32, by: Slot<F>) {
+        if let Some(epoch) = self.slot(partition).open().map(|lane| lane.epoch) {
+            self.feed.release(partition, epoch);
+        }
+        self.slot(partition).replace(by);
     }
 
     fn slot(&mut self, partition: i32) -> &mut Slot<F> {
