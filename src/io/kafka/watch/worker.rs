@@ -17,7 +17,7 @@ use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use thiserror::Error;
 use tokio::runtime::Handle;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::config::Config;
 use super::feed::{Feed, OpenFault, Opened, Taken};
@@ -260,7 +260,13 @@ impl<F: Feed> Worker<F> {
                 }
             }
             Err(fault) => {
-                warn!(log = F::LOG.as_str(), lane = partition, %fault, "lane not opened; trying again");
+                let log = F::LOG.as_str();
+                match fault.cause {
+                    HoldCause::Tampered | HoldCause::Truncated => {
+                        error!(log, lane = partition, %fault, "lane held until somebody has looked");
+                    }
+                    _ => warn!(log, lane = partition, %fault, "lane not opened; trying again"),
+                }
                 self.health.hold(partition, fault.cause);
                 Slot::Closed(Instant::now() + RETRY_PAUSE)
             }
