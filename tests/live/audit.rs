@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use jiff::Timestamp;
 use pulsegate::io::audit::{AuditLog, LedgerBatch, LedgerRecord};
 use pulsegate::io::topology::logins;
-use pulsegate_loadtest::fleet::Hostile;
+use pulsegate_loadtest::fleet::{Hostile, Pace};
 use pulsegate_loadtest::kafka::{Producer, captured, read_all, watermarks};
 use pulsegate_loadtest::record::{Captured, Header, Record};
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -203,13 +205,67 @@ fn make_raw_again(world: &World, records: &[Captured]) {
     producer.finish().expect("delivered");
 }
 
+/// Ends a load, also when the test fails.
+struct Load<'a>(&'a AtomicBool);
+
+impl Drop for Load<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_pipeline_at_work_agrees_and_what_was_planted_in_it_is_found() {
+    in_a_world("at_work", "gate.batch.time_max_ms = 20\n", |world| {
+        let mut fleet = fleet(world, 100, Hostile::some());
+        world.import(&fleet);
+        let (mut gate, mut watch) = (world.gate("one"), world.watch("one"));
+        let ended = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let _load = Load(&ended);
+            scope.spawn(|| {
+                let pace = Pace { rate: Some(1_000.0) };
+                while !ended.load(Ordering::Relaxed) {
+                    let produced = fleet.produce_at(&world.kafka(), 500, pace, &mut |_| {});
+                    produced.expect("produced");
+                }
+            });
+            let compared = || sum(&verify(world, &[]).1, "ranges");
+            wait_for("the log to grow", || compared() > 100);
+            for _ in 0..5 {
+                let (code, found) = verify(world, &[]);
+                assert_eq!((code, kinds(&found)), (Some(0), vec![]), "{found:#}");
+            }
+            send(world, &world.config.topics.clean, &nobodys_event());
+            wait_for("it to be found", || {
+                let (code, found) = verify(world, &[]);
+                assert!(kinds(&found).iter().all(|kind| *kind == "clean_inserted"), "{found:#}");
+                code == Some(1)
+            });
+        });
+        gate.expect_running();
+        watch.expect_running();
+    });
+}
+
+/// Produces to partition 0.
+fn send(world: &World, topic: &str, record: &Record) {
+    let mut producer = Producer::new(&world.kafka(), topic, "none").expect("a producer");
+    producer.send(record, 0);
+    producer.finish().expect("delivered");
+}
+
+/// What can stand in the clean topic, and is of no raw record.
+fn nobodys_event() -> Record {
+    Record {
+        value: Some(b"{}".to_vec()),
+        ..Record::default()
+    }
+}
+
 fn clean_and_deadletter_are_held_to_the_ledger(world: &World) {
     let topics = &world.config.topics;
-    let send = |topic: &str, record: &Record| {
-        let mut producer = Producer::new(&world.kafka(), topic, "none").expect("a producer");
-        producer.send(record, 0);
-        producer.finish().expect("delivered");
-    };
+    let send = |topic: &str, record: &Record| send(world, topic, record);
     // A rejection of a raw record that was accepted, and an event that nobody sent.
     let header = |name: &str, value: &str| Header {
         name: name.as_bytes().to_vec(),
@@ -254,13 +310,7 @@ fn clean_and_deadletter_are_held_to_the_ledger(world: &World) {
         "{found:#}"
     );
 
-    send(
-        &topics.clean,
-        &Record {
-            value: Some(b"{}".to_vec()),
-            ..Record::default()
-        },
-    );
+    send(&topics.clean, &nobodys_event());
     let (code, found) = verify(world, &["--against", "clean,ledger"]);
     assert!(
         code == Some(1) && kinds(&found).contains(&"clean_inserted"),

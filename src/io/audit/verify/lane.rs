@@ -5,7 +5,7 @@ mod finish;
 use sqlx::PgConnection;
 
 use super::compare::{Change, Link, Where, diagnose};
-use super::ledger::Comparison;
+use super::ledger::{Comparison, Pending};
 use super::report::{Kind, LaneReport, Problem};
 use super::snapshot::{self, Checkpoints, Head, Row, Rows, StoredCheckpoint};
 use super::window::Accounts;
@@ -40,7 +40,7 @@ pub(super) struct Verified {
     /// The ledger records to recompute; `None` where the log itself is not what it was.
     pub accounts: Option<Accounts>,
     /// Accepted records of the ledger that have not come to the log yet.
-    pub pending_clean: Option<u64>,
+    pub pending_clean: Option<Pending>,
 }
 
 /// A checkpoint that somebody held, on its way to a proof.

@@ -34,12 +34,19 @@ pub(super) struct Difference {
     offset: Option<i64>,
 }
 
+/// Accepted records of the ledger that have not come to the log yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pending {
+    pub records: u64,
+    /// All of the clean topic's before this offset are counted; more may be.
+    pub before: i64,
+}
+
 /// What a comparison came to.
 pub(super) struct Outcome {
     pub compared: u64,
     pub pending: u64,
-    /// Accepted records among what is pending.
-    pub pending_clean: u64,
+    pub pending_clean: Pending,
     pub difference: Option<Difference>,
 }
 
@@ -119,7 +126,10 @@ impl Comparison {
         Ok(Outcome {
             compared: self.compared,
             pending,
-            pending_clean,
+            pending_clean: Pending {
+                records: pending_clean,
+                before: self.ledger.clean_end,
+            },
             difference: self.difference,
         })
     }

@@ -317,7 +317,7 @@ fn comparison(
     let Some(partition) = partition else {
         return Ok(None);
     };
-    let ledger = Ledger::open(kafka, &topics.ledger, partition)?;
+    let ledger = Ledger::open(kafka, topics, partition)?;
     let next = offsets.get(&partition).copied().unwrap_or(0);
     Ok(Some(Comparison::new(&topics.ledger, partition, ledger, next)))
 }

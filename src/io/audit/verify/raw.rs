@@ -13,6 +13,7 @@ use rdkafka::message::{BorrowedMessage, Headers as _};
 use sha2::{Digest as _, Sha256};
 
 use super::events::{EventId, Events};
+use super::ledger::Pending;
 use super::report::{Kind, Problem};
 use super::topic::Reader;
 use super::{Against, VerifyError};
@@ -62,8 +63,8 @@ pub(super) struct Job<'a> {
     pub accounts: Vec<Account>,
     /// The first account that is asked for.
     pub from: usize,
-    /// The accounts end with the log; so many accepted records are known to come behind it.
-    pub pending_clean: Option<u64>,
+    /// The accounts end with the log; these accepted records are known to come behind it.
+    pub pending_clean: Option<Pending>,
     /// How long an event can be repeated, in ms.
     pub repeat_ms: i64,
     pub raw: bool,
@@ -269,7 +270,8 @@ impl Pass<'_> {
             let problem = Problem::new(Kind::DeadletterInserted, self.job.lane, detail);
             self.note(problem.in_topic(&topics.deadletter, self.job.partition, at));
         }
-        if let Some(at) = self.clean.left(self.whole, self.job.pending_clean) {
+        let pending = self.job.pending_clean.map(|pending| pending.records);
+        if let Some(at) = self.clean.left(self.whole, pending) {
             let detail = "no raw record is accounted for by it";
             let problem = Problem::new(Kind::CleanInserted, self.job.lane, detail);
             self.note(problem.in_topic(&topics.clean, self.job.partition, at));
@@ -433,7 +435,11 @@ impl Clean {
         let topic = &job.topics.clean;
         let (low, _) = reader.watermarks(topic, job.partition)?;
         let (mut by_event, mut records) = (Vec::new(), Vec::new());
+        let end = job.pending_clean.map_or(i64::MAX, |pending| pending.before);
         reader.read(topic, job.partition, low, |message| {
+            if message.offset() >= end {
+                return Ok(false);
+            }
             bounded(records.len(), topic)?;
             // One that can't be read is nobody's: it is left over.
             if let Some(event) = events.clean(message.payload().unwrap_or_default())? {
