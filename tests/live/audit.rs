@@ -20,6 +20,7 @@ use serde_json::Value;
 use tokio::runtime::Handle;
 
 use crate::main_path::fleet;
+use crate::stored::execute;
 use crate::support::admin;
 use crate::world::{PATIENCE, World, in_a_world, wait_for};
 
@@ -203,6 +204,29 @@ fn make_raw_again(world: &World, records: &[Captured]) {
         producer.send(&record.record, record.partition);
     }
     producer.finish().expect("delivered");
+}
+
+#[test]
+fn a_start_while_the_log_is_away_is_told_when_it_is_back() {
+    in_a_world("start_told", "", |world| {
+        let role = format!("{}gate_audit", world.config.databases.prefix);
+        let may = |what: &str| execute(world, "audit", &format!("alter role \"{role}\" {what}"));
+        may("nologin");
+        let mut gate = world.gate("one");
+        wait_for("it to miss the log", || gate.logged().contains("not in the audit log yet"));
+        assert!(!done_by_people_and_programs(world).contains(&"gate.start".to_owned()));
+        let back = Timestamp::now();
+        may("login");
+        wait_for("the start to be told", || {
+            gate.expect_running();
+            done_by_people_and_programs(world).contains(&"gate.start".to_owned())
+        });
+        let entries = administration(world);
+        let start = entries.iter().find(|entry| entry["action"] == "gate.start");
+        let at = start.and_then(|start| start["at"].as_str()).expect("a time");
+        assert!(at.parse::<Timestamp>().expect("a time") < back, "of the start, not of the telling");
+        assert!(gate.terminate().success());
+    });
 }
 
 /// Ends a load, also when the test fails.
