@@ -295,10 +295,15 @@ fn clean_and_deadletter_are_held_to_the_ledger(world: &World) {
         name: name.as_bytes().to_vec(),
         value: Some(value.as_bytes().to_vec()),
     };
+    let no_text = Header {
+        name: vec![0xFF],
+        value: None,
+    };
     send(
         &topics.deadletter,
         &Record {
             headers: vec![
+                no_text,
                 header("pg-reason", "stale"),
                 header("pg-origin", &format!("{}/0/999999", topics.raw)),
             ],

@@ -6,6 +6,7 @@ use super::lane::entry_kind;
 use super::report::{Kind, Problem};
 use super::snapshot::Row;
 use super::topic::Ledger;
+use super::window::Accounts;
 use crate::gate::ledger;
 
 /// Records that tell what was done where the two differ.
@@ -105,13 +106,20 @@ impl Comparison {
         Ok(())
     }
 
-    /// What is left in the topic behind the end of the log.
-    pub(super) async fn finish(mut self, raw_offset: Option<i64>) -> Result<Outcome, VerifyError> {
+    /// What is left in the topic behind the end of the log. The `accounts` see what it covers.
+    pub(super) async fn finish(
+        mut self,
+        raw_offset: Option<i64>,
+        mut accounts: Option<&mut Accounts>,
+    ) -> Result<Outcome, VerifyError> {
         let (mut pending, mut pending_clean) = (0, 0);
         while let Some(record) = self.ledger.next().await? {
             if record.offset >= self.next {
                 pending += 1;
                 pending_clean += record.clean;
+                if let Some(accounts) = &mut accounts {
+                    accounts.cover(record.covers);
+                }
             } else if self.difference.is_none() {
                 self.difference = Some(Difference {
                     change: Change::Missing,

@@ -284,6 +284,7 @@ fn recompute(config: &Config, options: &Options, verified: &mut Verified) -> Res
         pending_clean: verified.pending_clean.filter(|_| !accounts.ended),
         from: accounts.from,
         accounts: accounts.accounts,
+        covers: accounts.covers,
         repeat_ms: repeat_ms(config),
         raw: options.against.contains(&Against::Raw),
         clean: options.against.contains(&Against::Clean),

@@ -1,6 +1,7 @@
 //! Partitions of topics, read once from beginning to end.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::Duration;
 
 use backon::{BlockingRetryable as _, ConstantBuilder};
@@ -121,6 +122,8 @@ pub(super) fn unreachable(error: KafkaError) -> VerifyError {
 pub(super) struct LedgerRecord {
     pub offset: i64,
     pub seq: u64,
+    /// The raw offsets that it covers.
+    pub covers: Range<i64>,
     pub clean: u64,
     pub value: Vec<u8>,
 }
@@ -155,6 +158,7 @@ impl Ledger {
                 let record = LedgerRecord {
                     offset: message.offset(),
                     seq: entry.seq,
+                    covers: entry.first..entry.next,
                     clean: entry.outcomes.get("clean").copied().unwrap_or(0),
                     value: value.to_vec(),
                 };
