@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -213,7 +214,9 @@ fn a_start_while_the_log_is_away_is_told_when_it_is_back() {
         let may = |what: &str| execute(world, "audit", &format!("alter role \"{role}\" {what}"));
         may("nologin");
         let mut gate = world.gate("one");
-        wait_for("it to miss the log", || gate.logged().contains("not in the audit log yet"));
+        wait_for("it to miss the log", || {
+            gate.logged().contains("not in the audit log yet")
+        });
         assert!(!done_by_people_and_programs(world).contains(&"gate.start".to_owned()));
         let back = Timestamp::now();
         may("login");
@@ -224,8 +227,51 @@ fn a_start_while_the_log_is_away_is_told_when_it_is_back() {
         let entries = administration(world);
         let start = entries.iter().find(|entry| entry["action"] == "gate.start");
         let at = start.and_then(|start| start["at"].as_str()).expect("a time");
-        assert!(at.parse::<Timestamp>().expect("a time") < back, "of the start, not of the telling");
+        assert!(
+            at.parse::<Timestamp>().expect("a time") < back,
+            "of the start, not of the telling"
+        );
         assert!(gate.terminate().success());
+    });
+}
+
+/// With times in which nothing can be a repeat of what was sent before.
+#[test]
+fn a_window_does_not_ask_for_what_is_before_and_behind_it() {
+    in_a_world("window", "", |world| {
+        let mut fleet = fleet(world, 50, Hostile::default());
+        world.import(&fleet);
+        let mut gate = world.gate("one");
+        let mut begun = Vec::new();
+        for records in [1_000, 100, 200, 300, 1_000] {
+            begun.push(Timestamp::now());
+            world.produce(&mut fleet, records);
+            world.settle(&mut [&mut gate]);
+            watch(world);
+            let signed = Instant::now();
+            wait_for("time to pass", || signed.elapsed() > Duration::from_secs(6));
+        }
+        assert!(gate.terminate().success());
+        let repeats = [
+            "--json",
+            "--set",
+            "gate.verify.freshness_seconds=1",
+            "--set",
+            "gate.admit.rate.burst=1",
+            "--set",
+            "gate.verify.budget.failures_burst=1",
+            "audit",
+            "verify",
+        ];
+        let (from, to) = (begun[2].to_string(), begun[3].to_string());
+        let narrow = [repeats.as_slice(), &["--from", &from, "--to", &to]].concat();
+        let found: Value = serde_json::from_str(&world.done(&narrow)).expect("JSON");
+        assert_eq!(kinds(&found), Vec::<&str>::new(), "{found:#}");
+        // What stands directly before it can have the same events; what ends it is read to know that it ended.
+        assert_eq!(sum(&found, "raw_records"), 200, "{found:#}");
+        assert_eq!(sum(&found, "clean_records"), 600, "{found:#}");
+        assert_eq!(sum(&found, "ranges_unknown"), 0, "{found:#}");
+        assert_eq!(sum(&verify(world, &[]).1, "clean_records"), 2_600);
     });
 }
 
@@ -263,7 +309,10 @@ fn a_pipeline_at_work_agrees_and_what_was_planted_in_it_is_found() {
             send(world, &world.config.topics.clean, &nobodys_event());
             wait_for("it to be found", || {
                 let (code, found) = verify(world, &[]);
-                assert!(kinds(&found).iter().all(|kind| *kind == "clean_inserted"), "{found:#}");
+                assert!(
+                    kinds(&found).iter().all(|kind| *kind == "clean_inserted"),
+                    "{found:#}"
+                );
                 code == Some(1)
             });
         });

@@ -214,6 +214,9 @@ impl<'a> Walk<'a> {
         if signed.checkpoint.size == self.tree.leaves() && signed.checkpoint.root == self.tree.root() {
             self.good = self.good.max(Some(stored.size));
             self.report.checkpoints += 1;
+            if let Some(accounts) = &mut self.lane.accounts {
+                accounts.signed(stored.signed_at_s);
+            }
             self.report.signed_at = Some(timestamp(stored.signed_at_s)).max(self.report.signed_at.take());
         } else {
             // Sizes come in their order, so the first is the smallest.

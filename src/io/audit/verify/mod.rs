@@ -285,6 +285,7 @@ fn recompute(config: &Config, options: &Options, verified: &mut Verified) -> Res
         from: accounts.from,
         accounts: accounts.accounts,
         covers: accounts.covers,
+        until_ms: accounts.until_ms,
         repeat_ms: repeat_ms(config),
         raw: options.against.contains(&Against::Raw),
         clean: options.against.contains(&Against::Clean),
@@ -298,6 +299,7 @@ fn recompute(config: &Config, options: &Options, verified: &mut Verified) -> Res
     report.ranges = Some(recomputed.ranges);
     report.ranges_unknown = Some(recomputed.unknown);
     report.raw_records = Some(recomputed.raw_records);
+    report.clean_records = Some(recomputed.clean_records);
     verified.problems.extend(recomputed.problems);
     Ok(())
 }

@@ -81,7 +81,9 @@ pub(super) struct Job<'a> {
     pub covers: Vec<Range<i64>>,
     /// The accounts end with the log; these accepted records are known to come behind it.
     pub pending_clean: Option<Pending>,
-    /// How long an event can be repeated, in ms.
+    /// When what belongs to the accounts was in the clean topic, in ms; where that is not known all of it is read.
+    pub until_ms: Option<i64>,
+    /// How long an event can be repeated, in ms. No two clocks are further apart: the gate would take nothing.
     pub repeat_ms: i64,
     pub raw: bool,
     pub clean: bool,
@@ -94,6 +96,12 @@ impl Job<'_> {
         let end = self.accounts.iter().map(|account| account.offsets.end).max()?;
         Some(start..end)
     }
+
+    /// What belongs to the accounts was appended to clean and deadletter after this, in ms.
+    fn since_ms(&self) -> Option<i64> {
+        let mut first_ms = self.accounts.iter().map(|account| account.appended_ms.0);
+        Some(first_ms.find(|ms| *ms > 0)? - self.repeat_ms)
+    }
 }
 
 /// What came of it.
@@ -102,6 +110,7 @@ pub(super) struct Recomputed {
     pub ranges: u64,
     pub unknown: u64,
     pub raw_records: u64,
+    pub clean_records: u64,
     pub problems: Vec<Problem>,
 }
 
@@ -116,8 +125,11 @@ pub(super) fn recompute(
     };
     let (low, _) = reader.watermarks(&job.topics.raw, job.partition)?;
     let (start, whole) = (first.max(low), low == 0 && first == 0);
-    let dead = read_dead(job, reader)?;
-    let clean = read_clean(job, reader, events)?;
+    // Nothing of the whole may be left out: what somebody has put before it shows, too.
+    let since_ms = job.since_ms().filter(|_| !whole);
+    let dead = read_dead(job, reader, since_ms, &(start..end))?;
+    let clean = read_clean(job, reader, since_ms, events)?;
+    let clean_records = clean.len() as u64;
     let mut pass = Pass::new(job, start..end, whole, dead, clean);
     if start < end {
         reader.read(&job.topics.raw, job.partition, start, |message| {
@@ -127,7 +139,10 @@ pub(super) fn recompute(
             Ok(message.offset() + 1 < end)
         })?;
     }
-    let mut done = pass.finish();
+    let mut done = Recomputed {
+        clean_records,
+        ..pass.finish()
+    };
     done.problems.retain(|problem| match problem.kind {
         Kind::CleanMissing | Kind::CleanInserted => job.clean,
         _ => job.raw,
@@ -152,13 +167,21 @@ fn take(pass: &mut Pass<'_>, message: &BorrowedMessage<'_>, events: &mut Events)
     Ok(())
 }
 
-fn read_dead(job: &Job<'_>, reader: &Reader) -> Result<Dead, VerifyError> {
+/// Reads what is there of raw records in `offsets`, to the end of the topic: its times are the gates', and who writes to it
+/// by hand can give any.
+fn read_dead(
+    job: &Job<'_>,
+    reader: &Reader,
+    since_ms: Option<i64>,
+    offsets: &Range<i64>,
+) -> Result<Dead, VerifyError> {
     let topic = &job.topics.deadletter;
-    let (low, _) = reader.watermarks(topic, job.partition)?;
+    let begin = reader.begin(topic, job.partition, since_ms)?;
     let prefix = format!("{}/", job.lane);
     let mut dead = Dead::default();
-    reader.read(topic, job.partition, low, |message| {
+    reader.read(topic, job.partition, begin, |message| {
         let origin = text(message, "pg-origin").and_then(|origin| origin.strip_prefix(&prefix)?.parse().ok());
+        let origin = origin.filter(|origin| offsets.contains(origin));
         let reason = text(message, "pg-reason");
         let outcome = Outcome::all().find(|outcome| Some(outcome.as_str()) == reason);
         if let (Some(origin), Some(outcome)) = (origin, outcome) {
@@ -174,13 +197,21 @@ fn text<'m>(message: &'m BorrowedMessage<'_>, name: &str) -> Option<&'m str> {
     std::str::from_utf8(header(message, name.as_bytes())?).ok()
 }
 
-fn read_clean(job: &Job<'_>, reader: &Reader, events: &mut Events) -> Result<Clean, VerifyError> {
+fn read_clean(
+    job: &Job<'_>,
+    reader: &Reader,
+    since_ms: Option<i64>,
+    events: &mut Events,
+) -> Result<Clean, VerifyError> {
     let topic = &job.topics.clean;
-    let (low, _) = reader.watermarks(topic, job.partition)?;
+    let begin = reader.begin(topic, job.partition, since_ms)?;
+    let until_ms = job.until_ms.map_or(i64::MAX, |until_ms| until_ms + job.repeat_ms);
     let end = job.pending_clean.map_or(i64::MAX, |pending| pending.before);
     let mut clean = Clean::default();
-    reader.read(topic, job.partition, low, |message| {
-        if message.offset() >= end {
+    reader.read(topic, job.partition, begin, |message| {
+        // The times of this topic are the brokers', and nobody else can give any.
+        let appended_ms = message.timestamp().to_millis().unwrap_or(0);
+        if message.offset() >= end || appended_ms > until_ms {
             return Ok(false);
         }
         bounded(clean.len(), topic)?;

@@ -71,6 +71,29 @@ impl Reader {
             .map_err(unreachable)
     }
 
+    /// The first offset that is still there and was not appended before `time_ms`, where that is given.
+    pub(super) fn begin(
+        &self,
+        topic: &str,
+        partition: i32,
+        time_ms: Option<i64>,
+    ) -> Result<i64, VerifyError> {
+        let (low, end) = self.watermarks(topic, partition)?;
+        let Some(time_ms) = time_ms else {
+            return Ok(low);
+        };
+        let mut times = TopicPartitionList::new();
+        let found = times
+            .add_partition_offset(topic, partition, Offset::Offset(time_ms))
+            .and_then(|()| self.client.offsets_for_times(times, ASK_TIMEOUT))
+            .map_err(unreachable)?;
+        let found = found.find_partition(topic, partition).map(|found| found.offset());
+        // Where nothing was appended since, the answer is the end.
+        Ok(found
+            .and_then(Offset::to_raw)
+            .map_or(end, |offset| if offset < 0 { end } else { offset.max(low) }))
+    }
+
     /// Waits until every transaction that has written to a partition up to now has ended there.
     fn settled(&self, config: &kafka::Config, topic: &str, partition: i32) -> Result<(), VerifyError> {
         let (_, written) = Self::isolated(config, "read_uncommitted")?.watermarks(topic, partition)?;

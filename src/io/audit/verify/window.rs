@@ -81,6 +81,8 @@ pub(super) struct Accounts {
     next: i64,
     begun: bool,
     pub ended: bool,
+    /// When what belongs to the accounts was in all topics, in ms; known only of a window that has ended.
+    pub until_ms: Option<i64>,
 }
 
 impl Accounts {
@@ -94,6 +96,15 @@ impl Accounts {
             next: i64::MIN,
             begun: false,
             ended: false,
+            until_ms: None,
+        }
+    }
+
+    /// A checkpoint was signed of all that has come so far. What is in the log then was committed before, in one
+    /// transaction with its clean records.
+    pub(super) fn signed(&mut self, signed_s: i64) {
+        if self.ended && self.until_ms.is_none() {
+            self.until_ms = Some((signed_s + 1) * 1_000);
         }
     }
 
@@ -118,15 +129,17 @@ impl Accounts {
         if !self.begun {
             self.begun = self.window.has_begun(entry);
             // An event can have been accepted so long before its repeat.
-            let old = |account: &Account| account.appended_ms.1 < entry.t_first.saturating_sub(self.repeat_ms);
+            let old =
+                |account: &Account| account.appended_ms.1 < entry.t_first.saturating_sub(self.repeat_ms);
             let gone = self
                 .accounts
                 .iter()
                 .take_while(|account| entry.t_first > 0 && old(account))
                 .count();
-            // In one go now and then, or every record would move all of them.
+            // In one go now and then, or every record would move all of them. The last of them stays: what comes so long
+            // after it is no repeat of what is gone.
             if self.begun || gone > 1_000 {
-                self.accounts.drain(..gone);
+                self.accounts.drain(..gone.saturating_sub(1));
             }
             self.from = self.accounts.len() + usize::from(!self.begun);
         }
@@ -183,10 +196,10 @@ mod tests {
             (accounts.from, wanted.first().copied(), wanted.last().copied())
         };
         assert_eq!(offsets("", ""), (0, Some(0), Some(49_990)));
-        assert_eq!(offsets("40015", "40045"), (3, Some(40_010), Some(40_040)));
+        assert_eq!(offsets("40015", "40045"), (4, Some(40_010), Some(40_040)));
         assert_eq!(
             offsets("1970-01-01T01:00:00Z", "1970-01-01T01:00:02Z"),
-            (3, Some(36_000), Some(36_010))
+            (4, Some(36_000), Some(36_010))
         );
         assert_eq!(offsets("9999999", "").1, None);
     }

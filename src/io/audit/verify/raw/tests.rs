@@ -157,6 +157,7 @@ impl Lab {
             from: accounts.from,
             accounts: accounts.accounts,
             covers: accounts.covers,
+            until_ms: accounts.until_ms,
             repeat_ms: REPEAT_RECORDS * STEP_MS,
             raw: true,
             clean: true,
