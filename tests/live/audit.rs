@@ -2,13 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use jiff::Timestamp;
 use pulsegate::io::audit::{AuditLog, LedgerBatch, LedgerRecord};
 use pulsegate::io::topology::logins;
-use pulsegate_loadtest::fleet::Hostile;
+use pulsegate_loadtest::fleet::{Hostile, Pace};
 use pulsegate_loadtest::kafka::{Producer, captured, read_all, watermarks};
 use pulsegate_loadtest::record::{Captured, Header, Record};
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -18,6 +21,7 @@ use serde_json::Value;
 use tokio::runtime::Handle;
 
 use crate::main_path::fleet;
+use crate::stored::execute;
 use crate::support::admin;
 use crate::world::{PATIENCE, World, in_a_world, wait_for};
 
@@ -203,22 +207,152 @@ fn make_raw_again(world: &World, records: &[Captured]) {
     producer.finish().expect("delivered");
 }
 
+#[test]
+fn a_start_while_the_log_is_away_is_told_when_it_is_back() {
+    in_a_world("start_told", "", |world| {
+        let role = format!("{}gate_audit", world.config.databases.prefix);
+        let may = |what: &str| execute(world, "audit", &format!("alter role \"{role}\" {what}"));
+        may("nologin");
+        let mut gate = world.gate("one");
+        wait_for("it to miss the log", || {
+            gate.logged().contains("not in the audit log yet")
+        });
+        assert!(!done_by_people_and_programs(world).contains(&"gate.start".to_owned()));
+        let back = Timestamp::now();
+        may("login");
+        wait_for("the start to be told", || {
+            gate.expect_running();
+            done_by_people_and_programs(world).contains(&"gate.start".to_owned())
+        });
+        let entries = administration(world);
+        let start = entries.iter().find(|entry| entry["action"] == "gate.start");
+        let at = start.and_then(|start| start["at"].as_str()).expect("a time");
+        assert!(
+            at.parse::<Timestamp>().expect("a time") < back,
+            "of the start, not of the telling"
+        );
+        assert!(gate.terminate().success());
+    });
+}
+
+/// With times in which nothing can be a repeat of what was sent before.
+#[test]
+fn a_window_does_not_ask_for_what_is_before_and_behind_it() {
+    in_a_world("window", "", |world| {
+        let mut fleet = fleet(world, 50, Hostile::default());
+        world.import(&fleet);
+        let mut gate = world.gate("one");
+        let mut begun = Vec::new();
+        for records in [1_000, 100, 200, 300, 1_000] {
+            begun.push(Timestamp::now());
+            world.produce(&mut fleet, records);
+            world.settle(&mut [&mut gate]);
+            watch(world);
+            let signed = Instant::now();
+            wait_for("time to pass", || signed.elapsed() > Duration::from_secs(6));
+        }
+        assert!(gate.terminate().success());
+        let repeats = [
+            "--json",
+            "--set",
+            "gate.verify.freshness_seconds=1",
+            "--set",
+            "gate.admit.rate.burst=1",
+            "--set",
+            "gate.verify.budget.failures_burst=1",
+            "audit",
+            "verify",
+        ];
+        let (from, to) = (begun[2].to_string(), begun[3].to_string());
+        let narrow = [repeats.as_slice(), &["--from", &from, "--to", &to]].concat();
+        let found: Value = serde_json::from_str(&world.done(&narrow)).expect("JSON");
+        assert_eq!(kinds(&found), Vec::<&str>::new(), "{found:#}");
+        // What stands directly before it can have the same events; what ends it is read to know that it ended.
+        assert_eq!(sum(&found, "raw_records"), 200, "{found:#}");
+        assert_eq!(sum(&found, "clean_records"), 600, "{found:#}");
+        assert_eq!(sum(&found, "ranges_unknown"), 0, "{found:#}");
+        assert_eq!(sum(&verify(world, &[]).1, "clean_records"), 2_600);
+    });
+}
+
+/// Ends a load, also when the test fails.
+struct Load<'a>(&'a AtomicBool);
+
+impl Drop for Load<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_pipeline_at_work_agrees_and_what_was_planted_in_it_is_found() {
+    in_a_world("at_work", "gate.batch.time_max_ms = 20\n", |world| {
+        let mut fleet = fleet(world, 100, Hostile::some());
+        world.import(&fleet);
+        let (mut gate, mut watch) = (world.gate("one"), world.watch("one"));
+        let ended = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let _load = Load(&ended);
+            scope.spawn(|| {
+                let pace = Pace { rate: Some(1_000.0) };
+                while !ended.load(Ordering::Relaxed) {
+                    let produced = fleet.produce_at(&world.kafka(), 500, pace, &mut |_| {});
+                    produced.expect("produced");
+                }
+            });
+            let compared = || sum(&verify(world, &[]).1, "ranges");
+            wait_for("the log to grow", || compared() > 100);
+            for _ in 0..5 {
+                let (code, found) = verify(world, &[]);
+                assert_eq!((code, kinds(&found)), (Some(0), vec![]), "{found:#}");
+            }
+            send(world, &world.config.topics.clean, &nobodys_event());
+            wait_for("it to be found", || {
+                let (code, found) = verify(world, &[]);
+                assert!(
+                    kinds(&found).iter().all(|kind| *kind == "clean_inserted"),
+                    "{found:#}"
+                );
+                code == Some(1)
+            });
+        });
+        gate.expect_running();
+        watch.expect_running();
+    });
+}
+
+/// Produces to partition 0.
+fn send(world: &World, topic: &str, record: &Record) {
+    let mut producer = Producer::new(&world.kafka(), topic, "none").expect("a producer");
+    producer.send(record, 0);
+    producer.finish().expect("delivered");
+}
+
+/// What can stand in the clean topic, and is of no raw record.
+fn nobodys_event() -> Record {
+    Record {
+        value: Some(b"{}".to_vec()),
+        ..Record::default()
+    }
+}
+
 fn clean_and_deadletter_are_held_to_the_ledger(world: &World) {
     let topics = &world.config.topics;
-    let send = |topic: &str, record: &Record| {
-        let mut producer = Producer::new(&world.kafka(), topic, "none").expect("a producer");
-        producer.send(record, 0);
-        producer.finish().expect("delivered");
-    };
+    let send = |topic: &str, record: &Record| send(world, topic, record);
     // A rejection of a raw record that was accepted, and an event that nobody sent.
     let header = |name: &str, value: &str| Header {
         name: name.as_bytes().to_vec(),
         value: Some(value.as_bytes().to_vec()),
     };
+    let no_text = Header {
+        name: vec![0xFF],
+        value: None,
+    };
     send(
         &topics.deadletter,
         &Record {
             headers: vec![
+                no_text,
                 header("pg-reason", "stale"),
                 header("pg-origin", &format!("{}/0/999999", topics.raw)),
             ],
@@ -254,13 +388,7 @@ fn clean_and_deadletter_are_held_to_the_ledger(world: &World) {
         "{found:#}"
     );
 
-    send(
-        &topics.clean,
-        &Record {
-            value: Some(b"{}".to_vec()),
-            ..Record::default()
-        },
-    );
+    send(&topics.clean, &nobodys_event());
     let (code, found) = verify(world, &["--against", "clean,ledger"]);
     assert!(
         code == Some(1) && kinds(&found).contains(&"clean_inserted"),

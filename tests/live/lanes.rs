@@ -19,12 +19,13 @@ use crate::world::{Gate, World, in_a_world, wait_for};
 #[test]
 fn a_gate_refuses_offsets_that_somebody_reset_until_it_is_told_to_rewind() {
     in_a_world("rewind", "", |world| {
-        let mut fleet = fleet(world, 50, Hostile::default());
+        let mut fleet = fleet(world, 50, Hostile::some());
         world.import(&fleet);
         world.produce(&mut fleet, 2_000);
         let mut gate = world.gate("one");
         world.settle(&mut [&mut gate]);
         assert!(gate.terminate().success());
+        audit::watch(world);
         reset_offsets(world);
 
         let mut refused = world.start_gate("one", &[], &[]);
@@ -35,10 +36,7 @@ fn a_gate_refuses_offsets_that_somebody_reset_until_it_is_told_to_rewind() {
             refused.logged()
         );
 
-        let mut rewound = world.start_gate("one", &[], &["--rewind"]);
-        rewound.wait_ready();
-        world.settle(&mut [&mut rewound]);
-        assert!(rewound.terminate().success());
+        rewind(world);
         // What was asked for: everything is there twice. The ledger says so, and its chain holds.
         let report = world.judge(&fleet);
         assert!(report.total.rewinds > 0, "{report}");
@@ -51,12 +49,31 @@ fn a_gate_refuses_offsets_that_somebody_reset_until_it_is_told_to_rewind() {
             !chain.iter().any(|problem| report.problems.contains_key(problem)),
             "{report}"
         );
-        // What two ranges cover is not recomputed, and counted apart.
-        audit::watch(world);
+        // What two ranges cover is not recomputed, and counted apart; what three cover, too.
+        covered_again(world);
+        reset_offsets(world);
+        rewind(world);
+        covered_again(world);
+    });
+}
+
+fn rewind(world: &World) {
+    let mut rewound = world.start_gate("one", &[], &["--rewind"]);
+    rewound.wait_ready();
+    world.settle(&mut [&mut rewound]);
+    assert!(rewound.terminate().success());
+}
+
+/// Before the log has heard of it, and after.
+fn covered_again(world: &World) {
+    for pending in [true, false] {
         let (code, found) = audit::verify(world, &[]);
         assert_eq!((code, audit::kinds(&found)), (Some(0), vec![]), "{found:#}");
-        assert!(audit::sum(&found, "ranges_unknown") > 0, "{found:#}");
-    });
+        assert_eq!(audit::sum(&found, "ledger_pending") > 0, pending, "{found:#}");
+        audit::watch(world);
+    }
+    let (_, found) = audit::verify(world, &[]);
+    assert!(audit::sum(&found, "ranges_unknown") > 0, "{found:#}");
 }
 
 #[test]

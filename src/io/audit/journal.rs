@@ -3,6 +3,9 @@
 //!
 //! Each entry carries the hash of the one before it. Many processes append to it, seldom: they queue at its head.
 
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable as _};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use sqlx::{Connection, PgConnection, Row};
@@ -17,6 +20,9 @@ use crate::io::timescale::{Pool, TimescaleError};
 
 /// The most actions that are written at once.
 pub const ACTIONS_MAX: usize = 1_000;
+
+/// The longest pause before a start is told to the log again.
+const SAY_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Whose login is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,15 +179,25 @@ fn damaged() -> AuditError {
     }
 }
 
-/// Says that a process has started, and with which configuration; that it can't be said is only logged.
+/// Says that a process has started now, and with which configuration. Where it can't be said it is tried again until it is,
+/// or until the process ends: nothing else tells with which configuration it ran. It is said twice where the answer was
+/// lost.
 pub async fn say_started(config: Config, role: Role, deed: Deed) {
-    let said = async {
+    let at = Timestamp::now();
+    let say = async || {
         let journal = Journal::connect(&config, role).await?;
         let detail = detail([("config_sha256", config_digest(&config).into())]);
-        let recorded = journal.record(Timestamp::now(), deed, detail).await;
+        let recorded = journal.record(at, deed, detail).await;
         journal.close().await;
         recorded
     };
+    let pauses = ExponentialBuilder::default()
+        .with_max_delay(SAY_PAUSE_MAX)
+        .with_jitter()
+        .without_max_times();
+    let said = say.retry(pauses).notify(|error: &AuditError, pause| {
+        warn!(%error, ?pause, "that this process started is not in the audit log yet; trying again");
+    });
     if let Err(error) = said.await {
         warn!(%error, "that this process started is not in the audit log");
     }

@@ -1,10 +1,11 @@
-//! The four librdkafka calls that the safe wrapper lacks, and the reason for each.
+//! The librdkafka calls that the safe wrapper lacks or does not survive, and the reason for each.
 //!
 //! - A batch of messages is taken from one queue with `rd_kafka_consume_batch_queue`: the wrapper's `poll` costs an event
 //!   object and an `Arc` a message, three times the CPU of the batch call.
 //! - Partition queues are forwarded to that one queue, so that rebalances stay on the consumer's own queue, where the
 //!   batch call would lose them.
 //! - Records are produced with `rd_kafka_produce_batch` from memory that we own, without a copy.
+//! - Headers are read with `rd_kafka_header_get_all`: the wrapper panics on a name that is not UTF-8.
 //! - `rd_kafka_flush` is called with a real timeout: the wrapper's `flush` polls for 100 ms at a time.
 //!
 //! Unsafe code stands here, and once in `settle`, which keeps the promise that [`Topic::produce`] asks for.
@@ -17,6 +18,7 @@ use std::{ptr, slice};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::BorrowedMessage;
 use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
 use rdkafka_sys as sys;
 
@@ -244,29 +246,74 @@ unsafe fn bytes<'a>(pointer: *const c_void, len: usize) -> Option<&'a [u8]> {
     (!pointer.is_null()).then(|| unsafe { slice::from_raw_parts(pointer.cast(), len) })
 }
 
-/// Header names are read as bytes: the wrapper panics on one that is not UTF-8.
-///
 /// # Safety
 ///
 /// `message` points to a live message; the headers live as long as it does.
 unsafe fn signature_headers<'a>(message: *const sys::rd_kafka_message_t) -> SignatureHeaders<'a> {
     let mut taken = SignatureHeaders::default();
-    let mut headers = ptr::null_mut();
-    // SAFETY: by the contract of this function; librdkafka parses into memory that the message owns.
-    unsafe {
-        if sys::rd_kafka_message_headers(message, &raw mut headers)
-            != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
-        {
-            return taken;
+    // SAFETY: by the contract of this function.
+    let headers = unsafe { Headers::of(message) };
+    headers.for_each(|(name, value)| taken.take(name, value));
+    taken
+}
+
+/// The value of the first header of that name which has one.
+#[must_use]
+pub fn header<'m>(message: &'m BorrowedMessage<'_>, name: &[u8]) -> Option<&'m [u8]> {
+    // SAFETY: the message is live for as long as it is borrowed.
+    let mut headers = unsafe { Headers::of(message.ptr()) };
+    headers.find_map(|(found, value)| value.filter(|_| found == name))
+}
+
+/// The headers of a message, their names as bytes: the wrapper panics on one that is not UTF-8.
+struct Headers<'a> {
+    /// Null where there are none.
+    headers: *mut sys::rd_kafka_headers_t,
+    next: usize,
+    message: PhantomData<&'a ()>,
+}
+
+impl<'a> Headers<'a> {
+    /// # Safety
+    ///
+    /// `message` points to a message that lives for `'a`.
+    unsafe fn of(message: *const sys::rd_kafka_message_t) -> Self {
+        let mut headers = ptr::null_mut();
+        // SAFETY: by the contract of this function; librdkafka parses into memory that the message owns.
+        let error = unsafe { sys::rd_kafka_message_headers(message, &raw mut headers) };
+        if error != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+            headers = ptr::null_mut();
         }
-        let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
-        while sys::rd_kafka_header_get_all(headers, taken.count, &raw mut name, &raw mut value, &raw mut size)
-            == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
-        {
-            taken.take(CStr::from_ptr(name).to_bytes(), bytes(value, size));
+        Self {
+            headers,
+            next: 0,
+            message: PhantomData,
         }
     }
-    taken
+}
+
+impl<'a> Iterator for Headers<'a> {
+    type Item = (&'a [u8], Option<&'a [u8]>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.headers.is_null() {
+            return None;
+        }
+        let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
+        // SAFETY: the headers are not null, and like what the call points to they live as long as their message.
+        unsafe {
+            let error = sys::rd_kafka_header_get_all(
+                self.headers,
+                self.next,
+                &raw mut name,
+                &raw mut value,
+                &raw mut size,
+            );
+            self.next += 1;
+            (error == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR)
+                .then(|| (CStr::from_ptr(name).to_bytes(), bytes(value, size)))
+        }
+    }
 }
 
 /// One record for [`Topic::produce`]: borrowed memory that outlives its delivery.

@@ -5,7 +5,7 @@ mod finish;
 use sqlx::PgConnection;
 
 use super::compare::{Change, Link, Where, diagnose};
-use super::ledger::Comparison;
+use super::ledger::{Comparison, Pending};
 use super::report::{Kind, LaneReport, Problem};
 use super::snapshot::{self, Checkpoints, Head, Row, Rows, StoredCheckpoint};
 use super::window::Accounts;
@@ -40,7 +40,7 @@ pub(super) struct Verified {
     /// The ledger records to recompute; `None` where the log itself is not what it was.
     pub accounts: Option<Accounts>,
     /// Accepted records of the ledger that have not come to the log yet.
-    pub pending_clean: Option<u64>,
+    pub pending_clean: Option<Pending>,
 }
 
 /// A checkpoint that somebody held, on its way to a proof.
@@ -214,6 +214,9 @@ impl<'a> Walk<'a> {
         if signed.checkpoint.size == self.tree.leaves() && signed.checkpoint.root == self.tree.root() {
             self.good = self.good.max(Some(stored.size));
             self.report.checkpoints += 1;
+            if let Some(accounts) = &mut self.lane.accounts {
+                accounts.signed(stored.signed_at_s);
+            }
             self.report.signed_at = Some(timestamp(stored.signed_at_s)).max(self.report.signed_at.take());
         } else {
             // Sizes come in their order, so the first is the smallest.

@@ -6,6 +6,7 @@ use super::lane::entry_kind;
 use super::report::{Kind, Problem};
 use super::snapshot::Row;
 use super::topic::Ledger;
+use super::window::Accounts;
 use crate::gate::ledger;
 
 /// Records that tell what was done where the two differ.
@@ -34,12 +35,19 @@ pub(super) struct Difference {
     offset: Option<i64>,
 }
 
+/// Accepted records of the ledger that have not come to the log yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pending {
+    pub records: u64,
+    /// All of the clean topic's before this offset are counted; more may be.
+    pub before: i64,
+}
+
 /// What a comparison came to.
 pub(super) struct Outcome {
     pub compared: u64,
     pub pending: u64,
-    /// Accepted records among what is pending.
-    pub pending_clean: u64,
+    pub pending_clean: Pending,
     pub difference: Option<Difference>,
 }
 
@@ -98,13 +106,20 @@ impl Comparison {
         Ok(())
     }
 
-    /// What is left in the topic behind the end of the log.
-    pub(super) async fn finish(mut self, raw_offset: Option<i64>) -> Result<Outcome, VerifyError> {
+    /// What is left in the topic behind the end of the log. The `accounts` see what it covers.
+    pub(super) async fn finish(
+        mut self,
+        raw_offset: Option<i64>,
+        mut accounts: Option<&mut Accounts>,
+    ) -> Result<Outcome, VerifyError> {
         let (mut pending, mut pending_clean) = (0, 0);
         while let Some(record) = self.ledger.next().await? {
             if record.offset >= self.next {
                 pending += 1;
                 pending_clean += record.clean;
+                if let Some(accounts) = &mut accounts {
+                    accounts.cover(record.covers);
+                }
             } else if self.difference.is_none() {
                 self.difference = Some(Difference {
                     change: Change::Missing,
@@ -119,7 +134,10 @@ impl Comparison {
         Ok(Outcome {
             compared: self.compared,
             pending,
-            pending_clean,
+            pending_clean: Pending {
+                records: pending_clean,
+                before: self.ledger.clean_end,
+            },
             difference: self.difference,
         })
     }

@@ -284,6 +284,8 @@ fn recompute(config: &Config, options: &Options, verified: &mut Verified) -> Res
         pending_clean: verified.pending_clean.filter(|_| !accounts.ended),
         from: accounts.from,
         accounts: accounts.accounts,
+        covers: accounts.covers,
+        until_ms: accounts.until_ms,
         repeat_ms: repeat_ms(config),
         raw: options.against.contains(&Against::Raw),
         clean: options.against.contains(&Against::Clean),
@@ -297,6 +299,7 @@ fn recompute(config: &Config, options: &Options, verified: &mut Verified) -> Res
     report.ranges = Some(recomputed.ranges);
     report.ranges_unknown = Some(recomputed.unknown);
     report.raw_records = Some(recomputed.raw_records);
+    report.clean_records = Some(recomputed.clean_records);
     verified.problems.extend(recomputed.problems);
     Ok(())
 }
@@ -317,7 +320,7 @@ fn comparison(
     let Some(partition) = partition else {
         return Ok(None);
     };
-    let ledger = Ledger::open(kafka, &topics.ledger, partition)?;
+    let ledger = Ledger::open(kafka, topics, partition)?;
     let next = offsets.get(&partition).copied().unwrap_or(0);
     Ok(Some(Comparison::new(&topics.ledger, partition, ledger, next)))
 }

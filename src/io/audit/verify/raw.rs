@@ -2,24 +2,34 @@
 //! deadletter topics.
 //!
 //! A record that is in the deadletter was rejected for the reason that stands there; of the others the one whose event is
-//! in the clean topic was accepted, and one whose event is there no more often than it was taken is a repeat. Ranges that
-//! retention has eaten into, or that were covered twice because of a rewind, can't be recomputed and are counted apart.
+//! in the clean topic was accepted, and one whose event is there no more often than it was taken is a repeat ([`pass`]).
+//! Ranges that retention has eaten into, or that were covered twice because of a rewind, can't be recomputed and are
+//! counted apart.
 
-use std::collections::{BTreeMap, HashMap};
+mod clean;
+mod dead;
+mod pass;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use rdkafka::Message as _;
-use rdkafka::message::{BorrowedMessage, Headers as _};
-use sha2::{Digest as _, Sha256};
+use rdkafka::message::BorrowedMessage;
 
-use super::events::{EventId, Events};
+use self::clean::Clean;
+use self::dead::Dead;
+use self::pass::{Pass, Record};
+use super::events::Events;
+use super::ledger::Pending;
 use super::report::{Kind, Problem};
 use super::topic::Reader;
 use super::{Against, VerifyError};
-use crate::crypto::merkle::{self, MerkleRoot};
 use crate::gate::ledger;
 use crate::gate::outcome::Outcome;
 use crate::io::kafka::Topics;
+use crate::io::kafka::raw::header;
 
 /// Clean and deadletter records of one lane that are kept in memory at most, at about 50 bytes each.
 const RECORDS_MAX: usize = 20_000_000;
@@ -33,8 +43,8 @@ pub(super) struct Account {
     pub records: u64,
     pub outcomes: BTreeMap<String, u64>,
     pub root: String,
-    /// When the newest of its records was appended, in ms; 0 without records.
-    pub appended_ms: i64,
+    /// When the oldest and the newest of its records were appended, in ms; 0 without records.
+    pub appended_ms: (i64, i64),
     pub lost: bool,
 }
 
@@ -46,9 +56,14 @@ impl Account {
             records: entry.records,
             outcomes: entry.outcomes.clone(),
             root: entry.root.clone(),
-            appended_ms: entry.t_last,
+            appended_ms: (entry.t_first, entry.t_last),
             lost: entry.lost.is_some(),
         }
+    }
+
+    /// How many of its records had this outcome.
+    fn counted(&self, outcome: Outcome) -> u64 {
+        self.outcomes.get(outcome.as_str()).copied().unwrap_or(0)
     }
 }
 
@@ -62,12 +77,31 @@ pub(super) struct Job<'a> {
     pub accounts: Vec<Account>,
     /// The first account that is asked for.
     pub from: usize,
-    /// The accounts end with the log; so many accepted records are known to come behind it.
-    pub pending_clean: Option<u64>,
-    /// How long an event can be repeated, in ms.
+    /// Offsets that more than one ledger record covers, because of a rewind.
+    pub covers: Vec<Range<i64>>,
+    /// The accounts end with the log; these accepted records are known to come behind it.
+    pub pending_clean: Option<Pending>,
+    /// When what belongs to the accounts was in the clean topic, in ms; where that is not known all of it is read.
+    pub until_ms: Option<i64>,
+    /// How long an event can be repeated, in ms. No two clocks are further apart: the gate would take nothing.
     pub repeat_ms: i64,
     pub raw: bool,
     pub clean: bool,
+}
+
+impl Job<'_> {
+    /// The offsets that are accounted for, from the lowest on to behind the highest.
+    fn offsets(&self) -> Option<Range<i64>> {
+        let start = self.accounts.iter().map(|account| account.offsets.start).min()?;
+        let end = self.accounts.iter().map(|account| account.offsets.end).max()?;
+        Some(start..end)
+    }
+
+    /// What belongs to the accounts was appended to clean and deadletter after this, in ms.
+    fn since_ms(&self) -> Option<i64> {
+        let mut first_ms = self.accounts.iter().map(|account| account.appended_ms.0);
+        Some(first_ms.find(|ms| *ms > 0)? - self.repeat_ms)
+    }
 }
 
 /// What came of it.
@@ -76,6 +110,7 @@ pub(super) struct Recomputed {
     pub ranges: u64,
     pub unknown: u64,
     pub raw_records: u64,
+    pub clean_records: u64,
     pub problems: Vec<Problem>,
 }
 
@@ -85,42 +120,29 @@ pub(super) fn recompute(
     reader: &Reader,
     events: &mut Events,
 ) -> Result<Recomputed, VerifyError> {
-    let Some(first) = job.accounts.first().map(|account| account.offsets.start) else {
+    let Some(Range { start: first, end }) = job.offsets() else {
         return Ok(Recomputed::default());
     };
     let (low, _) = reader.watermarks(&job.topics.raw, job.partition)?;
-    let dead = Dead::read(job, reader)?;
-    let clean = Clean::read(job, reader, events)?;
-    let start = first.max(low);
-    let mut pass = Pass {
-        job,
-        whole: low == 0 && first == 0,
-        warm_until_ms: None,
-        dead,
-        clean,
-        covers: covers(&job.accounts),
-        at: 0,
-        tally: Tally::default(),
-        done: Recomputed::default(),
-    };
-    pass.skip_before(start);
-    let end = job
-        .accounts
-        .iter()
-        .map(|account| account.offsets.end)
-        .max()
-        .unwrap_or(start);
+    let (start, whole) = (first.max(low), low == 0 && first == 0);
+    // Nothing of the whole may be left out: what somebody has put before it shows, too.
+    let since_ms = job.since_ms().filter(|_| !whole);
+    let dead = read_dead(job, reader, since_ms, &(start..end))?;
+    let clean = read_clean(job, reader, since_ms, events)?;
+    let clean_records = clean.len() as u64;
+    let mut pass = Pass::new(job, start..end, whole, dead, clean);
     if start < end {
         reader.read(&job.topics.raw, job.partition, start, |message| {
             if message.offset() < end {
-                pass.take(message, events)?;
+                take(&mut pass, message, events)?;
             }
             Ok(message.offset() + 1 < end)
         })?;
     }
-    pass.close_up_to(i64::MAX);
-    pass.leftovers(start..end);
-    let Pass { mut done, .. } = pass;
+    let mut done = Recomputed {
+        clean_records,
+        ..pass.finish()
+    };
     done.problems.retain(|problem| match problem.kind {
         Kind::CleanMissing | Kind::CleanInserted => job.clean,
         _ => job.raw,
@@ -128,275 +150,77 @@ pub(super) fn recompute(
     Ok(done)
 }
 
-/// Offsets that more than one account covers, because of a rewind.
-fn covers(accounts: &[Account]) -> Vec<Range<i64>> {
-    let mut covered: Vec<&Range<i64>> = accounts.iter().map(|account| &account.offsets).collect();
-    covered.retain(|range| !range.is_empty());
-    covered.sort_by_key(|range| range.start);
-    let (mut twice, mut end) = (Vec::new(), i64::MIN);
-    for range in covered {
-        if range.start < end {
-            twice.push(range.start..range.end.min(end));
-        }
-        end = end.max(range.end);
-    }
-    twice
+fn take(pass: &mut Pass<'_>, message: &BorrowedMessage<'_>, events: &mut Events) -> Result<(), VerifyError> {
+    let (offset, value) = (message.offset(), message.payload().unwrap_or_default());
+    // What was rejected need not be an event, and is not asked about at the registry.
+    let event = if pass.needs_event(offset) {
+        events.raw(value)?
+    } else {
+        None
+    };
+    pass.take(&Record {
+        offset,
+        appended_ms: message.timestamp().to_millis().unwrap_or(0),
+        value,
+        event,
+    });
+    Ok(())
 }
 
-/// One pass over the raw records.
-struct Pass<'a> {
-    job: &'a Job<'a>,
-    /// Nothing is missing before the first account.
-    whole: bool,
-    /// Repeats of what is gone could come until then.
-    warm_until_ms: Option<i64>,
-    dead: Dead,
-    clean: Clean,
-    covers: Vec<Range<i64>>,
-    /// The account that is being recomputed.
-    at: usize,
-    tally: Tally,
-    done: Recomputed,
+/// Reads what is there of raw records in `offsets`, to the end of the topic: its times are the gates', and who writes to it
+/// by hand can give any.
+fn read_dead(
+    job: &Job<'_>,
+    reader: &Reader,
+    since_ms: Option<i64>,
+    offsets: &Range<i64>,
+) -> Result<Dead, VerifyError> {
+    let topic = &job.topics.deadletter;
+    let begin = reader.begin(topic, job.partition, since_ms)?;
+    let prefix = format!("{}/", job.lane);
+    let mut dead = Dead::default();
+    reader.read(topic, job.partition, begin, |message| {
+        let origin = text(message, "pg-origin").and_then(|origin| origin.strip_prefix(&prefix)?.parse().ok());
+        let origin = origin.filter(|origin| offsets.contains(origin));
+        let reason = text(message, "pg-reason");
+        let outcome = Outcome::all().find(|outcome| Some(outcome.as_str()) == reason);
+        if let (Some(origin), Some(outcome)) = (origin, outcome) {
+            bounded(dead.len(), topic)?;
+            dead.add(origin, outcome, message.offset());
+        }
+        Ok(true)
+    })?;
+    Ok(dead)
 }
 
-/// What was found of one account.
-#[derive(Default)]
-struct Tally {
-    counts: BTreeMap<&'static str, u64>,
-    records: u64,
-    root: MerkleRoot,
-    /// The first record whose event is nowhere.
-    nowhere: Option<i64>,
+fn text<'m>(message: &'m BorrowedMessage<'_>, name: &str) -> Option<&'m str> {
+    std::str::from_utf8(header(message, name.as_bytes())?).ok()
 }
 
-impl Pass<'_> {
-    /// Accounts whose beginning is gone can't be recomputed.
-    fn skip_before(&mut self, start: i64) {
-        while self
-            .account()
-            .is_some_and(|account| account.offsets.start < start)
-        {
-            self.done.unknown += u64::from(self.at >= self.job.from);
-            self.at += 1;
+fn read_clean(
+    job: &Job<'_>,
+    reader: &Reader,
+    since_ms: Option<i64>,
+    events: &mut Events,
+) -> Result<Clean, VerifyError> {
+    let topic = &job.topics.clean;
+    let begin = reader.begin(topic, job.partition, since_ms)?;
+    let until_ms = job.until_ms.map_or(i64::MAX, |until_ms| until_ms + job.repeat_ms);
+    let end = job.pending_clean.map_or(i64::MAX, |pending| pending.before);
+    let mut clean = Clean::default();
+    reader.read(topic, job.partition, begin, |message| {
+        // The times of this topic are the brokers', and nobody else can give any.
+        let appended_ms = message.timestamp().to_millis().unwrap_or(0);
+        if message.offset() >= end || appended_ms > until_ms {
+            return Ok(false);
         }
-    }
-
-    fn account(&self) -> Option<&Account> {
-        self.job.accounts.get(self.at)
-    }
-
-    fn take(&mut self, message: &BorrowedMessage<'_>, events: &mut Events) -> Result<(), VerifyError> {
-        let (offset, value) = (message.offset(), message.payload().unwrap_or_default());
-        if !self.whole && self.warm_until_ms.is_none() {
-            let appended_ms = message.timestamp().to_millis().unwrap_or(0);
-            self.warm_until_ms = Some(appended_ms + self.job.repeat_ms);
-        }
-        self.close_up_to(offset);
-        let outcome = match self.dead.take(offset) {
-            Some(outcome) => outcome,
-            None => {
-                let event = events.raw(value)?;
-                let taken = event.map_or(Taken::Nowhere, |event| self.clean.take(event));
-                if taken == Taken::Nowhere {
-                    self.tally.nowhere.get_or_insert(offset);
-                }
-                // Behind a rewind a record may be in clean once for each time that it was covered.
-                if let Some(event) = event.filter(|_| self.covers.iter().any(|twice| twice.contains(&offset)))
-                {
-                    self.clean.take(event);
-                }
-                if taken == Taken::Yes {
-                    Outcome::Clean
-                } else {
-                    Outcome::Duplicate
-                }
-            }
-        };
-        *self.tally.counts.entry(outcome.as_str()).or_default() += 1;
-        self.tally.records += 1;
-        let digest = Sha256::digest(value).into();
-        let leaf = merkle::record_leaf(offset.cast_unsigned(), outcome.as_str(), &digest);
-        self.tally.root.push(leaf);
-        self.done.raw_records += 1;
-        Ok(())
-    }
-
-    /// Compares every account that ends at or before `offset`.
-    fn close_up_to(&mut self, offset: i64) {
-        while self
-            .account()
-            .is_some_and(|account| account.offsets.end <= offset)
-            || offset == i64::MAX
-        {
-            let tally = std::mem::take(&mut self.tally);
-            let Some(account) = self.job.accounts.get(self.at) else {
-                return;
-            };
-            self.compare(account, &tally);
-            self.at += 1;
-        }
-    }
-
-    fn compare(&mut self, account: &Account, tally: &Tally) {
-        let wanted = self.at >= self.job.from;
-        let overlaps =
-            |twice: &Range<i64>| twice.start < account.offsets.end && account.offsets.start < twice.end;
-        let warm = self
-            .warm_until_ms
-            .is_some_and(|until| account.appended_ms != 0 && account.appended_ms < until);
-        if account.lost || warm || self.covers.iter().any(overlaps) {
-            self.done.unknown += u64::from(wanted);
-            return;
-        }
-        if !wanted {
-            return;
-        }
-        self.done.ranges += 1;
-        let Some((kind, detail)) = tally.difference(account) else {
-            return;
-        };
-        let missing = matches!(kind, Kind::CleanMissing | Kind::DeadletterMissing);
-        let offset = tally.nowhere.filter(|_| missing).unwrap_or(account.offsets.start);
-        let problem = Problem::new(kind, self.job.lane, detail).at(account.entry, Some(offset));
-        self.note(problem);
-    }
-
-    /// What is in clean and deadletter without a raw record.
-    fn leftovers(&mut self, read: Range<i64>) {
-        let topics = self.job.topics;
-        if let Some((origin, at)) = self.dead.left_in(&read) {
-            let detail = format!("its raw record {origin} is not there, or it is there twice");
-            let problem = Problem::new(Kind::DeadletterInserted, self.job.lane, detail);
-            self.note(problem.in_topic(&topics.deadletter, self.job.partition, at));
-        }
-        if let Some(at) = self.clean.left(self.whole, self.job.pending_clean) {
-            let detail = "no raw record is accounted for by it";
-            let problem = Problem::new(Kind::CleanInserted, self.job.lane, detail);
-            self.note(problem.in_topic(&topics.clean, self.job.partition, at));
-        }
-    }
-
-    fn note(&mut self, problem: Problem) {
-        if !self.done.problems.iter().any(|noted| noted.kind == problem.kind) {
-            self.done.problems.push(problem);
-        }
-    }
-}
-
-impl Tally {
-    /// What does not agree with the account, if something does not.
-    fn difference(&self, account: &Account) -> Option<(Kind, String)> {
-        let Range { start, end } = account.offsets;
-        let counted = |name: &str| account.outcomes.get(name).copied().unwrap_or(0);
-        let (clean, duplicate) = (Outcome::Clean.as_str(), Outcome::Duplicate.as_str());
-        let rejected = |counts: &mut dyn Iterator<Item = (&str, u64)>| -> u64 {
-            counts
-                .filter(|(name, _)| ![clean, duplicate].contains(name))
-                .map(|(_, count)| count)
-                .sum()
-        };
-        let found_clean = self.counts.get(clean).copied().unwrap_or(0);
-        let found_rejected = rejected(&mut self.counts.iter().map(|(name, count)| (*name, *count)));
-        let wanted_rejected = rejected(
-            &mut account
-                .outcomes
-                .iter()
-                .map(|(name, count)| (name.as_str(), *count)),
-        );
-        let said = |what: &str, found: u64, wanted: u64| {
-            format!("{found} {what} records of {start}..{end} where the ledger counts {wanted}")
-        };
-        let difference = match () {
-            () if self.records < account.records => {
-                (Kind::RawMissing, said("raw", self.records, account.records))
-            }
-            () if self.records > account.records => {
-                (Kind::RawInserted, said("raw", self.records, account.records))
-            }
-            () if found_rejected < wanted_rejected => (
-                Kind::DeadletterMissing,
-                said("rejected", found_rejected, wanted_rejected),
-            ),
-            () if found_rejected > wanted_rejected => (
-                Kind::DeadletterInserted,
-                said("rejected", found_rejected, wanted_rejected),
-            ),
-            () if found_clean < counted(clean) => {
-                (Kind::CleanMissing, said("clean", found_clean, counted(clean)))
-            }
-            () if found_clean > counted(clean) => {
-                (Kind::CleanInserted, said("clean", found_clean, counted(clean)))
-            }
-            () if hex::encode(self.root.root()) != account.root => (
-                Kind::RawChanged,
-                format!("a record of {start}..{end}, or its outcome, is not what it was"),
-            ),
-            () => return None,
-        };
-        Some(difference)
-    }
-}
-
-/// The deadletter records of a lane, by the raw offset that they are of.
-struct Dead {
-    by_origin: HashMap<i64, Rejected>,
-}
-
-struct Rejected {
-    outcome: Outcome,
-    /// Where it stands in the deadletter topic.
-    at: i64,
-    /// How many there are that no raw record has taken.
-    left: u32,
-}
-
-impl Dead {
-    fn read(job: &Job<'_>, reader: &Reader) -> Result<Self, VerifyError> {
-        let topic = &job.topics.deadletter;
-        let (low, _) = reader.watermarks(topic, job.partition)?;
-        let prefix = format!("{}/", job.lane);
-        let mut by_origin: HashMap<i64, Rejected> = HashMap::new();
-        reader.read(topic, job.partition, low, |message| {
-            let origin =
-                header(message, "pg-origin").and_then(|origin| origin.strip_prefix(&prefix)?.parse().ok());
-            let reason = header(message, "pg-reason");
-            let outcome = Outcome::all().find(|outcome| Some(outcome.as_str()) == reason);
-            if let (Some(origin), Some(outcome)) = (origin, outcome) {
-                bounded(by_origin.len(), topic)?;
-                let at = message.offset();
-                by_origin
-                    .entry(origin)
-                    .or_insert(Rejected { outcome, at, left: 0 })
-                    .left += 1;
-            }
-            Ok(true)
-        })?;
-        Ok(Self { by_origin })
-    }
-
-    fn take(&mut self, origin: i64) -> Option<Outcome> {
-        let rejected = self.by_origin.get_mut(&origin)?;
-        rejected.left = rejected.left.saturating_sub(1);
-        Some(rejected.outcome)
-    }
-
-    /// The first one of `read` that no raw record has taken, and where it stands.
-    fn left_in(&self, read: &Range<i64>) -> Option<(i64, i64)> {
-        let left = self
-            .by_origin
-            .iter()
-            .filter(|(origin, rejected)| read.contains(origin) && rejected.left > 0);
-        left.map(|(origin, rejected)| (*origin, rejected.at)).min()
-    }
-}
-
-fn header<'m>(message: &'m BorrowedMessage<'_>, name: &str) -> Option<&'m str> {
-    let headers = message.headers()?;
-    let mut values = headers
-        .iter()
-        .filter(|header| header.key == name)
-        .filter_map(|header| header.value);
-    std::str::from_utf8(values.next()?).ok()
+        bounded(clean.len(), topic)?;
+        let event = events.clean(message.payload().unwrap_or_default())?;
+        clean.add(message.offset(), event);
+        Ok(true)
+    })?;
+    clean.sort();
+    Ok(clean)
 }
 
 fn bounded(count: usize, topic: &str) -> Result<(), VerifyError> {
@@ -407,79 +231,6 @@ fn bounded(count: usize, topic: &str) -> Result<(), VerifyError> {
         "a partition of {topic} has more than {RECORDS_MAX} records: narrow the comparison with --from and --to, or leave \
          raw and clean out of --against"
     )))
-}
-
-/// The clean records of a lane.
-struct Clean {
-    /// By event, and in the order of the topic within one.
-    by_event: Vec<(EventId, u32)>,
-    /// Where each stands in the topic; and that a raw record has taken it.
-    records: Vec<(i64, bool)>,
-}
-
-/// Whether an event was in clean.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Taken {
-    /// Now it is taken.
-    Yes,
-    /// It was, as often as it is there.
-    Before,
-    /// No record has it.
-    Nowhere,
-}
-
-impl Clean {
-    fn read(job: &Job<'_>, reader: &Reader, events: &mut Events) -> Result<Self, VerifyError> {
-        let topic = &job.topics.clean;
-        let (low, _) = reader.watermarks(topic, job.partition)?;
-        let (mut by_event, mut records) = (Vec::new(), Vec::new());
-        reader.read(topic, job.partition, low, |message| {
-            bounded(records.len(), topic)?;
-            // One that can't be read is nobody's: it is left over.
-            if let Some(event) = events.clean(message.payload().unwrap_or_default())? {
-                by_event.push((event, records.len() as u32));
-            }
-            records.push((message.offset(), false));
-            Ok(true)
-        })?;
-        by_event.sort_unstable();
-        Ok(Self { by_event, records })
-    }
-
-    fn take(&mut self, event: EventId) -> Taken {
-        let from = self.by_event.partition_point(|(other, _)| *other < event);
-        let same = self.by_event[from..]
-            .iter()
-            .take_while(|(other, _)| *other == event);
-        let mut taken = Taken::Nowhere;
-        for (_, number) in same {
-            let record = &mut self.records[*number as usize];
-            if !record.1 {
-                record.1 = true;
-                return Taken::Yes;
-            }
-            taken = Taken::Before;
-        }
-        taken
-    }
-
-    /// The first one that no raw record has taken and that can be neither older than what was read (unless that is the
-    /// `whole`), nor of the `pending` ones behind it.
-    fn left(&self, whole: bool, pending: Option<u64>) -> Option<i64> {
-        let taken = |record: &(i64, bool)| record.1;
-        let first = self.records.iter().position(taken);
-        let last = self.records.iter().rposition(taken);
-        let (first, last) = match (first, last) {
-            (Some(first), Some(last)) => (if whole { 0 } else { first }, last + 1),
-            _ => (0, 0),
-        };
-        let inside = self.records[first..last].iter().find(|record| !record.1);
-        let behind = &self.records[last..];
-        let too_many = pending.is_some_and(|pending| behind.len() as u64 > pending) && (whole || last > 0);
-        inside
-            .or(behind.first().filter(|_| too_many))
-            .map(|(offset, _)| *offset)
-    }
 }
 
 /// The raw and clean topics are to be compared.

@@ -141,6 +141,9 @@ pub struct LaneReport {
     /// Raw records that were hashed for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub raw_records: Option<u64>,
+    /// Clean records that were read for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clean_records: Option<u64>,
     /// Checkpoints held by others that the log continues.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub continued: Vec<Continued>,

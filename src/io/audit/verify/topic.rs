@@ -1,8 +1,10 @@
 //! Partitions of topics, read once from beginning to end.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::Duration;
 
+use backon::{BlockingRetryable as _, ConstantBuilder};
 use rdkafka::config::FromClientConfig as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
@@ -12,12 +14,15 @@ use tokio::sync::mpsc;
 
 use super::VerifyError;
 use crate::gate::ledger;
-use crate::io::kafka;
+use crate::io::kafka::{self, Topics};
 
 /// How long a broker may take to answer.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Records that are read ahead of their comparison.
 const AHEAD_RECORDS: usize = 1_000;
+/// How often it is looked whether transactions have ended, and how many times: longer than a broker lets one stay open.
+const LOOK: Duration = Duration::from_millis(50);
+const LOOKS_MAX: usize = 2_400;
 
 /// A client that reads whole partitions and commits nothing.
 pub(super) struct Reader {
@@ -26,12 +31,16 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(config: &kafka::Config) -> Result<Self, VerifyError> {
+        Self::isolated(config, "read_committed")
+    }
+
+    fn isolated(config: &kafka::Config, level: &str) -> Result<Self, VerifyError> {
         let mut settings = config.client();
         settings
             // The client wants a group's name, but no group is joined and no offset committed.
             .set("group.id", "pulsegate-audit")
             .set("enable.auto.commit", "false")
-            .set("isolation.level", "read_committed")
+            .set("isolation.level", level)
             .set("auto.offset.reset", "error")
             .set("enable.partition.eof", "true")
             .set("fetch.wait.max.ms", "50")
@@ -55,11 +64,49 @@ impl Reader {
         }))
     }
 
-    /// The first offset that is still there, and the first that is not written yet.
+    /// The first offset that is still there, and the first that is not committed yet.
     pub(super) fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), VerifyError> {
         self.client
             .fetch_watermarks(topic, partition, ASK_TIMEOUT)
             .map_err(unreachable)
+    }
+
+    /// The first offset that is still there and was not appended before `time_ms`, where that is given.
+    pub(super) fn begin(
+        &self,
+        topic: &str,
+        partition: i32,
+        time_ms: Option<i64>,
+    ) -> Result<i64, VerifyError> {
+        let (low, end) = self.watermarks(topic, partition)?;
+        let Some(time_ms) = time_ms else {
+            return Ok(low);
+        };
+        let mut times = TopicPartitionList::new();
+        let found = times
+            .add_partition_offset(topic, partition, Offset::Offset(time_ms))
+            .and_then(|()| self.client.offsets_for_times(times, ASK_TIMEOUT))
+            .map_err(unreachable)?;
+        let found = found.find_partition(topic, partition).map(|found| found.offset());
+        // Where nothing was appended since, the answer is the end.
+        Ok(found
+            .and_then(Offset::to_raw)
+            .map_or(end, |offset| if offset < 0 { end } else { offset.max(low) }))
+    }
+
+    /// Waits until every transaction that has written to a partition up to now has ended there.
+    fn settled(&self, config: &kafka::Config, topic: &str, partition: i32) -> Result<(), VerifyError> {
+        let (_, written) = Self::isolated(config, "read_uncommitted")?.watermarks(topic, partition)?;
+        let look = || match self.watermarks(topic, partition)? {
+            (_, committed) if committed >= written => Ok(()),
+            _ => Err(VerifyError::Kafka(format!(
+                "a transaction of {topic}/{partition} does not end"
+            ))),
+        };
+        let looks = ConstantBuilder::default()
+            .with_delay(LOOK)
+            .with_max_times(LOOKS_MAX);
+        look.retry(looks).call()
     }
 
     /// Hands over every committed record from offset `from` on, until there is none or `take` has enough (false).
@@ -98,6 +145,8 @@ pub(super) fn unreachable(error: KafkaError) -> VerifyError {
 pub(super) struct LedgerRecord {
     pub offset: i64,
     pub seq: u64,
+    /// The raw offsets that it covers.
+    pub covers: Range<i64>,
     pub clean: u64,
     pub value: Vec<u8>,
 }
@@ -108,16 +157,22 @@ pub(super) struct Ledger {
     buffer: VecDeque<LedgerRecord>,
     /// The first offset that retention has left.
     pub low: i64,
+    /// What is in the clean topic before this offset is in the ledger too.
+    pub clean_end: i64,
 }
 
 impl Ledger {
-    pub(super) fn open(config: &kafka::Config, topic: &str, partition: i32) -> Result<Self, VerifyError> {
+    pub(super) fn open(config: &kafka::Config, topics: &Topics, partition: i32) -> Result<Self, VerifyError> {
         let reader = Reader::new(config)?;
-        let (low, _) = reader.watermarks(topic, partition)?;
+        // A gate goes on meanwhile. It writes both in one transaction, so what is committed to clean before the ledger is
+        // asked for its end comes before that end, although the one may hear of the commit later than the other.
+        let (_, clean_end) = reader.watermarks(&topics.clean, partition)?;
+        let (low, _) = reader.watermarks(&topics.ledger, partition)?;
         let (sender, records) = mpsc::channel(AHEAD_RECORDS);
-        let topic = topic.to_owned();
+        let (config, topic) = (config.clone(), topics.ledger.clone());
         std::thread::spawn(move || {
-            let read = reader.read(&topic, partition, low, |message| {
+            let settled = reader.settled(&config, &topic, partition);
+            let take = |message: &BorrowedMessage<'_>| {
                 let value = message.payload().unwrap_or_default();
                 // What is none is an alert in the log, and no record.
                 let Ok(entry) = ledger::Entry::parse(value) else {
@@ -126,12 +181,14 @@ impl Ledger {
                 let record = LedgerRecord {
                     offset: message.offset(),
                     seq: entry.seq,
+                    covers: entry.first..entry.next,
                     clean: entry.outcomes.get("clean").copied().unwrap_or(0),
                     value: value.to_vec(),
                 };
                 // Nobody listens any more once the comparison is done.
                 Ok(sender.blocking_send(Ok(record)).is_ok())
-            });
+            };
+            let read = settled.and_then(|()| reader.read(&topic, partition, low, take));
             if let Err(error) = read {
                 let _ = sender.blocking_send(Err(error));
             }
@@ -140,6 +197,7 @@ impl Ledger {
             records,
             buffer: VecDeque::new(),
             low,
+            clean_end,
         })
     }
 

@@ -1,5 +1,6 @@
 //! Which ledger records are compared with the raw and clean topics.
 
+use std::ops::Range;
 use std::str::FromStr;
 
 use jiff::Timestamp;
@@ -74,8 +75,14 @@ pub(super) struct Accounts {
     pub accounts: Vec<Account>,
     /// The first that is in the window; as many as there are before the first came.
     pub from: usize,
+    /// Offsets that more than one ledger record of the lane covers, in the window or not: somebody said `--rewind`.
+    pub covers: Vec<Range<i64>>,
+    /// The first offset that no ledger record covers.
+    next: i64,
     begun: bool,
     pub ended: bool,
+    /// When what belongs to the accounts was in all topics, in ms; known only of a window that has ended.
+    pub until_ms: Option<i64>,
 }
 
 impl Accounts {
@@ -85,13 +92,36 @@ impl Accounts {
             repeat_ms,
             accounts: Vec::new(),
             from: 0,
+            covers: Vec::new(),
+            next: i64::MIN,
             begun: false,
             ended: false,
+            until_ms: None,
+        }
+    }
+
+    /// A checkpoint was signed of all that has come so far. What is in the log then was committed before, in one
+    /// transaction with its clean records.
+    pub(super) fn signed(&mut self, signed_s: i64) {
+        if self.ended && self.until_ms.is_none() {
+            self.until_ms = Some((signed_s + 1) * 1_000);
+        }
+    }
+
+    /// Sees which offsets the lane's next ledger record covers, which need not be in the log yet.
+    pub(super) fn cover(&mut self, offsets: Range<i64>) {
+        let again = offsets.start..offsets.end.min(self.next);
+        self.next = self.next.max(offsets.end);
+        match self.covers.last_mut() {
+            _ if again.is_empty() => {}
+            Some(last) if last.end == again.start => last.end = again.end,
+            _ => self.covers.push(again),
         }
     }
 
     /// Takes the next ledger record of the lane.
     pub(super) fn take(&mut self, number: u64, entry: &ledger::Entry) -> Result<(), VerifyError> {
+        self.cover(entry.first..entry.next);
         self.ended |= self.window.has_ended(entry);
         if self.ended {
             return Ok(());
@@ -99,15 +129,17 @@ impl Accounts {
         if !self.begun {
             self.begun = self.window.has_begun(entry);
             // An event can have been accepted so long before its repeat.
-            let old = |account: &Account| account.appended_ms < entry.t_first.saturating_sub(self.repeat_ms);
+            let old =
+                |account: &Account| account.appended_ms.1 < entry.t_first.saturating_sub(self.repeat_ms);
             let gone = self
                 .accounts
                 .iter()
                 .take_while(|account| entry.t_first > 0 && old(account))
                 .count();
-            // In one go now and then, or every record would move all of them.
+            // In one go now and then, or every record would move all of them. The last of them stays: what comes so long
+            // after it is no repeat of what is gone.
             if self.begun || gone > 1_000 {
-                self.accounts.drain(..gone);
+                self.accounts.drain(..gone.saturating_sub(1));
             }
             self.from = self.accounts.len() + usize::from(!self.begun);
         }
@@ -164,11 +196,27 @@ mod tests {
             (accounts.from, wanted.first().copied(), wanted.last().copied())
         };
         assert_eq!(offsets("", ""), (0, Some(0), Some(49_990)));
-        assert_eq!(offsets("40015", "40045"), (3, Some(40_010), Some(40_040)));
+        assert_eq!(offsets("40015", "40045"), (4, Some(40_010), Some(40_040)));
         assert_eq!(
             offsets("1970-01-01T01:00:00Z", "1970-01-01T01:00:02Z"),
-            (3, Some(36_000), Some(36_010))
+            (4, Some(36_000), Some(36_010))
         );
         assert_eq!(offsets("9999999", "").1, None);
+    }
+
+    #[test]
+    fn what_is_covered_twice_is_known_wherever_the_window_is() {
+        let window = Window {
+            from: Some(Bound::Offset(20)),
+            to: Some(Bound::Offset(30)),
+        };
+        let mut accounts = Accounts::new(window, 0);
+        for number in [0, 1, 2, 3, 1, 2, 5, 4] {
+            accounts.take(0, &entry(number)).expect("few");
+        }
+        assert_eq!(accounts.covers, [10..30, 40..50]);
+        // What the log does not have yet is in the ledger.
+        accounts.cover(0..5);
+        assert_eq!(accounts.covers, [10..30, 40..50, 0..5]);
     }
 }

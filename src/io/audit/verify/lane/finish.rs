@@ -37,7 +37,9 @@ impl Walk<'_> {
         let vouched = self.bad.as_ref().map_or(self.good.unwrap_or(0), |bad| bad.good);
         let mut pending_clean = None;
         if let Some(comparison) = self.lane.comparison.take() {
-            let outcome = comparison.finish(self.raw_next).await?;
+            let outcome = comparison
+                .finish(self.raw_next, self.lane.accounts.as_mut())
+                .await?;
             self.report.ledger_records = Some(outcome.compared);
             self.report.ledger_pending = Some(outcome.pending);
             pending_clean = Some(outcome.pending_clean);
