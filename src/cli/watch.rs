@@ -61,7 +61,7 @@ pub async fn run(_args: Args, context: &Context) -> Result<(), Failure> {
             _ = terminate.recv() => break Ok(()),
             _ = interrupt.recv() => break Ok(()),
             _ = upkeep.tick() => metrics.upkeep(),
-            ended = watch.ended() => break ended,
+            problem = watch.gave_up() => break Err(problem),
         }
     };
     info!("draining");

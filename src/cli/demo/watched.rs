@@ -199,7 +199,7 @@ async fn store(
     loop {
         tokio::select! {
             _ = tick.tick() => {}
-            ended = watch.ended() => return Err(gave_up(ended)),
+            problem = watch.gave_up() => return Err(gave_up(&problem)),
         }
         let left = behind().await?;
         bar.set_position(all.saturating_sub(left));
@@ -208,19 +208,11 @@ async fn store(
         }
     }
     bar.finish();
-    watch
-        .drain()
-        .await
-        .map(drop)
-        .map_err(|problem| gave_up(Err(problem)))
+    watch.drain().await.map(drop).map_err(|problem| gave_up(&problem))
 }
 
-fn gave_up(ended: Result<(), Problem>) -> Failure {
-    let why = ended.map_or_else(
-        |problem| problem.to_string(),
-        |()| "it ended by itself".to_owned(),
-    );
-    Failure::Wrong(format!("the watch gave up: {why}"))
+fn gave_up(problem: &Problem) -> Failure {
+    Failure::Wrong(format!("the watch gave up: {problem}"))
 }
 
 async fn ask(

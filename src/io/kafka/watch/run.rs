@@ -1,6 +1,7 @@
 //! The watch of one process: connects what is there, starts its workers, and stops them together.
 
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -55,6 +56,9 @@ pub enum Problem {
     /// The operating system has no more threads.
     #[error("cannot start a worker: {0}")]
     Thread(std::io::Error),
+    /// A defect.
+    #[error("a part of it panicked; this is a defect, please report it")]
+    Panicked,
 }
 
 /// The running watch.
@@ -121,9 +125,14 @@ impl Watch {
         })
     }
 
-    /// Waits until a part of it ends, which none should.
-    pub async fn ended(&mut self) -> Result<(), Problem> {
-        self.ended.recv().await.unwrap_or(Ok(()))
+    /// Waits until a part of it gives up, by a problem or a panic. None ends otherwise before it is told to.
+    pub async fn gave_up(&mut self) -> Problem {
+        tokio::select! {
+            // A part says what its problem is before it ends.
+            biased;
+            ended = self.ended.recv() => ended.and_then(Result::err).unwrap_or(Problem::Panicked),
+            Some(_) = self.tasks.join_next() => Problem::Panicked,
+        }
     }
 
     /// Has everything stored that was read, and ends. False when that took longer than it may.
@@ -349,9 +358,9 @@ impl Shared {
                     };
                     let (stop, outbox) = (Arc::clone(&self.stop), outbox.clone());
                     let run = move || {
-                        let result = Worker::new(setup).and_then(|worker| worker.run(&stop));
+                        let result = came_to(|| Worker::new(setup)?.run(&stop));
                         // Nobody listens any more when the process is ending.
-                        let _ = outbox.send(result.map_err(Problem::from));
+                        let _ = outbox.send(result);
                     };
                     let spawned = thread::Builder::new().name(format!("{part}-{index}")).spawn(run);
                     spawned.map(drop).map_err(Problem::Thread)
@@ -390,5 +399,23 @@ impl Shared {
         // Transactions wrote these topics: only librdkafka knows that nothing follows the last record.
         client.set("enable.partition.eof", "true");
         client
+    }
+}
+
+/// What a worker came to. That it panicked has to be said as well: its lanes would stand still, and nobody would miss it.
+fn came_to(work: impl FnOnce() -> Result<(), WorkerError>) -> Result<(), Problem> {
+    // A worker has nothing that outlives it but the lock of its health, which bears that.
+    let result = catch_unwind(AssertUnwindSafe(work)).map_err(|_| Problem::Panicked)?;
+    result.map_err(Problem::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_panics_has_a_problem() {
+        assert!(matches!(came_to(|| panic!("a bug")), Err(Problem::Panicked)));
+        assert!(came_to(|| Ok(())).is_ok());
     }
 }
