@@ -13,19 +13,19 @@ use tail::Tail;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The version of the model. Findings carry it, and a snapshot of another version is refused.
-pub const MODEL: &str = "anomaly-2";
+pub const MODEL: &str = "anomaly-3";
 
 /// The score from which on a value is worth an alert: where the synthetic benchmark is best if false alarms cost double.
 pub const ALERT: f64 = 0.5;
 
 /// The first bytes of a snapshot: the layout's version.
-const LAYOUT: u32 = 2;
+const LAYOUT: u32 = 3;
 /// Larger values count as this one, so that no difference overflows in single precision.
 const VALUE_MAX: f64 = 1e30;
 /// Smaller scales count as this one.
 const SCALE_MIN: f32 = 1e-30;
 /// Values in a block of the tails.
-const BLOCK: f32 = 8.0;
+const BLOCK: u16 = 8;
 /// Days that the tails remember, so that what happens every few days stays usual, and limits of it in blocks.
 const MEMORY_DAYS: f32 = 12.5;
 const MEMORY_BLOCKS_MIN: f32 = 450.0;
@@ -39,8 +39,8 @@ const SCALE_VALUES: f32 = 3_600.0;
 /// The slow level's average spans two days, within these limits.
 const SLOW_VALUES_MIN: f32 = 300.0;
 const SLOW_VALUES_MAX: f32 = 3_000.0;
-/// Values until clipping begins, so that the first few can set the scales.
-const CLIP_AFTER: f32 = 30.0;
+/// Moving values until clipping begins, so that the first few can set the scales.
+const CLIP_AFTER: u16 = 30;
 /// Scales beyond which a value does not move what is learnt.
 const CLIP: f32 = 6.0;
 /// Values until anything is scored.
@@ -108,7 +108,10 @@ pub struct Detector {
     /// The peak of the present rest, in decades.
     rest: f32,
     /// Values in the present block.
-    block: f32,
+    block: u16,
+    /// Values since the first that differs from the one before, as far as that counts. What has not moved has no scale: one
+    /// that was learnt from it would clip all that follows to nothing.
+    moving: u16,
     profile: Profile,
     tails: [Tail; TAILS],
     total: Tail,
@@ -163,7 +166,8 @@ impl Detector {
             usual_unrest: 0.0,
             still: 0.0,
             rest: 0.0,
-            block: 0.0,
+            block: 0,
+            moving: 0,
             profile: Profile::EMPTY,
             tails: [Tail::EMPTY; TAILS],
             total: Tail::EMPTY,
@@ -227,7 +231,7 @@ impl Detector {
             self.unrest,
             self.usual_unrest,
         ];
-        let counts = [self.still, self.rest, self.block];
+        let counts = [self.still, self.rest];
         self.layout == LAYOUT
             && wide
                 .iter()
@@ -248,7 +252,7 @@ impl Detector {
 
     /// Blocks that the tails remember.
     fn memory(&self) -> f32 {
-        let blocks = MEMORY_DAYS * 86_400_000.0 / (BLOCK * self.interval_ms.max(1_000.0));
+        let blocks = MEMORY_DAYS * 86_400_000.0 / (f32::from(BLOCK) * self.interval_ms.max(1_000.0));
         blocks.clamp(MEMORY_BLOCKS_MIN, MEMORY_BLOCKS_MAX)
     }
 
@@ -401,9 +405,9 @@ impl Detector {
         if seen.still == 0.0 {
             self.tails[STUCK].learn((1.0 + self.still).ln(), memory);
         }
-        self.block += 1.0;
+        self.block += 1;
         if self.block >= BLOCK {
-            self.block = 0.0;
+            self.block = 0;
             self.tails
                 .iter_mut()
                 .chain([&mut self.total])
@@ -412,7 +416,7 @@ impl Detector {
     }
 
     fn learn(&mut self, time_ms: i64, value: f64, seen: &Seen) {
-        let is_clipped = self.count as f32 >= CLIP_AFTER;
+        let is_clipped = self.moving >= CLIP_AFTER;
         let limit = |scale: f32| {
             if is_clipped {
                 CLIP * scale.max(SCALE_MIN)
@@ -421,7 +425,7 @@ impl Detector {
             }
         };
         let clipped = |value: f32, scale: f32| value.max(-limit(scale)).min(limit(scale));
-        let rate = self.rate(SCALE_VALUES);
+        let rate = (1.0 / SCALE_VALUES).max(1.0 / (f32::from(self.moving) + 1.0));
         let (slow_values, error_values) = (
             (2.0 * seen.per_day).clamp(SLOW_VALUES_MIN, SLOW_VALUES_MAX),
             SCALE_VALUES.min(2.0 * seen.per_day).max(200.0),
@@ -445,6 +449,9 @@ impl Detector {
         self.usual_unrest += rate * (clipped(seen.unrest, self.usual_unrest) - self.usual_unrest);
         (self.level, self.unrest, self.still) = (seen.level, seen.unrest, seen.still);
         self.short += f64::from(SHORT) * f64::from(seen.jump);
+        if self.moving > 0 || value != self.last {
+            self.moving = self.moving.saturating_add(1);
+        }
         (self.last, self.last_ms) = (value, time_ms);
         self.count = self.count.saturating_add(1);
     }

@@ -27,6 +27,8 @@ const EXCESS_RATE: f32 = 0.1;
 /// The smallest excess that means something, alone and as a share of the way from quantile to record.
 const EXCESS_MIN: f32 = 0.03;
 const EXCESS_SHARE: f32 = 0.07;
+/// How far above the middle one the largest of the first three blocks may be.
+const ALONE: f32 = 1.0;
 /// No feature is as small as this.
 const NOTHING: f32 = -30.0;
 
@@ -105,12 +107,7 @@ impl Tail {
         let blocks = self.blocks;
         self.blocks += 1.0;
         if blocks < 3.0 {
-            self.quantile = if blocks < 1.0 {
-                value
-            } else {
-                self.quantile.max(value)
-            };
-            self.record = self.quantile + 0.05;
+            self.begin(blocks, value);
             return;
         }
         self.broken -= self.broken / memory;
@@ -132,6 +129,21 @@ impl Tail {
             self.record -= (self.record - self.quantile).max(0.0) / forgotten;
         }
         self.record = self.record.max(self.quantile + 0.01);
+    }
+
+    /// Learns one of the first three blocks. The quantile begins at their largest, which is the record until then, unless it
+    /// stands alone: an outlier there would leave nothing rare for thousands of blocks.
+    fn begin(&mut self, blocks: f32, value: f32) {
+        if blocks < 1.0 {
+            (self.quantile, self.record) = (value, value);
+            return;
+        }
+        let middle = value.clamp(self.quantile, self.record);
+        (self.quantile, self.record) = (self.quantile.min(value), self.record.max(value));
+        if blocks >= 2.0 {
+            self.quantile = self.record.min(middle + ALONE);
+            self.record = self.quantile + 0.05;
+        }
     }
 
     /// Whether every number can come from observations: a snapshot is bytes from outside.

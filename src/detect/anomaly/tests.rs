@@ -193,6 +193,20 @@ fn a_level_shift_is_found_and_then_learnt() {
     assert!(last.expected.0 < 8.0 && 8.0 < last.expected.1, "{last:?}");
 }
 
+/// A shift of eight deviations, thousands of values after a beginning that says nothing of what is usual.
+#[test]
+fn how_a_series_began_hides_nothing_later() {
+    let shift = |index: usize| bell(index) + if index >= 3_000 { 8.0 } else { 0.0 };
+    let began = |began: fn(usize) -> Option<f64>| {
+        let values = (0..3_400).map(|index| began(index).unwrap_or_else(|| shift(index)));
+        found(&scores(5 * MINUTE_MS, values), 3_000, 3);
+    };
+    began(|index| (index < 31).then_some(0.0));
+    began(|index| (index < 400).then_some(7.0));
+    began(|index| (index == 22).then_some(300.0));
+    began(|index| (index == 41).then_some(-300.0));
+}
+
 #[test]
 fn a_drift_is_found() {
     let drift = |index: usize| bell(index) + 0.05 * index.saturating_sub(3_000) as f64;
