@@ -6,7 +6,7 @@ pub mod online;
 use serde::Serialize;
 
 /// The version of the methods, in every finding they make.
-pub const MODEL: &str = "changes-1";
+pub const MODEL: &str = "changes-2";
 
 /// What changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]

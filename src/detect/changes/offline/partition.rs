@@ -67,6 +67,8 @@ pub struct Partition<'v> {
     /// Of the innovations of regimes that have none of their own.
     pub variance: f64,
     pub rules: Rules,
+    /// The length of its description, twice the negative logarithm of a likelihood.
+    pub length: f64,
 }
 
 /// A partition and how long its description is.
@@ -215,6 +217,7 @@ pub fn best(values: &[f64]) -> Partition<'_> {
         costs,
         regimes: best.regimes,
         variance: best.variance,
+        length: best.length,
         rules,
     }
 }

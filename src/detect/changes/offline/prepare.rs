@@ -1,4 +1,4 @@
-//! Makes a series fit to be partitioned: missing values left out, scaled, single outliers and seasons removed.
+//! Makes a series fit to be partitioned: missing values left out, single outliers and seasons removed, scaled.
 
 use super::VALUES_MIN;
 
@@ -8,26 +8,76 @@ pub struct Prepared {
     pub values: Vec<f64>,
     /// The index of each value among those that were given.
     pub indices: Vec<u64>,
-    /// What to multiply by for the unit of the series.
+    /// What to multiply by for the unit of the series, or of its logarithms.
     scale: f64,
     /// What to add after that.
     centre: f64,
+    /// The values of the season.
+    period: usize,
+    /// The sum of the logarithms, where the values are those.
+    logarithms: Option<f64>,
 }
 
 impl Prepared {
-    /// A level in the unit of the series.
-    pub fn level(&self, value: f64) -> f64 {
-        (value * self.scale + self.centre).clamp(f64::MIN, f64::MAX)
+    /// The series, as it is.
+    ///
+    /// `None` when there is too little to look at.
+    pub fn of(values: &[f64]) -> Option<Self> {
+        prepare(values)
     }
 
-    /// A difference in the unit of the series.
-    pub fn size(&self, value: f64) -> f64 {
-        (value * self.scale).clamp(f64::MIN, f64::MAX)
+    /// The logarithms of a series that has them: what grows by shares, and varies by shares, is even there.
+    ///
+    /// `None` when there is too little to look at, or something that is not positive.
+    pub fn of_logarithms(values: &[f64]) -> Option<Self> {
+        let finite = || values.iter().filter(|value| value.is_finite());
+        if finite().any(|value| *value <= 0.0) {
+            return None;
+        }
+        let logarithms: Vec<f64> = values.iter().map(|value| value.ln()).collect();
+        Some(Self {
+            logarithms: Some(finite().map(|value| value.ln()).sum()),
+            ..prepare(&logarithms)?
+        })
+    }
+
+    /// The length of a partition's description with that of the season, for values in the unit of the series: only so can
+    /// what was prepared in two ways be compared. A density of logarithms is one of values when it is divided by the value.
+    /// Logarithms have to save as much as two changes cost: additive noise on what grows is often described a little shorter
+    /// by them, and then as a change of variance.
+    pub fn length(&self, partition: f64) -> f64 {
+        let points = self.values.len() as f64;
+        let order = points.ln();
+        let values = match self.logarithms {
+            Some(sum) => 2.0 * sum + LOGARITHMS * order,
+            None => 0.0,
+        };
+        partition + self.period as f64 * order + 2.0 * points * self.scale.ln() + values
+    }
+
+    /// A level in the unit of the series.
+    pub fn level(&self, value: f64) -> f64 {
+        let level = value * self.scale + self.centre;
+        let level = if self.logarithms.is_some() {
+            level.exp()
+        } else {
+            level
+        };
+        level.clamp(f64::MIN, f64::MAX)
+    }
+
+    /// A small difference at a level, in the unit of the series.
+    pub fn size(&self, value: f64, level: f64) -> f64 {
+        let unit = if self.logarithms.is_some() {
+            self.level(level)
+        } else {
+            1.0
+        };
+        (value * self.scale * unit).clamp(f64::MIN, f64::MAX)
     }
 }
 
-/// `None` when there is too little to look at.
-pub fn prepare(values: &[f64]) -> Option<Prepared> {
+fn prepare(values: &[f64]) -> Option<Prepared> {
     let (indices, mut finite): (Vec<u64>, Vec<f64>) = (0_u64..)
         .zip(values)
         .filter(|(_, value)| value.is_finite())
@@ -36,6 +86,8 @@ pub fn prepare(values: &[f64]) -> Option<Prepared> {
     if finite.len() < VALUES_MIN {
         return None;
     }
+    // Before anything is scaled: beside one value that is far out the others would be all the same.
+    clean(&mut finite);
     let (low, high) = extremes(&finite);
     // Halves first: the range of finite numbers may be infinite.
     let (centre, scale) = (low / 2.0 + high / 2.0, high / 2.0 - low / 2.0);
@@ -45,16 +97,33 @@ pub fn prepare(values: &[f64]) -> Option<Prepared> {
     for value in &mut finite {
         *value = ((*value - centre) / scale).clamp(-1.0, 1.0);
     }
-    clean(&mut finite);
-    if let Some(season) = Season::find(&finite) {
-        season.remove(&mut finite);
+    let season = whole(&finite, &indices).and_then(|whole| Season::find(&whole));
+    if let Some(season) = &season {
+        season.remove(&mut finite, &indices);
     }
     Some(Prepared {
         values: finite,
         indices,
         scale,
         centre,
+        period: season.map_or(0, |season| season.0.len()),
+        logarithms: None,
     })
+}
+
+/// The series with what is missing between its first and its last value on a line between its neighbours, so that a season
+/// keeps its step. `None` when more is missing than is there.
+fn whole(values: &[f64], indices: &[u64]) -> Option<Vec<f64>> {
+    let (first, last) = (*indices.first()?, *indices.last()?);
+    if last - first >= 2 * indices.len() as u64 {
+        return None;
+    }
+    let mut whole = vec![*values.first()?];
+    for (of, at) in values.windows(2).zip(indices.windows(2)) {
+        let steps = at[1] - at[0];
+        whole.extend((1..=steps).map(|step| of[0] + (of[1] - of[0]) * step as f64 / steps as f64));
+    }
+    Some(whole)
 }
 
 fn extremes(values: &[f64]) -> (f64, f64) {
@@ -80,10 +149,18 @@ fn median(values: &mut [f64]) -> f64 {
     below / 2.0 + upper / 2.0
 }
 
+/// What logarithms have to save, in logarithms of the number of points.
+const LOGARITHMS: f64 = 8.0;
 /// How many neighbours on each side a value is compared with.
 const NEIGHBOURS: usize = 3;
 /// How many scales from the median of its neighbours a value may be.
 const OUTLIER: f64 = 5.0;
+/// Where so many values are as their neighbours, as in counts of what is rare, there is no spread to be beyond: the least
+/// scale is then this part of the smallest step between values.
+const SAME: f64 = 0.85;
+const STEPS: f64 = 0.1;
+/// Smaller differences, beside the largest value, are of the arithmetic.
+const ROUNDING: f64 = 1e-12;
 
 /// Puts the median of its neighbourhood in the place of each outlier of one or two points (Hampel's filter). The scale is
 /// local, so a regime of a larger spread keeps it.
@@ -94,7 +171,13 @@ fn clean(values: &mut [f64]) {
         .map(|at| median(&mut values[window(at, NEIGHBOURS)].to_vec()))
         .collect();
     let distances: Vec<f64> = values.iter().zip(&centres).map(|(v, c)| (v - c).abs()).collect();
-    let overall = 1.4826 * median(&mut distances.clone());
+    let same = distances.iter().filter(|distance| **distance == 0.0).count();
+    let least = if same as f64 >= SAME * n as f64 {
+        STEPS * step(values)
+    } else {
+        0.0
+    };
+    let overall = f64::max(1.4826 * median(&mut distances.clone()), least);
     for at in 0..n {
         let local = 1.4826 * median(&mut distances[window(at, 4 * NEIGHBOURS)].to_vec());
         let scale = overall.max(local);
@@ -102,6 +185,20 @@ fn clean(values: &mut [f64]) {
             values[at] = centres[at];
         }
     }
+}
+
+/// The smallest step between values, rounding aside; 0 if there is none.
+fn step(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let largest = values
+        .iter()
+        .fold(0.0, |largest: f64, value| largest.max(value.abs()));
+    let steps = sorted.windows(2).map(|pair| pair[1] - pair[0]);
+    steps
+        .filter(|step| *step > ROUNDING * largest)
+        .reduce(f64::min)
+        .unwrap_or(0.0)
 }
 
 /// A pattern that repeats: one value a phase, with mean zero.
@@ -134,9 +231,10 @@ impl Season {
         Some(Self(profile))
     }
 
-    fn remove(&self, values: &mut [f64]) {
-        for (value, season) in values.iter_mut().zip(self.0.iter().cycle()) {
-            *value -= season;
+    fn remove(&self, values: &mut [f64], indices: &[u64]) {
+        let first = indices.first().copied().unwrap_or_default();
+        for (value, index) in values.iter_mut().zip(indices) {
+            *value -= self.0[((index - first) % self.0.len() as u64) as usize];
         }
     }
 }

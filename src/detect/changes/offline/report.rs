@@ -182,20 +182,21 @@ fn change(prepared: &Prepared, partition: &Partition<'_>, at: usize) -> Change {
     let (left, right) = (&partition.regimes[at - 1], &partition.regimes[at]);
     let border = Border::of(partition, at);
     let kind = border.kind();
+    let ended = border.before.after(left.points());
     let (before, after, effect) = match kind {
         ChangeKind::Level => (
-            prepared.level(border.before.after(left.points())),
+            prepared.level(ended),
             prepared.level(border.after.start),
             border.step / border.sigma,
         ),
         ChangeKind::Variance => (
-            prepared.size(border.before.sigma),
-            prepared.size(border.after.sigma),
+            prepared.size(border.before.sigma, ended),
+            prepared.size(border.after.sigma, border.after.start),
             (border.after.sigma / border.before.sigma).log2(),
         ),
         ChangeKind::Slope => (
-            prepared.size(border.before.slope),
-            prepared.size(border.after.slope),
+            prepared.size(border.before.slope, ended),
+            prepared.size(border.after.slope, border.after.start),
             border.turn * border.shorter / border.sigma,
         ),
     };

@@ -146,6 +146,69 @@ fn a_wandering_series_has_few_changes() {
 }
 
 #[test]
+fn what_goes_by_shares_is_described_by_shares() {
+    // Growth by a half a year with a December that grows with it, and nothing else.
+    let growing = |t: f64, e: f64| {
+        let december = if (t as usize).is_multiple_of(12) { 0.6 } else { 0.0 };
+        (4.0 + t / 24.0 + december + 0.08 * e).exp()
+    };
+    let falling = |t: f64, e: f64| (3.0 + 0.5 * e - 1.5 * after(t, 60.0)).exp();
+    for seed in 1..6 {
+        let found = changes(&series(seed, 120, growing));
+        assert!(found.is_empty(), "seed {seed}: {found:?}");
+        let found = changes(&series(seed, 120, falling));
+        assert_eq!(found.len(), 1, "seed {seed}: {found:?}");
+        let change = found[0];
+        assert!(change.index.abs_diff(60) <= 2, "seed {seed}: {change:?}");
+        assert!(
+            (15.0..27.0).contains(&change.before) && (3.0..6.5).contains(&change.after),
+            "seed {seed}: in the unit of the series, not of logarithms: {change:?}"
+        );
+    }
+}
+
+#[test]
+fn one_value_far_out_hides_nothing() {
+    for far in [1e8, 1e20, 1e300, -1e300] {
+        for seed in 1..4 {
+            let mut values = series(seed, 300, |t, e| e + 5.0 * after(t, 150.0));
+            values[40] = far;
+            let found = changes(&values);
+            assert_eq!(found.len(), 1, "{far}, seed {seed}: {found:?}");
+            assert!(found[0].index.abs_diff(150) <= 2, "{far}, seed {seed}: {found:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_rare_is_no_regime() {
+    for every in [10, 50] {
+        for seed in 1..6 {
+            let mut rare = noise(seed, 400);
+            for value in &mut rare {
+                *value = f64::from(u8::from(((*value * 1e6).abs() as u64).is_multiple_of(every)));
+            }
+            assert!(changes(&rare).len() <= 2, "one in {every}, seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn a_season_keeps_its_step_where_values_are_missing() {
+    for seed in 1..6 {
+        let shape =
+            |t: f64, e: f64| e / 2.0 + 6.0 * (t * std::f64::consts::TAU / 12.0).sin() + 5.0 * after(t, 90.0);
+        let mut values = series(seed, 180, shape);
+        for at in (7..180).step_by(19) {
+            values[at] = f64::NAN;
+        }
+        let found = changes(&values);
+        assert_eq!(found.len(), 1, "seed {seed}: {found:?}");
+        assert!(found[0].index.abs_diff(90) <= 2, "seed {seed}: {found:?}");
+    }
+}
+
+#[test]
 fn sizes_are_in_the_unit_of_the_series() {
     let found = changes(&series(3, 100, |t, e| 1e6 + 1e3 * (e + 6.0 * after(t, 50.0))));
     assert_eq!(found.len(), 1);
@@ -192,7 +255,8 @@ proptest! {
         }
     }
 
-    /// What unit a series is in says nothing about its changes.
+    /// What unit a series is in says nothing about its changes, nor where its zero is, unless it is positive: zero may then be
+    /// where all shares begin.
     #[test]
     fn scale_and_level_do_not_matter(
         seed in 0_u64..1_000,
@@ -205,7 +269,7 @@ proptest! {
         let scaled: Vec<f64> = values.iter().map(|value| value * scale).collect();
         let indices = |values: &[f64]| changes(values).iter().map(|change| change.index).collect::<Vec<_>>();
         prop_assert_eq!(indices(&values), indices(&scaled));
-        let shifted: Vec<f64> = values.iter().map(|value| value + shift).collect();
-        prop_assert_eq!(indices(&values).len(), indices(&shifted).len());
+        let shifted = |by: f64| values.iter().map(|value| value - 50.0 + by).collect::<Vec<_>>();
+        prop_assert_eq!(indices(&shifted(0.0)).len(), indices(&shifted(shift)).len());
     }
 }
