@@ -137,8 +137,7 @@ impl<F: Feed> Worker<F> {
         while !stop.load(Ordering::Relaxed) {
             self.serve()?;
             if self.consumer.take_gap() {
-                let lanes = self.ours();
-                self.find_out_what_is_left(&lanes)?;
+                self.find_out_what_is_left()?;
             }
             self.hear(Duration::ZERO);
             self.open_lanes();
@@ -399,7 +398,7 @@ impl<F: Feed> Worker<F> {
         let (records, patience) = self.patience();
         self.consumer.consume(&mut self.messages, records, patience);
         let messages = std::mem::replace(&mut self.messages, Messages::with_capacity(0));
-        let mut gaps = Vec::new();
+        let mut gap = false;
         for message in messages.iter() {
             let partition = message.partition();
             if message.is_end() {
@@ -410,8 +409,9 @@ impl<F: Feed> Worker<F> {
             }
             if let Some(error) = message.error() {
                 warn!(log = F::LOG.as_str(), lane = partition, %error, "instead of a record");
-                gaps.push(partition);
-                continue;
+                // What comes behind it in its lane is not what comes next, and all are read again.
+                gap = true;
+                break;
             }
             let (feed, rows_max) = (&self.feed, self.config.batch.rows_max);
             let Some(lane) = self.slots.get_mut(partition as usize).and_then(Slot::open) else {
@@ -444,35 +444,24 @@ impl<F: Feed> Worker<F> {
         }
         self.messages = messages;
         self.release_schemas();
-        if gaps.is_empty() {
-            return Ok(());
-        }
-        // An error that is of no lane of ours can be of any of them.
-        let ours = self.ours();
-        let is_known = gaps.iter().all(|lane| ours.contains(lane));
-        gaps.sort_unstable();
-        gaps.dedup();
-        self.find_out_what_is_left(if is_known { &gaps } else { &ours })
+        if gap { self.find_out_what_is_left() } else { Ok(()) }
     }
 
-    /// The lanes that the group has given us, open or not.
-    fn ours(&self) -> Vec<i32> {
+    /// A log has a gap where a lane wants to read on, as when retention has overtaken it; in which lane librdkafka does
+    /// not always say. Opening finds out what is left, and says what is lost. All lanes are opened anew: with only those of
+    /// which it spoke, another one of the same consumer has once missed a record after a broker's restart.
+    fn find_out_what_is_left(&mut self) -> Result<(), WorkerError> {
         let ours = |slot: &Slot<F>| !matches!(slot, Slot::Absent);
-        (0..)
+        let lanes: Vec<_> = (0..)
             .zip(&self.slots)
             .filter(|(_, slot)| ours(slot))
             .map(|(lane, _)| lane)
-            .collect()
-    }
-
-    /// A log has a gap where one of these lanes wants to read on, as when retention has overtaken it; in which of them
-    /// librdkafka does not always say. Opening finds out what is left, and says what is lost.
-    fn find_out_what_is_left(&mut self, lanes: &[i32]) -> Result<(), WorkerError> {
-        self.reopen(lanes);
+            .collect();
+        self.reopen(&lanes);
         // librdkafka has given up the partition, and refuses a seek in it until it is assigned anew. The group does not
         // hear of this.
-        self.consumer.unassign(lanes)?;
-        self.consumer.assign(lanes)?;
+        self.consumer.unassign(&lanes)?;
+        self.consumer.assign(&lanes)?;
         Ok(())
     }
 

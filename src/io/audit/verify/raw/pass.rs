@@ -47,6 +47,8 @@ pub(super) struct Pass<'a> {
     tally: Tally,
     doubted: Vec<Doubted>,
     doubted_records: usize,
+    /// There were ranges with more ways than could be tried.
+    gave_up: bool,
     done: Recomputed,
 }
 
@@ -99,6 +101,7 @@ impl<'a> Pass<'a> {
             tally: Tally::default(),
             doubted: Vec::new(),
             doubted_records: 0,
+            gave_up: false,
             done: Recomputed::default(),
         };
         pass.skip_before_start();
@@ -215,6 +218,7 @@ impl<'a> Pass<'a> {
     pub(super) fn finish(mut self) -> Recomputed {
         self.close_up_to(i64::MAX);
         self.settle();
+        self.balance();
         self.leftovers();
         self.done
     }
@@ -268,11 +272,31 @@ impl<'a> Pass<'a> {
     }
 
     fn give_up(&mut self, doubted: &Doubted) {
+        self.gave_up = true;
         let wanted = u64::from(doubted.at >= self.job.from);
         self.done.ranges -= wanted;
         self.done.unknown += wanted;
         let events = doubted.tally.leaves.iter().filter_map(|leaf| leaf.event);
         events.for_each(|event| self.clean.loosen(event));
+    }
+
+    /// Where ranges were given up, what is missing from them shows in the sum at least: of a lane that is known from its
+    /// beginning, and once.
+    fn balance(&mut self) {
+        let Job { accounts, covers, .. } = self.job;
+        if !self.gave_up || !self.whole || !covers.is_empty() || accounts.iter().any(|account| account.lost) {
+            return;
+        }
+        let counted: u64 = accounts
+            .iter()
+            .map(|account| account.counted(Outcome::Clean))
+            .sum();
+        let pending = self.job.pending_clean.map_or(0, |pending| pending.records);
+        let found = (self.clean.len() as u64).saturating_sub(pending);
+        if found < counted {
+            let detail = format!("{found} clean records where the ledger counts {counted}");
+            self.note(Problem::new(Kind::CleanMissing, self.job.lane, detail));
+        }
     }
 
     /// What is in clean and deadletter without a raw record.

@@ -241,6 +241,17 @@ fn more_ways_than_can_be_tried_are_no_finding() {
 }
 
 #[test]
+fn a_record_that_is_nowhere_is_missing_however_many_ways_there_are() {
+    let mut raw: Vec<Sent> = (0..40).map(|number| sent(9, number / 2)).collect();
+    raw[3] = sent(8, 99);
+    let gone = raw[3].event;
+    let mut lab = Lab::new(raw, &[Step::Commit(20), Step::Commit(20)]);
+    assert_eq!(kinds(&lab.verify_all()), []);
+    lab.clean.retain(|event| *event != Some(gone));
+    assert_eq!(kinds(&lab.verify_all()), [Kind::CleanMissing]);
+}
+
+#[test]
 fn what_was_covered_again_is_there_again() {
     let mut raw: Vec<Sent> = (0..12).map(|number| sent(number, number)).collect();
     raw[2].faults = [Some(Reason::BadSignature); 2];
