@@ -111,11 +111,17 @@ pub fn everything_once(world: &World) -> BTreeMap<Origin, u64> {
         found.values().all(|&times| times == 1),
         "rows that are there twice"
     );
+    let ends = reader::watermarks(&world.kafka(), &world.config.topics.clean).expect("the topic is there");
     assert!(
         wanted == found,
-        "{} readings in the topic, {} rows",
+        "{} readings in the topic, which ends at {ends:?}, {} rows; not in the table: {:?}",
         wanted.len(),
-        found.len()
+        found.len(),
+        wanted
+            .keys()
+            .filter(|origin| !found.contains_key(origin))
+            .take(20)
+            .collect::<Vec<_>>()
     );
     found
 }
