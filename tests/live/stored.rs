@@ -1,10 +1,12 @@
 //! What the watch has to store, read from the topics by other means, and what it has stored.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use pulsegate_loadtest::kafka as reader;
 use rdkafka::ClientConfig;
 use rdkafka::Message as _;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Headers as _;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde_json::{Value, json};
@@ -126,8 +128,27 @@ pub fn everything_once(world: &World) -> BTreeMap<Origin, u64> {
     found
 }
 
+/// Waits until every transaction that has written to the clean topic has ended there. The marker of one comes to each
+/// partition in its own time, and to that of the group's offsets perhaps before: a gate that has settled may have records
+/// that nobody can see yet.
+fn wait_until_committed(world: &World) {
+    let ends = |level: &str| -> Vec<i64> {
+        let mut client = world.config.kafka.client();
+        let client: BaseConsumer = client.set("isolation.level", level).create().expect("a client");
+        let topic = &world.config.topics.clean;
+        let end = |partition| client.fetch_watermarks(topic, partition, Duration::from_secs(10));
+        (0..world.partitions())
+            .map(|partition| end(partition).expect("an end").1)
+            .collect()
+    };
+    wait_for("transactions to end", || {
+        ends("read_committed") == ends("read_uncommitted")
+    });
+}
+
 /// Waits until the analytics database is at the end of the clean topic.
 pub fn wait_until_stored(world: &World) {
+    wait_until_committed(world);
     wait_for("the clean topic to be stored", || behind(world) == 0);
 }
 
