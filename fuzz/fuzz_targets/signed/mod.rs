@@ -51,5 +51,6 @@ pub fn check(keyring: &Keyring, headers: &[(&[u8], &[u8])], value: &[u8]) -> Res
         signature,
     };
     let mut budget = context.budget();
-    verify(&record, keyring, &context, &mut Scratch::default(), &mut budget).map(|verified| verified.sequence)
+    let verified = verify(&record, keyring, &context, &mut Scratch::default(), &mut budget);
+    verified.map(|verified| verified.sequence).map_err(|rejection| rejection.reason)
 }
