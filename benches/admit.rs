@@ -8,8 +8,8 @@ use governor::clock::{FakeRelativeClock, QuantaClock};
 use governor::middleware::NoOpMiddleware;
 use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
-use pulsegate::gate::admit::{Admission, Config, Rate};
-use pulsegate::gate::verify::{MessageId, Sequence};
+use pulsegate_core::gate::admit::{Admission, Config, Rate};
+use pulsegate_core::gate::verify::{MessageId, Sequence};
 
 const FRESHNESS_MS: i64 = 300_000;
 const START_MS: i64 = 1_800_000_000_000;

@@ -17,19 +17,20 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use pulsegate::config::Config;
-use pulsegate::gate::ledger::{Head, Stamp, Tally};
-use pulsegate::gate::outcome::Outcome;
-use pulsegate::gate::record::{Received, SignatureHeaders};
-use pulsegate::io::audit::verify::{self, Against, Options, Report, VerifyError};
-use pulsegate::io::audit::{AuditLog, LedgerBatch, LedgerRecord, lane_of};
-use pulsegate::io::kafka::gate::Gate;
-use pulsegate::io::kafka::progress::Watcher;
-use pulsegate::io::kafka::watch::Watch;
-use pulsegate::io::kafka::workers::Workers;
+use pulsegate::io::audit::{AuditLog, LedgerBatch, LedgerRecord};
 use pulsegate::io::topology;
 use pulsegate::io::vault::registrar::Registrar;
+use pulsegate::roles::gate::Gate;
+use pulsegate::roles::gate::progress::Watcher;
+use pulsegate::roles::gate::workers::Workers;
+use pulsegate::roles::verify::{self, Against, Options, Report, VerifyError};
+use pulsegate::roles::watch::Watch;
 use pulsegate::telemetry::health::Health;
 use pulsegate::telemetry::metrics::Metrics;
+use pulsegate_ledger::entry::{Head, Stamp, Tally};
+use pulsegate_ledger::log::lane_of;
+use pulsegate_ledger::outcome::Outcome;
+use pulsegate_ledger::record::{Received, SignatureHeaders};
 use pulsegate_loadtest::fleet::{self, Fleet, Hostile};
 use pulsegate_loadtest::kafka::Kafka;
 use tokio::task::spawn_blocking;
@@ -64,7 +65,9 @@ fn main() {
         .build()
         .expect("a runtime");
     runtime.block_on(in_a_corner("append", move |corner| async move {
-        topology::apply(&corner.config).await.expect("applied");
+        topology::apply(&corner.config.topology_settings())
+            .await
+            .expect("applied");
         append(&corner.config, args.entries).await;
     }));
     runtime.block_on(in_a_corner("verify", move |mut corner| async move {
@@ -73,14 +76,18 @@ fn main() {
         config.watch.metrics_file = concat!(env!("CARGO_MANIFEST_DIR"), "/schemas/metrics.toml").into();
         config.watch.group.clone_from(&config.topics.clean);
         config.gate.group.clone_from(&config.topics.raw);
-        topology::apply(config).await.expect("applied");
+        topology::apply(&config.topology_settings())
+            .await
+            .expect("applied");
         audited(config, args.records).await;
         verify(config, args.records).await;
     }));
 }
 
 async fn append(config: &Config, entries: usize) {
-    let log = AuditLog::connect(config).await.expect("connected");
+    let log = AuditLog::connect(&config.audit_settings())
+        .await
+        .expect("connected");
     let ledger = ledger(config, entries);
     let mut claim = log.claim(LANE).await.expect("claimed");
     let begun = Instant::now();
@@ -150,7 +157,9 @@ async fn audited(config: &Config, records: u64) {
         ..fleet::Options::new(1)
     });
     let lines: Vec<_> = fleet.import_lines().collect();
-    let registrar = Registrar::connect(config).await.expect("connected");
+    let registrar = Registrar::connect(&config.vault_settings())
+        .await
+        .expect("connected");
     let imported = registrar.import(&mut lines.join("\n").as_bytes()).await;
     imported.expect("imported");
     registrar.close().await;

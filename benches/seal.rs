@@ -3,13 +3,13 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use pulsegate::crypto::envelope::{Context, FieldKey, Nonce};
-use pulsegate::crypto::kek::Kek;
-use pulsegate::crypto::keys::{Key32, SubjectKey, Tenant};
-use pulsegate::crypto::merkle::{MerkleRoot, record_leaf};
-use pulsegate::event::{self, Arena, Catalog, Format, Source, Walk};
-use pulsegate::gate::record::{Received, SignatureHeaders};
-use pulsegate::gate::seal::{Event, Keys, Nonces, SealedBatch, Sealer, Topics};
+use pulsegate_core::crypto::envelope::{Context, FieldKey, Nonce};
+use pulsegate_core::crypto::kek::Kek;
+use pulsegate_core::crypto::keys::{Key32, SubjectKey, Tenant};
+use pulsegate_core::event::{self, Arena, Catalog, Format, Source, Walk};
+use pulsegate_core::gate::seal::{Event, Keys, Nonces, SealedBatch, Sealer, Topics};
+use pulsegate_ledger::merkle::{MerkleRoot, record_leaf};
+use pulsegate_ledger::record::{Received, SignatureHeaders};
 
 /// 280 bytes, three of its fields encrypted and two made tokens.
 const EVENT: &str = concat!(
@@ -147,7 +147,7 @@ fn expansion(criterion: &mut Criterion) {
     ];
     let mut context = Context::new("local", "biometrics.clean").expect("short");
     let (mut out, mut index) = (Vec::new(), 0);
-    let mut seal = |key: &pulsegate::crypto::envelope::Expanded<'_>, index: u64| {
+    let mut seal = |key: &pulsegate_core::crypto::envelope::Expanded<'_>, index: u64| {
         let mut place = context
             .begin(b"0192f0c1-2345-7abc-8def-0123456789ab", DEVICE_TOKEN)
             .expect("short");

@@ -56,13 +56,17 @@ fn main() {
     runtime.block_on(in_a_corner("sink", move |mut corner| async move {
         corner.config.timescale.connections_min = 1;
         corner.config.timescale.connections_max = 1;
-        topology::apply(&corner.config).await.expect("applied");
+        topology::apply(&corner.config.topology_settings())
+            .await
+            .expect("applied");
         compare(&args, &corner.config).await;
     }));
 }
 
 async fn compare(args: &Args, config: &Config) {
-    let analytics = Analytics::connect(config).await.expect("connected");
+    let analytics = Analytics::connect(&config.timescale_settings())
+        .await
+        .expect("connected");
     let mut connection = admin(config, "analytics").await;
     let readings = fleet(args.readings);
     // The first turn warms the server up and makes the rows that the copy sends.

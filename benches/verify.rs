@@ -8,9 +8,9 @@ use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ed25519_dalek::{Signer as _, SigningKey};
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use pulsegate::gate::keyring::{Algorithm, KeyRow, KeyState, Keyring, KeyringBuilder, Profile};
-use pulsegate::gate::record::{Received, SignatureHeaders};
-use pulsegate::gate::verify::{Config, Context, Scratch, home_partition, verify};
+use pulsegate_core::gate::keyring::{Algorithm, KeyRow, KeyState, Keyring, KeyringBuilder, Profile};
+use pulsegate_core::gate::verify::{Config, Context, Scratch, home_partition, verify};
+use pulsegate_ledger::record::{Received, SignatureHeaders};
 use sha2::Sha256;
 
 const NOW_S: i64 = 1_800_000_000;

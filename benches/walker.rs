@@ -20,7 +20,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use pulsegate::event::{Arena, Catalog, Config, Format, Ids, Located, Rewriter, Seal, Source};
+use pulsegate_core::event::{Arena, Catalog, Config, Format, Ids, Located, Rewriter, Seal, Source};
 
 const EVENT: &str = r#"{"event_id":"0192f0c1-2f5e-7c11-9f3a-0242ac120002","device_id":"d-000017","subject":{"id":"s-000004","name":"Ada Lovelace","mrn":"MRN-0001234","phone":"+46701234567"},"recorded_at":"2026-11-22T16:44:01.250Z","firmware":"2.1.0","model":"band-3","readings":[{"metric":"heart_rate","value":71.5}]}"#;
 

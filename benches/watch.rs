@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use futures_util::TryStreamExt as _;
 use pulsegate::config::Config;
-use pulsegate::io::kafka::watch::Watch;
 use pulsegate::io::topology;
+use pulsegate::roles::watch::Watch;
 use pulsegate::telemetry::health::Health;
 use pulsegate::telemetry::metrics::Metrics;
 use pulsegate_loadtest::kafka::{Kafka, read_all, watermarks};
@@ -79,7 +79,9 @@ fn main() {
         corner.config.watch.group.clone_from(&corner.config.topics.clean);
         // Often enough to be part of what is measured.
         corner.config.watch.snapshot_interval_s = 30;
-        topology::apply(&corner.config).await.expect("applied");
+        topology::apply(&corner.config.topology_settings())
+            .await
+            .expect("applied");
         throughput(&args, &corner.config).await;
         latency(&args, &corner.config).await;
     }));

@@ -7,7 +7,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use pulsegate::event::{Arena, Catalog, Config, Format, Rewriter, Seal, Source};
+use pulsegate_core::event::{Arena, Catalog, Config, Format, Rewriter, Seal, Source};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };

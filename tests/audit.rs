@@ -10,14 +10,15 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use lab::{Lab, PARTITION, database_only, ledger_records};
-use pulsegate::crypto::merkle::{MerkleRoot, leaf};
-use pulsegate::crypto::note::Note;
-use pulsegate::io::audit::entry::{Alert, Entry, Fault};
 use pulsegate::io::audit::log::BATCH_RECORDS_MAX;
-use pulsegate::io::audit::verify::Kind;
-use pulsegate::io::audit::{AuditError, AuditLog, keys, lane_of, origin};
-use pulsegate::io::timescale::WriteError;
-use pulsegate::io::topology::logins;
+use pulsegate::io::audit::{AuditError, AuditLog, keys};
+use pulsegate::io::postgres::WriteError;
+use pulsegate::io::postgres::logins;
+use pulsegate::roles::verify::Kind;
+use pulsegate_ledger::log::entry::{Alert, Entry, Fault};
+use pulsegate_ledger::log::{lane_of, origin};
+use pulsegate_ledger::merkle::{MerkleRoot, leaf};
+use pulsegate_ledger::note::Note;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Executor as _};
 use support::in_a_corner;
@@ -28,7 +29,9 @@ async fn every_record_extends_its_lane_once_and_the_log_goes_on_where_it_stopped
         let lab = Lab::new(corner).await;
         let records = ledger_records(&lab.config, 50);
         for batch in [0..7, 7..7, 7..8, 8..50] {
-            let log = AuditLog::connect(&lab.config).await.expect("connected");
+            let log = AuditLog::connect(&lab.config.audit_settings())
+                .await
+                .expect("connected");
             let claim = log.claim(PARTITION).await.expect("claimed");
             let expected = (batch.start as u64, batch.start as i64);
             assert_eq!((claim.size, claim.next.unwrap_or(0)), expected);
@@ -39,7 +42,7 @@ async fn every_record_extends_its_lane_once_and_the_log_goes_on_where_it_stopped
         assert_eq!(lab.entries().await, records, "byte for byte, each once");
         let mut tree = MerkleRoot::new();
         records.iter().for_each(|record| tree.push(leaf(&[record])));
-        let trusted = keys::trusted(&lab.config).expect("beside the logins");
+        let trusted = keys::trusted(&lab.config.audit_settings()).expect("beside the logins");
         let newest = Note::parse(lab.newest_checkpoint().await.as_bytes());
         let signed = newest.and_then(|note| note.open(&trusted)).expect("signed");
         assert_eq!(
@@ -60,7 +63,9 @@ async fn a_backlog_is_one_batch_up_to_the_limit() {
     in_a_corner("backlog", |corner| async move {
         let lab = Lab::new(corner).await;
         let records = ledger_records(&lab.config, BATCH_RECORDS_MAX + 1);
-        let log = AuditLog::connect(&lab.config).await.expect("connected");
+        let log = AuditLog::connect(&lab.config.audit_settings())
+            .await
+            .expect("connected");
         let claim = log.claim(PARTITION).await.expect("claimed");
         let refused = lab.append(&log, &claim, &records, 0..BATCH_RECORDS_MAX + 1).await;
         assert!(matches!(refused, Err(WriteError::Refused(_))), "{refused:?}");
@@ -75,7 +80,9 @@ async fn a_backlog_is_one_batch_up_to_the_limit() {
 async fn checkpoints_are_signed_of_what_has_grown_and_now_and_then_of_the_rest() {
     in_a_corner("idle", |corner| async move {
         let lab = Lab::new(corner).await;
-        let log = AuditLog::connect(&lab.config).await.expect("connected");
+        let log = AuditLog::connect(&lab.config.audit_settings())
+            .await
+            .expect("connected");
         let claim = log.claim(PARTITION).await.expect("claimed");
         let signed = async |second: i64| {
             let at = Timestamp::from_second(1_800_000_000 + second).expect("a time");
@@ -112,8 +119,12 @@ async fn a_second_appender_fences_the_first() {
     in_a_corner("fence", |corner| async move {
         let lab = Lab::new(corner).await;
         let records = ledger_records(&lab.config, 20);
-        let first = AuditLog::connect(&lab.config).await.expect("connected");
-        let second = AuditLog::connect(&lab.config).await.expect("connected");
+        let first = AuditLog::connect(&lab.config.audit_settings())
+            .await
+            .expect("connected");
+        let second = AuditLog::connect(&lab.config.audit_settings())
+            .await
+            .expect("connected");
         let before = first.claim(PARTITION).await.expect("claimed");
         lab.append(&first, &before, &records, 0..5)
             .await
@@ -153,7 +164,9 @@ async fn a_writer_that_is_killed_in_the_middle_leaves_all_of_a_batch_or_nothing(
         let records = ledger_records(&lab.config, 400);
         let (mut stored, mut broken) = (0, 0);
         for round in 0..40_u64 {
-            let log = AuditLog::connect(&lab.config).await.expect("connected");
+            let log = AuditLog::connect(&lab.config.audit_settings())
+                .await
+                .expect("connected");
             let claim = log.claim(PARTITION).await.expect("claimed");
             stored = claim.size as usize;
             assert_eq!(
@@ -178,7 +191,9 @@ async fn a_writer_that_is_killed_in_the_middle_leaves_all_of_a_batch_or_nothing(
             log.close().await;
         }
         assert!(broken > 5, "the kills came too late: {broken}");
-        let log = AuditLog::connect(&lab.config).await.expect("connected");
+        let log = AuditLog::connect(&lab.config.audit_settings())
+            .await
+            .expect("connected");
         let claim = log.claim(PARTITION).await.expect("claimed");
         assert!(claim.size as usize >= stored);
         let part = claim.size as usize..records.len();
@@ -195,13 +210,17 @@ async fn a_batch_that_was_stored_is_not_stored_again() {
     in_a_corner("again", |corner| async move {
         let lab = Lab::new(corner).await;
         let records = ledger_records(&lab.config, 6);
-        let log = AuditLog::connect(&lab.config).await.expect("connected");
+        let log = AuditLog::connect(&lab.config.audit_settings())
+            .await
+            .expect("connected");
         log.claim(PARTITION).await.expect("claimed");
         let claim = log
             .claim(PARTITION)
             .await
             .expect("claimed once more, for an epoch to go back to");
-        let twin = AuditLog::connect(&lab.config).await.expect("connected");
+        let twin = AuditLog::connect(&lab.config.audit_settings())
+            .await
+            .expect("connected");
         lab.append(&log, &claim, &records, 0..3).await.expect("appended");
         // What the writer would have in memory had it not heard of the commit: the lane as it was claimed.
         lab.tamper("update sink_offset set epoch = epoch - 1; update audit_lane set size = 0, frontier = ''")
@@ -243,7 +262,9 @@ async fn a_broken_ledger_is_written_down_and_found_by_whoever_verifies() {
         let mut records = ledger_records(&lab.config, 12);
         records.remove(5);
         records[8] = b"Jane Roe, not a ledger record".to_vec();
-        let log = AuditLog::connect(&lab.config).await.expect("connected");
+        let log = AuditLog::connect(&lab.config.audit_settings())
+            .await
+            .expect("connected");
         let claim = log.claim(PARTITION).await.expect("claimed");
         let appended = lab.append(&log, &claim, &records, 0..11).await.expect("appended");
         assert_eq!((appended.entries, appended.alerts), (10 + 3 + 1 + 3, 3 + 1 + 3));
@@ -278,7 +299,9 @@ async fn a_broken_ledger_is_written_down_and_found_by_whoever_verifies() {
             report.problems
         );
 
-        let again = AuditLog::connect(&lab.config).await.expect("connected");
+        let again = AuditLog::connect(&lab.config.audit_settings())
+            .await
+            .expect("connected");
         assert_eq!(
             again.claim(PARTITION).await.expect("claimed").size,
             entries.len() as u64
@@ -303,7 +326,9 @@ async fn nobody_signs_what_was_changed() {
         ];
         for change in changes {
             lab.tamper(change).await;
-            let log = AuditLog::connect(&lab.config).await.expect("connected");
+            let log = AuditLog::connect(&lab.config.audit_settings())
+                .await
+                .expect("connected");
             let refused = log.claim(PARTITION).await.expect_err(change);
             assert!(
                 matches!(refused, AuditError::Tampered { .. }),
@@ -311,7 +336,9 @@ async fn nobody_signs_what_was_changed() {
             );
             lab.restore().await;
         }
-        let log = AuditLog::connect(&lab.config).await.expect("connected");
+        let log = AuditLog::connect(&lab.config.audit_settings())
+            .await
+            .expect("connected");
         log.claim(PARTITION).await.expect("as it was");
     })
     .await;

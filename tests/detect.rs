@@ -75,7 +75,7 @@ fn machines_get_a_summary_in_json() {
     assert_eq!(summary["rows"], 1_000);
     assert_eq!(summary["missing"], 0);
     assert_eq!(summary["highest"]["line"], 902);
-    assert_eq!(summary["model"], pulsegate::detect::anomaly::MODEL);
+    assert_eq!(summary["model"], pulsegate_detect::anomaly::MODEL);
 }
 
 #[test]
@@ -175,11 +175,11 @@ fn alerts_a_day(text: &str) -> f64 {
     }
     let (first, last) = bounds.expect("rows");
     let from = first / MINUTE_S + 2 * 1_440;
-    let mut detector = pulsegate::detect::anomaly::Detector::new();
+    let mut detector = pulsegate_detect::anomaly::Detector::new();
     let alerts = sums
         .into_iter()
         .map(|(minute, (sum, count))| (minute, detector.observe(minute * MINUTE_S * 1_000, sum / count)))
-        .filter(|(minute, score)| *minute >= from && score.score >= pulsegate::detect::anomaly::ALERT)
+        .filter(|(minute, score)| *minute >= from && score.score >= pulsegate_detect::anomaly::ALERT)
         .count();
     alerts as f64 * 86_400.0 / (last - first - 2 * 86_400) as f64
 }

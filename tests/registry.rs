@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use pulsegate::config::Secret;
-use pulsegate::event::{self, Catalog, Located, Source, Verdict};
 use pulsegate::io::registry::{Config, Registry, RegistryFault};
+use pulsegate_core::event::{self, Catalog, Located, Source, Verdict};
+use pulsegate_settings::Secret;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 

@@ -8,8 +8,8 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use pulsegate::crypto::envelope::{Context, FieldKey, Nonce};
-use pulsegate::crypto::keys::Key32;
+use pulsegate_core::crypto::envelope::{Context, FieldKey, Nonce};
+use pulsegate_core::crypto::keys::Key32;
 use serde::{Deserialize, Serialize};
 
 const KEY: [u8; 32] = *b"an AES key that only tests know.";

@@ -2,8 +2,9 @@
 
 mod support;
 
-use pulsegate::config::Secret;
-use pulsegate::io::topology::{self, Item, Kind, logins};
+use pulsegate::io::postgres::logins;
+use pulsegate::io::topology::{self, Item, Kind};
+use pulsegate_settings::Secret;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use sqlx::postgres::PgConnectOptions;
@@ -26,13 +27,17 @@ async fn login(url: &Secret) -> Result<sqlx::PgConnection, sqlx::Error> {
 #[tokio::test]
 async fn apply_makes_everything_and_a_second_one_changes_nothing() {
     in_a_corner("twice", |Corner { config }| async move {
-        let missing = topology::inspect(&config).await.expect("the stack answers");
+        let missing = topology::inspect(&config.topology_settings())
+            .await
+            .expect("the stack answers");
         assert!(
             missing.iter().all(|item| !item.agrees()),
             "nothing is there at first"
         );
 
-        let first = topology::apply(&config).await.expect("applied");
+        let first = topology::apply(&config.topology_settings())
+            .await
+            .expect("applied");
         assert_eq!(differences(&first.items), [""; 0]);
         for kind in [Kind::Topic, Kind::Database, Kind::Role, Kind::Grant] {
             assert!(
@@ -40,7 +45,9 @@ async fn apply_makes_everything_and_a_second_one_changes_nothing() {
                 "{kind:?} is compared"
             );
         }
-        let second = topology::apply(&config).await.expect("applied again");
+        let second = topology::apply(&config.topology_settings())
+            .await
+            .expect("applied again");
         assert_eq!(second.changes, [""; 0]);
         assert_eq!(second.items, first.items);
     })
@@ -50,7 +57,7 @@ async fn apply_makes_everything_and_a_second_one_changes_nothing() {
 #[tokio::test]
 async fn what_somebody_changed_by_hand_is_named_and_put_right() {
     in_a_corner("drift", |Corner { config }| async move {
-        topology::apply(&config).await.expect("applied");
+        topology::apply(&config.topology_settings()).await.expect("applied");
         let prefix = config.databases.prefix.clone();
 
         let mut vault = admin(&config, "vault").await;
@@ -67,7 +74,7 @@ async fn what_somebody_changed_by_hand_is_named_and_put_right() {
             .set("segment.bytes", "20971520");
         kafka.alter_configs([&alter], &AdminOptions::new()).await.expect("asked").remove(0).expect("by hand");
 
-        let found = differences(&topology::inspect(&config).await.expect("the stack answers")).join("\n");
+        let found = differences(&topology::inspect(&config.topology_settings()).await.expect("the stack answers")).join("\n");
         for expected in [
             format!("{prefix}vault table device_key, {prefix}gate_vault: found DELETE, SELECT, declared SELECT"),
             format!("{prefix}vault table tenant, {prefix}open_vault: found nothing, declared SELECT"),
@@ -81,7 +88,7 @@ async fn what_somebody_changed_by_hand_is_named_and_put_right() {
             assert!(found.contains(&expected), "{expected}\n-- not in --\n{found}");
         }
 
-        let report = topology::apply(&config).await.expect("applied");
+        let report = topology::apply(&config.topology_settings()).await.expect("applied");
         assert_eq!(differences(&report.items), [""; 0]);
         let described = kafka
             .describe_configs([&ResourceSpecifier::Topic(&config.topics.raw)], &AdminOptions::new())
@@ -98,9 +105,13 @@ async fn what_somebody_changed_by_hand_is_named_and_put_right() {
 #[tokio::test]
 async fn a_partition_count_is_reported_and_never_changed() {
     in_a_corner("count", |Corner { mut config }| async move {
-        topology::apply(&config).await.expect("applied");
+        topology::apply(&config.topology_settings())
+            .await
+            .expect("applied");
         config.topology.partitions = Some(4);
-        let report = topology::apply(&config).await.expect("applied");
+        let report = topology::apply(&config.topology_settings())
+            .await
+            .expect("applied");
         let found = differences(&report.items);
         assert_eq!(found.len(), 5, "one a topic: {found:?}");
         assert!(
@@ -116,7 +127,9 @@ async fn a_partition_count_is_reported_and_never_changed() {
 #[tokio::test]
 async fn roles_can_do_what_the_matrix_says_and_nothing_else() {
     in_a_corner("roles", |Corner { config }| async move {
-        topology::apply(&config).await.expect("applied");
+        topology::apply(&config.topology_settings())
+            .await
+            .expect("applied");
         let url = |role: &str| logins::read(&config.databases, role).expect("apply wrote it");
         let prefix = config.databases.prefix.as_str();
 
@@ -205,7 +218,9 @@ async fn roles_can_do_what_the_matrix_says_and_nothing_else() {
 #[tokio::test]
 async fn a_lost_login_is_made_anew_locally_and_only_named_elsewhere() {
     in_a_corner("logins", |Corner { mut config }| async move {
-        topology::apply(&config).await.expect("applied");
+        topology::apply(&config.topology_settings())
+            .await
+            .expect("applied");
         let before = logins::read(&config.databases, "gate_vault").expect("written");
         let file = config
             .databases
@@ -214,7 +229,9 @@ async fn a_lost_login_is_made_anew_locally_and_only_named_elsewhere() {
         std::fs::remove_file(&file).expect("there");
 
         config.environment = "prod".to_owned();
-        let report = topology::apply(&config).await.expect("applied");
+        let report = topology::apply(&config.topology_settings())
+            .await
+            .expect("applied");
         let found = differences(&report.items);
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(
@@ -227,7 +244,9 @@ async fn a_lost_login_is_made_anew_locally_and_only_named_elsewhere() {
         );
 
         config.environment = "local".to_owned();
-        topology::apply(&config).await.expect("applied");
+        topology::apply(&config.topology_settings())
+            .await
+            .expect("applied");
         let after = logins::read(&config.databases, "gate_vault").expect("written");
         assert!(login(&after).await.is_ok() && login(&before).await.is_err());
 
@@ -235,7 +254,9 @@ async fn a_lost_login_is_made_anew_locally_and_only_named_elsewhere() {
         let moved: PgConnectOptions = after.expose().parse().expect("a URL");
         let moved = moved.port(9).to_url_lossy();
         std::fs::write(&file, moved.as_str()).expect("writable");
-        topology::apply(&config).await.expect("applied");
+        topology::apply(&config.topology_settings())
+            .await
+            .expect("applied");
         let after = logins::read(&config.databases, "gate_vault").expect("written");
         assert!(login(&after).await.is_ok());
     })

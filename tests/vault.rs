@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use pulsegate::config::Config;
-use pulsegate::crypto::envelope::Nonce;
 use pulsegate::io::vault::opening::Opener;
 use pulsegate::io::vault::registrar::Registrar;
 use pulsegate::io::vault::{Vault, VaultFault};
+use pulsegate_core::crypto::envelope::Nonce;
 use registrar::{gate, import, line, registry, within};
 use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
 use support::{Corner, admin, in_a_corner};
@@ -152,7 +152,9 @@ async fn keys_rotate_by_use_and_by_age_and_old_ones_still_open() {
             .expect("there");
         assert_eq!(reported, 16_777_217, "the one use was reported");
 
-        let opener = Opener::connect(&config).await.expect("the reader's login works");
+        let opener = Opener::connect(&config.vault_settings())
+            .await
+            .expect("the reader's login works");
         let id = first.field_key().key_id();
         let keys = opener.keys_by_id(&[id, 0]).await.expect("read");
         assert_eq!(
@@ -196,7 +198,9 @@ async fn quarantine_keys_are_shared_counted_and_renewed() {
             twin.keys().quarantine(None).key_id(),
             gate.keys().quarantine(None).key_id()
         );
-        let opener = Opener::connect(&config).await.expect("the reader's login works");
+        let opener = Opener::connect(&config.vault_settings())
+            .await
+            .expect("the reader's login works");
         let keys = opener.quarantine_keys(&[house.key_id()]).await.expect("read");
         assert_eq!(
             *keys[&house.key_id()]
@@ -311,7 +315,7 @@ async fn a_vault_of_another_kek_is_refused_by_name() {
         config.kek.file = Some(other);
         let refused = [
             gate(&config).await.err().map(|fault| fault.to_string()),
-            Opener::connect(&config)
+            Opener::connect(&config.vault_settings())
                 .await
                 .err()
                 .map(|fault| fault.to_string()),
@@ -328,7 +332,7 @@ async fn a_vault_of_another_kek_is_refused_by_name() {
 async fn a_dump_tells_no_subject_and_no_secret() {
     in_a_corner("dump", |Corner { config }| async move {
         let gate = gate_of_two_tenants(&config).await;
-        let registrar = Registrar::connect(&config).await.expect("the registrar's login works");
+        let registrar = Registrar::connect(&config.vault_settings()).await.expect("the registrar's login works");
         let secret = "PLANTED-secret-of-forty-characters-or-so";
         let webhook = format!(
             r#"{{"device":"d3","kid":"d3-a","tenant":"acme","class":"wearable","profile":"webhook","secret":"whsec_{}"}}"#,

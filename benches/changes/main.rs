@@ -12,7 +12,7 @@ mod series;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use pulsegate::detect::changes::offline;
+use pulsegate_detect::changes::offline;
 
 use random::Random;
 use series::{FAMILIES, Family, Labelled};

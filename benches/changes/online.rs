@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use pulsegate::detect::changes::online::ChangeDetector;
+use pulsegate_detect::changes::online::ChangeDetector;
 
 use crate::random::Random;
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use krcf::{RandomCutForest, RandomCutForestOptions};
-use pulsegate::detect::anomaly::Detector;
+use pulsegate_detect::anomaly::Detector;
 
 use crate::series::Series;
 

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use pulsegate::detect::anomaly::Detector;
+use pulsegate_detect::anomaly::Detector;
 
 const SERIES: usize = 1_000_000;
 const ROUNDS: usize = 6;

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use pulsegate::config::Config;
-use pulsegate::detect::lane::{CleanRecord, Lane, Output, Rules};
-use pulsegate::detect::quality::Metrics;
 use pulsegate::io::schemas::Schemas;
+use pulsegate_detect::lane::{CleanRecord, Lane, Output, Rules};
+use pulsegate_detect::quality::Metrics;
 use serde_json::json;
 
 const DEVICES: usize = 250_000;

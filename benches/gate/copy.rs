@@ -22,7 +22,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounde
 use pulsegate::config::{Config, Inputs, layers};
 use pulsegate::io::kafka::consumer::{Consumer, Rebalance};
 use pulsegate::io::kafka::raw::{self, Messages, Outgoing, Topic};
-use pulsegate::io::kafka::settings::Settings;
+use pulsegate::roles::clients::Settings;
 use rdkafka::config::FromClientConfig;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::producer::{BaseProducer, Producer};

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use apache_avro::Schema;
 use apache_avro::reader::datum::GenericDatumReader;
 use libfuzzer_sys::fuzz_target;
-use pulsegate::event::{Arena, Catalog, Config, Format, Rewriter, Source};
+use pulsegate_core::event::{Arena, Catalog, Config, Format, Rewriter, Source};
 
 struct Side {
     catalog: Catalog,
@@ -53,7 +53,9 @@ fuzz_target!(|datum: &[u8]| {
         read_to_its_end(&side.raw, datum);
         let mut out = Vec::new();
         Rewriter::default()
-            .rewrite(plan, datum, &walk, &arena, &mut out, |_, _, _, out| out.extend_from_slice(b"sealed"))
+            .rewrite(plan, datum, &walk, &arena, &mut out, |_, _, _, out| {
+                out.extend_from_slice(b"sealed")
+            })
             .expect("what the walk takes can be written");
         match plan.clean_format() {
             Format::Avro => read_to_its_end(&side.clean, &out[10..]),

@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use pulsegate::crypto::note::{Checkpoint, LogKey, Note, Signed};
+use pulsegate_ledger::note::{Checkpoint, LogKey, Note, Signed};
 
 static KEY: LazyLock<LogKey> = LazyLock::new(|| LogKey::new(&[7; 32]));
 
@@ -17,12 +17,23 @@ fuzz_target!(|data: &[u8]| {
 
     // The first bytes say where to damage a checkpoint of the log that the rest names.
     let [high, low, origin @ ..] = data else { return };
-    let Ok(origin) = std::str::from_utf8(origin) else { return };
-    let checkpoint = Checkpoint { origin: origin.to_owned(), size: u64::from(*high), root: [*low; 32] };
-    let Ok(signed) = KEY.sign(&checkpoint, 5) else { return };
+    let Ok(origin) = std::str::from_utf8(origin) else {
+        return;
+    };
+    let checkpoint = Checkpoint {
+        origin: origin.to_owned(),
+        size: u64::from(*high),
+        root: [*low; 32],
+    };
+    let Ok(signed) = KEY.sign(&checkpoint, 5) else {
+        return;
+    };
     let mut text = signed.to_string().into_bytes();
     let opened = Note::parse(&text).and_then(|note| note.open(&keys));
-    let expected = Signed { checkpoint: checkpoint.clone(), signed_s: Some(5) };
+    let expected = Signed {
+        checkpoint: checkpoint.clone(),
+        signed_s: Some(5),
+    };
     assert_eq!(opened, Ok(expected), "what was signed is read again");
     let bit = usize::from(u16::from_be_bytes([*high, *low])) % (text.len() * 8);
     text[bit / 8] ^= 1 << (bit % 8);

@@ -2,12 +2,16 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pulsegate::cli::detect::series::{Row, Rows};
-use pulsegate::detect::anomaly::Detector;
+use pulsegate_detect::anomaly::Detector;
+use pulsegate_detect::file::{Row, Rows};
 
 fuzz_target!(|data: &[u8]| {
     let rows: Vec<Row> = Rows::new(data).map_while(Result::ok).collect();
-    assert_eq!(Rows::new(data).map_while(Result::ok).count(), rows.len(), "the same bytes are the same rows");
+    assert_eq!(
+        Rows::new(data).map_while(Result::ok).count(),
+        rows.len(),
+        "the same bytes are the same rows"
+    );
     for row in Rows::new(data).untimed().map_while(Result::ok) {
         assert!(row.line > 0);
     }

@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use pulsegate::event::{Arena, Catalog, Config, Format, Rewriter, Source, Violation};
+use pulsegate_core::event::{Arena, Catalog, Config, Format, Rewriter, Source, Violation};
 use serde_json::Value;
 
 static CATALOG: LazyLock<Catalog> = LazyLock::new(|| {
@@ -28,7 +28,9 @@ fuzz_target!(|value: &[u8]| {
     let parsed = parsed.expect("what the walk takes is JSON");
     let mut out = Vec::new();
     Rewriter::default()
-        .rewrite(plan, value, &walk, &arena, &mut out, |_, _, _, out| out.extend_from_slice(b"sealed"))
+        .rewrite(plan, value, &walk, &arena, &mut out, |_, _, _, out| {
+            out.extend_from_slice(b"sealed")
+        })
         .expect("the format stays");
     let mut clean: Value = serde_json::from_slice(&out).expect("what comes out is JSON");
     // Every leaf that the plan protects is replaced; everything else is as it was.

@@ -8,9 +8,9 @@ use std::sync::LazyLock;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use libfuzzer_sys::fuzz_target;
-use pulsegate::gate::keyring::{Keyring, Profile};
-use pulsegate::gate::outcome::Reason;
-use pulsegate::gate::verify::{MessageId, Sequence};
+use pulsegate_core::gate::keyring::{Keyring, Profile};
+use pulsegate_core::gate::verify::{MessageId, Sequence};
+use pulsegate_ledger::outcome::Reason;
 
 static KEYRING: LazyLock<Keyring> = LazyLock::new(|| signed::keyring(Profile::Jws));
 
@@ -25,10 +25,14 @@ fuzz_target!(|data: &[u8]| {
     // As a protected header that the holder of the secret signed.
     let protected = BASE64_URL_SAFE_NO_PAD.encode(data);
     let signature = BASE64_URL_SAFE_NO_PAD.encode(signed::mac(format!("{protected}.e30").as_bytes()));
-    let Ok(sequence) = check(format!("{protected}..{signature}").as_bytes()) else { return };
+    let Ok(sequence) = check(format!("{protected}..{signature}").as_bytes()) else {
+        return;
+    };
     let members: serde_json::Map<String, serde_json::Value> =
         serde_json::from_slice(data).expect("what verifies is a JSON object");
-    let MessageId::Jws { boot, number } = sequence.id else { panic!("a JWS has a boot and a number") };
+    let MessageId::Jws { boot, number } = sequence.id else {
+        panic!("a JWS has a boot and a number")
+    };
     let expected = serde_json::json!({
         "alg": "HS256", "kid": "k", "typ": "bio+jws", "aud": "test/raw",
         "iat": sequence.issued_ms / 1_000, "jti": format!("{boot}-{number}"),

@@ -2,10 +2,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pulsegate::crypto::merkle::proof::{
+use pulsegate_ledger::merkle::proof::{
     RangeRoots, consistency_ranges, inclusion_ranges, verify_consistency, verify_inclusion,
 };
-use pulsegate::crypto::merkle::{Hash, MerkleRoot, leaf};
+use pulsegate_ledger::merkle::{Hash, MerkleRoot, leaf};
 
 fn root(leaves: &[Hash]) -> Hash {
     let mut tree = MerkleRoot::new();
@@ -14,8 +14,14 @@ fn root(leaves: &[Hash]) -> Hash {
 }
 
 fuzz_target!(|data: &[u8]| {
-    let Some((numbers, rest)) = data.split_first_chunk::<16>() else { return };
-    let number = |from: usize| numbers[from..from + 8].iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+    let Some((numbers, rest)) = data.split_first_chunk::<16>() else {
+        return;
+    };
+    let number = |from: usize| {
+        numbers[from..from + 8]
+            .iter()
+            .fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
+    };
     let (one, other) = (number(0), number(8));
     // Anything at all, with sizes up to the limit of u64.
     let (hashes, _) = rest.as_chunks::<32>();
@@ -25,7 +31,12 @@ fuzz_target!(|data: &[u8]| {
     let _ = (inclusion_ranges(one, other), consistency_ranges(one, other));
 
     // True proofs of a tree of up to 256 leaves.
-    let leaves: Vec<Hash> = rest.iter().take(256).enumerate().map(|(at, byte)| leaf(&[&at.to_be_bytes(), &[*byte]])).collect();
+    let leaves: Vec<Hash> = rest
+        .iter()
+        .take(256)
+        .enumerate()
+        .map(|(at, byte)| leaf(&[&at.to_be_bytes(), &[*byte]]))
+        .collect();
     let size = leaves.len() as u64;
     if size == 0 {
         return;

@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pulsegate::crypto::envelope::{FieldKey, Nonce, OVERHEAD_BYTES, from_base64, key_id_of};
-use pulsegate::crypto::keys::Key32;
+use pulsegate_core::crypto::envelope::{FieldKey, Nonce, OVERHEAD_BYTES, from_base64, key_id_of};
+use pulsegate_core::crypto::keys::Key32;
 
 fuzz_target!(|data: &[u8]| {
     let id = key_id_of(data).unwrap_or(7);

@@ -10,12 +10,13 @@ use comfy_table::presets::NOTHING;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::{Context, Failure, print, print_json};
-use crate::crypto::note::{NOTE_BYTES_MAX, Note};
+use super::{Context, print, print_json};
 use crate::io::audit::AuditError;
-use crate::io::audit::browse::{self, LaneHead};
-use crate::io::audit::verify::{self, Against, Bound, Options, Report, VerifyError, Window};
-use crate::io::timescale::TimescaleError;
+use crate::io::audit::browse::{self, BrowseError, LaneHead};
+use crate::io::postgres::DatabaseError;
+use crate::roles::Failure;
+use crate::roles::verify::{self, Against, Bound, Options, Report, VerifyError, Window};
+use pulsegate_ledger::note::{NOTE_BYTES_MAX, Note};
 
 /// The ending of a file with a checkpoint.
 const CHECKPOINT: &str = "checkpoint";
@@ -84,13 +85,22 @@ struct Show {
 impl From<AuditError> for Failure {
     fn from(error: AuditError) -> Self {
         match &error {
-            AuditError::Database(TimescaleError::Unreachable { .. }) => Self::Unreachable(error.to_string()),
-            AuditError::Database(TimescaleError::Refused { .. }) | AuditError::Tampered { .. } => {
+            AuditError::Database(DatabaseError::Unreachable { .. }) => Self::Unreachable(error.to_string()),
+            AuditError::Database(DatabaseError::Refused { .. }) | AuditError::Tampered { .. } => {
                 Self::Wrong(error.to_string())
             }
-            AuditError::Database(TimescaleError::Invalid(_)) | AuditError::Key { .. } => {
+            AuditError::Database(DatabaseError::Invalid(_)) | AuditError::Key { .. } => {
                 Self::Usage(error.to_string())
             }
+        }
+    }
+}
+
+impl From<BrowseError> for Failure {
+    fn from(error: BrowseError) -> Self {
+        match error {
+            BrowseError::Audit(error) => error.into(),
+            BrowseError::NotCovered { .. } => Self::Usage(error.to_string()),
         }
     }
 }
@@ -281,7 +291,7 @@ fn verdict(report: &Report) -> Result<(), Failure> {
 
 async fn show(args: Show, context: &Context) -> Result<(), Failure> {
     if let (Some(lane), Some(entry)) = (&args.lane, args.entry) {
-        let proved = browse::prove(&context.config, lane, entry).await?;
+        let proved = browse::prove(&context.config.audit_settings(), lane, entry).await?;
         if context.json {
             return print_json(&proved);
         }
@@ -291,7 +301,7 @@ async fn show(args: Show, context: &Context) -> Result<(), Failure> {
             proved.value, proved.leaf, proved.checkpoint
         ));
     }
-    let mut lanes = browse::lanes(&context.config).await?;
+    let mut lanes = browse::lanes(&context.config.audit_settings()).await?;
     lanes.retain(|head| args.lane.as_ref().is_none_or(|lane| *lane == head.lane));
     if let Some(directory) = &args.checkpoint_out {
         write_checkpoints(&lanes, directory)?;

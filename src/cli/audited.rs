@@ -4,11 +4,11 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tracing::warn;
 
-use super::Failure;
 use crate::config::Config;
 use crate::io::audit::AuditError;
-use crate::io::audit::entry::Deed;
 use crate::io::audit::journal::{Journal, Role};
+use crate::roles::Failure;
+use pulsegate_ledger::log::entry::Deed;
 
 /// A change that stands in the audit log before it is made, and again when it is known what became of it.
 pub(super) struct Audited {
@@ -28,7 +28,7 @@ impl Audited {
         detail: Map<String, Value>,
     ) -> Result<Self, AuditError> {
         let audited = Self {
-            journal: Journal::connect(config, Role::Operator).await?,
+            journal: Journal::connect(&config.audit_settings(), Role::Operator).await?,
             deed,
             detail,
         };

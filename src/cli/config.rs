@@ -7,9 +7,11 @@ use comfy_table::presets::NOTHING;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Failure, print, print_json};
-use crate::config::{Config, Inputs, Loaded, Problem, layers};
+use super::{print, print_json};
+use crate::config::{Config, Inputs, Loaded, layers};
 use crate::io;
+use crate::roles::Failure;
+use pulsegate_settings::Problem;
 
 /// Arguments of `pulsegate config`.
 #[derive(clap::Args)]

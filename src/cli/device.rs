@@ -14,12 +14,13 @@ use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use super::audited::Audited;
-use super::{Context, Failure, print, print_json};
-use crate::io::audit::entry::Deed;
+use super::{Context, print, print_json};
 use crate::io::audit::journal;
 use crate::io::vault::VaultFault;
 use crate::io::vault::import::{ImportError, Imported};
 use crate::io::vault::registrar::{Filter, Registrar};
+use crate::roles::Failure;
+use pulsegate_ledger::log::entry::Deed;
 
 /// Arguments of `pulsegate device`.
 #[derive(clap::Args)]
@@ -121,7 +122,7 @@ impl From<ImportError> for Failure {
 ///
 /// When the vault can't be reached, or what is asked for is wrong.
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
-    let registrar = Registrar::connect(&context.config).await?;
+    let registrar = Registrar::connect(&context.config.vault_settings()).await?;
     let audited = match deed(&args.verb) {
         Some((deed, detail)) => Some(Audited::begin(&context.config, deed, detail).await?),
         None => None,

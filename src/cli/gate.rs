@@ -7,15 +7,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::interval;
 use tracing::info;
 
-use super::{Context, Failure};
-use crate::io::audit::entry::Deed;
+use super::Context;
 use crate::io::audit::journal::{self, Role};
 use crate::io::http::Server;
-use crate::io::kafka::gate::Gate;
-use crate::io::kafka::worker::WorkerError;
-use crate::io::kafka::workers::Workers;
+use crate::roles::Failure;
+use crate::roles::gate::Gate;
+use crate::roles::gate::worker::WorkerError;
+use crate::roles::gate::workers::Workers;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
+use pulsegate_ledger::log::entry::Deed;
 
 /// How often recorded samples are moved into their buckets when nobody scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -42,7 +43,12 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let gate = Gate::connect(config, args.rewind, health, metrics).await?;
     info!(http = %http.address(), workers = config.gate.workers, lanes = gate.partitions(), "gate started");
     // A gate does not wait for the audit log: its own account of every record is the ledger.
-    tokio::spawn(journal::say_started(config.clone(), Role::Gate, Deed::GateStart));
+    tokio::spawn(journal::say_started(
+        config.audit_settings(),
+        Role::Gate,
+        Deed::GateStart,
+        config.digest(),
+    ));
     let result = until_told(&gate).await;
     gate.vault.close().await;
     result

@@ -12,7 +12,6 @@ pub mod schema;
 pub mod topology;
 pub mod watch;
 
-use std::fmt;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,8 +19,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use serde::Serialize;
 
-use crate::config::{Config, Inputs, Invalid, LOCAL, layers};
+use crate::config::{Config, Inputs, layers};
+use crate::roles::Failure;
 use crate::telemetry;
+use pulsegate_settings::LOCAL;
 
 /// An exactly-once gate for signed biometric events: verify, admit, seal, account.
 #[derive(Parser)]
@@ -85,67 +86,6 @@ pub struct Context {
     pub json: bool,
 }
 
-/// Why a command did not succeed. The text says what, where and what to do next, and never holds a secret or PHI.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// The command worked and found something wrong.
-    Wrong(String),
-    /// The command line or the configuration can't be used.
-    Usage(String),
-    /// A service that is needed did not answer.
-    Unreachable(String),
-}
-
-impl Failure {
-    /// The exit code.
-    #[must_use]
-    pub const fn code(&self) -> u8 {
-        match self {
-            Self::Wrong(_) => 1,
-            Self::Usage(_) => 2,
-            Self::Unreachable(_) => 3,
-        }
-    }
-
-    const fn kind(&self) -> &'static str {
-        match self {
-            Self::Wrong(_) => "wrong",
-            Self::Usage(_) => "usage",
-            Self::Unreachable(_) => "unreachable",
-        }
-    }
-
-    /// Tells the user, on standard error so that standard output holds nothing but answers.
-    fn report(&self, json: bool) {
-        let mut stderr = std::io::stderr().lock();
-        // There is nobody left to tell when standard error is closed.
-        let _ = if json {
-            writeln!(
-                stderr,
-                "{}",
-                serde_json::json!({ "failure": self.kind(), "message": self.to_string() })
-            )
-        } else {
-            writeln!(stderr, "error: {self}")
-        };
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Wrong(text) | Self::Usage(text) | Self::Unreachable(text)) = self;
-        f.write_str(text)
-    }
-}
-
-impl std::error::Error for Failure {}
-
-impl From<Invalid> for Failure {
-    fn from(invalid: Invalid) -> Self {
-        Self::Usage(invalid.to_string())
-    }
-}
-
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -154,10 +94,25 @@ pub fn main() -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            failure.report(json);
+            report(&failure, json);
             ExitCode::from(failure.code())
         }
     }
+}
+
+/// Tells the user, on standard error so that standard output holds nothing but answers.
+fn report(failure: &Failure, json: bool) {
+    let mut stderr = std::io::stderr().lock();
+    // There is nobody left to tell when standard error is closed.
+    let _ = if json {
+        writeln!(
+            stderr,
+            "{}",
+            serde_json::json!({ "failure": failure.kind(), "message": failure.to_string() })
+        )
+    } else {
+        writeln!(stderr, "error: {failure}")
+    };
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {

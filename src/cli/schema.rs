@@ -5,12 +5,13 @@ use comfy_table::{Table, presets};
 use serde_json::json;
 
 use super::audited::Audited;
-use super::{Context, Failure, print, print_json};
-use crate::event::Plan;
-use crate::io::audit::entry::{self, Deed};
+use super::{Context, print, print_json};
 use crate::io::audit::journal;
-use crate::io::registry::{Registry, RegistryFault};
+use crate::io::registry::{Registry, subject};
 use crate::io::schemas::Schemas;
+use crate::roles::Failure;
+use pulsegate_core::event::Plan;
+use pulsegate_ledger::log::entry::{self, Deed};
 
 /// Arguments of `pulsegate schema`.
 #[derive(clap::Args)]
@@ -30,15 +31,6 @@ enum Verb {
     },
     /// Registers raw and clean schemas under `<topic>-<record name>`, each in the audit log first
     Register,
-}
-
-impl From<RegistryFault> for Failure {
-    fn from(fault: RegistryFault) -> Self {
-        match fault {
-            RegistryFault::Unreachable(_) => Self::Unreachable(fault.to_string()),
-            RegistryFault::Refused { .. } => Self::Wrong(fault.to_string()),
-        }
-    }
 }
 
 /// Runs the command.
@@ -138,10 +130,4 @@ async fn register_one(
     }
     audited.end(&result).await;
     result
-}
-
-/// The subject of a record type on a topic (Confluent's TopicRecordNameStrategy), since a topic may carry several types.
-#[must_use]
-pub fn subject(topic: &str, plan: &Plan) -> String {
-    format!("{topic}-{}", plan.full_name())
 }

@@ -5,10 +5,11 @@ use comfy_table::presets::NOTHING;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::{Context, Failure, print, print_json};
-use crate::io::audit::entry::Deed;
+use super::{Context, print, print_json};
 use crate::io::audit::journal::{self, Journal, Role};
 use crate::io::topology::{self, Fault, Item, Report};
+use crate::roles::Failure;
+use pulsegate_ledger::log::entry::Deed;
 
 /// The arguments of `pulsegate topology`.
 #[derive(clap::Args)]
@@ -32,7 +33,7 @@ impl From<Fault> for Failure {
         match &fault {
             Fault::Unreachable { .. } => Self::Unreachable(fault.to_string()),
             Fault::Refused { .. } => Self::Wrong(fault.to_string()),
-            Fault::Invalid(_) | Fault::Login { .. } => Self::Usage(fault.to_string()),
+            Fault::Invalid(_) | Fault::Login(_) => Self::Usage(fault.to_string()),
         }
     }
 }
@@ -51,7 +52,7 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
 }
 
 async fn apply(context: &Context) -> Result<(), Failure> {
-    let report = topology::apply(&context.config).await?;
+    let report = topology::apply(&context.config.topology_settings()).await?;
     if !report.changes.is_empty() {
         record(context, &report).await?;
     }
@@ -68,11 +69,11 @@ async fn apply(context: &Context) -> Result<(), Failure> {
 
 /// Says in the audit log what was changed. It can only be said afterwards: the audit log is part of the topology.
 async fn record(context: &Context, report: &Report) -> Result<(), Failure> {
-    let journal = Journal::connect(&context.config, Role::Operator).await?;
+    let journal = Journal::connect(&context.config.audit_settings(), Role::Operator).await?;
     let detail = journal::detail([
         ("changes", report.changes.len().into()),
         ("sha256", journal::pseudonym(&report.changes.join("\n")).into()),
-        ("config_sha256", journal::config_digest(&context.config).into()),
+        ("config_sha256", context.config.digest().into()),
     ]);
     let recorded = journal
         .record(Timestamp::now(), Deed::TopologyApply, detail)
@@ -93,7 +94,7 @@ fn summary(report: &Report) -> String {
 }
 
 async fn check(context: &Context) -> Result<(), Failure> {
-    let items = topology::inspect(&context.config).await?;
+    let items = topology::inspect(&context.config.topology_settings()).await?;
     let differences: Vec<_> = items.iter().filter(|item| !item.agrees()).collect();
     if context.json {
         print_json(&json!({ "compared": items.len(), "differences": differences }))?;
@@ -124,7 +125,7 @@ const fn plural(count: usize) -> &'static str {
 }
 
 async fn show(context: &Context) -> Result<(), Failure> {
-    let items = topology::inspect(&context.config).await?;
+    let items = topology::inspect(&context.config.topology_settings()).await?;
     if context.json {
         return print_json(&items);
     }

@@ -7,24 +7,25 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::interval;
 use tracing::info;
 
-use super::{Context, Failure};
-use crate::io::audit::entry::Deed;
+use super::Context;
 use crate::io::audit::journal::{self, Role};
 use crate::io::http::Server;
-use crate::io::kafka::watch::{Problem, Watch};
-use crate::io::timescale::TimescaleError;
+use crate::io::postgres::DatabaseError;
+use crate::roles::Failure;
+use crate::roles::watch::{Problem, Watch};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
+use pulsegate_ledger::log::entry::Deed;
 
 /// How often recorded samples are moved into their buckets when nobody scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-impl From<TimescaleError> for Failure {
-    fn from(error: TimescaleError) -> Self {
+impl From<DatabaseError> for Failure {
+    fn from(error: DatabaseError) -> Self {
         match &error {
-            TimescaleError::Unreachable { .. } => Self::Unreachable(error.to_string()),
-            TimescaleError::Refused { .. } => Self::Wrong(error.to_string()),
-            TimescaleError::Invalid(_) => Self::Usage(error.to_string()),
+            DatabaseError::Unreachable { .. } => Self::Unreachable(error.to_string()),
+            DatabaseError::Refused { .. } => Self::Wrong(error.to_string()),
+            DatabaseError::Invalid(_) => Self::Usage(error.to_string()),
         }
     }
 }
@@ -51,9 +52,10 @@ pub async fn run(_args: Args, context: &Context) -> Result<(), Failure> {
     info!(http = %http.address(), workers = config.watch.workers, "watch started");
     // The readings do not wait for the audit database, and that one may be down now.
     tokio::spawn(journal::say_started(
-        config.clone(),
+        config.audit_settings(),
         Role::Watch,
         Deed::WatchStart,
+        config.digest(),
     ));
     let mut upkeep = interval(UPKEEP);
     let gave_up = loop {

@@ -2,9 +2,10 @@
 
 use std::num::NonZeroU32;
 
-use super::{Check, Config};
-use crate::crypto::kek::Source;
-use crate::io::kafka::filling::NONCES;
+use super::Config;
+use pulsegate_core::crypto::kek::Source;
+use pulsegate_core::gate::seal::NONCES;
+use pulsegate_settings::Check;
 
 /// Checks the core's settings, and the settings that depend on each other.
 pub(super) fn check(config: &Config, check: &mut Check) {

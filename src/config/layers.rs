@@ -12,7 +12,8 @@ use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 use serde_json::Value as Json;
 
-use super::{Config, Invalid, LOCAL, Problem};
+use super::Config;
+use pulsegate_settings::{Invalid, LOCAL, Problem};
 
 /// The file that is read when none is named.
 pub const FILE: &str = "pulsegate.toml";

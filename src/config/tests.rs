@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use serde_json::Value as Json;
 
 use super::*;
+use pulsegate_settings::REDACTED;
 
 /// Planted wherever a secret may stand, or be put by mistake.
 const PLANTED: &str = "hunter2-PLANTED";

@@ -22,8 +22,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::config::Check;
 use crate::telemetry::{Health, Metrics};
+use pulsegate_settings::Check;
 
 /// How long a connection may live; a scrape takes milliseconds.
 const CONNECTION_TIME_MAX: Duration = Duration::from_secs(10);
@@ -57,7 +57,7 @@ impl Default for Config {
 impl Config {
     /// Notes what makes no sense.
     pub fn check(&self, check: &mut Check) {
-        check.range("http.connections_max", self.connections_max as u64, 1..=1024);
+        check.range("connections_max", self.connections_max as u64, 1..=1024);
     }
 }
 

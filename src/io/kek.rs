@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::crypto::kek::{Config, Kek, KekError, Source};
+use pulsegate_core::crypto::kek::{Config, Kek, KekError, Source};
 
 /// The environment variable that holds the KEK in base64.
 pub const VARIABLE: &str = "PHI_MASTER_KEY";

@@ -17,8 +17,8 @@ use serde_json::json;
 use thiserror::Error;
 use tokio::sync::Mutex;
 
-use crate::config::{Check, Secret};
-use crate::event::{Catalog, Ids, Verdict};
+use pulsegate_core::event::{Catalog, Ids, Plan, Verdict};
+use pulsegate_settings::{Check, Secret};
 
 /// The largest answer that is read: a schema of the size that a gate compiles, quoted.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
@@ -58,20 +58,16 @@ impl Config {
     pub fn check(&self, check: &mut Check) {
         if !self.url.is_empty() {
             match Url::parse(self.url.expose()) {
-                Err(_) => check.problem("registry.url", "is not a URL such as https://registry:8081"),
-                Ok(url) if url.scheme() != "https" && !check.local => {
-                    check.problem("registry.url", "must be https outside the environment local");
+                Err(_) => check.problem("url", "is not a URL such as https://registry:8081"),
+                Ok(url) if url.scheme() != "https" && !check.is_local() => {
+                    check.problem("url", "must be https outside the environment local");
                 }
                 Ok(_) => {}
             }
         }
-        check.range(
-            "registry.request_time_max_ms",
-            self.request_time_max_ms,
-            10..=60_000,
-        );
-        check.range("registry.denied_s", self.denied_s, 1..=3_600);
-        check.range("registry.ids_max", self.ids_max as u64, 1..=1_000_000);
+        check.range("request_time_max_ms", self.request_time_max_ms, 10..=60_000);
+        check.range("denied_s", self.denied_s, 1..=3_600);
+        check.range("ids_max", self.ids_max as u64, 1..=1_000_000);
     }
 }
 
@@ -360,4 +356,10 @@ fn parse<T: for<'d> Deserialize<'d>>(
 
 fn unreachable(error: reqwest::Error) -> RegistryFault {
     RegistryFault::Unreachable(error.without_url().to_string())
+}
+
+/// The subject of a record type on a topic (Confluent's TopicRecordNameStrategy), since a topic may carry several types.
+#[must_use]
+pub fn subject(topic: &str, plan: &Plan) -> String {
+    format!("{topic}-{}", plan.full_name())
 }

@@ -4,13 +4,18 @@ use std::fs;
 use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
+use thiserror::Error;
 
-use crate::cli::Failure;
-use crate::detect::clean::Decoder;
-use crate::event::{Catalog, Config, Source};
+use pulsegate_core::event::{Catalog, Config, Source};
+use pulsegate_detect::clean::Decoder;
 
 /// The largest schema that is read: the default one has 5 KiB.
 const SCHEMA_BYTES_MAX: u64 = 1 << 20;
+
+/// The schemas cannot be used. The text names the file or directory, what is wrong and what to do.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct SchemasError(String);
 
 /// All event types, compiled.
 pub struct Schemas {
@@ -25,8 +30,8 @@ impl Schemas {
     ///
     /// # Errors
     ///
-    /// `Usage`, with the file and what is wrong with it.
-    pub fn read(config: &Config) -> Result<Self, Failure> {
+    /// [`SchemasError`], with the file and what is wrong with it.
+    pub fn read(config: &Config) -> Result<Self, SchemasError> {
         let sources = sources(&config.directory)?;
         let mut hasher = Sha256::new();
         for source in &sources {
@@ -37,7 +42,7 @@ impl Schemas {
         }
         let revision = hex::encode(&hasher.finalize()[..8]);
         let catalog = Catalog::compile(&sources, config).map_err(|error| {
-            Failure::Usage(format!(
+            SchemasError(format!(
                 "the schemas in {} (event.directory): {error}",
                 config.directory.display()
             ))
@@ -49,21 +54,21 @@ impl Schemas {
     ///
     /// # Errors
     ///
-    /// `Usage`, when a clean schema makes no sense to its reader.
-    pub fn decoder(&self, config: &Config) -> Result<Decoder, Failure> {
+    /// [`SchemasError`], when a clean schema makes no sense to its reader.
+    pub fn decoder(&self, config: &Config) -> Result<Decoder, SchemasError> {
         let plans = self.catalog.plans();
         let default = plans.iter().position(|plan| plan.name() == config.default_event);
         let clean = plans
             .iter()
             .map(|plan| (plan.clean_schema(), plan.clean_fingerprint()));
         Decoder::new(clean, default.unwrap_or_default())
-            .map_err(|error| Failure::Usage(format!("the schemas (event.directory): {error}")))
+            .map_err(|error| SchemasError(format!("the schemas (event.directory): {error}")))
     }
 }
 
 /// The schema files of a directory, by name, so that the order of the file system decides nothing.
-fn sources(directory: &Path) -> Result<Vec<Source>, Failure> {
-    let refused = |path: &Path, what: String| Failure::Usage(format!("{}: {what}", path.display()));
+fn sources(directory: &Path) -> Result<Vec<Source>, SchemasError> {
+    let refused = |path: &Path, what: String| SchemasError(format!("{}: {what}", path.display()));
     let entries = fs::read_dir(directory)
         .map_err(|error| refused(directory, format!("cannot be listed (event.directory): {error}")))?;
     let mut sources = Vec::new();

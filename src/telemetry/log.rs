@@ -14,7 +14,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::Check;
+use pulsegate_settings::Check;
 
 /// Clients without a context of ours log each error that they also return, the end of a partition included. A filter that
 /// names the target again has the last word.
@@ -57,7 +57,7 @@ impl Config {
     /// Notes what makes no sense.
     pub fn check(&self, check: &mut Check) {
         if self.filter().is_err() {
-            check.problem("log.level", "must be a level (error, warn, info, debug, trace) or a filter such as info,pulsegate::io=debug");
+            check.problem("level", "must be a level (error, warn, info, debug, trace) or a filter such as info,pulsegate::io=debug");
         }
     }
 

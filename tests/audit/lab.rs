@@ -5,13 +5,14 @@ use std::ops::Range;
 
 use jiff::Timestamp;
 use pulsegate::config::Config;
-use pulsegate::gate::ledger::{Head, Stamp, Tally};
-use pulsegate::gate::outcome::{Outcome, Reason};
-use pulsegate::gate::record::{Received, SignatureHeaders};
-use pulsegate::io::audit::verify::{self, Against, Options, Report};
-use pulsegate::io::audit::{Appended, AuditLog, Claim, LedgerBatch, LedgerRecord, lane_of};
-use pulsegate::io::timescale::WriteError;
+use pulsegate::io::audit::{Appended, AuditLog, Claim, LedgerBatch, LedgerRecord};
+use pulsegate::io::postgres::WriteError;
 use pulsegate::io::topology;
+use pulsegate::roles::verify::{self, Against, Options, Report};
+use pulsegate_ledger::entry::{Head, Stamp, Tally};
+use pulsegate_ledger::log::lane_of;
+use pulsegate_ledger::outcome::{Outcome, Reason};
+use pulsegate_ledger::record::{Received, SignatureHeaders};
 use pulsegate_loadtest::kafka::{Kafka, Producer};
 use pulsegate_loadtest::record::Record;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -32,7 +33,9 @@ pub struct Lab {
 impl Lab {
     pub async fn new(corner: Corner) -> Self {
         let config = corner.config;
-        topology::apply(&config).await.expect("applied");
+        topology::apply(&config.topology_settings())
+            .await
+            .expect("applied");
         let lane = lane_of(&config.topics.raw, PARTITION);
         Self { config, lane }
     }
@@ -42,7 +45,9 @@ impl Lab {
         let lab = Self::new(corner).await;
         let records = ledger_records(&lab.config, records);
         produce(&lab.config, &lab.config.topics.ledger, &records);
-        let log = AuditLog::connect(&lab.config).await.expect("connected");
+        let log = AuditLog::connect(&lab.config.audit_settings())
+            .await
+            .expect("connected");
         let mut claim = log.claim(PARTITION).await.expect("claimed");
         let (mut from, begun) = (0, Timestamp::now().as_second());
         for (second, to) in (0..).zip(checkpoints) {

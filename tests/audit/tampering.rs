@@ -1,9 +1,9 @@
 //! Whatever is done to the log or the ledger is found, and named.
 
 use pulsegate::config::Config;
-use pulsegate::crypto::note::{Checkpoint, LogKey, Note};
-use pulsegate::io::audit::verify::{Kind, Options, Problem, Report};
 use pulsegate::io::audit::{AuditLog, keys};
+use pulsegate::roles::verify::{Kind, Options, Problem, Report};
+use pulsegate_ledger::note::{Checkpoint, LogKey, Note};
 use sqlx::{AssertSqlSafe, Executor as _};
 
 use crate::lab::{
@@ -221,7 +221,7 @@ async fn checkpoints_that_were_held_are_proved_to_be_continued() {
             .await;
         let mut records = ledger_records(&lab.config, 31);
         records.remove(0);
-        let log = AuditLog::connect(&lab.config).await.expect("connected");
+        let log = AuditLog::connect(&lab.config.audit_settings()).await.expect("connected");
         let claim = log.claim(PARTITION).await.expect("claimed");
         lab.append(&log, &claim, &records, 0..30).await.expect("appended");
         log.checkpoint(jiff::Timestamp::now()).await.expect("signed");
@@ -244,12 +244,12 @@ async fn a_checkpoint_of_another_key_or_of_another_place_is_named() {
         let newest = lab.newest_checkpoint().await;
         let parsed = Note::parse(newest.as_bytes()).expect("a note");
         let signed = parsed
-            .open(&keys::trusted(&lab.config).expect("keys"))
+            .open(&keys::trusted(&lab.config.audit_settings()).expect("keys"))
             .expect("signed");
         let at = signed.signed_s.expect("dated");
         let stranger = LogKey::new(&[66; 32]);
         let forged = stranger.sign(&signed.checkpoint, at).expect("signed").to_string();
-        let own = keys::signing(&lab.config).expect("the key");
+        let own = keys::signing(&lab.config.audit_settings()).expect("the key");
         let wrong_root = Checkpoint {
             root: [1; 32],
             ..signed.checkpoint.clone()

@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use jiff::Timestamp;
 use pulsegate::io::audit::{AuditLog, LedgerBatch, LedgerRecord};
-use pulsegate::io::topology::logins;
+use pulsegate::io::postgres::logins;
 use pulsegate_loadtest::fleet::{Hostile, Pace};
 use pulsegate_loadtest::kafka::{Producer, captured, read_all, watermarks};
 use pulsegate_loadtest::record::{Captured, Header, Record};
@@ -41,7 +41,9 @@ pub fn watch(world: &World) {
     })
     .expect("read");
     Handle::current().block_on(async {
-        let log = AuditLog::connect(&world.config).await.expect("connected");
+        let log = AuditLog::connect(&world.config.audit_settings())
+            .await
+            .expect("connected");
         for (partition, records) in &partitions {
             let claim = log.claim(*partition).await.expect("claimed");
             let fresh = records

@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use pulsegate::crypto::envelope::{FieldKey, key_id_of};
-use pulsegate::crypto::kek::Source;
-use pulsegate::gate::seal::quarantine_context;
 use pulsegate::io::vault::opening::Opener;
+use pulsegate_core::crypto::envelope::{FieldKey, key_id_of};
+use pulsegate_core::crypto::kek::Source;
+use pulsegate_core::gate::seal::quarantine_context;
 use pulsegate_loadtest::fleet::{Draft, Fleet, Hostile};
 use pulsegate_loadtest::kafka::{Producer, captured, read_all, watermarks};
 use pulsegate_loadtest::outcome::Outcome;
@@ -164,7 +164,9 @@ fn quarantine_keys(world: &World, ids: impl Iterator<Item = u32>) -> HashMap<u32
     (config.kek.source, config.kek.file) = (Source::File, Some(world.directory.join("kek")));
     let ids: Vec<_> = ids.collect::<BTreeSet<_>>().into_iter().collect();
     Handle::current().block_on(async {
-        let opener = Opener::connect(&config).await.expect("the vault is there");
+        let opener = Opener::connect(&config.vault_settings())
+            .await
+            .expect("the vault is there");
         opener.quarantine_keys(&ids).await.expect("read")
     })
 }

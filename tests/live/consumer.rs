@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use pulsegate::io::kafka::consumer::{Consumer, Rebalance};
 use pulsegate::io::kafka::raw::Messages;
-use pulsegate::io::kafka::settings::Settings;
+use pulsegate::roles::clients::Settings;
 use pulsegate_loadtest::kafka::watermarks;
 
 use crate::main_path::fleet;

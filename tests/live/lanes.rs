@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use pulsegate::gate::ledger::Entry;
+use pulsegate_ledger::entry::Entry;
 use pulsegate_loadtest::fleet::Hostile;
 use pulsegate_loadtest::kafka::{Range, watermarks};
 use pulsegate_loadtest::oracle::Problem;

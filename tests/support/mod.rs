@@ -43,7 +43,7 @@ impl Corner {
         config.topology.partitions = Some(3);
         let kek = directory.join("kek");
         std::fs::write(&kek, [0xA5; 32]).expect("writable");
-        config.kek.source = pulsegate::crypto::kek::Source::File;
+        config.kek.source = pulsegate_core::crypto::kek::Source::File;
         config.kek.file = Some(kek);
         for topic in topics(&mut config) {
             *topic = format!("{prefix}{topic}");

@@ -28,7 +28,12 @@ pub async fn import(registrar: &Registrar, text: &str) -> Result<Imported, Impor
 
 /// A gate's view of the vault.
 pub async fn gate(config: &Config) -> Result<Arc<Vault>, VaultFault> {
-    Vault::connect(config, Arc::new(Metrics::new())).await
+    Vault::connect(
+        &config.vault_settings(),
+        config.audit_settings(),
+        Arc::new(Metrics::new()),
+    )
+    .await
 }
 
 /// Waits until `reached` holds, and says how long that took.
@@ -43,8 +48,10 @@ pub async fn within(limit: Duration, what: &str, reached: impl Fn() -> bool) -> 
 
 /// An applied topology and a registrar, without any device.
 pub async fn registry(config: &Config) -> Registrar {
-    topology::apply(config).await.expect("applied");
-    Registrar::connect(config)
+    topology::apply(&config.topology_settings())
+        .await
+        .expect("applied");
+    Registrar::connect(&config.vault_settings())
         .await
         .expect("the registrar's login works")
 }

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use pulsegate::config::Config;
-use pulsegate::io::timescale::{Analytics, Edition, schema};
+use pulsegate::io::timescale::edition;
+use pulsegate::io::timescale::{Analytics, schema};
 use pulsegate::io::topology;
+use pulsegate::telemetry::metrics::Edition;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Executor, PgConnection, Row};
 
@@ -260,16 +262,16 @@ async fn the_community_edition_takes_over_what_the_apache_edition_made() {
 async fn the_way_back_is_refused_by_name() {
     with_databases("back", |_| {}, |config| async move {
         let mut admin = superuser(&config).await;
-        if Edition::ask(&mut admin).await.expect("asked") == Edition::Community {
+        if edition::ask(&mut admin).await.expect("asked") == Edition::Community {
             eprintln!("SKIPPED: the stack's server runs the Community edition, and there is no way back to refuse");
             return;
         }
         admin.execute("update edition set name = 'community'").await.expect("as if");
-        let refused = Analytics::connect(&config).await.err().expect("not the server's edition").to_string();
+        let refused = Analytics::connect(&config.timescale_settings()).await.err().expect("not the server's edition").to_string();
         assert!(refused.contains("apache edition") && refused.contains("made for the community edition"), "{refused}");
-        let refused = topology::apply(&config).await.expect_err("the columnstore would be lost").to_string();
+        let refused = topology::apply(&config.topology_settings()).await.expect_err("the columnstore would be lost").to_string();
         assert!(refused.contains("timescaledb.license = 'timescale'"), "{refused}");
-        let items = topology::inspect(&config).await.expect("the stack answers");
+        let items = topology::inspect(&config.topology_settings()).await.expect("the stack answers");
         let difference = items.iter().find(|item| !item.agrees()).map(ToString::to_string).expect("seen");
         assert!(difference.contains("edition: found community, declared apache"), "{difference}");
     })

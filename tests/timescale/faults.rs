@@ -7,7 +7,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use pulsegate::config::Config;
-use pulsegate::io::timescale::{Analytics, Claim, TimescaleError, WriteError};
+use pulsegate::io::postgres::{DatabaseError, WriteError};
+use pulsegate::io::timescale::{Analytics, Claim};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 use crate::fixture::{TOPIC, analytics, batch, finding, number, readings, stored, superuser, with_databases};
@@ -153,16 +154,19 @@ async fn a_server_that_is_not_there_is_unreachable_and_a_login_that_is_missing_i
     let mut config = Config::default();
     config.timescale.analytics_url = "postgres://nobody:secret@127.0.0.1:9/none".into();
     config.timescale.acquire_time_max_ms = 300;
-    let fault = Analytics::connect(&config)
+    let fault = Analytics::connect(&config.timescale_settings())
         .await
         .err()
         .expect("nobody listens on the discard port");
-    assert!(matches!(fault, TimescaleError::Unreachable { .. }), "{fault}");
+    assert!(matches!(fault, DatabaseError::Unreachable { .. }), "{fault}");
     assert!(!fault.to_string().contains("secret"), "{fault}");
 
     config.timescale.analytics_url = Default::default();
     config.databases.logins_directory = "/nonexistent".into();
-    let fault = Analytics::connect(&config).await.err().expect("no login");
+    let fault = Analytics::connect(&config.timescale_settings())
+        .await
+        .err()
+        .expect("no login");
     assert!(fault.to_string().contains("pulsegate topology apply"), "{fault}");
 }
 

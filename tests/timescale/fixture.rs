@@ -4,13 +4,14 @@ use std::future::Future;
 use std::sync::Arc;
 
 use pulsegate::config::Config;
-use pulsegate::detect::anomaly::Direction;
-use pulsegate::detect::finding::{Finding, FindingId, Kind, Origin, Severity};
-use pulsegate::detect::quality::Metrics as MetricsTable;
-use pulsegate::io::kafka::watch::jobs::Jobs;
-use pulsegate::io::timescale::{Analytics, Batch, Claim, Edition, Metric, Name, Reading, Token, Version};
+use pulsegate::io::timescale::{Analytics, Batch, Claim, Metric, Name, Reading, Token, Version};
 use pulsegate::io::topology;
+use pulsegate::roles::watch::jobs::Jobs;
+use pulsegate::telemetry::metrics::Edition;
 use pulsegate::telemetry::metrics::Metrics;
+use pulsegate_detect::anomaly::Direction;
+use pulsegate_detect::finding::{Finding, FindingId, Kind, Origin, Severity};
+use pulsegate_detect::quality::Metrics as MetricsTable;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use crate::support::{Corner, admin, in_a_corner};
@@ -32,14 +33,18 @@ pub async fn with_databases<F: Future<Output = ()> + 'static>(
     settings(&mut change);
     in_a_corner(name, |Corner { mut config }| async move {
         config.timescale = change.timescale;
-        topology::apply(&config).await.expect("applied");
+        topology::apply(&config.topology_settings())
+            .await
+            .expect("applied");
         test(config).await;
     })
     .await;
 }
 
 pub async fn analytics(config: &Config) -> Analytics {
-    Analytics::connect(config).await.expect("the database is there")
+    Analytics::connect(&config.timescale_settings())
+        .await
+        .expect("the database is there")
 }
 
 /// The jobs of a watch.

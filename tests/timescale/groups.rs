@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use pulsegate::config::Config;
-use pulsegate::detect::finding::{Finding, FindingId, Kind, Origin};
 use pulsegate::io::timescale::{Analytics, Batch, DeviceVersion, Ran};
 use pulsegate::telemetry::health::Health;
 use pulsegate::telemetry::metrics::Metrics;
+use pulsegate_detect::finding::{Finding, FindingId, Kind, Origin};
 use sqlx::{Executor, PgConnection, Row};
 
 use crate::fixture::{

@@ -1,7 +1,7 @@
 //! The rollup, retention, the outbox, KPIs, and what the roles of the database may do.
 
+use pulsegate::io::postgres::logins;
 use pulsegate::io::timescale::{JobRun, Kpi, Operations, OutboxBatch, Ran};
-use pulsegate::io::topology::logins;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, Row};
 
@@ -213,7 +213,9 @@ async fn a_kpi_is_replaced_by_what_it_is_recomputed_to() {
         "kpis",
         |_| {},
         |config| async move {
-            let operations = Operations::connect(&config).await.expect("connected");
+            let operations = Operations::connect(&config.timescale_settings())
+                .await
+                .expect("connected");
             let minute = now_ms() / 60_000;
             let kpi = |minute, label: &str, value| Kpi {
                 minute,

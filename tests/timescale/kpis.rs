@@ -2,11 +2,12 @@
 
 use jiff::Timestamp;
 use pulsegate::config::Config;
-use pulsegate::detect::kpi::{Count, Settled};
-use pulsegate::gate::outcome::{Outcome, Reason};
-use pulsegate::io::kafka::watch::jobs::Jobs;
-use pulsegate::io::timescale::offsets::{Position, Step};
-use pulsegate::io::timescale::{Operations, Ran, SettledBatch, WriteError};
+use pulsegate::io::postgres::WriteError;
+use pulsegate::io::postgres::offsets::{Position, Step};
+use pulsegate::io::timescale::{Operations, Ran, SettledBatch};
+use pulsegate::roles::watch::jobs::Jobs;
+use pulsegate_detect::kpi::{Count, Settled};
+use pulsegate_ledger::outcome::{Outcome, Reason};
 use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
 
 use crate::fixture::{analytics, has_our_jobs, jobs, now_ms, number, superuser, with_databases};
@@ -50,7 +51,9 @@ async fn count(
 }
 
 async fn operations(config: &Config) -> Operations {
-    Operations::connect(config).await.expect("the database is there")
+    Operations::connect(&config.timescale_settings())
+        .await
+        .expect("the database is there")
 }
 
 /// What is stored of a KPI, in order of time.

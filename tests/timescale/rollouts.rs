@@ -4,8 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 use pulsegate::config::Config;
-use pulsegate::detect::reading::{DeviceMedian, DeviceVersion, Rollout};
 use pulsegate::io::timescale::{Analytics, Batch, Chosen, Claim, Name, Ran, Reading, Version};
+use pulsegate_detect::reading::{DeviceMedian, DeviceVersion, Rollout};
 use sqlx::{Connection, Executor};
 
 use crate::fixture::{

@@ -1,6 +1,7 @@
 //! Batches: what is in the tables afterwards, and who may write.
 
-use pulsegate::io::timescale::{DeviceVersion, Snapshot, WriteError};
+use pulsegate::io::postgres::WriteError;
+use pulsegate::io::timescale::{DeviceVersion, Snapshot};
 use sqlx::Row;
 
 use crate::fixture::{
@@ -191,7 +192,7 @@ async fn whatever_devices_send_has_a_row() {
                 reading.metric = metric(name, name);
                 reading.version = version(name);
             }
-            let odd = pulsegate::detect::finding::Finding {
+            let odd = pulsegate_detect::finding::Finding {
                 metric: "a\0b".to_owned(),
                 value: Some(f64::NAN),
                 time_ms: i64::MIN,

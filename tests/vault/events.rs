@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pulsegate::config::Config;
-use pulsegate::crypto::keys::SubjectKey;
-use pulsegate::io::topology::logins;
+use pulsegate::io::postgres::logins;
 use pulsegate::io::vault::Vault;
 use pulsegate::telemetry::health::Health;
 use pulsegate::telemetry::metrics::Metrics;
+use pulsegate_core::crypto::keys::SubjectKey;
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, PgConnection, Row as _};
@@ -162,7 +162,12 @@ async fn what_is_done_by_hand_leaves_events_too_and_none_is_larger_than_an_entry
 /// A gate, and what it counts.
 async fn gate(config: &Config) -> (Arc<Vault>, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new());
-    let gate = Vault::connect(config, Arc::clone(&metrics)).await;
+    let gate = Vault::connect(
+        &config.vault_settings(),
+        config.audit_settings(),
+        Arc::clone(&metrics),
+    )
+    .await;
     (gate.expect("started"), metrics)
 }
 

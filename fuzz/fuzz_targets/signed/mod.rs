@@ -3,10 +3,10 @@
 use std::num::NonZeroU32;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use pulsegate::gate::keyring::{Algorithm, KeyRow, KeyState, Keyring, Profile};
-use pulsegate::gate::outcome::Reason;
-use pulsegate::gate::record::{Received, SignatureHeaders};
-use pulsegate::gate::verify::{Config, Context, Scratch, Sequence, home_partition, verify};
+use pulsegate_core::gate::keyring::{Algorithm, KeyRow, KeyState, Keyring, Profile};
+use pulsegate_core::gate::verify::{Config, Context, Scratch, Sequence, home_partition, verify};
+use pulsegate_ledger::outcome::Reason;
+use pulsegate_ledger::record::{Received, SignatureHeaders};
 use sha2::Sha256;
 
 const SECRET: [u8; 32] = [7; 32];
@@ -52,5 +52,7 @@ pub fn check(keyring: &Keyring, headers: &[(&[u8], &[u8])], value: &[u8]) -> Res
     };
     let mut budget = context.budget();
     let verified = verify(&record, keyring, &context, &mut Scratch::default(), &mut budget);
-    verified.map(|verified| verified.sequence).map_err(|rejection| rejection.reason)
+    verified
+        .map(|verified| verified.sequence)
+        .map_err(|rejection| rejection.reason)
 }

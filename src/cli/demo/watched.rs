@@ -14,15 +14,16 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, interval};
 
 use super::{TICK, bar, unreachable};
-use crate::cli::Failure;
 use crate::config::Config;
-use crate::gate::keyring::Keyring;
-use crate::io::audit::verify::{Against, Options, verify};
-use crate::io::kafka::watch::jobs::Jobs;
-use crate::io::kafka::watch::{Problem, Watch, metrics_table};
-use crate::io::timescale::{Analytics, TimescaleError};
+use crate::io::postgres::DatabaseError;
+use crate::io::timescale::Analytics;
+use crate::roles::Failure;
+use crate::roles::verify::{Against, Options, verify};
+use crate::roles::watch::jobs::Jobs;
+use crate::roles::watch::{Problem, Watch, metrics_table};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
+use pulsegate_core::gate::keyring::Keyring;
 
 /// Where each partition of the clean topic stood before the demo's fleet.
 pub(super) type Mark = Vec<(i32, i64)>;
@@ -111,7 +112,7 @@ impl<'c> Watching<'c> {
             .await
             .map_err(unreachable)?;
         let (ends, readings) = read?;
-        let analytics = Analytics::connect(config).await?;
+        let analytics = Analytics::connect(&config.timescale_settings()).await?;
         store(config, watch, &analytics, &ends).await?;
         let seconds = begun.elapsed().as_secs_f64();
         // What the watch does by itself every few seconds, and every hour.
@@ -188,7 +189,7 @@ async fn store(
     ends: &BTreeMap<i32, i64>,
 ) -> Result<(), Failure> {
     let topic = &config.topics.clean;
-    let behind = async || -> Result<u64, TimescaleError> {
+    let behind = async || -> Result<u64, DatabaseError> {
         let stored: BTreeMap<i32, i64> = analytics.stored_until(topic).await?.into_iter().collect();
         let of = |(partition, end): (&i32, &i64)| (end - stored.get(partition).copied().unwrap_or(0)).max(0);
         Ok(ends.iter().map(of).sum::<i64>().unsigned_abs())

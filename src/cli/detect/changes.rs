@@ -6,9 +6,11 @@ use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde::Serialize;
 
-use super::series;
-use crate::cli::{Context, Failure, print, print_json};
-use crate::detect::changes::{Change, MODEL, offline};
+use super::open;
+use crate::cli::{Context, print, print_json};
+use crate::roles::Failure;
+use pulsegate_detect::changes::{Change, MODEL, offline};
+use pulsegate_detect::file::{FileError, Row};
 
 /// Arguments of `pulsegate detect changes`.
 #[derive(clap::Args)]
@@ -46,7 +48,7 @@ struct Found {
 ///
 /// `Wrong` with the line's number where a row can't be read, `Usage` where the file can't be.
 pub fn run(args: &Args, context: &Context) -> Result<(), Failure> {
-    let answer = answer(series::open(&args.input)?.untimed())?;
+    let answer = answer(open(&args.input)?.untimed())?;
     if context.json {
         return print_json(&answer);
     }
@@ -56,7 +58,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     print(&table(&answer.changes).to_string())
 }
 
-fn answer(rows: impl Iterator<Item = Result<series::Row, Failure>>) -> Result<Answer, Failure> {
+fn answer(rows: impl Iterator<Item = Result<Row, FileError>>) -> Result<Answer, Failure> {
     let (mut values, mut timestamps) = (Vec::new(), Vec::new());
     for row in rows {
         let row = row?;
@@ -114,7 +116,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Answer, Failure> {
-        answer(series::Rows::new(text.as_bytes()).untimed())
+        answer(pulsegate_detect::file::Rows::new(text.as_bytes()).untimed())
     }
 
     #[test]

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::series;
-use crate::cli::{Context, Failure, print, print_json};
-use crate::detect::anomaly::{Detector, MODEL};
+use super::open;
+use crate::cli::{Context, print, print_json};
+use crate::roles::Failure;
+use pulsegate_detect::anomaly::{Detector, MODEL};
+use pulsegate_detect::file::{FileError, Row};
 
 /// Arguments of `pulsegate detect score`.
 #[derive(clap::Args)]
@@ -50,7 +52,7 @@ struct Highest {
 ///
 /// `Wrong` with the line's number where a row can't be read, `Usage` where a file can't be read or written.
 pub fn run(args: &Args, context: &Context) -> Result<(), Failure> {
-    let (scored, summary) = scored(series::open(&args.input)?)?;
+    let (scored, summary) = scored(open(&args.input)?)?;
     fs::write(&args.output, scored)
         .map_err(|error| Failure::Usage(format!("can't write {}: {error}", args.output.display())))?;
     if context.json {
@@ -73,7 +75,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), Failure> {
 }
 
 /// The output file, held in memory so that a wrong row leaves no half of it behind.
-fn scored(rows: impl Iterator<Item = Result<series::Row, Failure>>) -> Result<(Vec<u8>, Summary), Failure> {
+fn scored(rows: impl Iterator<Item = Result<Row, FileError>>) -> Result<(Vec<u8>, Summary), Failure> {
     let mut detector = Detector::new();
     let mut output = csv::Writer::from_writer(Vec::new());
     let mut summary = Summary {

@@ -9,8 +9,8 @@ use rdkafka::error::KafkaError;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use serde::de::{Deserialize, Deserializer, Visitor};
 
-use crate::cli::Failure;
 use crate::io::kafka;
+use crate::roles::Failure;
 
 /// The longest line: a record of 10 MB whose every byte is escaped.
 const LINE_BYTES_MAX: u64 = 64 << 20;

@@ -2,16 +2,17 @@
 
 use serde::Serialize;
 use sqlx::{Connection as _, PgConnection};
+use thiserror::Error;
 
-use super::head::{failed, tree_of};
-use super::verify::VerifyError;
-use super::verify::snapshot::{self, Rows};
-use super::{AuditError, keys, log, origin};
-use crate::config::Config;
-use crate::crypto::merkle::proof::{RangeRoots, inclusion_ranges, verify_inclusion};
-use crate::crypto::merkle::{self, Hash};
-use crate::crypto::note::{Checkpoint, Note, PublicKey};
-use crate::io::timescale::TimescaleError;
+use super::head::failed;
+use super::snapshot::{self, Rows, TIME_MAX};
+use super::{AuditError, Settings, keys, log};
+use crate::io::postgres::DatabaseError;
+use pulsegate_ledger::log::origin;
+use pulsegate_ledger::merkle::proof::{RangeRoots, inclusion_ranges, verify_inclusion};
+use pulsegate_ledger::merkle::tree_of;
+use pulsegate_ledger::merkle::{self, Hash};
+use pulsegate_ledger::note::{Checkpoint, Note, PublicKey};
 
 /// A lane, as its head says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -56,19 +57,43 @@ pub struct Proved {
     pub proof: Vec<String>,
 }
 
+/// Why the log cannot be shown.
+#[derive(Debug, Error)]
+pub enum BrowseError {
+    /// The database or a key.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// No trusted checkpoint covers the entry.
+    #[error(
+        "no trusted checkpoint of {lane} covers the entry {entry}; `pulsegate audit show` lists the lanes"
+    )]
+    NotCovered {
+        /// The lane.
+        lane: String,
+        /// The number of the entry.
+        entry: u64,
+    },
+}
+
+impl From<DatabaseError> for BrowseError {
+    fn from(error: DatabaseError) -> Self {
+        Self::Audit(error.into())
+    }
+}
+
 /// All lanes.
 ///
 /// # Errors
-/// [`VerifyError`]; a checkpoint that is not signed by a trusted key is not shown.
-pub async fn lanes(config: &Config) -> Result<Vec<LaneHead>, VerifyError> {
-    let trusted = keys::trusted(config)?;
+/// [`BrowseError`]; a checkpoint that is not signed by a trusted key is not shown.
+pub async fn lanes(settings: &Settings) -> Result<Vec<LaneHead>, BrowseError> {
+    let trusted = keys::trusted(settings)?;
     let action = "reading the lanes of the audit log";
-    let pool = log::connect(config, "verify_audit", 1).await?;
+    let pool = log::connect(settings, "verify_audit", 1).await?;
     let lanes = pool
         .ask(action, async |connection| {
             let mut lanes = Vec::new();
             for head in snapshot::heads(connection).await? {
-                let origin = origin(&config.environment, &head.lane);
+                let origin = origin(&settings.access.environment, &head.lane);
                 let tree = tree_of(head.size, &head.frontier);
                 lanes.push(LaneHead {
                     checkpoint: newest(connection, &head.lane, &trusted)
@@ -80,7 +105,7 @@ pub async fn lanes(config: &Config) -> Result<Vec<LaneHead>, VerifyError> {
                     lane: head.lane,
                 });
             }
-            Ok::<_, VerifyError>(lanes)
+            Ok::<_, BrowseError>(lanes)
         })
         .await;
     pool.close().await;
@@ -91,7 +116,7 @@ async fn newest(
     connection: &mut PgConnection,
     lane: &str,
     trusted: &[PublicKey],
-) -> Result<Option<(Checkpoint, NewestCheckpoint)>, TimescaleError> {
+) -> Result<Option<(Checkpoint, NewestCheckpoint)>, DatabaseError> {
     let note: Option<String> = sqlx::query_scalar(
         "select note from audit_checkpoint where lane = $1 order by size desc, signed_at desc limit 1",
     )
@@ -106,7 +131,7 @@ async fn newest(
         let signed_s = signed.signed_s.and_then(|signed_s| i64::try_from(signed_s).ok());
         let newest = NewestCheckpoint {
             size: signed.checkpoint.size,
-            signed_at: signed_s.map_or_else(String::new, super::verify::timestamp),
+            signed_at: signed_s.map_or_else(String::new, pulsegate_ledger::verify::timestamp),
             note,
         };
         Some((signed.checkpoint, newest))
@@ -116,12 +141,12 @@ async fn newest(
 /// An entry, with a proof that the lane's newest checkpoint covers it.
 ///
 /// # Errors
-/// [`VerifyError`]; also where no trusted checkpoint covers it, or the log is not what it was when that was signed.
-pub async fn prove(config: &Config, lane: &str, entry: u64) -> Result<Proved, VerifyError> {
-    let trusted = keys::trusted(config)?;
-    let pool = log::connect(config, "verify_audit", 1).await?;
+/// [`BrowseError`]; also where no trusted checkpoint covers it, or the log is not what it was when that was signed.
+pub async fn prove(settings: &Settings, lane: &str, entry: u64) -> Result<Proved, BrowseError> {
+    let trusted = keys::trusted(settings)?;
+    let pool = log::connect(settings, "verify_audit", 1).await?;
     let proved = pool
-        .ask_for(super::verify::TIME_MAX, "proving an entry", async |connection| {
+        .ask_for(TIME_MAX, "proving an entry", async |connection| {
             prove_on(connection, lane, entry, &trusted).await
         })
         .await;
@@ -134,14 +159,15 @@ async fn prove_on(
     lane: &str,
     entry: u64,
     trusted: &[PublicKey],
-) -> Result<Proved, VerifyError> {
+) -> Result<Proved, BrowseError> {
     let mut transaction = connection.begin().await.map_err(failed("proving an entry"))?;
     snapshot::begin(&mut transaction).await?;
     let covering = newest(&mut transaction, lane, trusted).await?;
     let Some((checkpoint, newest)) = covering.filter(|(checkpoint, _)| checkpoint.size > entry) else {
-        return Err(VerifyError::Usage(format!(
-            "no trusted checkpoint of {lane} covers the entry {entry}; `pulsegate audit show` lists the lanes"
-        )));
+        return Err(BrowseError::NotCovered {
+            lane: lane.to_owned(),
+            entry,
+        });
     };
     let mut roots = RangeRoots::new(inclusion_ranges(entry, checkpoint.size));
     let (mut rows, mut found): (_, Option<(Hash, Vec<u8>)>) = (Rows::new(lane), None);

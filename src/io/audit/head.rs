@@ -3,9 +3,9 @@
 use sqlx::{PgConnection, Row};
 
 use super::AuditError;
-use crate::crypto::merkle::{self, Hash, MerkleRoot};
-use crate::crypto::note::{Note, PublicKey};
-use crate::io::timescale::TimescaleError;
+use crate::io::postgres::DatabaseError;
+use pulsegate_ledger::merkle::{self, MerkleRoot, stored_frontier, tree_of};
+use pulsegate_ledger::note::{Note, PublicKey};
 
 /// Entries that are read at once.
 pub(super) const PAGE_ENTRIES: i64 = 2_000;
@@ -17,22 +17,8 @@ pub(super) struct Stored {
 }
 
 /// What the sink's errors are about.
-pub(super) fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> TimescaleError {
-    move |error| TimescaleError::new("audit", action, &error)
-}
-
-/// The hashes of a frontier side by side, as they are stored.
-pub(super) fn stored_frontier(tree: &MerkleRoot) -> Vec<u8> {
-    tree.frontier().concat()
-}
-
-/// A tree from what is stored; `None` where the two do not belong together.
-pub(super) fn tree_of(size: u64, frontier: &[u8]) -> Option<MerkleRoot> {
-    let (hashes, rest) = frontier.as_chunks::<32>();
-    let hashes: &[Hash] = hashes;
-    rest.is_empty()
-        .then(|| MerkleRoot::resume(size, hashes))
-        .flatten()
+pub fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> DatabaseError {
+    move |error| DatabaseError::new("audit", action, &error)
 }
 
 /// Makes a lane unless it is there.

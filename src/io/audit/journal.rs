@@ -11,12 +11,12 @@ use serde_json::{Map, Value};
 use sqlx::{Connection, PgConnection, Row};
 use tracing::warn;
 
-use super::entry::{self, ADMINISTRATION, Action, Deed, VERSION, Who};
 use super::head::{self, failed};
-use super::{AuditError, log};
-use crate::config::Config;
-use crate::crypto::merkle::{self, MerkleRoot};
-use crate::io::timescale::{Pool, TimescaleError};
+use super::{AuditError, Settings, log};
+use crate::io::host;
+use crate::io::postgres::{DatabaseError, Pool};
+use pulsegate_ledger::log::entry::{self, ADMINISTRATION, Action, Deed, VERSION, Who};
+use pulsegate_ledger::merkle::{self, MerkleRoot};
 
 /// The most actions that are written at once.
 pub const ACTIONS_MAX: usize = 1_000;
@@ -46,18 +46,17 @@ impl Journal {
     ///
     /// # Errors
     /// [`AuditError::Database`].
-    pub async fn connect(config: &Config, role: Role) -> Result<Self, AuditError> {
+    pub async fn connect(settings: &Settings, role: Role) -> Result<Self, AuditError> {
         let role = match role {
             Role::Operator => "operator_audit",
             Role::Gate => "gate_audit",
             Role::Watch => "watch_audit",
         };
-        Self::new(log::connect(config, role, 1).await?)
+        Self::new(log::connect(settings, role, 1).await?)
     }
 
     pub(super) fn new(pool: Pool) -> Result<Self, AuditError> {
-        let host = whoami::hostname()
-            .map_err(|error| TimescaleError::Invalid(format!("the host's name can't be found: {error}")))?;
+        let host = host::name().ok_or_else(|| DatabaseError::Invalid("this host has no name".to_owned()))?;
         let who = Who {
             uid: rustix::process::getuid().as_raw(),
             host,
@@ -90,7 +89,7 @@ impl Journal {
     ) -> Result<(), AuditError> {
         if deeds.len() > ACTIONS_MAX {
             let problem = format!("at most {ACTIONS_MAX} actions are written at once");
-            return Err(TimescaleError::Invalid(problem).into());
+            return Err(DatabaseError::Invalid(problem).into());
         }
         let action = "writing to the audit log";
         self.pool
@@ -107,7 +106,7 @@ impl Journal {
                 let from = tree.leaves();
                 let entries = self.entries(at, &deeds, from, last);
                 if entries.iter().any(|entry| entry.len() > entry::ENTRY_BYTES_MAX) {
-                    return Err(TimescaleError::Invalid("an action's detail is too long".to_owned()).into());
+                    return Err(DatabaseError::Invalid("an action's detail is too long".to_owned()).into());
                 }
                 entries.iter().for_each(|entry| tree.push(merkle::leaf(&[entry])));
                 let moved = head::append(&mut transaction, ADMINISTRATION, from, &entries, &tree).await;
@@ -160,7 +159,7 @@ pub(super) async fn lock(
         .fetch_one(&mut *connection)
         .await?;
     let size: i64 = row.try_get(0)?;
-    let Some(tree) = head::tree_of(size.cast_unsigned(), row.try_get(1)?) else {
+    let Some(tree) = merkle::tree_of(size.cast_unsigned(), row.try_get(1)?) else {
         return Ok(None);
     };
     let last = sqlx::query_scalar("select entry from audit_entry where lane = $1 and seq = $2")
@@ -182,11 +181,11 @@ fn damaged() -> AuditError {
 /// Says that a process has started now, and with which configuration. Where it can't be said it is tried again until it is,
 /// or until the process ends: nothing else tells with which configuration it ran. It is said twice where the answer was
 /// lost.
-pub async fn say_started(config: Config, role: Role, deed: Deed) {
+pub async fn say_started(settings: Settings, role: Role, deed: Deed, config_sha256: String) {
     let at = Timestamp::now();
     let say = async || {
-        let journal = Journal::connect(&config, role).await?;
-        let detail = detail([("config_sha256", config_digest(&config).into())]);
+        let journal = Journal::connect(&settings, role).await?;
+        let detail = detail([("config_sha256", config_sha256.clone().into())]);
         let recorded = journal.record(at, deed, detail).await;
         journal.close().await;
         recorded
@@ -201,12 +200,6 @@ pub async fn say_started(config: Config, role: Role, deed: Deed) {
     if let Err(error) = said.await {
         warn!(%error, "that this process started is not in the audit log");
     }
-}
-
-/// A digest of the configuration that a process runs with. Secrets do not go into it.
-#[must_use]
-pub fn config_digest(config: &Config) -> String {
-    entry::digest(&serde_json::to_vec(config).unwrap_or_default())
 }
 
 /// The members of an action's detail.

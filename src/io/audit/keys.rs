@@ -7,46 +7,46 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use super::AuditError;
-use crate::config::{Config, LOCAL};
-use crate::crypto::note::{LogKey, PublicKey};
+use super::{AuditError, Settings};
 use crate::io::private_file;
+use pulsegate_ledger::note::{LogKey, PublicKey};
+use pulsegate_settings::LOCAL;
 
 /// Far more than the keys of many years.
 const FILE_BYTES_MAX: u64 = 16 * 1024;
 
 /// Where the key that signs is. In the environment `local` it need not be configured.
-fn key_file(config: &Config) -> Option<PathBuf> {
+fn key_file(settings: &Settings) -> Option<PathBuf> {
     let local = || {
-        let databases = &config.databases;
+        let databases = &settings.access.databases;
         databases
             .logins_directory
             .join(format!("{}audit.key", databases.prefix))
     };
-    let configured = config.audit.key_file.clone();
-    configured.or_else(|| (config.environment == LOCAL).then(local))
+    let configured = settings.audit.key_file.clone();
+    configured.or_else(|| (settings.access.environment == LOCAL).then(local))
 }
 
 /// Where the keys are that are trusted: beside the one that signs unless the configuration says otherwise.
-fn public_keys_file(config: &Config) -> Option<PathBuf> {
+fn public_keys_file(settings: &Settings) -> Option<PathBuf> {
     let beside = || {
-        let mut name = key_file(config)?.into_os_string();
+        let mut name = key_file(settings)?.into_os_string();
         name.push(".pub");
         Some(name.into())
     };
-    config.audit.public_keys_file.clone().or_else(beside)
+    settings.audit.public_keys_file.clone().or_else(beside)
 }
 
 /// The key that signs checkpoints; in the environment `local` it is made when there is none.
 ///
 /// # Errors
 /// [`AuditError::Key`]; its text never shows a part of the key.
-pub fn signing(config: &Config) -> Result<LogKey, AuditError> {
-    let path = key_file(config).ok_or_else(|| missing("audit.key_file"))?;
-    if config.environment == LOCAL && !path.exists() {
+pub fn signing(settings: &Settings) -> Result<LogKey, AuditError> {
+    let path = key_file(settings).ok_or_else(|| missing("audit.key_file"))?;
+    if settings.access.environment == LOCAL && !path.exists() {
         make(
             &path,
-            &public_keys_file(config).ok_or_else(|| missing("audit.public_keys_file"))?,
+            &public_keys_file(settings).ok_or_else(|| missing("audit.public_keys_file"))?,
         )?;
     }
     let text = private_file::read(&path, FILE_BYTES_MAX).map_err(|error| unreadable(&path, &error))?;
@@ -64,8 +64,8 @@ pub fn signing(config: &Config) -> Result<LogKey, AuditError> {
 ///
 /// # Errors
 /// [`AuditError::Key`].
-pub fn trusted(config: &Config) -> Result<Vec<PublicKey>, AuditError> {
-    let path = public_keys_file(config).ok_or_else(|| missing("audit.public_keys_file"))?;
+pub fn trusted(settings: &Settings) -> Result<Vec<PublicKey>, AuditError> {
+    let path = public_keys_file(settings).ok_or_else(|| missing("audit.public_keys_file"))?;
     let text = private_file::read_public(&path, FILE_BYTES_MAX).map_err(|error| unreadable(&path, &error))?;
     let lines = text.lines().map(str::trim);
     let keys: Option<Vec<PublicKey>> = lines
@@ -126,51 +126,62 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+    use crate::io::kafka::Topics;
+    use crate::io::postgres::{self, Access};
 
-    fn config(directory: &tempfile::TempDir) -> Config {
-        let mut config = Config::default();
-        config.databases.logins_directory = directory.path().join("logins");
-        config
+    fn settings(directory: &tempfile::TempDir) -> Settings {
+        let mut settings = Settings {
+            access: Access {
+                environment: LOCAL.to_owned(),
+                databases: postgres::Config::default(),
+                acquire_time_max_ms: 1_000,
+                request_time_max_ms: 1_000,
+            },
+            audit: super::super::Config::default(),
+            topics: Topics::default(),
+        };
+        settings.access.databases.logins_directory = directory.path().join("logins");
+        settings
     }
 
     #[test]
     fn locally_a_key_is_made_once_and_read_by_its_owner_only() {
         let directory = tempfile::tempdir().expect("a directory");
-        let config = config(&directory);
-        let public = signing(&config).expect("made").public();
-        assert_eq!(signing(&config).expect("read").public(), public);
-        assert_eq!(trusted(&config).expect("beside it"), [public]);
-        let path = key_file(&config).expect("a default");
+        let settings = settings(&directory);
+        let public = signing(&settings).expect("made").public();
+        assert_eq!(signing(&settings).expect("read").public(), public);
+        assert_eq!(trusted(&settings).expect("beside it"), [public]);
+        let path = key_file(&settings).expect("a default");
         assert_eq!(
             fs::metadata(&path).expect("there").permissions().mode() & 0o777,
             0o600
         );
         fs::set_permissions(&path, Permissions::from_mode(0o640)).expect("allowed");
-        let error = signing(&config).expect_err("others can read it");
+        let error = signing(&settings).expect_err("others can read it");
         assert!(error.to_string().contains("0600"), "{error}");
     }
 
     #[test]
     fn elsewhere_no_key_is_made() {
         let directory = tempfile::tempdir().expect("a directory");
-        let mut config = config(&directory);
-        config.environment = "prod".to_owned();
-        let error = signing(&config).expect_err("nothing is configured");
+        let mut settings = settings(&directory);
+        settings.access.environment = "prod".to_owned();
+        let error = signing(&settings).expect_err("nothing is configured");
         assert!(error.to_string().contains("audit.key_file"), "{error}");
-        config.audit.key_file = Some(directory.path().join("absent"));
-        assert!(signing(&config).is_err() && trusted(&config).is_err());
+        settings.audit.key_file = Some(directory.path().join("absent"));
+        assert!(signing(&settings).is_err() && trusted(&settings).is_err());
         assert!(!directory.path().join("absent").exists());
     }
 
     #[test]
     fn keys_of_the_past_are_trusted_and_what_is_no_key_is_refused() {
         let directory = tempfile::tempdir().expect("a directory");
-        let mut config = config(&directory);
+        let mut settings = settings(&directory);
         let file = directory.path().join("keys");
-        config.audit.public_keys_file = Some(file.clone());
+        settings.audit.public_keys_file = Some(file.clone());
         let key = |number| STANDARD.encode(LogKey::new(&[number; 32]).public().to_bytes());
         fs::write(&file, format!("# since 2026\n{}\n\n{}\n", key(1), key(2))).expect("written");
-        assert_eq!(trusted(&config).expect("two").len(), 2);
+        assert_eq!(trusted(&settings).expect("two").len(), 2);
         // The neutral element, under which everybody can sign.
         let weak = STANDARD.encode([[1].as_slice(), &[0; 31]].concat());
         for bad in [
@@ -182,7 +193,7 @@ mod tests {
             &"x".repeat(20_000),
         ] {
             fs::write(&file, bad).expect("written");
-            assert!(trusted(&config).is_err(), "{bad:.40}");
+            assert!(trusted(&settings).is_err(), "{bad:.40}");
         }
     }
 }

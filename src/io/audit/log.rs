@@ -8,22 +8,21 @@ use jiff::Timestamp;
 use sqlx::{Connection, PgConnection, Row};
 use tracing::{info, warn};
 
-use super::chain::Chain;
-use super::entry::ADMINISTRATION;
 use super::head::{self, failed};
 use super::journal::{self, Journal};
-use super::{AuditError, keys, lane_of, origin};
-use crate::config::Config;
-use crate::crypto::merkle::{self, MerkleRoot};
-use crate::crypto::note::{Checkpoint, LogKey, PublicKey};
-use crate::io::kafka::watch::config::ROWS_MAX;
-use crate::io::kafka::watch::worker::CHUNK_RECORDS;
-use crate::io::timescale::offsets::{self, Position, Step, Stepped};
-use crate::io::timescale::{Pool, PoolStatistics, TimescaleError, Who, WriteError};
+use super::{AuditError, Settings, keys};
+use crate::io::postgres::offsets::{self, Position, Step, Stepped};
+use crate::io::postgres::{DatabaseError, Pool, Who, WriteError};
+use crate::telemetry::metrics::PoolStatistics;
+use pulsegate_ledger::log::chain::Chain;
+use pulsegate_ledger::log::entry::ADMINISTRATION;
+use pulsegate_ledger::log::{lane_of, origin};
+use pulsegate_ledger::merkle::{self, MerkleRoot};
+use pulsegate_ledger::note::{Checkpoint, LogKey, PublicKey};
 
 /// The most ledger records of one batch: a watch whose last batch is still being written fills the next one to twice its
 /// limit, and a chunk more.
-pub const BATCH_RECORDS_MAX: usize = 2 * ROWS_MAX + CHUNK_RECORDS;
+pub const BATCH_RECORDS_MAX: usize = 21_024;
 
 /// Connections that one watch opens at most: its lanes append one after the other, and seldom.
 const CONNECTIONS_MAX: u32 = 5;
@@ -127,9 +126,9 @@ impl AuditLog {
     ///
     /// # Errors
     /// [`AuditError`].
-    pub async fn connect(config: &Config) -> Result<Self, AuditError> {
-        let key = keys::signing(config)?;
-        let trusted = keys::trusted(config)?;
+    pub async fn connect(settings: &Settings) -> Result<Self, AuditError> {
+        let key = keys::signing(settings)?;
+        let trusted = keys::trusted(settings)?;
         if !trusted.contains(&key.public()) {
             return Err(AuditError::Key {
                 path: "of public keys".to_owned(),
@@ -137,14 +136,14 @@ impl AuditLog {
                     .to_owned(),
             });
         }
-        let pool = connect(config, "watch_audit", CONNECTIONS_MAX).await?;
+        let pool = connect(settings, "watch_audit", CONNECTIONS_MAX).await?;
         Ok(Self {
             pool,
             key,
             trusted,
-            environment: config.environment.clone(),
-            raw_topic: config.topics.raw.clone(),
-            ledger_topic: config.topics.ledger.clone(),
+            environment: settings.access.environment.clone(),
+            raw_topic: settings.topics.raw.clone(),
+            ledger_topic: settings.topics.ledger.clone(),
             lanes: Mutex::default(),
             administration: tokio::sync::Mutex::default(),
         })
@@ -203,8 +202,8 @@ impl AuditLog {
     /// Notes that a partition of the ledger ends at `log_end`, before what is appended of it: it is held from now on.
     ///
     /// # Errors
-    /// [`TimescaleError`].
-    pub async fn note_log_end(&self, partition: i32, log_end: i64) -> Result<(), TimescaleError> {
+    /// [`DatabaseError`].
+    pub async fn note_log_end(&self, partition: i32, log_end: i64) -> Result<(), DatabaseError> {
         let action = "noting where a log ends";
         self.pool
             .ask(action, async |connection| {
@@ -262,7 +261,7 @@ impl AuditLog {
             return Err(self.fenced(batch));
         }
         if batch.records.len() > BATCH_RECORDS_MAX {
-            return Err(WriteError::Refused(TimescaleError::Invalid(format!(
+            return Err(WriteError::Refused(DatabaseError::Invalid(format!(
                 "a batch of the audit log has at most {BATCH_RECORDS_MAX} ledger records"
             ))));
         }
@@ -329,7 +328,7 @@ impl AuditLog {
             .await
             .map_err(&fault)?;
         if !moved {
-            return Err(WriteError::Refused(TimescaleError::Invalid(format!(
+            return Err(WriteError::Refused(DatabaseError::Invalid(format!(
                 "the head of the audit log's lane {name} was changed by somebody else; run `pulsegate audit verify`"
             ))));
         }
@@ -391,11 +390,11 @@ impl AuditLog {
                 .key
                 .sign(&checkpoint, now_s.unsigned_abs())
                 .map_err(|error| {
-                    TimescaleError::Invalid(format!("the checkpoint of {lane} can't be signed: {error}"))
+                    DatabaseError::Invalid(format!("the checkpoint of {lane} can't be signed: {error}"))
                 })?;
             rows.0.push(lane.as_str());
             rows.1.push(tree.leaves().cast_signed());
-            rows.2.push(head::stored_frontier(tree));
+            rows.2.push(merkle::stored_frontier(tree));
             rows.3.push(note.to_string());
         }
         sqlx::query(
@@ -465,18 +464,18 @@ impl AuditLog {
 }
 
 /// Connects to the audit database as `role`.
-pub(super) async fn connect(
-    config: &Config,
+pub async fn connect(
+    settings: &Settings,
     role: &'static str,
     connections_max: u32,
-) -> Result<Pool, TimescaleError> {
+) -> Result<Pool, DatabaseError> {
     let who = Who {
         database: "audit",
         role,
-        url: &config.audit.url,
+        url: &settings.audit.url,
         connections: (0, connections_max),
     };
-    Pool::connect(config, who).await
+    Pool::connect(&settings.access, who).await
 }
 
 /// No other process signs it now, and a checkpoint would say something new.

@@ -13,13 +13,11 @@
 //! does not contain the one before it.
 
 pub mod browse;
-pub mod chain;
-pub mod entry;
 mod head;
 pub mod journal;
 pub mod keys;
 pub mod log;
-pub mod verify;
+pub mod snapshot;
 
 use std::path::PathBuf;
 
@@ -27,11 +25,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use self::head::failed;
 pub use self::journal::Journal;
 pub use self::log::{Appended, AuditLog, Claim, LedgerBatch, LedgerRecord};
-use crate::config::{Check, Secret};
-use crate::io::timescale::TimescaleError;
-use crate::io::topology::databases::check_url;
+use crate::io::kafka::Topics;
+use crate::io::postgres::DatabaseError;
+use crate::io::postgres::{Access, check_url};
+use pulsegate_settings::{Check, Secret};
 
 /// The audit log. Timeouts are those of the section `timescale`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -51,6 +51,17 @@ pub struct Config {
     pub checkpoint_interval_ms: u64,
 }
 
+/// What the audit log is told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How its database is reached.
+    pub access: Access,
+    /// Its section.
+    pub audit: Config,
+    /// The topics, whose names are in those of lanes.
+    pub topics: Topics,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -65,9 +76,9 @@ impl Default for Config {
 impl Config {
     /// What is wrong with the values.
     pub fn check(&self, check: &mut Check) {
-        check_url("audit.url", &self.url, check);
+        check_url("url", &self.url, check);
         check.range(
-            "audit.checkpoint_interval_ms",
+            "checkpoint_interval_ms",
             self.checkpoint_interval_ms,
             1_000..=600_000,
         );
@@ -79,7 +90,7 @@ impl Config {
 pub enum AuditError {
     /// The database.
     #[error(transparent)]
-    Database(#[from] TimescaleError),
+    Database(#[from] DatabaseError),
     /// A key that signs or verifies can't be used.
     #[error("the audit log's key file {path}: {reason}")]
     Key {
@@ -101,16 +112,4 @@ pub enum AuditError {
         /// What does not agree.
         reason: String,
     },
-}
-
-/// The name under which the checkpoints of a lane are signed.
-#[must_use]
-pub fn origin(environment: &str, lane: &str) -> String {
-    format!("pulsegate.audit/{environment}/{lane}")
-}
-
-/// The lane of a partition of the raw topic.
-#[must_use]
-pub fn lane_of(raw_topic: &str, partition: i32) -> String {
-    format!("{raw_topic}/{partition}")
 }

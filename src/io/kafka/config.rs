@@ -8,7 +8,7 @@ use rdkafka::ClientConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::config::{Check, Secret};
+use pulsegate_settings::{Check, Secret};
 
 /// How to reach Kafka.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -135,7 +135,7 @@ impl Properties {
             (
                 name.as_str(),
                 if Self::is_secret(name) {
-                    crate::config::REDACTED
+                    pulsegate_settings::REDACTED
                 } else {
                     value.as_str()
                 },
@@ -222,12 +222,12 @@ impl Config {
     /// Notes what makes no sense.
     pub fn check(&self, check: &mut Check) {
         if self.brokers.is_empty() {
-            check.problem("kafka.brokers", "must name at least one broker as host:port");
+            check.problem("brokers", "must name at least one broker as host:port");
         }
         for name in self.properties.0.keys() {
             if let Some((_, instead)) = REFUSED.iter().find(|(refused, _)| refused == name) {
                 check.problem(
-                    &format!("kafka.properties.{name}"),
+                    &format!("properties.{name}"),
                     format!("can't be passed through: {instead}"),
                 );
             }
@@ -237,14 +237,14 @@ impl Config {
             ("enable.ssl.certificate.verification", "false"),
             ("ssl.endpoint.identification.algorithm", "none"),
         ] {
-            if !check.local && off(name, value) {
+            if !check.is_local() && off(name, value) {
                 check.problem(
-                    &format!("kafka.properties.{name}"),
+                    &format!("properties.{name}"),
                     "brokers must be verified outside the environment local",
                 );
             }
         }
-        self.security.check(check);
+        check.section("security", |check| self.security.check(check));
     }
 }
 
@@ -274,29 +274,29 @@ impl Security {
     }
 
     fn check(&self, check: &mut Check) {
-        if !check.local && !self.protocol.encrypted() {
+        if !check.is_local() && !self.protocol.encrypted() {
             check.problem(
-                "kafka.security.protocol",
+                "protocol",
                 "must be ssl or sasl_ssl outside the environment local",
             );
         }
         if self.protocol.sasl() {
             if self.sasl_username.is_empty() {
-                check.problem("kafka.security.sasl_username", "is needed for SASL");
+                check.problem("sasl_username", "is needed for SASL");
             }
             if self.sasl_password.is_empty() {
-                check.problem("kafka.security.sasl_password", "is needed for SASL");
+                check.problem("sasl_password", "is needed for SASL");
             }
             if self.sasl_mechanism == Mechanism::Plain && !self.protocol.encrypted() {
                 check.problem(
-                    "kafka.security.sasl_mechanism",
+                    "sasl_mechanism",
                     "PLAIN sends the password in clear: use sasl_ssl or SCRAM",
                 );
             }
         }
         if self.certificate_file.is_some() != self.key_file.is_some() {
             check.problem(
-                "kafka.security.key_file",
+                "key_file",
                 "a client certificate and its key go together: give both or none",
             );
         }
@@ -349,15 +349,12 @@ impl Topics {
                 .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
             if name.is_empty() || name.len() > 249 || !letters || matches!(name.as_str(), "." | "..") {
                 check.problem(
-                    &format!("topics.{field}"),
+                    field,
                     "must be 1 to 249 of letters, digits, dot, underscore and hyphen",
                 );
             }
             if all[..index].iter().any(|(_, other)| other == name) {
-                check.problem(
-                    &format!("topics.{field}"),
-                    "must not be the name of another topic here",
-                );
+                check.problem(field, "must not be the name of another topic here");
             }
         }
     }

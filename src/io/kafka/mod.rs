@@ -1,27 +1,9 @@
-//! Kafka: the worker loop, its consumer and its transactions.
-//!
-//! ```text
-//!            consumer ──▶ filling ──▶ settle ──▶ broker
-//! worker ─┬─ opening (a thread a lane, before its first record)
-//!         └─ gate (what all workers share)
-//! ```
-//!
-//! [`watch`] reads what the gate produces.
+//! Kafka: the consumer, the transactional producer, and the few calls of librdkafka that the safe wrapper lacks.
 
 pub mod committed;
 pub mod config;
 pub mod consumer;
-pub mod filling;
-pub mod gate;
-pub mod opening;
-pub mod progress;
 pub mod raw;
-pub mod settings;
 pub mod settle;
-pub mod slot;
-pub mod topics;
-pub mod watch;
-pub mod worker;
-pub mod workers;
 
 pub use config::{Config, Topics};

@@ -22,7 +22,7 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
 use rdkafka_sys as sys;
 
-use crate::gate::record::{Received, SignatureHeaders};
+use pulsegate_ledger::record::{Received, SignatureHeaders};
 
 /// A queue of our own that partition queues are forwarded to.
 pub struct Queue {

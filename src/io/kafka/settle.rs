@@ -23,7 +23,7 @@ use tracing::{error, warn};
 
 use super::config::Topics;
 use super::raw::{self, Outgoing, Topic};
-use crate::gate::seal::SealedBatch;
+use pulsegate_core::gate::seal::SealedBatch;
 
 /// How often a wait looks for failed deliveries and at its deadline.
 const DRAIN_STEP: Duration = Duration::from_millis(20);

@@ -2,14 +2,15 @@
 
 use sqlx::Row as _;
 
-use super::{Analytics, TimescaleError};
+use super::Analytics;
+use crate::io::postgres::DatabaseError;
 
 /// The first finding about a device since a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     /// The device's token.
     pub device: String,
-    /// What kind of finding: a name of [`crate::detect::finding::Kind`].
+    /// What kind of finding: a name of [`pulsegate_detect::finding::Kind`].
     pub kind: String,
     /// The finding in words.
     pub reason: String,
@@ -21,8 +22,8 @@ impl Analytics {
     /// The first offset that is not stored, of each partition of a topic that has one.
     ///
     /// # Errors
-    /// [`TimescaleError`].
-    pub async fn stored_until(&self, topic: &str) -> Result<Vec<(i32, i64)>, TimescaleError> {
+    /// [`DatabaseError`].
+    pub async fn stored_until(&self, topic: &str) -> Result<Vec<(i32, i64)>, DatabaseError> {
         let query = "select partition, next from sink_offset where topic = $1 and next is not null";
         self.rows("reading the offsets", sqlx::query(query).bind(topic), |row| {
             Ok((row.try_get(0)?, row.try_get(1)?))
@@ -33,8 +34,8 @@ impl Analytics {
     /// How many readings came from these offsets of a partition on, by quality.
     ///
     /// # Errors
-    /// [`TimescaleError`].
-    pub async fn readings_since(&self, from: &[(i32, i64)]) -> Result<Vec<(String, i64)>, TimescaleError> {
+    /// [`DatabaseError`].
+    pub async fn readings_since(&self, from: &[(i32, i64)]) -> Result<Vec<(String, i64)>, DatabaseError> {
         let (partitions, offsets): (Vec<_>, Vec<_>) = from.iter().copied().unzip();
         let query = "select name, count(*) from readings
              join unnest($1::integer[], $2::bigint[]) as since (partition, first)
@@ -51,11 +52,11 @@ impl Analytics {
     /// them to notify of, by kind.
     ///
     /// # Errors
-    /// [`TimescaleError`].
+    /// [`DatabaseError`].
     pub async fn findings_since(
         &self,
         from: &[(i32, i64)],
-    ) -> Result<Vec<(String, i64, i64)>, TimescaleError> {
+    ) -> Result<Vec<(String, i64, i64)>, DatabaseError> {
         let (partitions, offsets): (Vec<_>, Vec<_>) = from.iter().copied().unzip();
         let query = "with own as (
                  select id, kind, notify, group_id from findings
@@ -79,12 +80,12 @@ impl Analytics {
     /// The first finding about each device and metric at or after the time given for it, in milliseconds since 1970.
     ///
     /// # Errors
-    /// [`TimescaleError`].
+    /// [`DatabaseError`].
     pub async fn first_found(
         &self,
         metric: &str,
         since: &[(String, i64)],
-    ) -> Result<Vec<Found>, TimescaleError> {
+    ) -> Result<Vec<Found>, DatabaseError> {
         let (devices, times): (Vec<_>, Vec<_>) = since
             .iter()
             .map(|(device, time_ms)| (device.as_str(), *time_ms))
@@ -110,12 +111,12 @@ impl Analytics {
     /// it was found.
     ///
     /// # Errors
-    /// [`TimescaleError`].
+    /// [`DatabaseError`].
     pub async fn regressions_of(
         &self,
         metric: &str,
         day_ms: i64,
-    ) -> Result<Vec<(String, i64)>, TimescaleError> {
+    ) -> Result<Vec<(String, i64)>, DatabaseError> {
         let query = "select reason, (extract(epoch from detected_at) * 1000)::bigint from findings
              where kind = 'regression' and metric = $1 and time = to_timestamp($2 / 1000.0)
              order by (document->'cohort'->>'rank')::integer";

@@ -7,12 +7,13 @@ use sqlx::postgres::PgRow;
 use sqlx::{Connection, PgConnection, Row};
 use tracing::info;
 
-use super::offsets::{self, Position, Step, Stepped};
-use super::pool::{Pool, Who};
-use super::{Edition, PoolStatistics, TimescaleError, WriteError, findings, rows};
-use crate::config::Config;
-use crate::detect::finding::Finding;
-use crate::detect::reading::{DeviceVersion, Reading};
+use super::{Settings, edition, findings, rows};
+use crate::io::postgres::offsets::{self, Position, Step, Stepped};
+use crate::io::postgres::{DatabaseError, WriteError};
+use crate::io::postgres::{Pool, Who};
+use crate::telemetry::metrics::{Edition, PoolStatistics};
+use pulsegate_detect::finding::Finding;
+use pulsegate_detect::reading::{DeviceVersion, Reading};
 
 pub(super) const ANALYTICS: &str = "analytics";
 const DAY_MS: i64 = 86_400_000;
@@ -83,33 +84,36 @@ pub struct Analytics {
 }
 
 /// What a request that failed is to the caller.
-pub(super) fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> TimescaleError + Copy {
-    move |error| TimescaleError::new(ANALYTICS, action, &error)
+pub(super) fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> DatabaseError + Copy {
+    move |error| DatabaseError::new(ANALYTICS, action, &error)
 }
 
 impl Analytics {
     /// Connects as the role `watch_analytics`, and asks for the edition.
     ///
     /// # Errors
-    /// [`TimescaleError`], also where the schema was completed for another edition than the server has.
-    pub async fn connect(config: &Config) -> Result<Self, TimescaleError> {
+    /// [`DatabaseError`], also where the schema was completed for another edition than the server has.
+    pub async fn connect(settings: &Settings) -> Result<Self, DatabaseError> {
         let who = Who {
             database: ANALYTICS,
             role: "watch_analytics",
-            url: &config.timescale.analytics_url,
-            connections: (config.timescale.connections_min, config.timescale.connections_max),
+            url: &settings.timescale.analytics_url,
+            connections: (
+                settings.timescale.connections_min,
+                settings.timescale.connections_max,
+            ),
         };
-        let pool = Pool::connect(config, who).await?;
+        let pool = Pool::connect(&settings.access, who).await?;
         let edition = pool.ask("asking for the edition", check_edition).await?;
         info!(edition = edition.as_str(), "analytics database connected");
         Ok(Self {
             pool,
             edition,
-            keep_ms: i64::from(config.timescale.readings_days) * DAY_MS,
-            readings_days: config.timescale.readings_days,
-            rollups_days: config.timescale.rollups_days,
-            job_time_max: Duration::from_secs(config.timescale.job_time_max_s),
-            group_wait: Duration::from_secs(config.watch.groups.wait_s.into()),
+            keep_ms: i64::from(settings.timescale.readings_days) * DAY_MS,
+            readings_days: settings.timescale.readings_days,
+            rollups_days: settings.timescale.rollups_days,
+            job_time_max: Duration::from_secs(settings.timescale.job_time_max_s),
+            group_wait: Duration::from_secs(settings.group_wait_s.into()),
         })
     }
 
@@ -134,14 +138,14 @@ impl Analytics {
     /// batch ended.
     ///
     /// # Errors
-    /// [`TimescaleError`].
-    pub async fn claim(&self, topic: &str, partition: i32) -> Result<Claim, TimescaleError> {
+    /// [`DatabaseError`].
+    pub async fn claim(&self, topic: &str, partition: i32) -> Result<Claim, DatabaseError> {
         let action = "claiming a partition";
         self.pool
             .ask(action, async |connection| {
                 claim(connection, topic, partition)
                     .await
-                    .map_err(|error| TimescaleError::new(ANALYTICS, action, &error))
+                    .map_err(|error| DatabaseError::new(ANALYTICS, action, &error))
             })
             .await
     }
@@ -149,13 +153,8 @@ impl Analytics {
     /// Notes that a partition's log ends at `log_end`, before what is stored of it: it is held from now on.
     ///
     /// # Errors
-    /// [`TimescaleError`].
-    pub async fn note_log_end(
-        &self,
-        topic: &str,
-        partition: i32,
-        log_end: i64,
-    ) -> Result<(), TimescaleError> {
+    /// [`DatabaseError`].
+    pub async fn note_log_end(&self, topic: &str, partition: i32, log_end: i64) -> Result<(), DatabaseError> {
         let action = "noting where a log ends";
         self.pool
             .ask(action, async |connection| {
@@ -175,7 +174,7 @@ impl Analytics {
         if let Some(snapshot) = batch.snapshot
             && snapshot.state.len() > SNAPSHOT_BYTES_MAX
         {
-            return Err(WriteError::Refused(TimescaleError::Invalid(format!(
+            return Err(WriteError::Refused(DatabaseError::Invalid(format!(
                 "a snapshot of partition {} has more than {SNAPSHOT_BYTES_MAX} bytes; use more partitions",
                 batch.partition
             ))));
@@ -192,7 +191,7 @@ impl Analytics {
         connection: &mut PgConnection,
         batch: &Batch<'_>,
     ) -> Result<Duration, WriteError> {
-        let failed = |action| move |error| WriteError::from(TimescaleError::new(ANALYTICS, action, &error));
+        let failed = |action| move |error| WriteError::from(DatabaseError::new(ANALYTICS, action, &error));
         let mut transaction = connection.begin().await.map_err(failed("beginning a batch"))?;
         let minutes = if batch.readings.is_empty() {
             BTreeSet::new()
@@ -251,12 +250,12 @@ impl Analytics {
         action: &'static str,
         query: sqlx::query::Query<'_, sqlx::Postgres, sqlx::postgres::PgArguments>,
         read: impl Fn(&PgRow) -> Result<T, sqlx::Error>,
-    ) -> Result<Vec<T>, TimescaleError> {
+    ) -> Result<Vec<T>, DatabaseError> {
         self.pool
             .ask(action, async move |connection| {
                 let rows = query.fetch_all(connection).await;
                 rows.and_then(|rows| rows.iter().map(read).collect())
-                    .map_err(|error| TimescaleError::new(ANALYTICS, action, &error))
+                    .map_err(|error| DatabaseError::new(ANALYTICS, action, &error))
             })
             .await
     }
@@ -266,7 +265,7 @@ impl Analytics {
         &self,
         action: &'static str,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
-    ) -> Result<T, TimescaleError> {
+    ) -> Result<T, DatabaseError> {
         let time_max = self.job_time_max;
         self.pool
             .ask_for(time_max, action, async move |connection| {
@@ -345,16 +344,16 @@ async fn limit_time(connection: &mut PgConnection, time_max_ms: u128) -> Result<
         .map(drop)
 }
 
-async fn check_edition(connection: &mut PgConnection) -> Result<Edition, TimescaleError> {
-    let edition = Edition::ask(connection).await?;
+async fn check_edition(connection: &mut PgConnection) -> Result<Edition, DatabaseError> {
+    let edition = edition::ask(connection).await?;
     let made_for: Option<String> = sqlx::query_scalar("select name from edition")
         .fetch_optional(connection)
         .await
-        .map_err(|error| TimescaleError::new(ANALYTICS, "asking for the schema's edition", &error))?;
+        .map_err(|error| DatabaseError::new(ANALYTICS, "asking for the schema's edition", &error))?;
     if made_for.as_deref() == Some(edition.as_str()) {
         return Ok(edition);
     }
-    Err(TimescaleError::Invalid(format!(
+    Err(DatabaseError::Invalid(format!(
         "the server runs TimescaleDB's {} edition, and the analytics database is {}; run `pulsegate topology apply`",
         edition.as_str(),
         made_for.map_or("not complete".to_owned(), |name| format!(
@@ -422,7 +421,7 @@ async fn store_snapshot(
 mod tests {
     use super::*;
 
-    static GROUPS: std::sync::LazyLock<crate::detect::alert::GroupsConfig> =
+    static GROUPS: std::sync::LazyLock<pulsegate_detect::alert::GroupsConfig> =
         std::sync::LazyLock::new(Default::default);
 
     /// The watch runs these on the threads of a runtime.

@@ -4,10 +4,11 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use super::analytics::failed;
-use super::{Analytics, TimescaleError, findings};
-use crate::detect::finding::Finding;
-use crate::detect::reading::{CohortWindow, FleetMinute};
-use crate::detect::regression::{self, Known};
+use super::{Analytics, findings};
+use crate::io::postgres::DatabaseError;
+use pulsegate_detect::finding::Finding;
+use pulsegate_detect::reading::{CohortWindow, FleetMinute};
+use pulsegate_detect::regression::{self, Known};
 
 /// Minutes that are one value of a cohort's series: devices that report every few minutes are in each of them.
 const WINDOW_MINUTES: i64 = 5;
@@ -17,8 +18,8 @@ impl Analytics {
     /// order of time.
     ///
     /// # Errors
-    /// [`TimescaleError`].
-    pub async fn fleet_minutes(&self, from: i64, until: i64) -> Result<Vec<FleetMinute>, TimescaleError> {
+    /// [`DatabaseError`].
+    pub async fn fleet_minutes(&self, from: i64, until: i64) -> Result<Vec<FleetMinute>, DatabaseError> {
         let query = sqlx::query(
             "select (extract(epoch from minute) / 60)::bigint, sum(readings)::bigint, sum(good)::bigint
              from fleet_minute where minute >= to_timestamp($1 * 60.0) and minute < to_timestamp($2 * 60.0)
@@ -33,13 +34,13 @@ impl Analytics {
     /// not say what they run are in none.
     ///
     /// # Errors
-    /// [`TimescaleError`].
+    /// [`DatabaseError`].
     pub async fn cohort_windows(
         &self,
         from: i64,
         until: i64,
         cohorts_max: u32,
-    ) -> Result<Vec<CohortWindow>, TimescaleError> {
+    ) -> Result<Vec<CohortWindow>, DatabaseError> {
         let action = "reading the rollup of cohorts";
         let query = sqlx::query(COHORT_WINDOWS)
             .bind(from)
@@ -58,8 +59,8 @@ impl Analytics {
     /// The shifts ([`regression::shifts`]) since `from_ms` that are stored.
     ///
     /// # Errors
-    /// [`TimescaleError`].
-    pub async fn known_shifts(&self, from_ms: i64) -> Result<Vec<Known>, TimescaleError> {
+    /// [`DatabaseError`].
+    pub async fn known_shifts(&self, from_ms: i64) -> Result<Vec<Known>, DatabaseError> {
         let query = sqlx::query(
             "select series, (document->>'time_ms')::bigint, (document->'change'->>'earliest_ms')::bigint,
                     (document->'change'->>'latest_ms')::bigint
@@ -72,8 +73,8 @@ impl Analytics {
     /// Stores what a job has found; what is stored already is passed over, so a job may run twice. Gives what is new.
     ///
     /// # Errors
-    /// [`TimescaleError`]; nothing is stored then.
-    pub async fn store_findings(&self, mut found: Vec<Finding>) -> Result<Vec<Finding>, TimescaleError> {
+    /// [`DatabaseError`]; nothing is stored then.
+    pub async fn store_findings(&self, mut found: Vec<Finding>) -> Result<Vec<Finding>, DatabaseError> {
         let action = "storing findings";
         let (all, wait) = (&found, self.group_wait);
         let new = self

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sqlx::PgConnection;
 
 use super::rows::place;
-use crate::detect::finding::Finding;
+use pulsegate_detect::finding::Finding;
 
 /// How far back a finding may lie, in milliseconds: beyond ten years nothing is kept.
 const KEEP_MS: i64 = 3_650 * 86_400_000;

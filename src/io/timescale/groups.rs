@@ -9,10 +9,13 @@ use sqlx::postgres::PgRow;
 use sqlx::{Executor as _, PgConnection, Row};
 
 use super::analytics::failed;
-use super::{Analytics, TimescaleError, findings};
-use crate::detect::alert::{DEVICES_MIN, GroupsConfig, Sighting, Version, WINDOW_MS, WINDOWS_BACK, gather};
-use crate::detect::finding::{Finding, FindingId, Severity};
-use crate::detect::reading::Token;
+use super::{Analytics, findings};
+use crate::io::postgres::DatabaseError;
+use pulsegate_detect::alert::{
+    DEVICES_MIN, GroupsConfig, Sighting, Version, WINDOW_MS, WINDOWS_BACK, gather,
+};
+use pulsegate_detect::finding::{Finding, FindingId, Severity};
+use pulsegate_detect::reading::Token;
 
 /// Findings that are looked at in one run.
 const SIGHTINGS_MAX: i64 = 50_000;
@@ -25,8 +28,8 @@ impl Analytics {
     /// speak. Gives what is new; `None` where another process is at it.
     ///
     /// # Errors
-    /// [`TimescaleError`]; nothing is changed then.
-    pub async fn gather(&self, config: &GroupsConfig) -> Result<Option<Vec<Finding>>, TimescaleError> {
+    /// [`DatabaseError`]; nothing is changed then.
+    pub async fn gather(&self, config: &GroupsConfig) -> Result<Option<Vec<Finding>>, DatabaseError> {
         let action = "gathering findings";
         let wait = self.group_wait;
         self.locked(action, "pulsegate groups", async move |connection| {

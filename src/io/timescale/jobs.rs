@@ -6,8 +6,10 @@ use std::time::Duration;
 use sqlx::{Connection, Executor, PgConnection, Row};
 
 use super::analytics::{ANALYTICS, failed};
-use super::pool::Lease;
-use super::{Analytics, Edition, TimescaleError, rollouts};
+use super::{Analytics, rollouts};
+use crate::io::postgres::DatabaseError;
+use crate::io::postgres::Lease;
+use crate::telemetry::metrics::Edition;
 
 /// Minutes that one run of the rollup takes at most; what is left waits for the next.
 const MINUTES_MAX: i64 = 1_440;
@@ -36,8 +38,8 @@ impl Analytics {
     /// nothing is done.
     ///
     /// # Errors
-    /// [`TimescaleError`]; the minutes then wait for the next run.
-    pub async fn roll_up(&self) -> Result<Ran, TimescaleError> {
+    /// [`DatabaseError`]; the minutes then wait for the next run.
+    pub async fn roll_up(&self) -> Result<Ran, DatabaseError> {
         if self.edition == Edition::Community {
             return Ok(Ran::Done(0));
         }
@@ -53,8 +55,8 @@ impl Analytics {
     /// Drops what is older than it is to be kept. Of the hypertables the Community edition does this by itself.
     ///
     /// # Errors
-    /// [`TimescaleError`]; what is left is dropped by the next run.
-    pub async fn drop_old(&self) -> Result<Ran, TimescaleError> {
+    /// [`DatabaseError`]; what is left is dropped by the next run.
+    pub async fn drop_old(&self) -> Result<Ran, DatabaseError> {
         let action = "dropping what is old";
         let (edition, readings_days, rollups_days) = (self.edition, self.readings_days, self.rollups_days);
         self.locked(action, "pulsegate retention", async move |connection| {
@@ -87,8 +89,8 @@ impl Analytics {
     /// (its connection can be lost) is done twice and must come to the same.
     ///
     /// # Errors
-    /// [`TimescaleError`].
-    pub async fn lock(&self, name: &str) -> Result<Option<JobLock>, TimescaleError> {
+    /// [`DatabaseError`].
+    pub async fn lock(&self, name: &str) -> Result<Option<JobLock>, DatabaseError> {
         let action = "locking a job";
         let mut lease = self.pool.lease(action).await?;
         let connection = lease.connection();
@@ -107,8 +109,8 @@ impl Analytics {
         &self,
         action: &'static str,
         name: &'static str,
-        job: impl AsyncFnOnce(&mut PgConnection) -> Result<T, TimescaleError>,
-    ) -> Result<Option<T>, TimescaleError> {
+        job: impl AsyncFnOnce(&mut PgConnection) -> Result<T, DatabaseError>,
+    ) -> Result<Option<T>, DatabaseError> {
         let time_max = self.job_time_max;
         self.pool
             .ask_for(time_max, action, async move |connection| {
@@ -140,13 +142,13 @@ impl JobLock {
     /// takes longer, or the server ends the session as an idle one.
     ///
     /// # Errors
-    /// [`TimescaleError`]; the lock is lost.
-    pub async fn keep(&mut self) -> Result<(), TimescaleError> {
+    /// [`DatabaseError`]; the lock is lost.
+    pub async fn keep(&mut self) -> Result<(), DatabaseError> {
         let action = "keeping the lock of a job";
         let asked = self.lease.connection().execute("select 1");
         match tokio::time::timeout(self.time_max, asked).await {
             Ok(answer) => answer.map(drop).map_err(failed(action)),
-            Err(_) => Err(TimescaleError::Unreachable {
+            Err(_) => Err(DatabaseError::Unreachable {
                 database: ANALYTICS,
                 action,
                 reason: format!("no answer within {} ms", self.time_max.as_millis()),

@@ -1,6 +1,6 @@
 //! TimescaleDB: what the watch stores, each thing exactly once.
 //!
-//! A batch of one partition and the step of that partition's offset are one transaction ([`offsets`]), so that nothing
+//! A batch of one partition and the step of that partition's offset are one transaction ([`crate::io::postgres::offsets`]), so that nothing
 //! has to be recognised as a duplicate. [`analytics`] is the sink for readings and findings; [`operations`] takes KPIs
 //! and the state of jobs. The two editions of TimescaleDB give the same results in different ways ([`edition`]).
 
@@ -11,10 +11,8 @@ pub mod edition;
 mod findings;
 mod groups;
 mod jobs;
-pub mod offsets;
 pub mod operations;
 mod outbox;
-mod pool;
 mod rollouts;
 mod rows;
 pub mod schema;
@@ -22,22 +20,18 @@ mod settled;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
 pub use self::account::Found;
 pub use self::analytics::{Analytics, Batch, Claim, Snapshot};
-pub use self::edition::Edition;
 pub use self::jobs::{JobLock, Ran};
 pub use self::operations::{JobRun, Operations};
 pub use self::outbox::{OutboxBatch, OutboxRow};
-pub use self::pool::PoolStatistics;
-pub(in crate::io) use self::pool::{Pool, Who};
 pub use self::rollouts::{Chosen, ROLLOUT_DAYS};
 pub use self::settled::SettledBatch;
-use crate::config::{Check, Secret};
-pub use crate::detect::kpi::Kpi;
-pub use crate::detect::reading::{DeviceVersion, Metric, Name, Reading, Token, Version};
-use crate::io::topology::databases::check_url;
+use crate::io::postgres::{Access, check_url};
+pub use pulsegate_detect::kpi::Kpi;
+pub use pulsegate_detect::reading::{DeviceVersion, Metric, Name, Reading, Token, Version};
+use pulsegate_settings::{Check, Secret};
 
 /// How the databases of the watch are reached, and how long what is in them is kept.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -70,6 +64,17 @@ pub struct Config {
     pub rollups_days: u32,
 }
 
+/// What the databases of the watch are told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How databases are reached.
+    pub access: Access,
+    /// The section of the watch's databases.
+    pub timescale: Config,
+    /// How long findings wait for others like them, in seconds (`watch.groups.wait_s`).
+    pub group_wait_s: u32,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -96,138 +101,37 @@ const READINGS_DAYS_MIN: u64 = ROLLOUT_DAYS as u64 + 2;
 impl Config {
     /// What is wrong with the values.
     pub fn check(&self, check: &mut Check) {
-        check_url("timescale.analytics_url", &self.analytics_url, check);
-        check_url("timescale.operations_url", &self.operations_url, check);
-        check.range("timescale.connections_max", self.connections_max.into(), 1..=50);
+        check_url("analytics_url", &self.analytics_url, check);
+        check_url("operations_url", &self.operations_url, check);
+        check.range("connections_max", self.connections_max.into(), 1..=50);
         check.range(
-            "timescale.connections_min",
+            "connections_min",
             self.connections_min.into(),
             0..=self.connections_max.into(),
         );
+        check.range("acquire_time_max_ms", self.acquire_time_max_ms, 10..=60_000);
+        check.range("request_time_max_ms", self.request_time_max_ms, 100..=600_000);
+        check.range("job_time_max_s", self.job_time_max_s, 1..=86_400);
         check.range(
-            "timescale.acquire_time_max_ms",
-            self.acquire_time_max_ms,
-            10..=60_000,
-        );
-        check.range(
-            "timescale.request_time_max_ms",
-            self.request_time_max_ms,
-            100..=600_000,
-        );
-        check.range("timescale.job_time_max_s", self.job_time_max_s, 1..=86_400);
-        check.range(
-            "timescale.chunk_interval_hours",
+            "chunk_interval_hours",
             self.chunk_interval_hours.into(),
             1..=24 * 31,
         );
         check.range(
-            "timescale.readings_days",
+            "readings_days",
             self.readings_days.into(),
             READINGS_DAYS_MIN..=3_650,
         );
         check.range(
-            "timescale.rollups_days",
+            "rollups_days",
             self.rollups_days.into(),
             self.readings_days.into()..=36_500,
         );
         if u64::from(self.readings_days) * 24 > CHUNKS_MAX * u64::from(self.chunk_interval_hours) {
             check.problem(
-                "timescale.chunk_interval_hours",
-                format!("makes more than {CHUNKS_MAX} chunks in timescale.readings_days; make it longer"),
+                "chunk_interval_hours",
+                format!("makes more than {CHUNKS_MAX} chunks in readings_days; make it longer"),
             );
-        }
-    }
-}
-
-/// Why a database did not do what was asked. Always a fault of ours: what needs it waits.
-#[derive(Debug, Error)]
-pub enum TimescaleError {
-    /// No answer in time, or an answer that says to come again: shutting down, out of space, out of connections.
-    #[error("the {database} database can't be reached ({action}): {reason}")]
-    Unreachable {
-        /// Which database.
-        database: &'static str,
-        /// What was asked.
-        action: &'static str,
-        /// What the client library or the database said.
-        reason: String,
-    },
-    /// The database answered with a refusal.
-    #[error("the {database} database refused ({action}): {reason}")]
-    Refused {
-        /// Which database.
-        database: &'static str,
-        /// What was asked.
-        action: &'static str,
-        /// What the database said.
-        reason: String,
-    },
-    /// The configuration or the state of the database does not allow it.
-    #[error("{0}")]
-    Invalid(String),
-}
-
-impl TimescaleError {
-    pub(in crate::io) fn new(database: &'static str, action: &'static str, error: &sqlx::Error) -> Self {
-        // Class 57 is the operator's doing (shutting down, starting up, cancelled for time), 53 a lack of space, memory or
-        // connections, 40 a transaction that lost against another: all of them may be over the next time.
-        let passes = |code: &str| ["57", "53", "40"].iter().any(|class| code.starts_with(class));
-        // The message alone: a detail can quote a row.
-        let (unreachable, reason) = match error {
-            sqlx::Error::Database(database) => (
-                database.code().is_some_and(|code| passes(&code)),
-                database.message().to_owned(),
-            ),
-            sqlx::Error::Io(_)
-            | sqlx::Error::Tls(_)
-            | sqlx::Error::Protocol(_)
-            | sqlx::Error::PoolTimedOut
-            | sqlx::Error::PoolClosed
-            | sqlx::Error::WorkerCrashed => (true, error.to_string()),
-            _ => (false, error.to_string()),
-        };
-        if unreachable {
-            Self::Unreachable {
-                database,
-                action,
-                reason,
-            }
-        } else {
-            Self::Refused {
-                database,
-                action,
-                reason,
-            }
-        }
-    }
-}
-
-/// Why a batch was not written. Nothing of it is stored then.
-#[derive(Debug, Error)]
-pub enum WriteError {
-    /// Another worker has claimed the partition since: this one has to stop working on it.
-    #[error(
-        "partition {partition} of {topic} was taken over by another worker; this one writes no more of it"
-    )]
-    Fenced {
-        /// The topic.
-        topic: String,
-        /// The partition.
-        partition: i32,
-    },
-    /// No answer, or one that says to come again: write the same batch again later.
-    #[error("{0}")]
-    Unreachable(TimescaleError),
-    /// The database will not take it, whoever asks how often; an operator has to look.
-    #[error("{0}")]
-    Refused(TimescaleError),
-}
-
-impl From<TimescaleError> for WriteError {
-    fn from(error: TimescaleError) -> Self {
-        match error {
-            TimescaleError::Unreachable { .. } => Self::Unreachable(error),
-            TimescaleError::Refused { .. } | TimescaleError::Invalid(_) => Self::Refused(error),
         }
     }
 }
@@ -237,15 +141,12 @@ mod tests {
     use super::*;
 
     fn problems(config: &Config) -> Vec<String> {
-        let whole = crate::config::Config {
-            timescale: config.clone(),
-            ..Default::default()
-        };
-        whole
-            .problems()
-            .iter()
-            .map(|problem| problem.path.clone())
-            .filter(|path| path.starts_with("timescale."))
+        let mut check = Check::new("local");
+        config.check(&mut check);
+        check
+            .into_problems()
+            .into_iter()
+            .map(|problem| problem.path)
             .collect()
     }
 
@@ -257,21 +158,18 @@ mod tests {
             rollups_days: 3_650,
             ..Config::default()
         };
-        assert_eq!(problems(&many), ["timescale.chunk_interval_hours"]);
+        assert_eq!(problems(&many), ["chunk_interval_hours"]);
         let short = |readings_days| Config {
             readings_days,
             ..Config::default()
         };
-        assert_eq!(problems(&short(8)), ["timescale.readings_days"]);
+        assert_eq!(problems(&short(8)), ["readings_days"]);
         assert_eq!(problems(&short(9)), [""; 0]);
         let few = Config {
             connections_max: 3,
             rollups_days: 10,
             ..Config::default()
         };
-        assert_eq!(
-            problems(&few),
-            ["timescale.connections_min", "timescale.rollups_days"]
-        );
+        assert_eq!(problems(&few), ["connections_min", "rollups_days"]);
     }
 }

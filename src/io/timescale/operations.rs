@@ -3,11 +3,12 @@
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
-use super::pool::{Pool, Who};
-use super::{PoolStatistics, TimescaleError};
-use crate::config::Config;
-use crate::detect::kpi::Kpi;
-use crate::detect::regression::{Point, Stored};
+use super::Settings;
+use crate::io::postgres::DatabaseError;
+use crate::io::postgres::{Pool, Who};
+use crate::telemetry::metrics::PoolStatistics;
+use pulsegate_detect::kpi::Kpi;
+use pulsegate_detect::regression::{Point, Stored};
 
 pub(super) const OPERATIONS: &str = "operations";
 /// Jobs come one after another, lanes count what they have settled now and then, and one more is for whoever asks.
@@ -39,17 +40,17 @@ impl Operations {
     /// Connects as the role `watch_operations`.
     ///
     /// # Errors
-    /// [`TimescaleError`].
-    pub async fn connect(config: &Config) -> Result<Self, TimescaleError> {
+    /// [`DatabaseError`].
+    pub async fn connect(settings: &Settings) -> Result<Self, DatabaseError> {
         let who = Who {
             database: OPERATIONS,
             role: "watch_operations",
-            url: &config.timescale.operations_url,
+            url: &settings.timescale.operations_url,
             connections: CONNECTIONS,
         };
         Ok(Self {
-            pool: Pool::connect(config, who).await?,
-            rollups_days: config.timescale.rollups_days,
+            pool: Pool::connect(&settings.access, who).await?,
+            rollups_days: settings.timescale.rollups_days,
         })
     }
 
@@ -68,8 +69,8 @@ impl Operations {
     /// in `kpis` count as one, the later.
     ///
     /// # Errors
-    /// [`TimescaleError`]; nothing is stored then.
-    pub async fn store_kpis(&self, kpis: &[Kpi]) -> Result<(), TimescaleError> {
+    /// [`DatabaseError`]; nothing is stored then.
+    pub async fn store_kpis(&self, kpis: &[Kpi]) -> Result<(), DatabaseError> {
         self.ask("storing KPIs", async move |connection| {
             store_kpis(connection, kpis).await
         })
@@ -79,8 +80,8 @@ impl Operations {
     /// The KPIs of the minutes (since 1970) from `from` on and before `until`, each in order of time.
     ///
     /// # Errors
-    /// [`TimescaleError`].
-    pub async fn kpis(&self, from: i64, until: i64) -> Result<Vec<Stored>, TimescaleError> {
+    /// [`DatabaseError`].
+    pub async fn kpis(&self, from: i64, until: i64) -> Result<Vec<Stored>, DatabaseError> {
         self.ask("reading KPIs", async move |connection| {
             let rows = sqlx::query(
                 "select kpi, label, array_agg((extract(epoch from minute) / 60)::bigint order by minute),
@@ -100,8 +101,8 @@ impl Operations {
     /// The newest minute (since 1970) that a KPI is stored for.
     ///
     /// # Errors
-    /// [`TimescaleError`].
-    pub async fn newest(&self, kpi: &str) -> Result<Option<i64>, TimescaleError> {
+    /// [`DatabaseError`].
+    pub async fn newest(&self, kpi: &str) -> Result<Option<i64>, DatabaseError> {
         self.ask("looking for the newest KPI", async move |connection| {
             sqlx::query_scalar(
                 "select (extract(epoch from max(minute)) / 60)::bigint from kpi_minute where kpi = $1 and label = ''",
@@ -116,8 +117,8 @@ impl Operations {
     /// Notes how a job fared.
     ///
     /// # Errors
-    /// [`TimescaleError`].
-    pub async fn job_ran(&self, run: &JobRun<'_>) -> Result<(), TimescaleError> {
+    /// [`DatabaseError`].
+    pub async fn job_ran(&self, run: &JobRun<'_>) -> Result<(), DatabaseError> {
         self.ask("noting a job", async move |connection| {
             job_ran(connection, run).await
         })
@@ -127,8 +128,8 @@ impl Operations {
     /// Removes KPIs, and what they were counted from, that are older than they are to be kept; returns how many rows.
     ///
     /// # Errors
-    /// [`TimescaleError`].
-    pub async fn drop_old(&self) -> Result<u64, TimescaleError> {
+    /// [`DatabaseError`].
+    pub async fn drop_old(&self) -> Result<u64, DatabaseError> {
         let days = i32::try_from(self.rollups_days).unwrap_or(i32::MAX);
         self.ask("dropping old KPIs", async move |connection| {
             let mut removed = 0;
@@ -150,12 +151,12 @@ impl Operations {
         &self,
         action: &'static str,
         request: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
-    ) -> Result<T, TimescaleError> {
+    ) -> Result<T, DatabaseError> {
         self.pool
             .ask(action, async move |connection| {
                 request(connection)
                     .await
-                    .map_err(|error| TimescaleError::new(OPERATIONS, action, &error))
+                    .map_err(|error| DatabaseError::new(OPERATIONS, action, &error))
             })
             .await
     }

@@ -8,8 +8,9 @@
 
 use sqlx::{Connection, PgConnection, Row};
 
+use super::Analytics;
 use super::analytics::failed;
-use super::{Analytics, TimescaleError};
+use crate::io::postgres::DatabaseError;
 
 /// One finding on its way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,8 +41,8 @@ impl Analytics {
     /// The caller is the only relay: it holds the topic's `transactional.id`.
     ///
     /// # Errors
-    /// [`TimescaleError`].
-    pub async fn outbox_take(&self, rows_max: u32) -> Result<Option<OutboxBatch>, TimescaleError> {
+    /// [`DatabaseError`].
+    pub async fn outbox_take(&self, rows_max: u32) -> Result<Option<OutboxBatch>, DatabaseError> {
         let action = "taking findings from the outbox";
         self.pool
             .ask(action, async move |connection| {
@@ -59,8 +60,8 @@ impl Analytics {
     /// batch with a number that the topic has would pass for one that was sent.
     ///
     /// # Errors
-    /// [`TimescaleError`]; it may be said again, and is, after a crash.
-    pub async fn outbox_sent(&self, number: i64) -> Result<u64, TimescaleError> {
+    /// [`DatabaseError`]; it may be said again, and is, after a crash.
+    pub async fn outbox_sent(&self, number: i64) -> Result<u64, DatabaseError> {
         let action = "forgetting findings that were sent";
         self.pool
             .ask(action, async move |connection| {

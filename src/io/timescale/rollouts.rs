@@ -6,9 +6,10 @@
 use sqlx::postgres::PgRow;
 use sqlx::{Executor, PgConnection, Row};
 
+use super::Analytics;
 use super::analytics::failed;
-use super::{Analytics, TimescaleError};
-use crate::detect::reading::{DeviceMedian, Rollout, Token};
+use crate::io::postgres::DatabaseError;
+use pulsegate_detect::reading::{DeviceMedian, Rollout, Token};
 
 /// How many days back rollouts are judged.
 pub const ROLLOUT_DAYS: i32 = 7;
@@ -41,13 +42,13 @@ impl Analytics {
     /// devices. A device that was never seen before is in none.
     ///
     /// # Errors
-    /// [`TimescaleError`].
+    /// [`DatabaseError`].
     pub async fn rollouts(
         &self,
         from_ms: i64,
         until_ms: i64,
         devices_min: u32,
-    ) -> Result<Vec<Rollout>, TimescaleError> {
+    ) -> Result<Vec<Rollout>, DatabaseError> {
         let query = sqlx::query(ROLLOUTS)
             .bind(from_ms)
             .bind(until_ms)
@@ -61,12 +62,8 @@ impl Analytics {
     /// later: its hours have to be of the same ones.
     ///
     /// # Errors
-    /// [`TimescaleError`].
-    pub async fn choose_devices(
-        &self,
-        rollout: &Rollout,
-        devices_max: u32,
-    ) -> Result<Chosen, TimescaleError> {
+    /// [`DatabaseError`].
+    pub async fn choose_devices(&self, rollout: &Rollout, devices_max: u32) -> Result<Chosen, DatabaseError> {
         let action = "choosing devices of a rollout";
         self.long(action, async |connection| {
             choose(connection, rollout, devices_max).await
@@ -77,8 +74,8 @@ impl Analytics {
     /// The hours of a rollout that are still to be measured, in order of time, counted from the beginning of its day.
     ///
     /// # Errors
-    /// [`TimescaleError`].
-    pub async fn hours_left(&self, chosen: &Chosen) -> Result<Vec<i16>, TimescaleError> {
+    /// [`DatabaseError`].
+    pub async fn hours_left(&self, chosen: &Chosen) -> Result<Vec<i16>, DatabaseError> {
         let action = "looking for hours to measure";
         let measured: Vec<i16> = self
             .pool
@@ -96,8 +93,8 @@ impl Analytics {
     /// Measures an hour of a rollout, unless it is measured. All of it is stored, or nothing. Says whether it did.
     ///
     /// # Errors
-    /// [`TimescaleError`].
-    pub async fn measure_hour(&self, chosen: &Chosen, hour: i16) -> Result<bool, TimescaleError> {
+    /// [`DatabaseError`].
+    pub async fn measure_hour(&self, chosen: &Chosen, hour: i16) -> Result<bool, DatabaseError> {
         let action = "measuring an hour of a rollout";
         self.long(action, async |connection| measure(connection, chosen, hour).await)
             .await
@@ -107,8 +104,8 @@ impl Analytics {
     /// its hours are measured.
     ///
     /// # Errors
-    /// [`TimescaleError`].
-    pub async fn device_medians(&self, chosen: &Chosen) -> Result<Vec<DeviceMedian>, TimescaleError> {
+    /// [`DatabaseError`].
+    pub async fn device_medians(&self, chosen: &Chosen) -> Result<Vec<DeviceMedian>, DatabaseError> {
         let action = "reading medians of devices";
         let rows = self
             .long(action, async |connection| {

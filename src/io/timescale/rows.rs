@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use sqlx::PgConnection;
 
-use crate::detect::reading::Reading;
-use crate::io::copy::{Rows, timestamp};
+use crate::io::postgres::copy::{Rows, timestamp};
+use pulsegate_detect::reading::Reading;
 
 /// The columns in the order in which [`push`] writes them.
 const COPY: &str = "COPY readings (time, value, origin_offset, claimed_time, origin_partition, origin_index, quality, \

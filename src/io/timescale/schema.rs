@@ -9,8 +9,10 @@ use std::sync::LazyLock;
 use sqlx::migrate::Migrator;
 use sqlx::{PgConnection, Row};
 
-use super::{Config, Edition, TimescaleError};
-use crate::detect::quality::Quality;
+use super::{Config, edition};
+use crate::io::postgres::DatabaseError;
+use crate::telemetry::metrics::Edition;
+use pulsegate_detect::quality::Quality;
 
 /// The migrations that both editions share.
 pub static COMMON: Migrator = sqlx::migrate!("topology/databases/analytics");
@@ -46,8 +48,8 @@ pub const fn table(edition: Edition) -> &'static str {
 
 const DATABASE: &str = super::analytics::ANALYTICS;
 
-fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> TimescaleError {
-    move |error| TimescaleError::new(DATABASE, action, &error)
+fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> DatabaseError {
+    move |error| DatabaseError::new(DATABASE, action, &error)
 }
 
 /// A property of the database: how it is called, how it should be, and how it is.
@@ -56,16 +58,16 @@ pub type Property = (&'static str, String, Option<String>);
 /// Completes the schema, whose common migrations are applied, and says in `changes` what it did.
 ///
 /// # Errors
-/// [`TimescaleError`], also where the database was made for the Community edition and the server runs another.
+/// [`DatabaseError`], also where the database was made for the Community edition and the server runs another.
 pub async fn complete(
     connection: &mut PgConnection,
     config: &Config,
     changes: &mut Vec<String>,
-) -> Result<(), TimescaleError> {
-    let edition = Edition::ask(connection).await?;
+) -> Result<(), DatabaseError> {
+    let edition = edition::ask(connection).await?;
     let made_for = made_for(connection).await?;
     if made_for.as_deref() == Some("community") && edition == Edition::Apache {
-        return Err(TimescaleError::Invalid(
+        return Err(DatabaseError::Invalid(
             "the analytics database was made for TimescaleDB's Community edition, and the server runs the Apache \
              edition, which can't read the columnstore; set timescaledb.license = 'timescale' again, or begin with a \
              new database (databases.prefix)"
@@ -75,7 +77,7 @@ pub async fn complete(
     migrations(edition)
         .run(&mut *connection)
         .await
-        .map_err(|error| TimescaleError::Refused {
+        .map_err(|error| DatabaseError::Refused {
             database: DATABASE,
             action: "applying the edition's migrations",
             reason: error.to_string(),
@@ -101,12 +103,9 @@ pub async fn complete(
 /// What [`complete`] sees to, as it should be and as it is.
 ///
 /// # Errors
-/// [`TimescaleError`].
-pub async fn inspect(
-    connection: &mut PgConnection,
-    config: &Config,
-) -> Result<Vec<Property>, TimescaleError> {
-    let edition = Edition::ask(connection).await?;
+/// [`DatabaseError`].
+pub async fn inspect(connection: &mut PgConnection, config: &Config) -> Result<Vec<Property>, DatabaseError> {
+    let edition = edition::ask(connection).await?;
     let made_for = made_for(connection).await?;
     let agrees = made_for.as_deref() == Some(edition.as_str());
     let mut found = vec![("edition", edition.as_str().to_owned(), made_for)];
@@ -116,7 +115,7 @@ pub async fn inspect(
     Ok(found)
 }
 
-async fn made_for(connection: &mut PgConnection) -> Result<Option<String>, TimescaleError> {
+async fn made_for(connection: &mut PgConnection) -> Result<Option<String>, DatabaseError> {
     sqlx::query_scalar("select name from edition")
         .fetch_optional(connection)
         .await
@@ -148,7 +147,7 @@ async fn properties(
     connection: &mut PgConnection,
     config: &Config,
     edition: Edition,
-) -> Result<Vec<Property>, TimescaleError> {
+) -> Result<Vec<Property>, DatabaseError> {
     let asking = "asking for intervals and policies";
     let live: Option<String> = sqlx::query_scalar(
         "select (extract(epoch from time_interval) / 3600)::bigint || ' h' from timescaledb_information.dimensions
@@ -224,7 +223,7 @@ async fn live_rollup(connection: &mut PgConnection) -> Result<Option<String>, sq
     .await
 }
 
-async fn correct(connection: &mut PgConnection, config: &Config, name: &str) -> Result<(), TimescaleError> {
+async fn correct(connection: &mut PgConnection, config: &Config, name: &str) -> Result<(), DatabaseError> {
     let days = |days: u32| i32::try_from(days).unwrap_or(i32::MAX);
     let query = match name {
         CHUNK_INTERVAL => sqlx::query("select set_chunk_time_interval('readings', make_interval(hours => $1))")

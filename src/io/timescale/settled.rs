@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use sqlx::{Connection, PgConnection, Row};
 
-use super::offsets::{self, Position, Step, Stepped};
+use super::Operations;
 use super::operations::{OPERATIONS, store_kpis};
-use super::{Operations, TimescaleError, WriteError};
-use crate::detect::kpi::{Count, Settled};
-use crate::gate::outcome::Outcome;
+use crate::io::postgres::offsets::{self, Position, Step, Stepped};
+use crate::io::postgres::{DatabaseError, WriteError};
+use pulsegate_detect::kpi::{Count, Settled};
+use pulsegate_ledger::outcome::Outcome;
 
 /// Minutes whose KPIs are computed in one run; what is left waits for the next.
 const MINUTES_MAX: i64 = 1_440;
@@ -22,16 +23,16 @@ pub struct SettledBatch<'a> {
     pub settled: &'a Settled,
 }
 
-fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> TimescaleError + Copy {
-    move |error| TimescaleError::new(OPERATIONS, action, &error)
+fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> DatabaseError + Copy {
+    move |error| DatabaseError::new(OPERATIONS, action, &error)
 }
 
 impl Operations {
     /// Claims a partition of the ledger topic: whoever counted it before counts no more of it.
     ///
     /// # Errors
-    /// [`TimescaleError`].
-    pub async fn claim(&self, topic: &str, partition: i32) -> Result<Position, TimescaleError> {
+    /// [`DatabaseError`].
+    pub async fn claim(&self, topic: &str, partition: i32) -> Result<Position, DatabaseError> {
         let action = "claiming a partition of the ledger";
         self.pool
             .ask(action, async |connection| {
@@ -45,13 +46,8 @@ impl Operations {
     /// Notes that a partition's log ends at `log_end`, before what is counted of it: it is held from now on.
     ///
     /// # Errors
-    /// [`TimescaleError`].
-    pub async fn note_log_end(
-        &self,
-        topic: &str,
-        partition: i32,
-        log_end: i64,
-    ) -> Result<(), TimescaleError> {
+    /// [`DatabaseError`].
+    pub async fn note_log_end(&self, topic: &str, partition: i32, log_end: i64) -> Result<(), DatabaseError> {
         let action = "noting where a log ends";
         self.pool
             .ask(action, async |connection| {
@@ -81,8 +77,8 @@ impl Operations {
     /// processes that do this at once take turns.
     ///
     /// # Errors
-    /// [`TimescaleError`]; the minutes then wait for the next run.
-    pub async fn compute_kpis(&self) -> Result<u64, TimescaleError> {
+    /// [`DatabaseError`]; the minutes then wait for the next run.
+    pub async fn compute_kpis(&self) -> Result<u64, DatabaseError> {
         let action = "computing KPIs";
         self.pool
             .ask(action, async |connection| {
@@ -97,8 +93,8 @@ impl Operations {
     /// Whether something has come to a minute (since 1970) before `until` since its KPIs were last computed.
     ///
     /// # Errors
-    /// [`TimescaleError`].
-    pub async fn is_due(&self, until: i64) -> Result<bool, TimescaleError> {
+    /// [`DatabaseError`].
+    pub async fn is_due(&self, until: i64) -> Result<bool, DatabaseError> {
         let action = "looking for minutes that are due";
         self.pool
             .ask(action, async move |connection| {
@@ -117,7 +113,7 @@ impl Operations {
 async fn count(
     connection: &mut PgConnection,
     batch: &SettledBatch<'_>,
-    fault: impl Fn(sqlx::Error) -> TimescaleError,
+    fault: impl Fn(sqlx::Error) -> DatabaseError,
 ) -> Result<Duration, WriteError> {
     let mut transaction = connection.begin().await.map_err(&fault)?;
     // First, because of its lock: what follows is done by the one who may.

@@ -6,9 +6,11 @@ use serde::Deserialize;
 use sqlx::Row;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 
-use super::databases::{Admin, is_name, run};
-use super::{Fault, Item, Kind, logins};
-use crate::config::LOCAL;
+use super::admin::{Admin, run};
+use super::{Fault, Item, Kind};
+use crate::io::postgres::is_name;
+use crate::io::postgres::logins;
+use pulsegate_settings::LOCAL;
 
 const DECLARED: &str = include_str!("../../../topology/access.toml");
 
@@ -168,9 +170,9 @@ pub(super) async fn apply_roles(
     for (role, declared) in &matrix.role {
         let name = admin.full(role);
         let live = live_role(root, &name).await?;
-        let local = admin.config.environment == LOCAL;
+        let local = admin.settings.environment == LOCAL;
         // A developer's server moves to another port, and is asked under the one that the superuser has now.
-        let login = logins::find(&admin.config.databases, role)?
+        let login = logins::find(&admin.settings.databases, role)?
             .filter(|login| !local || logins::is_at(login, admin.options()));
         let login = match (login, &live) {
             (Some(login), _) => Some(login),
@@ -181,7 +183,7 @@ pub(super) async fn apply_roles(
                 let database = admin.full(&declared.database);
                 changes.push(format!("made a login for role {name}"));
                 Some(logins::make(
-                    &admin.config.databases,
+                    &admin.settings.databases,
                     role,
                     admin.options(),
                     &database,
@@ -320,7 +322,7 @@ pub(super) async fn inspect_roles(
             live,
         };
         items.push(item("attributes", attributes(declared), live));
-        let login = logins::find(&admin.config.databases, role)?.map(|_| "present".to_owned());
+        let login = logins::find(&admin.settings.databases, role)?.map(|_| "present".to_owned());
         items.push(item("login file", "present".to_owned(), login));
     }
     Ok(items)

@@ -1,18 +1,13 @@
 //! Databases, their migrations, and who may connect to them.
 
-use std::path::PathBuf;
-use std::time::Duration;
-
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use sqlx::migrate::Migrator;
-use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, Row};
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection, Row};
 
 use super::access::{self, Matrix};
-use super::{Fault, Item, Kind};
-use crate::config::{Check, Secret};
-use crate::io::timescale::{Edition, schema};
+use super::admin::{Admin, run};
+use super::{Fault, Item, Kind, Settings};
+use crate::io::timescale::{edition, schema};
 
 /// The migrations of each database.
 static VAULT: Migrator = sqlx::migrate!("topology/databases/vault");
@@ -21,75 +16,6 @@ static OPERATIONS: Migrator = sqlx::migrate!("topology/databases/operations");
 
 /// The table in which they are recorded.
 const APPLIED: &str = "_sqlx_migrations";
-
-/// How the databases are reached by whoever applies the topology. Services connect with their own logins.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// `postgres://user:password@host:port/postgres` of a superuser; used by `pulsegate topology` and by nothing else.
-    pub admin_url: Secret,
-    /// What the names of databases and roles begin with. Default: `pulsegate_`.
-    pub prefix: String,
-    /// Where `topology apply` writes the logins that it makes, one file a role, readable by the owner only, and where a
-    /// service looks for its login when the configuration gives no URL. Default: `.stack/logins`.
-    pub logins_directory: PathBuf,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            admin_url: Secret::default(),
-            prefix: "pulsegate_".to_owned(),
-            logins_directory: PathBuf::from(".stack/logins"),
-        }
-    }
-}
-
-impl Config {
-    /// What is wrong with the values.
-    pub fn check(&self, check: &mut Check) {
-        if !is_name(&self.prefix) || self.prefix.len() > 40 {
-            check.problem(
-                "databases.prefix",
-                "must be 1 to 40 of a-z, 0-9 and _, beginning with a letter",
-            );
-        }
-        check_url("databases.admin_url", &self.admin_url, check);
-    }
-}
-
-/// Notes what is wrong with a PostgreSQL URL; an empty one is not set, and fine.
-pub(crate) fn check_url(path: &str, url: &Secret, check: &mut Check) {
-    if url.is_empty() {
-        return;
-    }
-    match url.expose().parse::<PgConnectOptions>() {
-        Err(_) => check.problem(
-            path,
-            "is not a PostgreSQL URL; write postgres://user:password@host:port/database",
-        ),
-        Ok(options) if !check.local && !is_encrypted(&options) => {
-            check.problem(
-                path,
-                "must have sslmode=require, verify-ca or verify-full outside the local environment",
-            );
-        }
-        Ok(_) => {}
-    }
-}
-
-pub(super) fn is_encrypted(options: &PgConnectOptions) -> bool {
-    use sqlx::postgres::PgSslMode::{Require, VerifyCa, VerifyFull};
-    matches!(options.get_ssl_mode(), Require | VerifyCa | VerifyFull)
-}
-
-/// A name that needs no thought when it is quoted.
-pub(super) fn is_name(name: &str) -> bool {
-    name.starts_with(|first: char| first.is_ascii_lowercase())
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
-}
 
 fn migrations(database: &str) -> Option<&'static Migrator> {
     match database {
@@ -101,78 +27,10 @@ fn migrations(database: &str) -> Option<&'static Migrator> {
     }
 }
 
-/// An open session of the superuser on one database.
-pub(super) struct Admin<'c> {
-    pub(super) config: &'c crate::config::Config,
-    options: PgConnectOptions,
-}
-
-impl<'c> Admin<'c> {
-    fn new(config: &'c crate::config::Config) -> Result<Self, Fault> {
-        if config.databases.admin_url.is_empty() {
-            return Err(Fault::Invalid(
-                "databases.admin_url is not set: the URL of a superuser that makes databases and roles \
-                 (PULSEGATE_DATABASES__ADMIN_URL)"
-                    .to_owned(),
-            ));
-        }
-        let options: PgConnectOptions = config
-            .databases
-            .admin_url
-            .expose()
-            .parse()
-            .map_err(|_| Fault::Invalid("databases.admin_url is not a PostgreSQL URL".to_owned()))?;
-        let options = options
-            .application_name("pulsegate topology")
-            .options([(
-                "statement_timeout",
-                config.topology.request_time_max_ms.to_string(),
-            )])
-            .disable_statement_logging();
-        Ok(Self { config, options })
-    }
-
-    /// Where the logins of services differ from the superuser's is in user, password and database.
-    pub(super) const fn options(&self) -> &PgConnectOptions {
-        &self.options
-    }
-
-    /// The full name of the database or role `name`.
-    pub(super) fn full(&self, name: &str) -> String {
-        format!("{}{name}", self.config.databases.prefix)
-    }
-
-    /// Connects to the superuser's own database, or to `database` (its full name).
-    pub(super) async fn connect(&self, database: Option<&str>) -> Result<PgConnection, Fault> {
-        let options = match database {
-            Some(database) => self.options.clone().database(database),
-            None => self.options.clone(),
-        };
-        let time_max = Duration::from_millis(self.config.topology.request_time_max_ms);
-        match tokio::time::timeout(time_max, options.connect()).await {
-            Ok(connected) => connected.map_err(|error| Fault::postgres("connecting to PostgreSQL", &error)),
-            Err(_) => Err(Fault::Unreachable {
-                service: "PostgreSQL",
-                reason: "no answer in time".to_owned(),
-            }),
-        }
-    }
-}
-
-/// Runs one statement that was put together from names of ours ([`is_name`]), quoted.
-pub(super) async fn run(connection: &mut PgConnection, sql: String) -> Result<(), Fault> {
-    // What is run can hold a password's verifier, so a failure names the verb and the object only.
-    let action: String = sql.split_whitespace().take(3).collect::<Vec<_>>().join(" ");
-    match connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await {
-        Ok(_) => Ok(()),
-        Err(error) => Err(Fault::postgres(action, &error)),
-    }
-}
-
 /// Creates databases, migrates them, and makes roles and grants what the matrix says.
-pub(super) async fn apply(config: &crate::config::Config, changes: &mut Vec<String>) -> Result<(), Fault> {
+pub(super) async fn apply(settings: &Settings, changes: &mut Vec<String>) -> Result<(), Fault> {
     let matrix = Matrix::declared()?;
-    let admin = Admin::new(config)?;
+    let admin = Admin::new(settings)?;
     let mut root = admin.connect(None).await?;
     // Roles are shared by all databases, and PostgreSQL lets two sessions that alter one role fail: one apply at a time.
     sqlx::query("select pg_advisory_lock(hashtextextended('pulsegate topology apply', 0))")
@@ -195,7 +53,7 @@ pub(super) async fn apply(config: &crate::config::Config, changes: &mut Vec<Stri
             migrate(&mut connection, migrator, &name, changes).await?;
         }
         if database == "analytics" {
-            schema::complete(&mut connection, &config.timescale, changes).await?;
+            schema::complete(&mut connection, &settings.timescale, changes).await?;
         }
         access::apply_grants(&admin, &matrix, database, &mut connection, changes).await?;
         close(connection).await;
@@ -229,9 +87,9 @@ async fn migrate(
 }
 
 /// Compares databases, migrations, roles and grants with the declaration.
-pub(super) async fn inspect(config: &crate::config::Config) -> Result<Vec<Item>, Fault> {
+pub(super) async fn inspect(settings: &Settings) -> Result<Vec<Item>, Fault> {
     let matrix = Matrix::declared()?;
-    let admin = Admin::new(config)?;
+    let admin = Admin::new(settings)?;
     let mut root = admin.connect(None).await?;
     let mut items = access::inspect_roles(&admin, &matrix, &mut root).await?;
     for database in matrix.databases() {
@@ -250,7 +108,7 @@ pub(super) async fn inspect(config: &crate::config::Config) -> Result<Vec<Item>,
                 items.push(migration_item(&mut connection, migrator, APPLIED, name.clone()).await?);
             }
             if database == "analytics" {
-                items.extend(edition_items(&mut connection, config, &name).await?);
+                items.extend(edition_items(&mut connection, settings, &name).await?);
             }
             items.extend(access::inspect_grants(&admin, &matrix, database, &mut connection).await?);
             close(connection).await;
@@ -263,15 +121,15 @@ pub(super) async fn inspect(config: &crate::config::Config) -> Result<Vec<Item>,
 /// What depends on the edition of TimescaleDB.
 async fn edition_items(
     connection: &mut PgConnection,
-    config: &crate::config::Config,
+    settings: &Settings,
     name: &str,
 ) -> Result<Vec<Item>, Fault> {
     if applied(connection, APPLIED).await?.is_empty() {
         return Ok(Vec::new());
     }
-    let edition = Edition::ask(connection).await?;
+    let edition = edition::ask(connection).await?;
     let mut items = Vec::new();
-    for (aspect, declared, live) in schema::inspect(connection, &config.timescale).await? {
+    for (aspect, declared, live) in schema::inspect(connection, &settings.timescale).await? {
         items.push(Item {
             kind: Kind::Database,
             name: name.to_owned(),
@@ -358,16 +216,6 @@ async fn close(connection: PgConnection) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_need_no_escaping() {
-        for good in ["pulsegate_", "a", "t1_"] {
-            assert!(is_name(good), "{good}");
-        }
-        for bad in ["", "1a", "A", "a\"", "a-b", "ä"] {
-            assert!(!is_name(bad), "{bad}");
-        }
-    }
 
     #[test]
     fn every_database_of_the_matrix_has_its_migrations() {

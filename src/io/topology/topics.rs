@@ -14,8 +14,8 @@ use rdkafka::error::KafkaResult;
 use rdkafka::types::RDKafkaErrorCode;
 use serde::Deserialize;
 
-use super::{Fault, Item, Kind};
-use crate::config::Config;
+use super::{Config, Fault, Item, Kind, Settings};
+use crate::io::kafka::Topics as Names;
 
 type Admin = Arc<AdminClient<DefaultClientContext>>;
 
@@ -65,15 +65,12 @@ struct Live {
 }
 
 /// The declared topics with the configuration's names, counts and replicas.
-fn declared(config: &Config) -> Result<Vec<Topic>, Fault> {
+fn declared(names: &Names, config: &Config) -> Result<Vec<Topic>, Fault> {
     let document: Document =
         toml::from_str(DECLARED).map_err(|error| Fault::Invalid(format!("topology/topics.toml: {error}")))?;
     let defaults = document.defaults;
-    let partitions = config.topology.partitions.unwrap_or(defaults.partitions);
-    let replication_factor = config
-        .topology
-        .replication_factor
-        .unwrap_or(defaults.replication_factor);
+    let partitions = config.partitions.unwrap_or(defaults.partitions);
+    let replication_factor = config.replication_factor.unwrap_or(defaults.replication_factor);
     let mut topics = Vec::new();
     for (key, topic) in document.topics {
         let mut settings = defaults.settings.clone();
@@ -82,11 +79,11 @@ fn declared(config: &Config) -> Result<Vec<Topic>, Fault> {
         let insync = if replication_factor >= 3 { 2 } else { 1 };
         settings.insert("min.insync.replicas".to_owned(), insync.to_string());
         let name = match key.as_str() {
-            "raw" => &config.topics.raw,
-            "clean" => &config.topics.clean,
-            "deadletter" => &config.topics.deadletter,
-            "ledger" => &config.topics.ledger,
-            "findings" => &config.topics.findings,
+            "raw" => &names.raw,
+            "clean" => &names.clean,
+            "deadletter" => &names.deadletter,
+            "ledger" => &names.ledger,
+            "findings" => &names.findings,
             _ => {
                 return Err(Fault::Invalid(format!(
                     "topology/topics.toml: nobody knows a topic {key}"
@@ -105,27 +102,27 @@ fn declared(config: &Config) -> Result<Vec<Topic>, Fault> {
 }
 
 /// Creates what is missing and alters settings that differ. Partition counts are left alone: a device's home would move.
-pub(super) async fn apply(config: &Config, changes: &mut Vec<String>) -> Result<(), Fault> {
-    let topics = declared(config)?;
-    let admin = connect(config)?;
+pub(super) async fn apply(settings: &Settings, changes: &mut Vec<String>) -> Result<(), Fault> {
+    let topics = declared(&settings.topics, &settings.topology)?;
+    let admin = connect(settings)?;
     let before = changes.len();
-    let mut live = read(&admin, config).await?;
+    let mut live = read(&admin, settings).await?;
     for topic in &topics {
         match live.remove(&topic.name) {
-            None => create(&admin, config, topic, changes).await?,
-            Some(live) => alter(&admin, config, topic, &live, changes).await?,
+            None => create(&admin, settings, topic, changes).await?,
+            Some(live) => alter(&admin, settings, topic, &live, changes).await?,
         }
     }
     if changes.len() > before {
-        settle(&admin, config, &topics).await?;
+        settle(&admin, settings, &topics).await?;
     }
     Ok(())
 }
 
 /// Compares the live topics with the declared ones.
-pub(super) async fn inspect(config: &Config) -> Result<Vec<Item>, Fault> {
-    let topics = declared(config)?;
-    let mut live = read(&connect(config)?, config).await?;
+pub(super) async fn inspect(settings: &Settings) -> Result<Vec<Item>, Fault> {
+    let topics = declared(&settings.topics, &settings.topology)?;
+    let mut live = read(&connect(settings)?, settings).await?;
     Ok(topics
         .iter()
         .flat_map(|topic| items(topic, live.remove(&topic.name).as_ref()))
@@ -164,7 +161,7 @@ fn items(topic: &Topic, live: Option<&Live>) -> Vec<Item> {
 
 async fn create(
     admin: &Admin,
-    config: &Config,
+    settings: &Settings,
     topic: &Topic,
     changes: &mut Vec<String>,
 ) -> Result<(), Fault> {
@@ -182,7 +179,7 @@ async fn create(
     }
     let action = format!("creating topic {}", topic.name);
     let results = admin
-        .create_topics([&new], &options(config))
+        .create_topics([&new], &options(settings))
         .await
         .map_err(|error| Fault::kafka(&action, &error))?;
     for result in results {
@@ -207,7 +204,7 @@ async fn create(
 /// librdkafka's wrapped call replaces all of a topic's own settings, so those that nobody declares are sent along.
 async fn alter(
     admin: &Admin,
-    config: &Config,
+    settings: &Settings,
     topic: &Topic,
     live: &Live,
     changes: &mut Vec<String>,
@@ -228,7 +225,7 @@ async fn alter(
     }
     let action = format!("altering topic {}", topic.name);
     let results = admin
-        .alter_configs([&alteration], &options(config))
+        .alter_configs([&alteration], &options(settings))
         .await
         .map_err(|error| Fault::kafka(&action, &error))?;
     if let Some((_, code)) = results.into_iter().find_map(Result::err) {
@@ -246,11 +243,11 @@ async fn alter(
 }
 
 /// Waits until the broker that answers knows of what the controller accepted.
-async fn settle(admin: &Admin, config: &Config, topics: &[Topic]) -> Result<(), Fault> {
+async fn settle(admin: &Admin, settings: &Settings, topics: &[Topic]) -> Result<(), Fault> {
     let pause = Duration::from_millis(50);
     let times = usize::try_from(SETTLE_TIME_MAX.as_millis() / pause.as_millis()).unwrap_or(200);
     let settled = || async {
-        let live = read(admin, config).await?;
+        let live = read(admin, settings).await?;
         let seen = |topic: &Topic| {
             items(topic, live.get(&topic.name))
                 .iter()
@@ -278,9 +275,12 @@ async fn settle(admin: &Admin, config: &Config, topics: &[Topic]) -> Result<(), 
 }
 
 /// Every topic of the cluster that is declared, as it is.
-async fn read(admin: &Admin, config: &Config) -> Result<BTreeMap<String, Live>, Fault> {
-    let names: Vec<String> = declared(config)?.into_iter().map(|topic| topic.name).collect();
-    let timeout = Duration::from_millis(config.topology.request_time_max_ms);
+async fn read(admin: &Admin, settings: &Settings) -> Result<BTreeMap<String, Live>, Fault> {
+    let names: Vec<String> = declared(&settings.topics, &settings.topology)?
+        .into_iter()
+        .map(|topic| topic.name)
+        .collect();
+    let timeout = Duration::from_millis(settings.topology.request_time_max_ms);
     // Asking for one topic by name may create it, where a broker allows that; asking for all never does.
     let asked = Arc::clone(admin);
     let metadata = tokio::task::spawn_blocking(move || asked.inner().fetch_metadata(None, timeout))
@@ -315,7 +315,7 @@ async fn read(admin: &Admin, config: &Config) -> Result<BTreeMap<String, Live>, 
     let found: Vec<String> = live.keys().cloned().collect();
     let specifiers: Vec<_> = found.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
     let described = admin
-        .describe_configs(&specifiers, &options(config))
+        .describe_configs(&specifiers, &options(settings))
         .await
         .map_err(|error| Fault::kafka("reading the topics' settings", &error))?;
     for resource in described {
@@ -342,15 +342,15 @@ fn take_settings(resource: ConfigResource, live: &mut BTreeMap<String, Live>) {
     }
 }
 
-fn connect(config: &Config) -> Result<Admin, Fault> {
-    let client: KafkaResult<AdminClient<DefaultClientContext>> = config.kafka.client().create();
+fn connect(settings: &Settings) -> Result<Admin, Fault> {
+    let client: KafkaResult<AdminClient<DefaultClientContext>> = settings.kafka.client().create();
     client
         .map(Arc::new)
         .map_err(|error| Fault::kafka("creating a Kafka client", &error))
 }
 
-fn options(config: &Config) -> AdminOptions {
-    let timeout = Duration::from_millis(config.topology.request_time_max_ms);
+fn options(settings: &Settings) -> AdminOptions {
+    let timeout = Duration::from_millis(settings.topology.request_time_max_ms);
     AdminOptions::new()
         .request_timeout(Some(timeout))
         .operation_timeout(Some(timeout))
@@ -362,7 +362,7 @@ mod tests {
 
     #[test]
     fn the_declaration_is_the_contracts_five_topics() {
-        let topics = declared(&Config::default()).expect("the embedded file is right");
+        let topics = declared(&Names::default(), &Config::default()).expect("the embedded file is right");
         let names: Vec<_> = topics.iter().map(|topic| topic.name.as_str()).collect();
         assert_eq!(
             names,
@@ -393,7 +393,7 @@ mod tests {
 
     #[test]
     fn a_missing_topic_differs_in_everything() {
-        let topics = declared(&Config::default()).expect("the embedded file is right");
+        let topics = declared(&Names::default(), &Config::default()).expect("the embedded file is right");
         assert!(
             topics
                 .iter()

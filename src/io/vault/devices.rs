@@ -12,11 +12,13 @@ use zeroize::Zeroizing;
 
 use super::tenants::{self, Branch, HOUSE, Home, Which};
 use super::{Database, Shared, VaultFault, without_haste};
-use crate::crypto::envelope::FieldKey;
-use crate::crypto::kek::Kek;
-use crate::crypto::keys::Tenant;
-use crate::crypto::token::Token;
-use crate::gate::keyring::{Algorithm, KeyRow, KeyState, Keyring, KeyringBuilder, KeyringError, Profile};
+use pulsegate_core::crypto::envelope::FieldKey;
+use pulsegate_core::crypto::kek::Kek;
+use pulsegate_core::crypto::keys::Tenant;
+use pulsegate_core::crypto::token::Token;
+use pulsegate_core::gate::keyring::{
+    Algorithm, KeyRow, KeyState, Keyring, KeyringBuilder, KeyringError, Profile,
+};
 
 /// Changes that are read at once.
 const CHANGES_MAX: i64 = 20_000;

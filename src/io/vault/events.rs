@@ -26,12 +26,12 @@ use tokio::sync::OnceCell;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use super::{VaultFault, answer, options};
-use crate::config::Config;
+use super::{Settings, VaultFault, answer, options};
+use crate::io::audit;
 use crate::io::audit::AuditError;
-use crate::io::audit::entry::Deed;
 use crate::io::audit::journal::{self, Journal, Role};
 use crate::telemetry::metrics::{Metrics, Service};
+use pulsegate_ledger::log::entry::Deed;
 
 /// Events that are relayed at once, each with at most 500 key ids.
 const EVENTS_MAX: usize = 500;
@@ -77,16 +77,18 @@ type Action = (Deed, Map<String, Value>);
 /// The relay of one gate. It keeps no connection between two looks, and none that others wait for: a look that is given up
 /// takes its connections with it, and the vault its events back.
 pub(super) struct Relay {
-    config: Config,
+    settings: Settings,
+    audit: audit::Settings,
     /// The last try failed, and this was said.
     failing: AtomicBool,
     metrics: Arc<Metrics>,
 }
 
 impl Relay {
-    pub(super) fn new(config: &Config, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(settings: Settings, audit: audit::Settings, metrics: Arc<Metrics>) -> Self {
         Self {
-            config: config.clone(),
+            settings,
+            audit,
             failing: AtomicBool::new(false),
             metrics,
         }
@@ -121,7 +123,7 @@ impl Relay {
 
     async fn relay_all(&self) -> Result<Left, Fault> {
         let rest = REST_TIME_MAX.as_millis().to_string();
-        let options = options(&self.config, "gate_vault")?;
+        let options = options(&self.settings, "gate_vault")?;
         let options = options.options([("idle_in_transaction_session_timeout", rest)]);
         let mut vault = self.ask("connecting", options.connect()).await?;
         let journal = OnceCell::new();
@@ -158,7 +160,7 @@ impl Relay {
 
     async fn record(&self, journal: &OnceCell<Journal>, actions: Vec<Action>) -> Result<(), Fault> {
         let record = async {
-            let connect = || Journal::connect(&self.config, Role::Gate);
+            let connect = || Journal::connect(&self.audit, Role::Gate);
             let journal = journal.get_or_try_init(connect).await?;
             journal.record_all(Timestamp::now(), actions).await
         };
@@ -173,7 +175,7 @@ impl Relay {
         action: &'static str,
         request: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, VaultFault> {
-        let time_max = Duration::from_millis(self.config.vault.request_time_max_ms);
+        let time_max = Duration::from_millis(self.settings.access.request_time_max_ms);
         answer(time_max, action, request).await
     }
 }

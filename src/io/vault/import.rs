@@ -17,10 +17,10 @@ use super::lines::{self, KeyLine, Problem};
 use super::registrar::Registrar;
 use super::tenants::{self, Branch, Which};
 use super::{VaultFault, random, without_haste};
-use crate::crypto::envelope::Nonce;
-use crate::crypto::kek::Kek;
-use crate::gate::keyring::{Algorithm, CLASSES_MAX, VERIFYING_KEYS_MAX};
-use crate::io::copy::Rows;
+use crate::io::postgres::copy::Rows;
+use pulsegate_core::crypto::envelope::Nonce;
+use pulsegate_core::crypto::kek::Kek;
+use pulsegate_core::gate::keyring::{Algorithm, CLASSES_MAX, VERIFYING_KEYS_MAX};
 
 /// Lines that are sent at once.
 const CHUNK_LINES: usize = 10_000;

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::HOUSE;
-use crate::gate::keyring::{Algorithm, KeyRow, KeyState, KeyringError, Profile};
+use pulsegate_core::gate::keyring::{Algorithm, KeyRow, KeyState, KeyringError, Profile};
 
 /// The longest line, in bytes: every name and secret at its limit, with room to spare.
 pub const LINE_BYTES_MAX: usize = 4096;

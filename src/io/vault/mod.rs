@@ -34,12 +34,13 @@ use tracing::{info, warn};
 
 pub use self::devices::Keys;
 use self::subjects::Subjects;
-use crate::config::{Check, Secret};
-use crate::crypto::kek::{Kek, KekError};
-use crate::gate::keyring::KeyringBuilder;
-use crate::io::topology::databases::check_url;
-use crate::io::topology::logins;
+use crate::io::audit;
+use crate::io::postgres::logins;
+use crate::io::postgres::{Access, check_url};
 use crate::telemetry::metrics::{Metrics, Service};
+use pulsegate_core::crypto::kek::{Kek, KekError};
+use pulsegate_core::gate::keyring::KeyringBuilder;
+use pulsegate_settings::{Check, Secret};
 
 pub use self::tenants::HOUSE;
 
@@ -71,6 +72,17 @@ pub struct Config {
     pub report_interval_s: u64,
 }
 
+/// What the vault is told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How its database is reached, with the vault's own limits of time.
+    pub access: Access,
+    /// Its section.
+    pub vault: Config,
+    /// Where the key encryption key comes from.
+    pub kek: pulsegate_core::crypto::kek::Config,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -90,19 +102,15 @@ impl Default for Config {
 impl Config {
     /// What is wrong with the values.
     pub fn check(&self, check: &mut Check) {
-        check_url("vault.url", &self.url, check);
-        check.range("vault.connections_max", self.connections_max.into(), 1..=64);
-        check.range("vault.acquire_time_max_ms", self.acquire_time_max_ms, 10..=60_000);
-        check.range("vault.request_time_max_ms", self.request_time_max_ms, 10..=60_000);
-        check.range("vault.poll_interval_ms", self.poll_interval_ms, 10..=60_000);
-        check.range("vault.subjects_max", self.subjects_max as u64, 1_000..=10_000_000);
-        check.range("vault.subject_stale_s", self.subject_stale_s, 1..=3_600);
-        check.range(
-            "vault.subject_fresh_s",
-            self.subject_fresh_s,
-            1..=self.subject_stale_s,
-        );
-        check.range("vault.report_interval_s", self.report_interval_s, 1..=3_600);
+        check_url("url", &self.url, check);
+        check.range("connections_max", self.connections_max.into(), 1..=64);
+        check.range("acquire_time_max_ms", self.acquire_time_max_ms, 10..=60_000);
+        check.range("request_time_max_ms", self.request_time_max_ms, 10..=60_000);
+        check.range("poll_interval_ms", self.poll_interval_ms, 10..=60_000);
+        check.range("subjects_max", self.subjects_max as u64, 1_000..=10_000_000);
+        check.range("subject_stale_s", self.subject_stale_s, 1..=3_600);
+        check.range("subject_fresh_s", self.subject_fresh_s, 1..=self.subject_stale_s);
+        check.range("report_interval_s", self.report_interval_s, 1..=3_600);
     }
 }
 
@@ -186,16 +194,16 @@ pub(super) struct Database {
 
 impl Database {
     /// Connects with the login of `role`, or with the URL that is configured.
-    async fn connect(config: &crate::config::Config, role: &str) -> Result<Self, VaultFault> {
+    async fn connect(settings: &Settings, role: &str) -> Result<Self, VaultFault> {
         let pool = PgPoolOptions::new()
-            .max_connections(config.vault.connections_max)
-            .acquire_timeout(Duration::from_millis(config.vault.acquire_time_max_ms))
-            .connect_with(options(config, role)?)
+            .max_connections(settings.vault.connections_max)
+            .acquire_timeout(Duration::from_millis(settings.access.acquire_time_max_ms))
+            .connect_with(options(settings, role)?)
             .await
             .map_err(|error| VaultFault::database("connecting", &error))?;
         Ok(Self {
             pool,
-            request_time_max: Duration::from_millis(config.vault.request_time_max_ms),
+            request_time_max: Duration::from_millis(settings.access.request_time_max_ms),
         })
     }
 
@@ -212,10 +220,13 @@ impl Database {
 }
 
 /// How the vault is reached with the login of `role`, or with the URL that is configured.
-fn options(config: &crate::config::Config, role: &str) -> Result<PgConnectOptions, VaultFault> {
-    let options = logins::options(config, "vault", role, &config.vault.url)
+fn options(settings: &Settings, role: &str) -> Result<PgConnectOptions, VaultFault> {
+    let options = logins::options(&settings.access, "vault", role, &settings.vault.url)
         .map_err(|fault| VaultFault::Invalid(fault.to_string()))?;
-    Ok(options.options([("statement_timeout", config.vault.request_time_max_ms.to_string())]))
+    Ok(options.options([(
+        "statement_timeout",
+        settings.access.request_time_max_ms.to_string(),
+    )]))
 }
 
 async fn answer<T>(
@@ -271,11 +282,12 @@ impl Vault {
     /// # Errors
     /// [`VaultFault`]: no gate starts without its keys.
     pub async fn connect(
-        config: &crate::config::Config,
+        settings: &Settings,
+        audit: audit::Settings,
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, VaultFault> {
-        let database = Database::connect(config, "gate_vault").await?;
-        let kek = read_kek(config)?;
+        let database = Database::connect(settings, "gate_vault").await?;
+        let kek = read_kek(settings)?;
         let keys = devices::load(&database, &kek, KeyringBuilder::default()).await?;
         info!(
             devices = keys.keyring().devices(),
@@ -289,19 +301,19 @@ impl Vault {
             down: AtomicBool::new(false),
             metrics: Arc::clone(&metrics),
         });
-        let subjects = Arc::new(Subjects::new(&config.vault, Arc::clone(&shared))?);
+        let subjects = Arc::new(Subjects::new(&settings.vault, Arc::clone(&shared))?);
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let poll = Duration::from_millis(config.vault.poll_interval_ms);
+        let poll = Duration::from_millis(settings.vault.poll_interval_ms);
         tasks.spawn(follow(Arc::clone(&shared), poll, stopped.clone()));
-        let report = Duration::from_secs(config.vault.report_interval_s);
+        let report = Duration::from_secs(settings.vault.report_interval_s);
         tasks.spawn(report_regularly(
             Arc::clone(&shared),
             Arc::clone(&subjects),
             report,
             stopped.clone(),
         ));
-        let events = Arc::new(events::Relay::new(config, metrics));
+        let events = Arc::new(events::Relay::new(settings.clone(), audit, metrics));
         tasks.spawn(relay_regularly(Arc::clone(&events), report, stopped));
         Ok(Arc::new(Self {
             shared,
@@ -342,8 +354,8 @@ impl Vault {
     }
 }
 
-fn read_kek(config: &crate::config::Config) -> Result<Kek, VaultFault> {
-    crate::io::kek::read(&config.kek, &config.environment)
+fn read_kek(settings: &Settings) -> Result<Kek, VaultFault> {
+    crate::io::kek::read(&settings.kek, &settings.access.environment)
         .map_err(|error| VaultFault::Invalid(error.to_string()))
 }
 

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use sqlx::Row;
 
 use super::tenants::{self, Branch, Which};
-use super::{Database, VaultFault, read_kek};
-use crate::crypto::envelope::FieldKey;
-use crate::crypto::kek::Kek;
-use crate::crypto::keys::Wrapped;
+use super::{Database, Settings, VaultFault, read_kek};
+use pulsegate_core::crypto::envelope::FieldKey;
+use pulsegate_core::crypto::kek::Kek;
+use pulsegate_core::crypto::keys::Wrapped;
 
 /// Key ids that one request asks for at most.
 const REQUEST_KEYS_MAX: usize = 5_000;
@@ -26,9 +26,9 @@ impl Opener {
     ///
     /// # Errors
     /// [`VaultFault`], also where the KEK at hand is not the vault's.
-    pub async fn connect(config: &crate::config::Config) -> Result<Self, VaultFault> {
-        let database = Database::connect(config, "open_vault").await?;
-        let kek = read_kek(config)?;
+    pub async fn connect(settings: &Settings) -> Result<Self, VaultFault> {
+        let database = Database::connect(settings, "open_vault").await?;
+        let kek = read_kek(settings)?;
         let mut connection = database.ask("connecting", database.pool.acquire()).await?;
         tenants::check_kek(&mut connection, &kek, false).await?;
         drop(connection);

@@ -3,8 +3,8 @@
 use serde::Serialize;
 use sqlx::Row;
 
-use super::{Database, VaultFault, read_kek};
-use crate::crypto::kek::Kek;
+use super::{Database, Settings, VaultFault, read_kek};
+use pulsegate_core::crypto::kek::Kek;
 
 /// Device keys, for `pulsegate device`.
 pub struct Registrar {
@@ -51,10 +51,10 @@ impl Registrar {
     ///
     /// # Errors
     /// [`VaultFault`].
-    pub async fn connect(config: &crate::config::Config) -> Result<Self, VaultFault> {
+    pub async fn connect(settings: &Settings) -> Result<Self, VaultFault> {
         Ok(Self {
-            database: Database::connect(config, "device_vault").await?,
-            kek: read_kek(config)?,
+            database: Database::connect(settings, "device_vault").await?,
+            kek: read_kek(settings)?,
         })
     }
 

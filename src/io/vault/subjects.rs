@@ -19,9 +19,9 @@ use std::hash::Hasher;
 
 use super::tenants::{Home, random_key_id};
 use super::{Config, Shared, VaultFault, fill, random};
-use crate::crypto::envelope::Nonce;
-use crate::crypto::keys::{Key32, ROTATE_AGE_MS, ROTATE_SEALS, SubjectKey, Wrapped};
-use crate::crypto::token::Lookup;
+use pulsegate_core::crypto::envelope::Nonce;
+use pulsegate_core::crypto::keys::{Key32, ROTATE_AGE_MS, ROTATE_SEALS, SubjectKey, Wrapped};
+use pulsegate_core::crypto::token::Lookup;
 
 /// Subjects that one request asks for at most; more are asked for in several.
 const REQUEST_SUBJECTS_MAX: usize = 5_000;

@@ -8,9 +8,9 @@ use arc_swap::ArcSwap;
 use sqlx::{PgConnection, Row};
 
 use super::{Database, Shared, VaultFault, random};
-use crate::crypto::envelope::{FieldKey, Nonce};
-use crate::crypto::kek::Kek;
-use crate::crypto::keys::{Key32, ROTATE_AGE_MS, ROTATE_SEALS, Tenant, Wrapped};
+use pulsegate_core::crypto::envelope::{FieldKey, Nonce};
+use pulsegate_core::crypto::kek::Kek;
+use pulsegate_core::crypto::keys::{Key32, ROTATE_AGE_MS, ROTATE_SEALS, Tenant, Wrapped};
 
 /// The tenant of records that nobody is known to have signed. No device can belong to it.
 pub const HOUSE: &str = "pulsegate";

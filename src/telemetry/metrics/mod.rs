@@ -10,11 +10,13 @@ use metrics_exporter_prometheus::{
     BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
+mod labels;
 mod watch;
 
+pub use self::labels::{Edition, PoolStatistics};
 pub use self::watch::{Job, Took, WatchMetrics};
 use super::health::Health;
-use crate::gate::outcome::Outcome;
+use pulsegate_ledger::outcome::Outcome;
 
 /// What a metric counts as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

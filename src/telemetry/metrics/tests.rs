@@ -1,5 +1,5 @@
 use super::*;
-use crate::gate::outcome::Reason;
+use pulsegate_ledger::outcome::Reason;
 
 fn scrape(metrics: &Metrics) -> String {
     let health = Health::new(1);

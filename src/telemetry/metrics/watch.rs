@@ -8,10 +8,10 @@ use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::PrometheusRecorder;
 
 use super::{Metric, counter, gauge, histogram};
-use crate::detect::finding::{Finding, Kind};
-use crate::detect::lane::Evicted;
-use crate::detect::quality::Quality;
-use crate::io::timescale::{Edition, PoolStatistics};
+use crate::telemetry::metrics::{Edition, PoolStatistics};
+use pulsegate_detect::finding::{Finding, Kind};
+use pulsegate_detect::lane::Evicted;
+use pulsegate_detect::quality::Quality;
 
 /// The editions of TimescaleDB.
 const EDITIONS: [Edition; 2] = [Edition::Apache, Edition::Community];

@@ -1,0 +1,108 @@
+//! The watch's own settings.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use pulsegate_detect::{alert, lane, quality};
+use pulsegate_settings::Check;
+
+/// The highest limit of a batch's rows.
+pub const ROWS_MAX: usize = 10_000;
+
+/// The watch: its workers, batches and stages.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// What the names of the consumer groups begin with; one is for the clean topic and two are for the ledger.
+    /// Default: `pulsegate-watch`.
+    pub group: String,
+    /// This process among the group's, part of its clients' names. Default: empty, which takes the host's name.
+    pub instance: String,
+    /// Worker threads for the clean topic, each with its own consumer. The ledger has two more. Default: 2.
+    pub workers: usize,
+    /// What one write to a database may hold.
+    pub batch: Batch,
+    /// The file that says what metrics mean. Default: `schemas/metrics.toml`.
+    pub metrics_file: PathBuf,
+    /// What counts as a fault of clock or transport.
+    pub quality: quality::Config,
+    /// How lanes score.
+    pub lane: lane::Config,
+    /// When people are told of what was found.
+    pub alert: alert::Config,
+    /// When one finding speaks for many devices.
+    pub groups: alert::GroupsConfig,
+    /// How often what a lane's detectors know is stored, in seconds; a restart reads the clean log again from there.
+    /// Default: 300.
+    pub snapshot_interval_s: u64,
+    /// After how many records it is stored although the time is not up. Default: 1,000,000.
+    pub snapshot_records_max: u64,
+    /// How long a stop may take to store what was read, in milliseconds. Default: 10,000.
+    pub drain_timeout_ms: u64,
+}
+
+/// What one write to a database may hold; the first limit that is reached ends it. There is one open batch a lane.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Batch {
+    /// Readings, or ledger records. Default: 10,000.
+    pub rows_max: usize,
+    /// Time from its first record, in milliseconds. It is most of what a reading waits for from its append to its row: at
+    /// 5,000 readings a second half are there after 106 ms, 99 % after 168 ms (`benches/watch.rs`). Default: 100.
+    pub time_max_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            group: "pulsegate-watch".to_owned(),
+            instance: String::new(),
+            workers: 2,
+            batch: Batch::default(),
+            metrics_file: PathBuf::from("schemas/metrics.toml"),
+            quality: quality::Config::default(),
+            lane: lane::Config::default(),
+            alert: alert::Config::default(),
+            groups: alert::GroupsConfig::default(),
+            snapshot_interval_s: 300,
+            snapshot_records_max: 1_000_000,
+            drain_timeout_ms: 10_000,
+        }
+    }
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            rows_max: 10_000,
+            time_max_ms: 100,
+        }
+    }
+}
+
+impl Config {
+    /// Notes what makes no sense.
+    pub fn check(&self, check: &mut Check) {
+        if self.group.is_empty() {
+            check.problem("group", "must not be empty");
+        }
+        check.range("workers", self.workers as u64, 1..=256);
+        check.range("batch.rows_max", self.batch.rows_max as u64, 1..=ROWS_MAX as u64);
+        check.range("batch.time_max_ms", self.batch.time_max_ms, 1..=60_000);
+        check.range("snapshot_interval_s", self.snapshot_interval_s, 1..=86_400);
+        check.range(
+            "snapshot_records_max",
+            self.snapshot_records_max,
+            1_000..=1_000_000_000,
+        );
+        check.range("drain_timeout_ms", self.drain_timeout_ms, 100..=600_000);
+        check.section("quality", |check| self.quality.check(check));
+        check.section("lane", |check| self.lane.check(check));
+        if !(0.01..=1.0).contains(&self.alert.enter_score) {
+            check.problem("alert.enter_score", "must be between 0.01 and 1");
+        }
+        check.section("groups", |check| self.groups.check(check));
+    }
+}

@@ -1,0 +1,174 @@
+//! One role's connections to one database: how many, how long anybody waits for one, and what is done with one that was
+//! left in the middle of something.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::{PgConnection, Postgres};
+
+use super::DatabaseError;
+use super::{Access, logins};
+use crate::telemetry::metrics::PoolStatistics;
+use pulsegate_settings::Secret;
+
+/// Which database, and who asks.
+pub struct Who<'c> {
+    /// Its name in errors and in the configuration's file: `analytics`.
+    pub database: &'static str,
+    /// The service role without prefix, such as `watch_analytics`.
+    pub role: &'static str,
+    /// The URL of the configuration; empty for the role's login file.
+    pub url: &'c Secret,
+    /// The connections that are kept, and those that there may be.
+    pub connections: (u32, u32),
+}
+
+#[derive(Default)]
+struct Counts {
+    acquired: AtomicU64,
+    timed_out: AtomicU64,
+    waited_us: AtomicU64,
+}
+
+/// A pool of one role's connections.
+#[derive(Clone)]
+pub struct Pool {
+    database: &'static str,
+    pool: PgPool,
+    counts: Arc<Counts>,
+    request_time_max: Duration,
+}
+
+impl Pool {
+    /// Connects with the login of the role, or with the URL that is configured.
+    pub async fn connect(access: &Access, who: Who<'_>) -> Result<Self, DatabaseError> {
+        let Who {
+            database,
+            role,
+            url,
+            connections: (min, max),
+        } = who;
+        let options = logins::options(access, database, role, url)
+            .map_err(|error| DatabaseError::Invalid(error.to_string()))?;
+        let request_ms = access.request_time_max_ms;
+        let options = options.options([
+            ("statement_timeout", request_ms.to_string()),
+            // What a worker that stopped in the middle has locked is free after this.
+            ("idle_in_transaction_session_timeout", request_ms.to_string()),
+        ]);
+        let pool = PgPoolOptions::new()
+            .min_connections(min)
+            .max_connections(max)
+            .acquire_timeout(Duration::from_millis(access.acquire_time_max_ms))
+            .connect_with(options)
+            .await
+            .map_err(|error| DatabaseError::new(database, "connecting", &error))?;
+        Ok(Self {
+            database,
+            pool,
+            counts: Arc::default(),
+            request_time_max: Duration::from_millis(request_ms),
+        })
+    }
+
+    /// Runs `request` on a connection, for as long as is configured and no longer.
+    ///
+    /// A request that failed, ran out of time or was dropped can have left its connection anywhere, such as in the
+    /// middle of a COPY; that connection is closed, and its transaction ends with it.
+    pub async fn ask<T, E: From<DatabaseError>>(
+        &self,
+        action: &'static str,
+        request: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.ask_for(self.request_time_max, action, request).await
+    }
+
+    /// As [`Self::ask`], for what may take longer. The server's own limit is for the request to change.
+    pub async fn ask_for<T, E: From<DatabaseError>>(
+        &self,
+        time_max: Duration,
+        action: &'static str,
+        request: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut lease = self.lease(action).await?;
+        match tokio::time::timeout(time_max, request(lease.connection())).await {
+            Ok(Ok(answer)) => {
+                lease.give_back();
+                Ok(answer)
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(DatabaseError::Unreachable {
+                database: self.database,
+                action,
+                reason: format!("no answer within {} ms", time_max.as_millis()),
+            }
+            .into()),
+        }
+    }
+
+    /// A connection of the pool, for as long as is needed.
+    pub async fn lease(&self, action: &'static str) -> Result<Lease, DatabaseError> {
+        let began = Instant::now();
+        let acquired = self.pool.acquire().await;
+        let waited = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.counts.acquired.fetch_add(1, Ordering::Relaxed);
+        self.counts.waited_us.fetch_add(waited, Ordering::Relaxed);
+        if matches!(acquired, Err(sqlx::Error::PoolTimedOut)) {
+            self.counts.timed_out.fetch_add(1, Ordering::Relaxed);
+        }
+        match acquired {
+            Ok(connection) => Ok(Lease {
+                connection,
+                in_order: false,
+            }),
+            Err(error) => Err(DatabaseError::new(self.database, action, &error)),
+        }
+    }
+
+    /// How the pool is used.
+    pub fn statistics(&self) -> PoolStatistics {
+        let idle = u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX);
+        PoolStatistics {
+            used: self.pool.size().saturating_sub(idle),
+            idle,
+            max: self.pool.options().get_max_connections(),
+            acquired: self.counts.acquired.load(Ordering::Relaxed),
+            timed_out: self.counts.timed_out.load(Ordering::Relaxed),
+            waited: Duration::from_micros(self.counts.waited_us.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// Closes the connections.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// A connection that is closed in the end, unless it is given back.
+pub struct Lease {
+    connection: PoolConnection<Postgres>,
+    in_order: bool,
+}
+
+impl Lease {
+    /// The connection.
+    pub fn connection(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+
+    /// Nothing is left open on it: somebody else may have it.
+    fn give_back(mut self) {
+        self.in_order = true;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if !self.in_order {
+            self.connection.close_on_drop();
+        }
+    }
+}

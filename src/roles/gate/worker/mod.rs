@@ -1,0 +1,437 @@
+//! The worker loop: one thread, one consumer, one settler.
+//!
+//! ```text
+//! serve rebalances ─▶ open lanes ─▶ collect the last settlement ─▶ fill the batch ─▶ hand it over
+//! ```
+//!
+//! While one batch settles, the next is filled. Only this thread touches lanes.
+
+mod lanes;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use rdkafka::error::KafkaError;
+use rdkafka::{Offset, TopicPartitionList};
+use thiserror::Error;
+use tracing::{info, warn};
+
+use super::filling::{Filling, Size};
+use super::gate::Gate;
+use super::opening::OpenError;
+use super::slot::Slot;
+use crate::io::kafka::consumer::{Consumer, Rebalance};
+use crate::io::kafka::settle::{Job, SettleError, Settled, Settler, Timings};
+use crate::telemetry::health::WorkerHealth;
+use crate::telemetry::metrics::{self, AbortCause, Service, Stage};
+use pulsegate_core::crypto::envelope::TooLong;
+use pulsegate_core::gate::lane::Lane;
+use pulsegate_core::gate::seal::{SealError, SealedBatch};
+use pulsegate_ledger::entry::Stamp;
+use pulsegate_ledger::outcome::Outcome;
+
+/// How long an idle worker waits for the first record of a batch.
+const IDLE_WAIT: Duration = Duration::from_millis(20);
+/// How long one call may wait for the records of a batch before the group protocol is served again.
+const TAKE_WAIT_MAX: Duration = Duration::from_millis(100);
+/// How long a full or due batch waits for the settler before the group protocol is served again.
+const SETTLE_STEP: Duration = Duration::from_millis(5);
+/// How long to wait before something that failed is tried again.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// From how many aborted transactions in a row on a lane waits before it tries again: one is what a broker that starts
+/// again costs, and not worth a pause.
+const ABORTS_REFUSED: u32 = 2;
+/// How long to wait before looking whether the registry has answered.
+const SCHEMA_PAUSE: Duration = Duration::from_millis(20);
+
+/// Why a worker stopped by itself.
+#[derive(Debug, Error)]
+pub enum WorkerError {
+    /// A fatal error of the client.
+    #[error("Kafka: {0}")]
+    Kafka(#[from] KafkaError),
+    /// Another worker took over.
+    #[error("{0}")]
+    Fenced(SettleError),
+    /// A lane cannot be opened, and will not be by trying again: a person has to decide.
+    #[error("{0}")]
+    Refused(OpenError),
+    /// A record's timestamp is its producer's: no freshness, replay or rate decision can rest on it.
+    #[error(
+        "lane {partition}, offset {offset}: its time is the producer's, since the raw topic was not at \
+         message.timestamp.type=LogAppendTime. Set that (pulsegate topology apply); what was appended before keeps its \
+         time: set the group's offset in the lane behind the last such record, and start with --rewind to have the \
+         ledger say so"
+    )]
+    Timestamps {
+        /// Which lane.
+        partition: i32,
+        /// The record's offset.
+        offset: i64,
+    },
+    /// The raw topic has grown: home partitions are computed from their number.
+    #[error("the raw topic has more than the {known} partitions that it had: start the gate again")]
+    Partitions {
+        /// How many there were.
+        known: usize,
+    },
+    /// A record cannot be sealed.
+    #[error("sealing: {0}")]
+    Seal(SealError),
+    /// A name is too long to be bound into ciphertexts.
+    #[error(transparent)]
+    TooLong(#[from] TooLong),
+    /// A defect.
+    #[error("it panicked; this is a defect, please report it")]
+    Panicked,
+    /// No random bytes, hence no IVs.
+    #[error("the operating system gives no random bytes: {0}")]
+    Random(getrandom::Error),
+}
+
+/// The batch that is being settled.
+struct InFlight {
+    lanes: Vec<i32>,
+    outcomes: [u64; Outcome::COUNT],
+    size: Size,
+}
+
+/// One worker.
+pub struct Worker {
+    gate: Arc<Gate>,
+    health: WorkerHealth,
+    index: usize,
+    transactional_id: String,
+    // Before the consumer, which does not end as long as somebody holds what it has fetched.
+    filling: Filling,
+    consumer: Consumer,
+    settler: Option<Settler>,
+    settler_at: Instant,
+    slots: Vec<Slot>,
+    spare: Option<SealedBatch>,
+    in_flight: Option<InFlight>,
+    openings: (Sender<Opened>, Receiver<Opened>),
+}
+
+type Opened = (i32, Arc<AtomicBool>, Result<Lane, OpenError>);
+
+impl InFlight {
+    fn into_metrics(self, timings: &Timings) -> metrics::Batch {
+        let mut stages = self.size.stages;
+        stages[Stage::Produce as usize] = timings.produce + timings.deliver;
+        stages[Stage::Commit as usize] = timings.commit;
+        let transaction = timings.produce + timings.deliver + timings.commit;
+        metrics::Batch {
+            outcomes: self.outcomes,
+            bytes: self.size.bytes as u64,
+            stages,
+            transaction,
+        }
+    }
+}
+
+impl Worker {
+    /// Joins the group as worker `index`.
+    ///
+    /// # Errors
+    ///
+    /// When librdkafka refuses the configuration.
+    pub fn new(gate: Arc<Gate>, index: usize) -> Result<Self, WorkerError> {
+        let consumer = Consumer::subscribe(&gate.settings.consumer(index), &gate.config.topics.raw)?;
+        Ok(Self {
+            health: gate.health.worker(index),
+            index,
+            transactional_id: gate.settings.transactional_id(index),
+            consumer,
+            settler: None,
+            settler_at: Instant::now(),
+            slots: (0..gate.partitions()).map(|_| Slot::Absent).collect(),
+            filling: Filling::new(&gate)?,
+            spare: Some(SealedBatch::default()),
+            in_flight: None,
+            openings: unbounded(),
+            gate,
+        })
+    }
+
+    /// Works until told to stop, then drains.
+    ///
+    /// # Errors
+    ///
+    /// [`WorkerError`]: the process should end and say why.
+    pub fn run(mut self, stop: &AtomicBool) -> Result<(), WorkerError> {
+        while !stop.load(Ordering::Relaxed) {
+            self.serve()?;
+            if self.consumer.take_gap() {
+                self.find_out_what_is_left()?;
+            }
+            self.ensure_settler();
+            self.open_lanes()?;
+            self.release_holds();
+            self.collect(Duration::ZERO)?;
+            self.fill()?;
+            self.report_lag();
+        }
+        self.drain()
+    }
+
+    /// Answers the group.
+    fn serve(&mut self) -> Result<(), WorkerError> {
+        if let Some(error) = self.consumer.serve() {
+            return Err(error.into());
+        }
+        while let Some(rebalance) = self.consumer.rebalance() {
+            match rebalance {
+                Rebalance::Assign(partitions) => {
+                    info!(worker = self.index, ?partitions, "lanes assigned");
+                    if partitions
+                        .iter()
+                        .any(|&partition| self.slots.len() <= partition as usize)
+                    {
+                        return Err(WorkerError::Partitions {
+                            known: self.slots.len(),
+                        });
+                    }
+                    self.consumer.assign(&partitions)?;
+                    for partition in partitions {
+                        self.slots[partition as usize] = Slot::Closed(Instant::now());
+                        self.health.assigned(partition);
+                    }
+                    // After its lanes: a worker that has joined and holds none is ready.
+                    self.health.joined();
+                }
+                Rebalance::Revoke { partitions, lost } => {
+                    info!(worker = self.index, ?partitions, lost, "lanes revoked");
+                    self.revoke(&partitions, lost)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What was consumed from lanes that are still ours is committed before they go; what was consumed from lost ones
+    /// is dropped, since somebody else consumes it again.
+    fn revoke(&mut self, partitions: &[i32], lost: bool) -> Result<(), WorkerError> {
+        if lost {
+            self.settle_in_flight()?;
+            if self.is_dirty() {
+                self.gate.metrics.aborted(AbortCause::LostAssignment);
+            }
+        } else {
+            self.finish()?;
+        }
+        // Nothing of a lane that goes may stay in the open batch.
+        if self.is_dirty() {
+            self.rewind();
+        }
+        for &partition in partitions {
+            let slot = self.slot(partition);
+            slot.close();
+            *slot = Slot::Absent;
+            self.health.revoked(partition);
+        }
+        self.consumer.unassign(partitions)?;
+        Ok(())
+    }
+
+    /// Makes a producer when there is none. Until there is, lanes stay closed.
+    fn ensure_settler(&mut self) {
+        if self.settler.is_some() || Instant::now() < self.settler_at {
+            return;
+        }
+        match Settler::start(&self.gate.settings.settler(self.index)) {
+            Ok(settler) => self.settler = Some(settler),
+            Err(error) => {
+                self.gate.metrics.failed(Service::Kafka);
+                warn!(worker = self.index, %error, "no transactional producer yet");
+                self.settler_at = Instant::now() + RETRY_PAUSE;
+            }
+        }
+    }
+
+    /// Fills the batch, and hands it over when it is due.
+    fn fill(&mut self) -> Result<(), WorkerError> {
+        let Some(settler) = &self.settler else {
+            // No lane is open for long without one.
+            thread::sleep(SETTLE_STEP);
+            return Ok(());
+        };
+        let settling = settler.is_busy();
+        let patience = self.filling.patience(&self.gate);
+        let due = patience.is_some_and(|left| left.is_zero());
+        if self.filling.is_full(&self.gate) || (due && !settling) {
+            self.collect(SETTLE_STEP)?;
+            self.hand_over();
+            return Ok(());
+        }
+        if self.filling.take(
+            &self.consumer,
+            &self.gate,
+            patience.unwrap_or(IDLE_WAIT).min(TAKE_WAIT_MAX),
+        ) > 0
+        {
+            for cut in self.filling.process(&self.gate, &mut self.slots)? {
+                self.hold(cut)?;
+            }
+        } else if due {
+            self.collect(SETTLE_STEP)?;
+        }
+        Ok(())
+    }
+
+    /// Closes the batch and gives it to the settler, if the settler is free.
+    fn hand_over(&mut self) {
+        let (Some(settler), Some(group)) = (&mut self.settler, self.consumer.group()) else {
+            return;
+        };
+        if settler.is_busy() {
+            return;
+        }
+        let (mut batch, size) = self.filling.close(self.spare.take().unwrap_or_default());
+        let stamp = Stamp {
+            worker: &self.transactional_id,
+            schema_rev: &self.gate.schema_rev,
+            key_rev: size.key_rev,
+        };
+        let mut offsets = TopicPartitionList::new();
+        let mut in_flight = InFlight {
+            lanes: Vec::new(),
+            outcomes: [0; Outcome::COUNT],
+            size,
+        };
+        for (partition, slot) in (0..).zip(&mut self.slots) {
+            let Some(lane) = slot.lane().filter(|lane| lane.is_dirty()) else {
+                continue;
+            };
+            let counts = lane.hand_over(&stamp, &mut batch);
+            in_flight
+                .outcomes
+                .iter_mut()
+                .zip(counts)
+                .for_each(|(sum, count)| *sum += count);
+            in_flight.lanes.push(partition);
+            let position = Offset::Offset(lane.position());
+            // Refused only for a negative offset.
+            let added = offsets.add_partition_offset(&self.gate.config.topics.raw, partition, position);
+            debug_assert!(added.is_ok());
+        }
+        if in_flight.lanes.is_empty() {
+            batch.clear();
+            self.spare = Some(batch);
+            return;
+        }
+        settler.begin(Job {
+            batch,
+            offsets,
+            group,
+        });
+        self.in_flight = Some(in_flight);
+    }
+
+    /// Takes the result of the settlement under way, waiting at most for `patience`.
+    fn collect(&mut self, patience: Duration) -> Result<(), WorkerError> {
+        let Some(done) = self.settler.as_mut().and_then(|settler| settler.wait(patience)) else {
+            return Ok(());
+        };
+        let in_flight = self.in_flight.take();
+        let result = match done {
+            Ok(Settled { mut batch, result }) => {
+                batch.clear();
+                self.spare = Some(batch);
+                result
+            }
+            Err(hung) => Err(hung),
+        };
+        match result {
+            Ok(timings) => {
+                let Some(in_flight) = in_flight else { return Ok(()) };
+                for &partition in &in_flight.lanes {
+                    self.commit(partition);
+                }
+                self.gate.metrics.committed(&in_flight.into_metrics(&timings));
+                Ok(())
+            }
+            Err(fenced @ SettleError::Fenced(_)) => {
+                self.gate.metrics.aborted(AbortCause::Fenced);
+                Err(WorkerError::Fenced(fenced))
+            }
+            Err(SettleError::Aborted(error)) => {
+                warn!(worker = self.index, %error, "transaction aborted, rewinding");
+                self.gate.metrics.aborted(AbortCause::Kafka);
+                self.rewind();
+                Ok(())
+            }
+            Err(error @ (SettleError::Unknown(_) | SettleError::Hung)) => {
+                warn!(worker = self.index, %error, "replacing the producer and opening the lanes again");
+                self.gate.metrics.aborted(AbortCause::Kafka);
+                self.reopen();
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits until nothing is being settled.
+    fn settle_in_flight(&mut self) -> Result<(), WorkerError> {
+        while self.settler.as_ref().is_some_and(Settler::is_busy) {
+            self.collect(Duration::from_secs(1))?;
+        }
+        Ok(())
+    }
+
+    /// Commits all that was consumed.
+    fn finish(&mut self) -> Result<(), WorkerError> {
+        self.settle_in_flight()?;
+        if self.is_dirty() {
+            self.hand_over();
+            self.settle_in_flight()?;
+        }
+        Ok(())
+    }
+
+    fn report_lag(&mut self) {
+        let Some(stable) = self.consumer.take_stable_offsets() else {
+            return;
+        };
+        for (partition, stable) in stable {
+            if let Some(lane) = self.slots.get_mut(partition as usize).and_then(Slot::lane) {
+                let records = (stable - lane.settled()).max(0).cast_unsigned();
+                let appended_ms = self.filling.last_appended_ms(partition);
+                self.health.lag(partition, records, appended_ms);
+            }
+        }
+    }
+
+    /// Commits what was consumed, gives the lanes back and leaves the group.
+    fn drain(mut self) -> Result<(), WorkerError> {
+        self.finish()?;
+        for partition in 0..self.slots.len() as i32 {
+            self.slot(partition).close();
+            self.health.revoked(partition);
+        }
+        let Self {
+            filling,
+            consumer,
+            health,
+            ..
+        } = self;
+        drop(filling);
+        drop(consumer);
+        health.stopped();
+        Ok(())
+    }
+
+    /// Something is accounted for that is not committed or being committed.
+    fn is_dirty(&mut self) -> bool {
+        self.slots
+            .iter_mut()
+            .filter_map(Slot::lane)
+            .any(|lane| lane.is_dirty())
+    }
+
+    fn slot(&mut self, partition: i32) -> &mut Slot {
+        &mut self.slots[partition as usize]
+    }
+}

@@ -1,0 +1,365 @@
+//! What has to be done now and then over the databases. Any number of watches may run these jobs: an advisory lock in the
+//! database lets one at a time, so a job runs once wherever it runs.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::sync::{OnceCell, watch};
+use tokio::time::{Interval, MissedTickBehavior, interval};
+use tracing::{debug, info, warn};
+
+use crate::config::Config;
+use crate::io::postgres::DatabaseError;
+use crate::io::timescale::{Analytics, JobLock, JobRun, Operations, ROLLOUT_DAYS, Ran};
+use crate::telemetry::health::{Health, Log};
+use crate::telemetry::metrics::{Job, Metrics, Service};
+use pulsegate_detect::finding::Finding;
+use pulsegate_detect::quality::Metrics as MetricsTable;
+use pulsegate_detect::reading::{DeviceMedian, Rollout};
+use pulsegate_detect::{kpi, regression};
+
+/// How often minutes are rolled up.
+const ROLLUP_INTERVAL: Duration = Duration::from_secs(20);
+/// How often devices that show the same at once are gathered: often enough that a finding is looked at before it is told.
+const GROUPS_INTERVAL: Duration = Duration::from_secs(2);
+/// How often what is old is dropped.
+const RETENTION_INTERVAL: Duration = Duration::from_secs(3_600);
+/// How often KPIs are computed, and for how many minutes those of readings are computed again: what comes late is counted
+/// late.
+const KPI_INTERVAL: Duration = Duration::from_secs(60);
+const KPI_MINUTES: i64 = 60;
+
+/// How often KPIs and cohorts are looked at for shifts; the first time once this process had the time to catch up with what
+/// came while none was there.
+const SHIFT_INTERVAL: Duration = Duration::from_secs(600);
+/// The days that are judged, and the day before them.
+const SHIFT_DAYS: i64 = 3;
+/// Cohorts (firmware, model, metric) that are looked at, the largest first.
+const COHORTS_MAX: u32 = 500;
+const DAY_MINUTES: i64 = 1_440;
+
+/// How often rollouts are judged, and after how many days: two have to be over, and a third for what devices upload late, since
+/// an hour is measured once.
+const REGRESSION_INTERVAL: Duration = Duration::from_secs(3_600);
+const ROLLOUT_OVER_DAYS: i64 = 3;
+/// How far behind this process may be when it measures hours that are over for a day, in seconds; and how long it waits to
+/// ask again.
+const LAG_SECONDS_MAX: f64 = 3_600.0;
+const CATCH_UP_INTERVAL: Duration = Duration::from_secs(60);
+/// How far behind it may be, in either log that KPIs are counted from, when it judges minutes that are over for
+/// [`KPI_MINUTES`]: half of that, since it knows how far only now and then.
+const SHIFT_LAG_SECONDS_MAX: f64 = KPI_MINUTES as f64 * 60.0 / 2.0;
+/// The devices on either side that make a rollout worth judging.
+const ROLLOUT_DEVICES_MIN: u32 = 20;
+/// The most that are compared on either side, where either has as many; fewer that changed leave room for more controls.
+/// Each device is 288 rows with four metrics, and readings to sort. Four standard errors between 2,000 devices and 2,000 are
+/// 4 √(2 / 2,000) = 0.13 standard deviations of a device's change from before to after (between 1,000 and 3,000: 0.15). A
+/// difference of that size is found in every other rollout, one of 0.15 in four of five. For a heart rate whose medians vary
+/// by 3 beats a minute from day to day these are 0.46 and 0.56 beats a minute. To find 0.1 standard deviations in every
+/// other rollout would take 3,200 devices a side, in four of five 4,700.
+const ROLLOUT_DEVICES_MAX: u32 = 2_000;
+const MINUTE_MS: i64 = 60_000;
+const DAY_MS: i64 = DAY_MINUTES * MINUTE_MS;
+
+/// The jobs of one process.
+pub struct Jobs {
+    sink: Analytics,
+    /// What metrics mean.
+    table: MetricsTable,
+    config: Config,
+    /// Connected when it is first needed: the jobs do their work without it, and nothing waits for it.
+    operations: OnceCell<Operations>,
+    metrics: Arc<Metrics>,
+}
+
+impl Jobs {
+    /// Jobs over `sink`.
+    #[must_use]
+    pub fn new(sink: Analytics, table: MetricsTable, config: &Config, metrics: Arc<Metrics>) -> Self {
+        Self {
+            sink,
+            table,
+            config: config.clone(),
+            operations: OnceCell::new(),
+            metrics,
+        }
+    }
+
+    /// Runs them until the process stops. A job that is under way then is rolled back, and runs again elsewhere.
+    pub async fn run(self, mut stopped: watch::Receiver<bool>, health: Arc<Health>) {
+        tokio::select! {
+            _ = stopped.changed() => {}
+            () = self.gather_regularly() => {}
+            () = self.keep_up() => {}
+            () = self.look_back(&health) => {}
+            () = self.compare(&health) => {}
+        }
+        if let Some(operations) = self.operations.get() {
+            operations.close().await;
+        }
+    }
+
+    /// What has to be done before findings are told.
+    async fn gather_regularly(&self) {
+        let mut groups = every(GROUPS_INTERVAL);
+        loop {
+            groups.tick().await;
+            self.one(Job::Groups, self.gather()).await;
+        }
+    }
+
+    /// What dashboards wait for, and does not take long.
+    async fn keep_up(&self) {
+        let (mut rollup, mut kpis) = (every(ROLLUP_INTERVAL), every(KPI_INTERVAL));
+        loop {
+            tokio::select! {
+                _ = rollup.tick() => self.one(Job::Rollup, self.sink.roll_up()).await,
+                _ = kpis.tick() => self.one(Job::Kpis, self.count()).await,
+            }
+        }
+    }
+
+    /// What goes over days, and may take its time. Shifts are not judged by a process that has yet to catch up: a minute that
+    /// is not counted looks like one in which nothing came.
+    async fn look_back(&self, health: &Health) {
+        let (mut retention, mut shifts) = (every(RETENTION_INTERVAL), every(SHIFT_INTERVAL));
+        shifts.reset();
+        loop {
+            tokio::select! {
+                _ = shifts.tick() => if is_behind(health) {
+                    info!("the watch is behind; shifts are judged when it has caught up");
+                    shifts.reset_after(CATCH_UP_INTERVAL);
+                } else {
+                    self.one(Job::Shifts, self.judge_shifts(Timestamp::now())).await;
+                },
+                _ = retention.tick() => self.one(Job::Retention, self.drop_old()).await,
+            }
+        }
+    }
+
+    /// What goes over all readings of days, and may take hours. An hour is measured once, so not by a process that has yet to
+    /// catch up, or has no lanes by which it would know.
+    async fn compare(&self, health: &Health) {
+        let mut regressions = every(REGRESSION_INTERVAL);
+        loop {
+            regressions.tick().await;
+            if health.is_behind(Log::Clean, LAG_SECONDS_MAX) {
+                info!("the watch is behind; rollouts are judged when it has caught up");
+                regressions.reset_after(CATCH_UP_INTERVAL);
+            } else {
+                self.one(Job::Regressions, self.judge_rollouts()).await;
+            }
+        }
+    }
+
+    /// Makes one finding of devices that show the same at once.
+    ///
+    /// # Errors
+    /// [`DatabaseError`]; the next run does it, and what is due meanwhile speaks for itself.
+    pub async fn gather(&self) -> Result<Ran, DatabaseError> {
+        let Some(new) = self.sink.gather(&self.config.watch.groups).await? else {
+            return Ok(Ran::Elsewhere);
+        };
+        self.metrics.watch.found(&new);
+        Ok(Ran::Done(new.len() as u64))
+    }
+
+    /// Computes the KPIs of what was settled since the last run; and from the rollup those of readings, from an hour before
+    /// the newest minute that has them. They are stored in the place of those that were there.
+    async fn count(&self) -> Result<Ran, DatabaseError> {
+        let operations = self.operations().await?;
+        let settled = operations.compute_kpis().await?;
+        let now = minute_of(Timestamp::now());
+        let newest = operations.newest(kpi::READINGS).await?.unwrap_or(0).min(now);
+        let from = (newest - KPI_MINUTES).max(now - SHIFT_DAYS * DAY_MINUTES);
+        let minutes = self.sink.fleet_minutes(from, now).await?;
+        let kpis = kpi::of_readings(&minutes);
+        operations.store_kpis(&kpis).await?;
+        Ok(Ran::Done(settled + kpis.len() as u64))
+    }
+
+    /// Looks for shifts of the pipeline's KPIs and of cohorts, among the minutes before `now` that are over for long enough
+    /// to be computed no more. What one run has found the next finds again; it is stored once. As long as KPIs of these minutes
+    /// are still to be computed, nothing is looked at.
+    ///
+    /// # Errors
+    /// [`DatabaseError`]; the next run finds what this one has not stored.
+    pub async fn judge_shifts(&self, now: Timestamp) -> Result<Ran, DatabaseError> {
+        let Some(_lock) = self.sink.lock(Job::Shifts.as_str()).await? else {
+            return Ok(Ran::Elsewhere);
+        };
+        let until = minute_of(now) - KPI_MINUTES;
+        let from = ((until - 1).div_euclid(DAY_MINUTES) + 1 - SHIFT_DAYS) * DAY_MINUTES;
+        let operations = self.operations().await?;
+        if operations.is_due(until).await? {
+            info!("KPIs are still to be computed; shifts are judged the next time");
+            return Ok(Ran::Done(0));
+        }
+        let kpis = operations.kpis(from, until).await?;
+        let windows = self.sink.cohort_windows(from, until, COHORTS_MAX).await?;
+        let unit = |name: &str| {
+            let index = self.table.find(name)?;
+            self.table
+                .get(index)
+                .map(|described| described.metric.unit.as_str())
+        };
+        let mut found = regression::shifts(&regression::pipeline(kpis, until));
+        found.extend(regression::shifts(&regression::cohorts(&windows, unit)));
+        let known = self.sink.known_shifts(from * MINUTE_MS).await?;
+        self.store(regression::news(found, known)).await
+    }
+
+    async fn store(&self, found: Vec<Finding>) -> Result<Ran, DatabaseError> {
+        let new = self.sink.store_findings(found).await?;
+        self.metrics.watch.found(&new);
+        Ok(Ran::Done(new.len() as u64))
+    }
+
+    /// Measures the rollouts of the last days, as far as that is not done, and judges them together. One that was judged
+    /// before gives the same finding, which is stored once.
+    ///
+    /// # Errors
+    /// [`DatabaseError`]; the next run measures what is left, and judges them again.
+    pub async fn judge_rollouts(&self) -> Result<Ran, DatabaseError> {
+        let Some(mut lock) = self.sink.lock(Job::Regressions.as_str()).await? else {
+            return Ok(Ran::Elsewhere);
+        };
+        let today_ms = Timestamp::now().as_millisecond().div_euclid(DAY_MS) * DAY_MS;
+        let (from_ms, until_ms) = (
+            today_ms - i64::from(ROLLOUT_DAYS) * DAY_MS,
+            today_ms - ROLLOUT_OVER_DAYS * DAY_MS,
+        );
+        let rollouts = self.sink.rollouts(from_ms, until_ms, ROLLOUT_DEVICES_MIN).await?;
+        let (mut judged, mut failed) = (Vec::with_capacity(rollouts.len()), None);
+        for rollout in rollouts {
+            // One that is too much for the database must not hide the others.
+            match self.device_medians(&rollout, &mut lock).await {
+                Ok(Some(medians)) => judged.push((rollout, medians)),
+                Ok(None) => {}
+                Err(error) => failed = Some(error),
+            }
+        }
+        let ran = self.store(regression::assess(&judged)).await?;
+        failed.map_or(Ok(ran), Err)
+    }
+
+    /// The medians of a rollout all of whose hours are measured; those that were not are measured first. `None` where there
+    /// is too little to compare, as with a firmware that all devices have: no hour of it is worth measuring.
+    async fn device_medians(
+        &self,
+        rollout: &Rollout,
+        lock: &mut JobLock,
+    ) -> Result<Option<Vec<DeviceMedian>>, DatabaseError> {
+        lock.keep().await?;
+        let chosen = self.sink.choose_devices(rollout, ROLLOUT_DEVICES_MAX).await?;
+        if chosen.treated.min(chosen.controls) < ROLLOUT_DEVICES_MIN {
+            return Ok(None);
+        }
+        for hour in self.sink.hours_left(&chosen).await? {
+            lock.keep().await?;
+            self.sink.measure_hour(&chosen, hour).await?;
+        }
+        lock.keep().await?;
+        self.sink.device_medians(&chosen).await.map(Some)
+    }
+
+    async fn drop_old(&self) -> Result<Ran, DatabaseError> {
+        let ran = self.sink.drop_old().await?;
+        let kpis = self.operations().await?.drop_old().await?;
+        Ok(match ran {
+            Ran::Done(rows) => Ran::Done(rows + kpis),
+            Ran::Elsewhere => Ran::Elsewhere,
+        })
+    }
+
+    /// Runs a job, and notes how it fared. One that failed is not tried again before its time: it does what is left then.
+    async fn one(&self, job: Job, work: impl Future<Output = Result<Ran, DatabaseError>>) {
+        let (started_ms, begun) = (Timestamp::now().as_millisecond(), Instant::now());
+        let result = work.await;
+        let took = begun.elapsed();
+        let (rows, problem) = match &result {
+            Ok(Ran::Done(rows)) => (*rows, None),
+            Ok(Ran::Elsewhere) => {
+                debug!(job = job.as_str(), "another process is at it");
+                return;
+            }
+            Err(error) => (0, Some(error.to_string())),
+        };
+        self.metrics.watch.job(job, took, problem.is_some());
+        if let Some(problem) = &problem {
+            warn!(
+                job = job.as_str(),
+                problem, "a job failed; its next run does what is left"
+            );
+        }
+        let run = JobRun {
+            name: job.as_str(),
+            started_ms,
+            took_ms: i64::try_from(took.as_millis()).unwrap_or(i64::MAX),
+            rows,
+            problem: problem.as_deref(),
+        };
+        let noted = async { self.operations().await?.job_ran(&run).await };
+        if let Err(error) = noted.await {
+            self.metrics.failed(Service::Operations);
+            warn!(%error, "how a job fared was not noted");
+        }
+    }
+
+    async fn operations(&self) -> Result<&Operations, DatabaseError> {
+        self.operations
+            .get_or_try_init(async || Operations::connect(&self.config.timescale_settings()).await)
+            .await
+    }
+}
+
+/// The first time at once.
+fn every(period: Duration) -> Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+/// Whether minutes that shifts are judged by may still be to be counted.
+fn is_behind(health: &Health) -> bool {
+    [Log::Clean, Log::Kpis]
+        .into_iter()
+        .any(|log| health.is_behind(log, SHIFT_LAG_SECONDS_MAX))
+}
+
+fn minute_of(time: Timestamp) -> i64 {
+    time.as_second().div_euclid(60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shifts_wait_for_both_logs() {
+        let health = Health::new(2);
+        let (clean, kpis) = (health.worker_of(0, Log::Clean), health.worker_of(1, Log::Kpis));
+        for worker in [&clean, &kpis] {
+            assert!(is_behind(&health), "nothing is known of one of them");
+            worker.assigned(0);
+            worker.release(0);
+            worker.lag(0, 0, 0);
+        }
+        assert!(!is_behind(&health));
+        let ago_ms = |minutes: i64| Timestamp::now().as_millisecond() - minutes * MINUTE_MS;
+        for worker in [&clean, &kpis] {
+            worker.assigned(0);
+            worker.release(0);
+            worker.lag(0, 9, ago_ms(25));
+            assert!(!is_behind(&health));
+            worker.lag(0, 9, ago_ms(35));
+            assert!(is_behind(&health));
+            worker.lag(0, 9, ago_ms(25));
+            worker.hold(0, crate::telemetry::health::HoldCause::Database);
+            assert!(is_behind(&health));
+            worker.release(0);
+        }
+    }
+}

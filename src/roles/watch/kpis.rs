@@ -1,0 +1,119 @@
+//! The ledger once more, counted minute by minute into the operations database: what KPIs of the pipeline are computed from.
+//!
+//! It is read a second time rather than written twice: the audit log must not wait for a database of KPIs, and neither may
+//! lose or repeat a record when the other is away.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::feed::{Feed, NeedsSchema, OpenFault, Opened, Stretch, Taken, truncated_at};
+use super::log;
+use crate::io::postgres::offsets::Step;
+use crate::io::postgres::{DatabaseError, WriteError};
+use crate::io::timescale::{Operations, SettledBatch};
+use crate::telemetry::health::{HoldCause, Log};
+use crate::telemetry::metrics::{Metrics, Service, Took};
+use pulsegate_detect::kpi::Settled;
+
+/// The ledger and where its counts go.
+pub struct KpiFeed {
+    topic: String,
+    sink: Operations,
+    metrics: Arc<Metrics>,
+}
+
+impl KpiFeed {
+    /// Counts `topic` into `sink`.
+    #[must_use]
+    pub fn new(topic: &str, sink: Operations, metrics: Arc<Metrics>) -> Self {
+        Self {
+            topic: topic.to_owned(),
+            sink,
+            metrics,
+        }
+    }
+}
+
+impl Feed for KpiFeed {
+    /// Each ledger record says by itself what it counts.
+    type Lane = ();
+    type Batch = Settled;
+
+    const LOG: Log = Log::Kpis;
+
+    fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    async fn open(&self, partition: i32, log: &log::Log) -> Result<Opened<()>, OpenFault> {
+        let failed = |error: DatabaseError| {
+            self.metrics.failed(Service::Operations);
+            OpenFault {
+                cause: HoldCause::Database,
+                reason: error.to_string(),
+            }
+        };
+        let position = self.sink.claim(&self.topic, partition).await.map_err(failed)?;
+        let log = log.offsets(partition).await?;
+        if let Some(end) = truncated_at(position.next, position.log_end, &log) {
+            let noted = self.sink.note_log_end(&self.topic, partition, end).await;
+            noted.map_err(failed)?;
+            return Err(OpenFault::truncated("operations", &self.topic, partition, end));
+        }
+        Ok(Opened {
+            lane: (),
+            epoch: position.epoch,
+            stored: position.next,
+            position: position.next.unwrap_or(log.start).max(log.start),
+        })
+    }
+
+    fn take(&self, (): &mut (), record: &Taken<'_>, batch: &mut Settled) -> Result<(), NeedsSchema> {
+        batch.add(record.value, record.append_ms);
+        Ok(())
+    }
+
+    fn rows(batch: &Settled) -> usize {
+        batch.len()
+    }
+
+    fn clear(batch: &mut Settled) {
+        batch.clear();
+    }
+
+    fn seal(&self, (): &mut (), _next: i64, _batch: &mut Settled) {}
+
+    async fn write(&self, stretch: Stretch, batch: &Settled) -> Result<(), WriteError> {
+        let step = Step {
+            topic: &self.topic,
+            partition: stretch.partition,
+            epoch: stretch.epoch,
+            expected: stretch.expected,
+            next: stretch.next,
+        };
+        let begun = Instant::now();
+        let counted = self.sink.count(&SettledBatch { step, settled: batch }).await;
+        match &counted {
+            Ok(commit) => {
+                let took = Took {
+                    batch: begun.elapsed(),
+                    commit: *commit,
+                };
+                self.metrics.watch.counted(batch.len(), took);
+            }
+            Err(WriteError::Fenced { .. }) => {}
+            Err(_) => self.metrics.failed(Service::Operations),
+        }
+        counted.map(drop)
+    }
+
+    fn lighten(_batch: &mut Settled) {}
+
+    fn knows(&self, _id: u32) -> bool {
+        true
+    }
+
+    fn resolve(self: &Arc<Self>, _id: u32) {}
+
+    fn release(&self, _partition: i32, _epoch: i64) {}
+}
