@@ -132,7 +132,7 @@ impl Plan {
         &self.full_name
     }
 
-    /// The schema as it was written.
+    /// Source of the schema, unchanged.
     #[must_use]
     pub fn schema(&self) -> &Value {
         &self.source

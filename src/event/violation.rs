@@ -87,9 +87,7 @@ impl Violation {
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Undecodable => {
-                f.write_str("the value is neither well-formed JSON nor Avro with a known framing")
-            }
+            Self::Undecodable => f.write_str("neither well-formed JSON nor Avro with a known framing"),
             Self::Schema { path, kind } if path.is_empty() => write!(f, "the event {kind}"),
             Self::Schema { path, kind } => write!(f, "`{path}` {kind}"),
         }

@@ -28,7 +28,7 @@ pub enum Refusal {
     Field {
         /// Path of the field in the event.
         path: String,
-        /// Cause.
+        /// Reason that the field could not be opened.
         problem: FieldProblem,
     },
     /// A name or a value is too long for an encryption context, so no gate can have sealed with it.

@@ -1,4 +1,4 @@
-//! A raw record as it was received: borrowed bytes and the position they came from.
+//! A raw record as received: borrowed bytes and the position they came from.
 
 /// One record of the raw topic, borrowed from the consumer's fetch buffer.
 #[derive(Clone, Copy)]

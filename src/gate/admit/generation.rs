@@ -14,11 +14,11 @@ pub(super) const NONE: u32 = u32::MAX;
 /// A generation's verdict on a record. The larger verdict of two generations counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Judgement {
-    /// Not seen.
+    /// Not seen before.
     New,
     /// Older than the window, so unknown.
     Unknowable,
-    /// Seen.
+    /// Seen before.
     Repeated,
 }
 

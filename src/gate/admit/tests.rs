@@ -201,7 +201,7 @@ fn a_generation_costs_at_most_one_more_burst() {
 }
 
 #[test]
-fn a_lane_without_room_for_a_device_or_an_id_limits_the_rate() {
+fn a_lane_without_room_for_a_device_or_an_id_returns_rate_limited() {
     let config = Config {
         devices_max: 2,
         webhook_ids_max: 3,

@@ -37,7 +37,7 @@ const fn nonzero(value: u32) -> NonZeroU32 {
 /// A lane's budget for signature checks that fail. While it is spent, a record that would need a signature check is
 /// rejected as `rate_limited` without one: nothing is lost, and a flood costs no more than table lookups.
 ///
-/// It is a pure function of the raw log since the start of the generation (see `LaneClock`), in which it starts afresh.
+/// It is a pure function of the raw log since the start of the generation (see `LaneClock`), which resets it.
 /// Small and `Copy`: a lane keeps a copy from before an open transaction and returns to it after an abort.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {

@@ -51,7 +51,7 @@ fn keys_that_may_not_sign_are_told_apart_from_keys_that_do_not_exist() {
         ("d-hs", Reason::UnknownKey),
     ] {
         assert_eq!(signed(&protected("HS256", kid)).check(), Err(expected), "{kid}");
-        // The state of a key is no secret that a valid signature would have to open.
+        // The state of a key is not secret: it is reported without a valid signature.
         assert_eq!(
             jws_record("d-hs", &protected("EdDSA", kid), ed25519).check(),
             Err(expected),
@@ -333,7 +333,7 @@ fn base64_has_one_form() {
         *header.last_mut().unwrap() = alphabet[at + unused];
         assert_eq!(with_header(header).check(), Err(Reason::MalformedSignature));
     }
-    // The other alphabet, signed over as it stands.
+    // The other base64 alphabet, with a signature over that text.
     let protected = BASE64_STANDARD.encode(protected("HS256", "hs?>>"));
     assert!(protected.contains(['+', '/']));
     let mac = hmac(&SECRET, format!("{protected}.").as_bytes());
