@@ -1,4 +1,4 @@
-//! The gate's own settings: who it is, how much one transaction may hold, and how long things may take.
+//! The gate's own settings: its identity, the size of a transaction, and timeouts.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,37 +10,37 @@ use pulsegate_settings::Check;
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The consumer group. Default: `pulsegate-gate`.
+    /// Consumer group. Default: `pulsegate-gate`.
     pub group: String,
-    /// This process among the group's, part of the transactional ids: two running processes must not share it. Default:
-    /// empty, which takes the host's name.
+    /// Name of this process within the group, part of the transactional ids: no two running processes may share it.
+    /// Default: empty, which means the host name.
     pub instance: String,
     /// Worker threads, each with its own consumer and producer. Default: 1.
     pub workers: usize,
-    /// What one transaction may hold.
+    /// Limits of one transaction.
     pub batch: Batch,
-    /// How records are verified.
+    /// Limits of signature verification.
     pub verify: verify::Config,
-    /// How records are admitted.
+    /// Limits of the replay and rate checks.
     pub admit: admit::Config,
-    /// How long the broker leaves a transaction open before it aborts it, in milliseconds. Default: 30,000.
+    /// Time after which the broker aborts an open transaction, in milliseconds. Default: 30,000.
     pub transaction_timeout_ms: u64,
-    /// How long one call of the transactional producer may take before its worker is given up, in milliseconds. Default:
-    /// 20,000.
+    /// Time that one call of the transactional producer may take before the worker replaces the producer, in
+    /// milliseconds. Default: 20,000.
     pub settle_timeout_ms: u64,
-    /// How long a stop may take to finish the open transaction, in milliseconds. Default: 10,000.
+    /// Time that a stopping gate may take to finish the open transaction, in milliseconds. Default: 10,000.
     pub drain_timeout_ms: u64,
 }
 
-/// What one transaction may hold; the first limit that is reached ends it.
+/// Limits of one transaction; the first that is reached closes the batch.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Batch {
-    /// Records. Default: 10,000.
+    /// Maximum number of records. Default: 10,000.
     pub records_max: usize,
-    /// Received bytes of keys and values; the record that reaches the limit is the last. Default: 8 MiB.
+    /// Maximum received bytes of keys and values; the record that reaches it is the last. Default: 8 MiB.
     pub bytes_max: usize,
-    /// Time from its first record, in milliseconds. Default: 100.
+    /// Maximum time since the first record, in milliseconds. Default: 100.
     pub time_max_ms: u64,
 }
 
@@ -71,7 +71,7 @@ impl Default for Batch {
 }
 
 impl Config {
-    /// Notes what makes no sense.
+    /// Reports invalid values.
     pub fn check(&self, check: &mut Check) {
         if self.group.is_empty() {
             check.problem("group", "must not be empty");

@@ -1,4 +1,4 @@
-//! What became of a record: one closed set of names for the metric label, the deadletter header, the log field and the
+//! The outcomes of a record: one closed set of names for the metric label, the deadletter header, the log field and the
 //! ledger.
 
 use std::fmt;
@@ -15,7 +15,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// The name on the wire.
+    /// Name in headers, labels, logs and the ledger.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -26,15 +26,15 @@ impl Stage {
     }
 }
 
-/// Why a record was rejected: always the message's fault, never ours. In the order in which the checks run.
+/// Why a record was rejected, in the order of the checks. Always a fault of the message, never of the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Reason {
-    /// The value is larger than the limit, or has more headers than the limit.
+    /// The value is larger than the limit, or the record has more headers than the limit.
     TooLarge,
-    /// No signature header at all.
+    /// The record has no signature header.
     MissingSignature,
-    /// A signature header is there but repeated, oversized or not in its exact form.
+    /// A signature header is repeated, oversized or not in its exact form.
     MalformedSignature,
     /// No device key has this key id (or, for webhooks, no device has this record key).
     UnknownKey,
@@ -46,33 +46,33 @@ pub enum Reason {
     WrongAudience,
     /// Signed too long before or after the broker appended it, or too far behind the device's replay window to judge.
     Stale,
-    /// Found in a partition that is not the record key's home.
+    /// The record is not in the home partition of its key.
     Misrouted,
-    /// Not JSON, not Avro, or framed in a way that nobody knows.
+    /// The value is neither JSON nor Avro, or its framing is unknown.
     Undecodable,
-    /// Framed with a schema that the registry denies or that no local plan protects.
+    /// The value is framed with a schema that the registry does not have or that no local plan protects.
     UnknownSchema,
-    /// Decodable, but not what the schema allows.
+    /// The value can be decoded, but does not match the schema.
     SchemaViolation,
-    /// Key, record key and payload do not name the same device.
+    /// Signing key, record key and payload do not name the same device.
     BindingMismatch,
-    /// Beyond the device's rate, or the lane's budget of failed verifications is spent.
+    /// The device exceeds its rate, or the lane's budget of failed verifications is spent.
     RateLimited,
 }
 
-/// What became of one record.
+/// Outcome of one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Outcome {
     /// Sealed and produced to the clean topic.
     Clean,
-    /// A repeat of a record that was already accepted: counted, not produced.
+    /// A replay of a record that was seen before: counted, not produced.
     Duplicate,
     /// Sealed as received to the deadletter topic.
     Rejected(Reason),
 }
 
 impl Reason {
-    /// Every reason, in the order in which the checks run.
+    /// Every reason, in the order of the checks.
     pub const ALL: [Self; 14] = [
         Self::TooLarge,
         Self::MissingSignature,
@@ -90,7 +90,7 @@ impl Reason {
         Self::RateLimited,
     ];
 
-    /// The name on the wire.
+    /// Name in headers, labels, logs and the ledger.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -111,7 +111,7 @@ impl Reason {
         }
     }
 
-    /// The stage that decides it.
+    /// The stage that rejects for this reason.
     #[must_use]
     pub const fn stage(self) -> Stage {
         match self {
@@ -131,7 +131,7 @@ impl Reason {
 }
 
 impl Outcome {
-    /// How many outcomes there are; `index` is below it.
+    /// Number of outcomes; `index` is below it.
     pub const COUNT: usize = Reason::ALL.len() + 2;
 
     /// Every outcome: clean, duplicate, then the reasons in the order of the checks.
@@ -141,7 +141,7 @@ impl Outcome {
             .chain(Reason::ALL.into_iter().map(Self::Rejected))
     }
 
-    /// The name on the wire.
+    /// Name in headers, labels, logs and the ledger.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,6 +1,6 @@
-//! A raw record as it was received: borrowed bytes and the position they came from.
+//! A raw record as received: borrowed bytes and the position they came from.
 
-/// One record of the raw topic. Everything is borrowed from the consumer's fetch buffer.
+/// One record of the raw topic, borrowed from the consumer's fetch buffer.
 #[derive(Clone, Copy)]
 pub struct Received<'a> {
     /// The raw partition, which is also the lane.
@@ -13,29 +13,29 @@ pub struct Received<'a> {
     pub key: Option<&'a [u8]>,
     /// The record value; a null value is empty.
     pub value: &'a [u8],
-    /// What the headers say of the signature.
+    /// Signature headers.
     pub signature: SignatureHeaders<'a>,
 }
 
-/// The signature headers of a record. Names are compared as bytes, so a header that is not UTF-8 harms nobody.
+/// The signature headers of a record. Names are compared as bytes, so a header name that is not UTF-8 is harmless.
 #[derive(Clone, Copy, Default)]
 pub struct SignatureHeaders<'a> {
-    /// How many headers the record has in all.
+    /// Number of headers of the record, of any name.
     pub count: usize,
-    /// One of the four below stands more than once.
+    /// Whether one of the four headers below occurs more than once.
     pub repeated: bool,
-    /// `x-jws-signature`.
+    /// Value of `x-jws-signature`.
     pub jws: Option<&'a [u8]>,
-    /// `webhook-id`.
+    /// Value of `webhook-id`.
     pub webhook_id: Option<&'a [u8]>,
-    /// `webhook-timestamp`.
+    /// Value of `webhook-timestamp`.
     pub webhook_timestamp: Option<&'a [u8]>,
-    /// `webhook-signature`.
+    /// Value of `webhook-signature`.
     pub webhook_signature: Option<&'a [u8]>,
 }
 
 impl<'a> SignatureHeaders<'a> {
-    /// Takes one header. A null value counts as an empty one, which no profile accepts.
+    /// Adds one header. A null value counts as an empty one, which no profile accepts.
     pub fn take(&mut self, name: &[u8], value: Option<&'a [u8]>) {
         self.count += 1;
         let slot = match name {
@@ -50,7 +50,7 @@ impl<'a> SignatureHeaders<'a> {
 }
 
 impl std::fmt::Debug for Received<'_> {
-    /// Position only: the bytes may be PHI.
+    /// Writes the position only: the bytes may be PHI.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Received({}/{})", self.partition, self.offset)
     }

@@ -1,4 +1,4 @@
-//! The sealed field: Tink's AEAD wire format, bound to its place by an AWS Encryption SDK encryption context.
+//! Sealed fields: Tink's AEAD wire format, bound to their place by an AWS Encryption SDK encryption context.
 //!
 //! `0x01 ‖ key id (u32, big endian) ‖ IV[12] ‖ ciphertext ‖ tag[16]`, AES-256-GCM
 //! (Tink, "Wire format", `TINK` output prefix). Stock Tink opens it.
@@ -14,78 +14,80 @@ use zeroize::Zeroizing;
 use super::keys::Key32;
 use super::token::{TOKEN_BYTES, Token};
 
-/// First byte of everything that is sealed (Tink's `TINK` output prefix).
+/// First byte of all sealed bytes (Tink's `TINK` output prefix).
 pub const VERSION: u8 = 0x01;
-/// Bytes before the ciphertext: version, key id and IV.
+/// Number of bytes before the ciphertext: version, key id and IV.
 pub const HEADER_BYTES: usize = 1 + 4 + 12;
-/// Bytes of the authentication tag behind the ciphertext.
+/// Number of bytes of the authentication tag after the ciphertext.
 pub const TAG_BYTES: usize = 16;
-/// How much longer the sealed bytes are than the plaintext.
+/// Number of bytes by which sealed bytes are longer than the plaintext.
 pub const OVERHEAD_BYTES: usize = HEADER_BYTES + TAG_BYTES;
-/// Encryptions after which a key must not seal any more: random 96-bit IVs under one key (NIST SP 800-38D §8.3).
+/// Maximum number of encryptions under one key with random 96-bit IVs (NIST SP 800-38D §8.3).
 pub const SEALS_MAX: u64 = 1 << 32;
 
-/// A 96-bit IV that was drawn from the operating system's random source, and can be used once: sealing consumes it.
+/// A 96-bit IV from the operating system's random source. Sealing consumes it, so it is used once.
 pub struct Nonce([u8; 12]);
 
 impl Nonce {
-    /// Takes twelve fresh random bytes. Whoever calls this vouches that they are used nowhere else.
+    /// Creates an IV from twelve fresh random bytes. The caller guarantees that they are used nowhere else.
     #[must_use]
     pub const fn from_random(bytes: [u8; 12]) -> Self {
         Self(bytes)
     }
 }
 
-/// The key has sealed [`SEALS_MAX`] times. A fault of ours (it should have been rotated long before), never the
-/// message's: nothing is sealed with it again.
+/// The key has sealed [`SEALS_MAX`] times and seals no more. A fault of the gate, which should have rotated it long
+/// before, never of the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("data key {key_id} has reached 2^32 encryptions and seals no more; rotate it in the vault")]
 pub struct Exhausted {
-    /// The key's id.
+    /// Id of the key.
     pub key_id: u32,
 }
 
-/// Why sealed bytes did not open.
+/// Why sealed bytes could not be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum OpenError {
-    /// Not the standard base64 with padding that a JSON field has.
-    #[error("not a sealed field: no standard base64 (RFC 4648 §4)")]
+    /// The text is not standard base64 with padding, as a JSON field requires.
+    #[error("not a sealed field: invalid standard base64 (RFC 4648 §4)")]
     Base64,
-    /// Shorter than the empty plaintext would be.
-    #[error("too short to be a sealed field ({bytes} bytes, the least is {OVERHEAD_BYTES})")]
+    /// The bytes are shorter than a sealed empty plaintext.
+    #[error("not a sealed field: {bytes} bytes are too short, the minimum is {OVERHEAD_BYTES}")]
     TooShort {
-        /// How many bytes there were.
+        /// Number of bytes.
         bytes: usize,
     },
-    /// Does not begin with [`VERSION`].
-    #[error("not a sealed field: the first byte is {found:#04x} where {VERSION:#04x} is due")]
+    /// The first byte is not [`VERSION`].
+    #[error("not a sealed field: the first byte is {found:#04x}, expected {VERSION:#04x}")]
     Version {
-        /// The first byte.
+        /// First byte.
         found: u8,
     },
-    /// Sealed under another key than the one that was tried.
+    /// The bytes are sealed under another key than the one that was tried.
     #[error("sealed under key {found}, not under key {expected}")]
     KeyId {
-        /// The id in the sealed bytes.
+        /// Key id in the sealed bytes.
         found: u32,
-        /// The id of the key that was tried.
+        /// Id of the key that was tried.
         expected: u32,
     },
     /// The tag does not match: the wrong key, altered bytes, or a ciphertext moved from its place.
-    #[error("refused: wrong key, altered, or moved here from another field, subject, event or topic")]
+    #[error(
+        "authentication failed: wrong key, altered, or moved from another field, subject, event or topic"
+    )]
     Refused,
 }
 
-// Only the encrypting half of AES is kept expanded: GCM uses the forward direction both ways.
+// Only the encryption key schedule of AES is expanded: GCM uses the forward cipher in both directions.
 type Cipher = AesGcm<Aes256Enc, U12>;
 
 /// An AES-256-GCM key with its id and its use count. Zeroized on drop.
 ///
-/// It is kept as its 32 bytes and expanded anew for each event: with 10,000 subjects in random order the expanded keys
-/// (400 bytes each) fall out of the processor's cache, and fetching one costs about what expanding it does. Three fields
+/// It is stored as 32 bytes and expanded anew for each event: with 10,000 subjects in random order the expanded keys
+/// (400 bytes each) exceed the processor's cache, and fetching one costs about as much as expanding it. Three fields
 /// an event with AAD and base64, ns of CPU, best of seven runs on a busy EPYC with AES-NI, so read the ratios: 10,000
 /// expanded keys 804, or 802 with `-C target-feature=+aes,+pclmulqdq,+avx,+sha`; 10,000 keys expanded anew 751, or 560.
-/// `benches/seal.rs` measures it again.
+/// `benches/seal.rs` repeats the measurement.
 pub struct FieldKey {
     key_id: u32,
     key: Key32,
@@ -99,7 +101,7 @@ impl FieldKey {
         Self::with_seals(key_id, key, 0)
     }
 
-    /// A key that has sealed `seals` times already, as the vault's row says.
+    /// A key that has sealed `seals` times, the use count of its vault row.
     #[must_use]
     pub const fn with_seals(key_id: u32, key: Key32, seals: u64) -> Self {
         Self {
@@ -109,19 +111,19 @@ impl FieldKey {
         }
     }
 
-    /// The id that stands in everything sealed under this key.
+    /// Id that is written into everything sealed under this key.
     #[must_use]
     pub const fn key_id(&self) -> u32 {
         self.key_id
     }
 
-    /// How often this key has sealed, as far as this process knows.
+    /// Number of encryptions under this key, as far as this process knows.
     #[must_use]
     pub fn seals(&self) -> u64 {
         self.seals.load(Ordering::Relaxed)
     }
 
-    /// Expands the key, to seal or open one or several fields.
+    /// Expands the key, to seal or open one or more fields.
     #[must_use]
     pub fn expand(&self) -> Expanded<'_> {
         Expanded {
@@ -141,7 +143,7 @@ impl Expanded<'_> {
     /// Seals `plaintext` and appends the sealed bytes to `out`. `aad` is the serialised [`Context`].
     ///
     /// # Errors
-    /// [`Exhausted`] at [`SEALS_MAX`]; `out` is then as it was.
+    /// [`Exhausted`] at [`SEALS_MAX`]; `out` is then unchanged.
     pub fn seal_into(
         &self,
         nonce: Nonce,
@@ -150,7 +152,7 @@ impl Expanded<'_> {
         out: &mut Vec<u8>,
     ) -> Result<(), Exhausted> {
         let key_id = self.owner.key_id;
-        // The count only ever grows by one a seal, so 2^64 is out of reach and the limit cannot be wrapped past.
+        // The count grows by one per seal, so it cannot reach 2^64 and wrap around the limit.
         if self.owner.seals.fetch_add(1, Ordering::Relaxed) >= SEALS_MAX {
             return Err(Exhausted { key_id });
         }
@@ -161,7 +163,7 @@ impl Expanded<'_> {
         out.extend_from_slice(&nonce.0);
         out.extend_from_slice(plaintext);
         let body = &mut out[start + HEADER_BYTES..];
-        // The cipher refuses only plaintexts beyond 64 GiB; refusing leaves no plaintext behind in `out`.
+        // The cipher refuses only plaintexts beyond 64 GiB; the truncation leaves no plaintext in `out`.
         let Ok(tag) = self
             .cipher
             .encrypt_inout_detached(&nonce.0.into(), aad, body.into())
@@ -173,10 +175,10 @@ impl Expanded<'_> {
         Ok(())
     }
 
-    /// Opens sealed bytes with this key and no other: stock Tink would go on to try keys without a prefix.
+    /// Opens sealed bytes with this key only; stock Tink would also try keys without a prefix.
     ///
     /// # Errors
-    /// [`OpenError`]; no plaintext is released unless the tag matches.
+    /// [`OpenError`]; no plaintext is returned unless the tag matches.
     pub fn open(&self, aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
         let (found, expected) = (key_id_of(sealed)?, self.owner.key_id);
         if found != expected {
@@ -207,10 +209,10 @@ impl fmt::Debug for FieldKey {
     }
 }
 
-/// The id of the key that `sealed` says it was sealed under. Nothing is authenticated yet.
+/// The key id that `sealed` names, not yet authenticated.
 ///
 /// # Errors
-/// [`OpenError::TooShort`] or [`OpenError::Version`] where these are no sealed bytes at all.
+/// [`OpenError::TooShort`] or [`OpenError::Version`] if the bytes are not sealed bytes.
 pub fn key_id_of(sealed: &[u8]) -> Result<u32, OpenError> {
     if sealed.len() < OVERHEAD_BYTES {
         return Err(OpenError::TooShort { bytes: sealed.len() });
@@ -222,7 +224,7 @@ pub fn key_id_of(sealed: &[u8]) -> Result<u32, OpenError> {
     }
 }
 
-/// The sealed bytes that stand in a JSON field: standard base64 with padding, in its one canonical form.
+/// Decodes the sealed bytes of a JSON field: standard base64 with padding, canonical form only.
 ///
 /// # Errors
 /// [`OpenError::Base64`].
@@ -234,22 +236,22 @@ pub fn from_base64(text: &str) -> Result<Vec<u8>, OpenError> {
 
 /// A key or value of an encryption context does not fit its 16-bit length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("an encryption context takes at most 65535 bytes a value; this one has {bytes}")]
+#[error("a value of {bytes} bytes is too long for an encryption context, the maximum is 65535")]
 pub struct TooLong {
-    /// The length that was too much.
+    /// Length of the value, in bytes.
     pub bytes: usize,
 }
 
 /// Appends the AWS Encryption SDK serialisation of `pairs`: `u16 count ‖ (u16 length, key, u16 length, value)*`, keys
 /// in ascending byte order, integers big endian ("Serializing encryption context", AWS Encryption SDK specification).
-/// The pairs are given in that order.
+/// The pairs must be given in that order.
 ///
 /// # Errors
-/// [`TooLong`] where a length does not fit 16 bits; `out` is then unspecified.
+/// [`TooLong`] if a length does not fit 16 bits; `out` is then unspecified.
 pub fn write_context<const N: usize>(pairs: [(&str, &[u8]); N], out: &mut Vec<u8>) -> Result<(), TooLong> {
     debug_assert!(
         pairs.is_sorted_by(|(one, _), (next, _)| one < next),
-        "keys ascend and differ"
+        "the keys must ascend without repeats"
     );
     let count = u16::try_from(N).map_err(|_| TooLong { bytes: N })?;
     out.extend_from_slice(&count.to_be_bytes());
@@ -267,25 +269,25 @@ fn write_text(text: &[u8], out: &mut Vec<u8>) -> Result<(), TooLong> {
     Ok(())
 }
 
-/// The AAD of a sealed field, `{env, event, field, subject, topic}`, written in place: what is the same for every
-/// record is written once, what is the same for every field of a record once a record.
+/// The AAD of a sealed field, `{env, event, field, subject, topic}`, written in place: parts that all records share are
+/// written once, parts that all fields of a record share once per record.
 #[derive(Debug)]
 pub struct Context {
     /// `count ‖ env ‖ "event"`, then the event id, then `"field"`, then the path and the tail.
     buffer: Vec<u8>,
-    /// Where the event id's length begins.
+    /// Offset of the event id's length.
     event_at: usize,
     /// `"subject" ‖ token ‖ "topic" ‖ topic`.
     tail: Vec<u8>,
-    /// Where the token begins in the tail.
+    /// Offset of the token in the tail.
     token_at: usize,
 }
 
 impl Context {
-    /// For fields of records of `topic` in `environment`.
+    /// Creates the context of fields in records of `topic` in `environment`.
     ///
     /// # Errors
-    /// [`TooLong`] where either does not fit.
+    /// [`TooLong`] if a name exceeds 65,535 bytes.
     pub fn new(environment: &str, topic: &str) -> Result<Self, TooLong> {
         let mut buffer = vec![0, 5];
         write_text(b"env", &mut buffer)?;
@@ -306,10 +308,10 @@ impl Context {
         })
     }
 
-    /// Begins a record: its fields belong to this event id and this subject's token.
+    /// Begins a record, whose fields are bound to this event id and this subject's token.
     ///
     /// # Errors
-    /// [`TooLong`] where the event id does not fit.
+    /// [`TooLong`] if the event id exceeds 65,535 bytes.
     pub fn begin(&mut self, event: &[u8], token: &Token) -> Result<Fields<'_>, TooLong> {
         self.buffer.truncate(self.event_at);
         write_text(event, &mut self.buffer)?;
@@ -323,20 +325,20 @@ impl Context {
     }
 }
 
-/// The contexts of one record's fields.
+/// Contexts of the fields of one record.
 #[derive(Debug)]
 pub struct Fields<'c> {
     buffer: &'c mut Vec<u8>,
-    /// Where the path's length begins.
+    /// Offset of the path's length.
     field_at: usize,
     tail: &'c [u8],
 }
 
 impl Fields<'_> {
-    /// The serialised context of one field.
+    /// Serialised context of one field.
     ///
     /// # Errors
-    /// [`TooLong`] where the path does not fit.
+    /// [`TooLong`] if the path exceeds 65,535 bytes.
     pub fn at(&mut self, path: &[u8]) -> Result<&[u8], TooLong> {
         self.buffer.truncate(self.field_at);
         write_text(path, self.buffer)?;
@@ -365,7 +367,7 @@ mod tests {
 
     /// NIST CAVP `gcmEncryptExtIV256`, 96-bit IV, 128-bit plaintext and AAD.
     #[test]
-    fn a_known_answer_of_nist() {
+    fn the_nist_vector_is_reproduced() {
         let hex = |text: &str| -> Vec<u8> {
             (0..text.len() / 2)
                 .map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).expect("hex"))
@@ -392,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn the_layout_is_tinks() {
+    fn the_layout_is_that_of_tink() {
         let sealed = seal(&key(0x0102_0304), b"aad", b"plain");
         assert_eq!(sealed.len(), 5 + OVERHEAD_BYTES);
         assert_eq!(sealed[..17], [1, 1, 2, 3, 4, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3]);
@@ -400,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn each_refusal_says_what_is_wrong() {
+    fn each_refusal_names_its_cause() {
         let sealed = seal(&key(9), b"aad", b"plain");
         assert_eq!(
             key(9).expand().open(b"aad", &sealed[..32]).err(),
@@ -424,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_stops_at_its_limit_and_leaves_the_output_alone() {
+    fn a_key_stops_at_its_limit_and_leaves_the_output_unchanged() {
         let key = FieldKey::with_seals(4, Key32::random([7; 32]), SEALS_MAX - 1);
         let mut out = b"before".to_vec();
         assert!(
@@ -455,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fast_context_is_the_general_one() {
+    fn the_fast_context_equals_the_general_one() {
         let mut context = Context::new("local", "biometrics.clean").expect("short");
         for (event, token, path) in [
             ("e-1", [b'a'; 22], "note"),
@@ -482,7 +484,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_sealed_opens(
+        fn sealed_bytes_open(
             plaintext in proptest::collection::vec(any::<u8>(), 0..600),
             aad in proptest::collection::vec(any::<u8>(), 0..200),
             key_id: u32,
@@ -506,7 +508,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic_or_open(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn arbitrary_bytes_neither_panic_nor_open(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             prop_assert!(key(16_843_009).expand().open(b"aad", &bytes).is_err());
         }
     }

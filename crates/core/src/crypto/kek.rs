@@ -14,53 +14,53 @@ use zeroize::Zeroizing;
 use super::envelope::FieldKey;
 use super::keys::{Commitment, Key32, WRAPPING_KEY_ID};
 
-/// Where the KEK comes from. AWS KMS and Vault transit are named in the contract and have their place in [`Source`].
+/// Source of the KEK. The contract also names AWS KMS and Vault transit, which would be further kinds of [`Source`].
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// `environment` (the default): base64 in `PHI_MASTER_KEY`. `file`: the file named by `file`.
+    /// `environment` (the default): base64 in `PHI_MASTER_KEY`. `file`: the key file at the path `file`.
     pub source: Source,
-    /// The key file: 32 raw bytes, or their base64. Others must not be able to read it, outside `local`.
+    /// Path of the key file: 32 raw bytes, or their base64. Outside `local`, other users must not be able to read it.
     pub file: Option<PathBuf>,
 }
 
-/// The kinds of KEK.
+/// Kind of source of the KEK.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
     /// The environment variable `PHI_MASTER_KEY`, 32 bytes in base64.
     #[default]
     Environment,
-    /// A file.
+    /// The file that `file` names.
     File,
 }
 
-/// Why bytes are no KEK, or not the right one.
+/// Why bytes are not a valid KEK, or not that of the vault.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum KekError {
-    /// Neither 32 raw bytes nor the base64 of 32 bytes.
+    /// The bytes are neither 32 raw bytes nor the base64 of 32 bytes.
     #[error(
-        "a KEK is 32 random bytes, raw or in base64 (44 characters); make one with `openssl rand -base64 32`"
+        "a KEK must be 32 random bytes, raw or in base64 (44 characters); generate one with `openssl rand -base64 32`"
     )]
     Malformed,
-    /// 32 characters of text: a pass phrase, not a key.
+    /// The bytes are 32 characters of text: a passphrase, not a key.
     #[error(
-        "these are 32 characters of text, not 32 random bytes; make a KEK with `openssl rand -base64 32`"
+        "a KEK must be 32 random bytes, not 32 characters of text; generate one with `openssl rand -base64 32`"
     )]
     Text,
-    /// Not the KEK that the vault was made with.
+    /// The key is not the KEK that the vault was made with.
     #[error(
-        "this is KEK {found}, but the vault was made with KEK {expected}: nothing was read or written; give the right key"
+        "the key is KEK {found}, but the vault was made with KEK {expected}: nothing was read or written; provide KEK {expected}"
     )]
     Wrong {
-        /// The id of the key that was given.
+        /// Id of the key that was provided.
         found: String,
-        /// The id that the vault has.
+        /// Id of the vault's KEK.
         expected: String,
     },
 }
 
-/// The key encryption key: wraps the tenants' branch keys, and nothing else. Zeroized on drop.
+/// The key encryption key: wraps only the tenants' branch keys. Zeroized on drop.
 pub struct Kek {
     wrapping: FieldKey,
     id: String,
@@ -68,7 +68,7 @@ pub struct Kek {
 }
 
 impl Kek {
-    /// Takes the contents of a key file or of `PHI_MASTER_KEY`: 32 raw bytes, or their base64 with or without a line end.
+    /// Parses the content of a key file or of `PHI_MASTER_KEY`: 32 raw bytes, or their base64 (a newline may follow).
     ///
     /// # Errors
     /// [`KekError::Malformed`] or [`KekError::Text`].
@@ -103,13 +103,13 @@ impl Kek {
         }
     }
 
-    /// A name for the key that tells nothing about it: 16 hexadecimal digits, for the vault's KEK table and messages.
+    /// Public id of the key, for the vault's KEK table and messages: 16 hexadecimal digits that reveal nothing of it.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// What the vault stores beside the id, so that a wrong KEK is known before anything is opened or written.
+    /// Commitment that the vault stores beside the id, to detect a wrong KEK before anything is opened or written.
     #[must_use]
     pub const fn commitment(&self) -> &Commitment {
         &self.commitment
@@ -118,7 +118,7 @@ impl Kek {
     /// Checks this key against the vault's KEK row.
     ///
     /// # Errors
-    /// [`KekError::Wrong`] where it is another key.
+    /// [`KekError::Wrong`] if it is another key.
     pub fn check(&self, id: &str, commitment: &[u8]) -> Result<(), KekError> {
         if self.id == id && bool::from(self.commitment.as_slice().ct_eq(commitment)) {
             return Ok(());
@@ -129,7 +129,7 @@ impl Kek {
         })
     }
 
-    /// The key that wraps branch keys.
+    /// Key that wraps branch keys.
     pub(super) const fn wrapping(&self) -> &FieldKey {
         &self.wrapping
     }
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_refused() {
+    fn an_invalid_key_is_refused() {
         for bytes in [
             &b""[..],
             &[0xA5; 31],
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn another_key_is_refused_by_name() {
+    fn another_key_is_refused_by_its_id() {
         let mine = Kek::from_bytes(&RAW).expect("raw");
         let vaults = Kek::from_bytes(&[0xA6; 32]).expect("raw");
         let error = mine

@@ -1,7 +1,7 @@
-//! The key hierarchy: KEK → tenant branch key → one data key a subject, each wrapped and committed to.
+//! The key hierarchy: KEK → tenant branch key → one data key per subject, each wrapped and with a key commitment.
 //!
-//! Everything that a tenant needs beside its branch key is derived from it (HKDF-SHA256, RFC 5869), so a tenant's vault
-//! row holds one secret. Re-wrapping under another KEK changes no derived key and no data.
+//! All other keys of a tenant are derived from its branch key (HKDF-SHA256, RFC 5869), so a tenant's vault row holds
+//! one secret. Re-wrapping it under another KEK changes no derived key and no data.
 
 use std::fmt;
 
@@ -15,36 +15,36 @@ use super::envelope::{Exhausted, FieldKey, Nonce, OpenError, TooLong, write_cont
 use super::kek::Kek;
 use super::token::{self, Lookup, LookupKey, Salt, Token, TokenKey};
 
-/// `HKDF(key, "commit")`: AES-GCM alone does not commit to its key, so this is stored beside every wrapped key and
-/// checked when it is unwrapped.
+/// Key commitment, `HKDF(key, "commit")`: AES-GCM alone does not commit to its key, so this is stored beside every
+/// wrapped key and checked when it is unwrapped.
 pub type Commitment = [u8; 32];
 
-/// Age at which a data key is replaced by a new one, in milliseconds: 30 days.
+/// Age at which a data key is rotated, in milliseconds: 30 days.
 pub const ROTATE_AGE_MS: i64 = 30 * 24 * 60 * 60 * 1000;
-/// Encryptions after which a data key is replaced by a new one.
+/// Number of encryptions after which a data key is rotated.
 pub const ROTATE_SEALS: u64 = 1 << 24;
 
-// A wrapping key stands in no keyset of its own: rows name it by where they are.
+// A wrapping key needs no id of its own: the place of a row determines the key.
 pub(super) const WRAPPING_KEY_ID: u32 = 0;
 
-/// A 256-bit key. Zeroized on drop; nothing prints it.
+/// A 256-bit key. Zeroized on drop and redacted in `Debug` output.
 #[derive(Zeroize, ZeroizeOnDrop)]
 pub struct Key32([u8; 32]);
 
 impl Key32 {
-    /// Takes 32 bytes from the operating system's random source.
+    /// Creates a key from 32 bytes of the operating system's random source.
     #[must_use]
     pub const fn random(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// The key for another purpose: `HKDF-SHA256(salt = none, key, "pulsegate/" ‖ purpose)`.
+    /// Derives the key for a purpose: `HKDF-SHA256(salt = none, key, "pulsegate/" ‖ purpose)`.
     #[must_use]
     pub fn derive(&self, purpose: &str) -> Self {
         let mut out = [0; 32];
         let expanded = Hkdf::<Sha256>::new(None, &self.0)
             .expand_multi_info(&[b"pulsegate/", purpose.as_bytes()], &mut out);
-        // HKDF-SHA256 yields up to 8160 bytes, and 32 are asked for.
+        // HKDF-SHA256 yields up to 8160 bytes; 32 are requested.
         debug_assert!(expanded.is_ok());
         Self(out)
     }
@@ -75,18 +75,18 @@ pub struct Wrapped {
     pub commitment: Commitment,
 }
 
-/// Why a key could not be wrapped. A fault of ours.
+/// Why a key could not be wrapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum WrapError {
     /// A context value exceeds its limit.
     #[error(transparent)]
     TooLong(#[from] TooLong),
-    /// The wrapping key refuses.
+    /// The wrapping key has reached its limit of encryptions.
     #[error(transparent)]
     Exhausted(#[from] Exhausted),
 }
 
-/// Why a wrapped key did not open. A fault of ours or of the vault's data, never the message's.
+/// Why a wrapped key could not be opened. A fault of the gate or of the vault's data, never of the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum UnwrapError {
     /// A context value exceeds its limit.
@@ -94,13 +94,11 @@ pub enum UnwrapError {
     TooLong(#[from] TooLong),
     /// The sealed key does not open.
     #[error(
-        "the wrapped key does not open ({0}): wrong KEK or tenant, or the vault's row was altered or moved"
+        "failed to open the wrapped key ({0}): wrong KEK or tenant, or the vault's row was altered or moved"
     )]
     Refused(#[from] OpenError),
-    /// It opened to another key than the one that was committed to.
-    #[error(
-        "the wrapped key opens, but not to the key that its commitment names: the vault's row was tampered with"
-    )]
+    /// The sealed bytes opened to another key than the one that was committed to.
+    #[error("the wrapped key does not match its commitment: the vault's row was tampered with")]
     Commitment,
 }
 
@@ -127,7 +125,7 @@ pub fn wrap<const N: usize>(
 /// Opens what [`wrap`] made, and checks the commitment.
 ///
 /// # Errors
-/// [`UnwrapError`]; no key is released unless everything matches.
+/// [`UnwrapError`]; no key is returned unless everything matches.
 pub fn unwrap<const N: usize>(
     wrapping: &FieldKey,
     context: [(&str, &str); N],
@@ -143,7 +141,7 @@ pub fn unwrap<const N: usize>(
 }
 
 fn wrap_context<const N: usize>(context: [(&str, &str); N]) -> Result<Vec<u8>, TooLong> {
-    const { assert!(N > 0, "a wrapped key is always bound to its place") };
+    const { assert!(N > 0, "a wrapped key must be bound to its place") };
     let mut aad = Vec::new();
     write_context(context.map(|(key, value)| (key, value.as_bytes())), &mut aad)?;
     Ok(aad)
@@ -177,7 +175,7 @@ impl Tenant {
     /// Opens a tenant's row.
     ///
     /// # Errors
-    /// [`UnwrapError`] where the row does not belong to this KEK and this name.
+    /// [`UnwrapError`] if the row does not belong to this KEK and this name.
     pub fn open(kek: &Kek, name: &str, branch: &Wrapped) -> Result<Self, UnwrapError> {
         let branch = unwrap(kek.wrapping(), [("purpose", "branch"), ("tenant", name)], branch)?;
         Ok(Self {
@@ -190,14 +188,14 @@ impl Tenant {
         })
     }
 
-    /// The tenant's name.
+    /// Name of the tenant.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// A key that deadletter payloads are sealed to, with its row's use count. It is derived from its id, so that it can
-    /// be replaced like a data key: what is rejected can be more than what is not.
+    /// Key that deadletter payloads are sealed to, with the use count of its row. It is derived from its id, so that it
+    /// can be rotated like a data key: rejected records can outnumber accepted ones.
     #[must_use]
     pub fn quarantine(&self, key_id: u32, seals: u64) -> FieldKey {
         FieldKey::with_seals(key_id, self.quarantines.derive(&key_id.to_string()), seals)
@@ -225,7 +223,7 @@ impl Tenant {
     /// Opens what [`Tenant::wrap_device_secret`] made.
     ///
     /// # Errors
-    /// [`UnwrapError`] where the row is not this tenant's, this device's and this key's.
+    /// [`UnwrapError`] if the row does not belong to this tenant, device and key.
     pub fn open_device_secret(
         &self,
         device: &str,
@@ -247,28 +245,28 @@ impl Tenant {
         ]
     }
 
-    /// The key of this tenant's tokens.
+    /// Token key of this tenant.
     #[must_use]
     pub const fn tokens(&self) -> &TokenKey {
         &self.tokens
     }
 
-    /// What a subject's rows are found by.
+    /// Lookup that a subject's rows are stored under.
     #[must_use]
     pub fn lookup(&self, subject: &[u8]) -> Lookup {
         self.lookups.lookup(subject)
     }
 
-    /// A device's token under its salt.
+    /// Token of a device under its salt.
     ///
     /// # Errors
-    /// [`TooLong`] where the id exceeds 65,535 bytes.
+    /// [`TooLong`] if the id exceeds 65,535 bytes.
     pub fn device_token(&self, salt: &Salt, device: &str) -> Result<Token, TooLong> {
         self.tokens.token(token::DEVICE, salt, device.as_bytes())
     }
 
-    /// Wraps a new data key for its vault row: bound to the tenant, the subject's lookup and the key id, so that a row
-    /// which is copied over another one does not open.
+    /// Wraps a new data key for its vault row: bound to the tenant, the subject's lookup and the key id, so a row that
+    /// is copied over another one does not open.
     ///
     /// # Errors
     /// [`WrapError`].
@@ -288,10 +286,10 @@ impl Tenant {
         )
     }
 
-    /// Opens a data key's row. `seals` is the row's use count.
+    /// Opens the row of a data key. `seals` is the use count of the row.
     ///
     /// # Errors
-    /// [`UnwrapError`] where the row is not this tenant's, this subject's and this key's.
+    /// [`UnwrapError`] if the row does not belong to this tenant, subject and key.
     pub fn open_data_key(
         &self,
         key_id: u32,
@@ -313,10 +311,10 @@ impl Tenant {
         ]
     }
 
-    /// What the gate needs of one subject: its token, its salt and its current data key.
+    /// Assembles the keys of one subject: its token, its salt and its current data key.
     ///
     /// # Errors
-    /// [`TooLong`] where the subject id exceeds 65,535 bytes.
+    /// [`TooLong`] if the subject id exceeds 65,535 bytes.
     pub fn subject_key(
         &self,
         subject: &[u8],
@@ -345,19 +343,19 @@ pub struct SubjectKey {
 }
 
 impl SubjectKey {
-    /// What stands for the subject in clean records.
+    /// Token that replaces the subject id in clean records.
     #[must_use]
     pub const fn token(&self) -> &Token {
         &self.token
     }
 
-    /// What the subject's other tokens hang on.
+    /// Salt of the subject's tokens.
     #[must_use]
     pub const fn salt(&self) -> &Salt {
         &self.salt
     }
 
-    /// The current data key.
+    /// Current data key of the subject.
     #[must_use]
     pub const fn field_key(&self) -> &FieldKey {
         &self.field_key
@@ -383,7 +381,7 @@ mod tests {
 
     /// RFC 5869 has no vector with our `info`, so this one is computed with Python's `hmac`, extract then expand.
     #[test]
-    fn derivation_is_hkdf() {
+    fn derivation_follows_hkdf() {
         assert_eq!(
             hex(Key32::random([1; 32]).derive("commit").bytes()),
             "8874c629859dbe608f2061f0fbf2b2944a8d8ad0de549601bfda493dfa2b23d9"
@@ -492,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_prints_a_key() {
+    fn debug_output_contains_no_key() {
         let printed = format!("{:?} {:?} {:?}", tenant("acme"), kek(), Key32::random([6; 32]));
         assert!(!printed.contains("6, 6"), "{printed}");
     }

@@ -1,24 +1,24 @@
-//! What a batch of walks leaves behind, in a handful of vectors that are cleared and used again.
+//! The results of a batch of walks, in a few vectors that are cleared and reused.
 
 use std::fmt::Write;
 
 use super::Format;
 use super::plan::Node;
 
-/// The edits of a batch and the text that they need. Walks and edits point into it, so it is cleared only when the
+/// Edits of a batch and the text that they refer to. Walks and edits point into it, so it is cleared only when the
 /// batch is done. It holds plaintext: it is never printed.
 #[derive(Default)]
 pub struct Arena {
     pub(super) edits: Vec<Edit>,
-    /// Text that is not in the received bytes as it is: unescaped, or made from an Avro number.
+    /// Text that does not occur literally in the received bytes: unescaped, or made from an Avro number.
     pub(super) scratch: Vec<u8>,
-    /// The rendered paths of the edits.
+    /// Rendered paths of the edits.
     pub(super) paths: String,
-    /// Where the walker stands: one step for every array or map that it is in.
+    /// Position of the walker: one step for every array or map that it is in.
     pub(super) steps: Vec<Step>,
-    /// The keys of the maps that the walker is in, to find one that is repeated.
+    /// Keys of the maps that the walker is in, to detect repeated ones.
     pub(super) keys: Vec<Text>,
-    /// The JSON tokenizer's buffer for strings with escapes.
+    /// Buffer of the JSON tokenizer for strings with escapes.
     pub(super) tape: Vec<u8>,
 }
 
@@ -33,28 +33,28 @@ pub(super) enum Step {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Text {
     start: u32,
-    /// The highest bit says that the text is in the arena.
+    /// Length in bytes; the highest bit is set if the text is in the arena.
     length: u32,
 }
 
-/// What one walk found.
+/// Result of one walk.
 #[derive(Clone, Copy, Debug)]
 pub struct Walk {
-    /// The event id, a UUID in its hyphenated form.
+    /// Event id, a UUID in its hyphenated form.
     pub event_id: Text,
-    /// The device id in the clear.
+    /// Device id in clear.
     pub device: Text,
-    /// The subject id in the clear.
+    /// Subject id in clear.
     pub subject: Text,
-    /// The format of the value.
+    /// Format of the value.
     pub format: Format,
-    /// The first byte of the event, after the framing.
+    /// Offset of the event, after the framing.
     pub(super) datum_start: u32,
     pub(super) edits_start: u32,
     pub(super) edits_end: u32,
 }
 
-/// A span of the received value that the clean event does not have as it is.
+/// A span of the received value that is replaced in the clean event.
 #[derive(Clone, Copy, Debug)]
 pub struct Edit {
     pub(super) start: u32,
@@ -62,24 +62,24 @@ pub struct Edit {
     pub(super) plain: Text,
     path_start: u32,
     path_length: u32,
-    /// What stands there instead.
+    /// What replaces the span.
     pub action: Action,
 }
 
-/// What stands in place of a span.
+/// Replacement of a span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// What the caller of [`super::Rewriter::rewrite`] makes of the plaintext.
+    /// A value that the caller of [`super::Rewriter::rewrite`] makes from the plaintext.
     Seal(Seal),
     /// The first four bytes of the plaintext, which is a date.
     Year,
-    /// Nothing.
+    /// Nothing: the span is removed.
     Drop,
     /// The plaintext itself: framing that the other edits change.
     Literal,
 }
 
-/// What the caller makes of a plaintext.
+/// Value that the caller makes from a plaintext.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seal {
     /// A ciphertext under the subject's key: base64 in JSON, `bytes` in Avro.
@@ -94,19 +94,19 @@ pub enum Seal {
 
 const IN_ARENA: u32 = 1 << 31;
 
-/// The longest value, and the most of anything in an arena before a walk.
+/// Maximum length of a value, and of each vector of an arena before a walk.
 pub(super) const POSITIONS: usize = 1 << 30;
 
 impl Arena {
-    /// Forgets a batch and keeps the memory.
+    /// Removes the edits of a batch and keeps the memory.
     pub fn clear(&mut self) {
         self.edits.clear();
         self.scratch.clear();
         self.paths.clear();
     }
 
-    /// Whether every position of one more walk fits into 31 bits. A batch is bounded far below it; what one walk adds is
-    /// bounded by `event::Config::protected_max`.
+    /// Whether every position of one more walk fits into 31 bits. A batch is bounded far below it; the growth of one
+    /// walk is bounded by `event::Config::protected_max`.
     pub(super) fn has_room(&self) -> bool {
         self.scratch.len() < POSITIONS && self.paths.len() < POSITIONS && self.edits.len() < POSITIONS
     }
@@ -119,7 +119,7 @@ impl Arena {
             .unwrap_or_default()
     }
 
-    /// The path that an edit has in the event, such as `subject.name` or `readings[0].value`.
+    /// Path of an edit in the event, such as `subject.name` or `readings[0].value`.
     #[must_use]
     pub fn path(&self, edit: &Edit) -> &str {
         let start = edit.path_start as usize;
@@ -155,8 +155,8 @@ impl Arena {
         });
     }
 
-    /// Writes the path of a node. The keys of maps are the sender's words: they are part of the path of an edit, quoted
-    /// as in JSON so that no two paths are alike, and left out without `value`.
+    /// Writes the path of a node. With `value`, the keys of maps are included, quoted as in JSON so that no two paths
+    /// are equal. Without it they are left out, since the sender chose them.
     pub(super) fn render(&self, node: &Node, value: Option<&[u8]>, out: &mut String) {
         let mut steps = self.steps.iter();
         let mut pieces = node.path.split("[]");
@@ -176,21 +176,21 @@ impl Arena {
         }
     }
 
-    /// Puts text into the arena.
+    /// Copies text into the arena.
     pub(super) fn keep(&mut self, text: &[u8]) -> Text {
         let start = self.scratch.len();
         self.scratch.extend_from_slice(text);
         self.kept_since(start)
     }
 
-    /// Puts an Avro long into the arena.
+    /// Encodes an Avro long into the arena.
     pub(super) fn keep_long(&mut self, number: i64) -> Text {
         let start = self.scratch.len();
         super::rewrite::write_avro_long(number, &mut self.scratch);
         self.kept_since(start)
     }
 
-    /// The text that was put into the arena since it had this length.
+    /// The text that was appended to the arena since `scratch` had this length.
     pub(super) fn kept_since(&self, start: usize) -> Text {
         Text {
             start: narrow(start),
@@ -213,7 +213,7 @@ impl Text {
         }
     }
 
-    /// The bytes, given the value that was walked and the arena that the walk was written to.
+    /// The bytes of the text, from the walked value or from the arena of the walk.
     #[must_use]
     pub fn of<'a>(self, value: &'a [u8], arena: &'a Arena) -> &'a [u8] {
         let start = self.start as usize;
@@ -226,13 +226,13 @@ impl Text {
         bytes.get(start..end).unwrap_or_default()
     }
 
-    /// How many bytes it has.
+    /// Length in bytes.
     #[must_use]
     pub fn len(self) -> usize {
         (self.length & !IN_ARENA) as usize
     }
 
-    /// Whether it has no bytes.
+    /// Whether the text is empty.
     #[must_use]
     pub fn is_empty(self) -> bool {
         self.len() == 0
@@ -272,7 +272,7 @@ impl Edit {
     }
 }
 
-/// Positions are 31 bits wide; [`Arena::has_room`] is asked before a walk.
+/// Positions are 31 bits wide; [`Arena::has_room`] is checked before a walk.
 #[expect(
     clippy::cast_possible_truncation,
     reason = "`Arena::has_room` bounds every position before a walk"

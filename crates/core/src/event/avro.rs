@@ -1,6 +1,6 @@
 //! The walk over an Avro datum: one pass of a cursor, driven by the plan.
 //!
-//! The binary encoding is section "Data Serialization and Deserialization" of the Avro 1.12 specification.
+//! The binary encoding is specified in "Data Serialization and Deserialization" of Avro 1.12.
 
 use super::Format;
 use super::arena::{Action, Arena, Step, Text, Walk};
@@ -32,7 +32,7 @@ struct Avro<'v, 'a> {
     walker: Walker<'v, 'a>,
 }
 
-/// A position in a datum. `None` is the end of the bytes, or bytes that no encoder writes.
+/// A position in a datum. Its methods return `None` at the end of the bytes and for bytes that no encoder writes.
 pub(super) struct Cursor<'v> {
     pub bytes: &'v [u8],
     pub at: usize,
@@ -45,7 +45,7 @@ impl<'v> Cursor<'v> {
         Some(taken)
     }
 
-    /// A zigzag varint of at most ten bytes; most have one.
+    /// Reads a zigzag varint of at most ten bytes; most have one.
     #[inline]
     pub fn long(&mut self) -> Option<i64> {
         match self.bytes.get(self.at) {
@@ -103,7 +103,7 @@ impl<'v> Cursor<'v> {
         std::str::from_utf8(self.prefixed()?).ok()
     }
 
-    /// Whether the branch of a union is the one that is not null.
+    /// Reads the branch of a union and returns whether it is the one that is not null.
     pub fn present(&mut self, null_branch: Option<u8>) -> Option<bool> {
         let Some(null_branch) = null_branch else {
             return Some(true);
@@ -160,8 +160,8 @@ impl Avro<'_, '_> {
         Ok(())
     }
 
-    /// The blocks of an array or a map. A block that states its size in bytes would state a wrong one after the edits
-    /// in it, so its head is replaced by the plain count, which says the same.
+    /// Walks the blocks of an array or a map. Edits would invalidate the size in bytes that a block may state, so its
+    /// head is replaced by the equivalent plain count.
     fn blocks<'p>(
         &mut self,
         node: &'p Node,
@@ -236,7 +236,7 @@ impl Avro<'_, '_> {
             .leaf(node, start..end, Text::in_value(end - text.len(), end))
     }
 
-    /// A leaf whose plaintext is what JSON would have in its place.
+    /// Walks a leaf whose plaintext is its JSON form.
     fn scalar<'p>(&mut self, node: &'p Node, start: usize) -> Result<(), Stop<'p>> {
         let scalar = self.cursor.scalar(&node.kind).ok_or(Stop::Undecodable)?;
         if let Some(kind) = scalar.problem() {
@@ -245,7 +245,7 @@ impl Avro<'_, '_> {
         self.made(node, start..self.cursor.at, |scratch| scalar.write(scratch))
     }
 
-    /// A leaf whose text is not in the datum: it is made where it is needed.
+    /// Notes a leaf whose text is not in the datum; the text is made only if it is needed.
     fn made<'p>(
         &mut self,
         node: &'p Node,
@@ -299,7 +299,7 @@ impl Scalar {
         }
     }
 
-    /// Writes what JSON would have in its place, without the quotes of a date or a time.
+    /// Writes the JSON form, without the quotes of a date or a time.
     pub fn write(&self, out: &mut Vec<u8>) {
         use std::io::Write;
         // Writing to a vector and serializing a finite number cannot fail.

@@ -1,4 +1,4 @@
-//! All the plans of a gate, and how the first bytes of a value find one.
+//! All plans of a gate, and the lookup of a plan by the first bytes of a value.
 
 use std::collections::HashMap;
 
@@ -6,88 +6,88 @@ use super::compile::{self, PlanError};
 use super::plan::{Fingerprint, Plan};
 use super::{Config, Format};
 
-/// The first byte of the Confluent wire format; a schema id of four bytes follows, big endian.
+/// First byte of the Confluent wire format; a schema id of four bytes follows, big endian.
 pub(super) const CONFLUENT: u8 = 0;
-/// The first two bytes of an Avro single object; a fingerprint of eight bytes follows (Avro 1.12, "Single-object
+/// First two bytes of an Avro single object; a fingerprint of eight bytes follows (Avro 1.12, "Single-object
 /// encoding").
 pub(super) const SINGLE_OBJECT: [u8; 2] = [0xc3, 0x01];
-/// The largest schema id. Registries give out signed 32-bit ids, and some take no other as a question: Confluent's answers
-/// a plain 404 of its web server, which denies nothing, so a lane that asked would wait for ever.
+/// Largest schema id. Registries assign signed 32-bit ids, and some do not answer for any other: Confluent's returns
+/// a plain 404 of its web server, which is no verdict on the id, so a lane that asked would wait forever.
 const ID_MAX: u32 = i32::MAX as u32;
 
-/// The text of one schema.
+/// Name and text of one schema.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// The event type: the file name without `.avsc`.
+    /// Event type: the file name without `.avsc`.
     pub name: String,
     /// The Avro schema in JSON.
     pub text: String,
 }
 
-/// All the plans, and the one for plain JSON.
+/// All plans, one of which is the default for plain JSON.
 #[derive(Debug)]
 pub struct Catalog {
     plans: Vec<Plan>,
     default: usize,
 }
 
-/// Why schemas are not a catalog.
+/// Why a set of schemas is not a valid catalog.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
-    /// One of the schemas is not a plan.
+    /// One of the schemas does not compile.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// Two schemas cannot be told apart by what is on the wire.
+    /// Two schemas have the same fingerprint, so their records cannot be told apart.
     #[error("schemas `{0}` and `{1}` have the same canonical form; remove one")]
     Twins(String, String),
     /// The default event is not among the schemas.
-    #[error("no schema is called `{0}`, which `event.default_event` names; the event types are: {1}")]
+    #[error("`event.default_event` names the unknown schema `{0}`; the event types are: {1}")]
     NoDefault(String, String),
-    /// More plans than a gate needs.
-    #[error("more than 1000 schemas")]
+    /// There are more schemas than a gate supports.
+    #[error("too many schemas: a gate supports at most 1000")]
     TooMany,
 }
 
-/// What the registry says of schema ids, as one immutable snapshot.
+/// The registry's verdicts on schema ids, as one immutable snapshot.
 #[derive(Clone, Debug, Default)]
 pub struct Ids {
     verdicts: HashMap<u32, Verdict, foldhash::fast::FixedState>,
 }
 
-/// What is known of one schema id.
+/// Verdict on one schema id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The id's schema has the canonical form of a local plan, whose tags hold.
+    /// The id's schema has the canonical form of this local plan, whose tags apply.
     Plan(u16),
     /// The registry does not have it, or no local plan protects it.
     Denied,
 }
 
-/// Where the first bytes of a value lead.
+/// Result of a lookup by the first bytes of a value.
 #[derive(Clone, Copy, Debug)]
 pub enum Located<'c> {
-    /// To a plan.
+    /// The plan is known.
     Plan {
-        /// The plan to walk with.
+        /// Plan to walk the value with.
         plan: &'c Plan,
-        /// The format of the value.
+        /// Format of the value.
         format: Format,
-        /// Where the event begins in the value.
+        /// Offset of the event in the value, after the framing.
         datum_start: usize,
     },
-    /// To a schema id of which nothing is known yet: ask the registry, and hold the partition meanwhile.
+    /// The schema id is unknown: the caller asks the registry and holds the partition meanwhile.
     NeedsSchema(u32),
-    /// To a schema that the registry denies or cannot have, or that no local plan protects.
+    /// The registry does not have the schema or cannot have it, or no local plan protects it.
     UnknownSchema,
-    /// Nowhere.
+    /// The framing is unknown or incomplete.
     Undecodable,
 }
 
 impl Catalog {
-    /// Compiles all the schemas.
+    /// Compiles all schemas.
     ///
     /// # Errors
-    /// The first schema that is not a plan, or a default event that is not there.
+    /// The first schema that does not compile, or an unknown default event.
     pub fn compile(sources: &[Source], config: &Config) -> Result<Self, CatalogError> {
         let mut plans: Vec<Plan> = Vec::with_capacity(sources.len());
         for source in sources {
@@ -111,7 +111,7 @@ impl Catalog {
         Ok(Self { plans, default })
     }
 
-    /// Finds the plan of a raw value. Whatever has no Avro header is for the default event's JSON walk to judge.
+    /// Finds the plan of a raw value. A value without an Avro header is left to the default event's JSON walk.
     #[must_use]
     pub fn locate(&self, value: &[u8], ids: &Ids) -> Located<'_> {
         let avro = |plan, datum_start| Located::Plan {
@@ -144,7 +144,7 @@ impl Catalog {
         }
     }
 
-    /// Finds the plan of a clean value. `ids` are the registry's ids of clean schemas.
+    /// Finds the plan of a clean value. `ids` are the registry's verdicts on clean schemas.
     #[must_use]
     pub fn locate_clean(&self, value: &[u8], ids: &Ids) -> Located<'_> {
         match self.locate(value, ids) {
@@ -164,20 +164,20 @@ impl Catalog {
         }
     }
 
-    /// All the plans.
+    /// All plans, by index.
     #[must_use]
     pub fn plans(&self) -> &[Plan] {
         &self.plans
     }
 
-    /// The plan of an event type.
+    /// Plan of an event type; `None` if the type is unknown.
     #[must_use]
     pub fn plan(&self, name: &str) -> Option<&Plan> {
         self.plans.iter().find(|plan| plan.name == name)
     }
 
-    /// What to hold of a schema that the registry has: only a local plan of the same canonical form may read it, since
-    /// a schema that was registered without tags must not let PHI through.
+    /// Judges a schema of the registry: only a local plan with the same canonical form may read its records, since a
+    /// schema that was registered without tags must not let PHI through.
     #[must_use]
     pub fn judge(&self, schema: &str) -> Verdict {
         apache_avro::Schema::parse_str(schema)
@@ -186,7 +186,7 @@ impl Catalog {
             .map_or(Verdict::Denied, |plan| Verdict::Plan(plan.index))
     }
 
-    /// What to hold of a clean schema that the registry has.
+    /// Judges a clean schema of the registry.
     #[must_use]
     pub fn judge_clean(&self, schema: &str) -> Verdict {
         let fingerprint = apache_avro::Schema::parse_str(schema)
@@ -212,7 +212,7 @@ impl Catalog {
 }
 
 impl Ids {
-    /// The snapshot with one more verdict.
+    /// Returns the snapshot with one more verdict.
     #[must_use]
     pub fn with(&self, id: u32, verdict: Verdict) -> Self {
         let mut ids = self.clone();
@@ -220,7 +220,7 @@ impl Ids {
         ids
     }
 
-    /// The snapshot without one verdict.
+    /// Returns the snapshot without one verdict.
     #[must_use]
     pub fn without(&self, id: u32) -> Self {
         let mut ids = self.clone();
@@ -228,19 +228,19 @@ impl Ids {
         ids
     }
 
-    /// What is known of an id.
+    /// Verdict on an id; `None` if it is unknown.
     #[must_use]
     pub fn get(&self, id: u32) -> Option<Verdict> {
         self.verdicts.get(&id).copied()
     }
 
-    /// How many ids are known.
+    /// Number of ids with a verdict.
     #[must_use]
     pub fn len(&self) -> usize {
         self.verdicts.len()
     }
 
-    /// Whether nothing is known yet.
+    /// Whether no id has a verdict.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.verdicts.is_empty()

@@ -1,5 +1,5 @@
-//! The clean event: its schema, derived from the plan; and the slow way between formats, for a topic whose clean format
-//! is not the one that a record came in.
+//! The clean event: its schema, derived from the plan, and the slow path that transcodes a record whose format is not
+//! that of the clean topic.
 
 use apache_avro::Schema;
 use serde_json::{Map, Value};
@@ -9,7 +9,7 @@ use super::plan::{Field, Fingerprint, Kind, Node, Plan, Protect, Role};
 use super::rewrite::{write_avro_bytes, write_avro_long, write_json_base64};
 use super::{Format, compile, scalar};
 
-/// The clean side of a plan.
+/// Clean schema and framing of a plan.
 pub(crate) struct Clean {
     pub source: Value,
     pub fingerprint: Fingerprint,
@@ -17,29 +17,29 @@ pub(crate) struct Clean {
     prefix: Vec<u8>,
 }
 
-/// A rewritten value does not go into the other format, or a value is not a clean event of this plan.
+/// A rewritten value cannot be encoded in the other format, or a value is not a clean event of this plan.
 #[derive(Debug, thiserror::Error)]
-#[error("`{path}` is not as the clean schema has it; the record was not made by a gate with this schema")]
+#[error("`{path}` does not match the clean schema: the record was not produced by a gate with this schema")]
 pub struct Untranscodable {
     path: Box<str>,
 }
 
 /// A protected leaf of a clean event.
 pub struct Sealed<'a> {
-    /// What was done to it.
+    /// Protection of the leaf.
     pub protect: Protect,
-    /// Its role, where it has one.
+    /// Role of the leaf, if it has one.
     pub role: Option<Role>,
-    /// Its path, as it was when the leaf was sealed.
+    /// Path that the leaf was sealed with.
     pub path: &'a str,
     /// Whether the plaintext is the content of a JSON string; otherwise it is the JSON text of a number or a boolean.
     pub is_text: bool,
-    /// The leaf itself: base64, a token or a year.
+    /// Value of the leaf: base64, a token or a year.
     pub leaf: &'a mut Value,
 }
 
 impl Clean {
-    /// Derives the clean schema. Protected leaves change their type and dropped fields are gone; everything else stays.
+    /// Derives the clean schema: protected leaves change their type, dropped fields are removed, the rest stays.
     pub fn derive(source: &Value, root: &Node, format: Format) -> Result<Self, String> {
         let mut source = derive_type(source, root);
         if let Some(Value::String(name)) = source.get_mut("name") {
@@ -63,7 +63,7 @@ impl Clean {
         })
     }
 
-    /// What stands before the datum of a clean value.
+    /// Bytes before the datum of a clean value.
     pub fn prefix(&self) -> &[u8] {
         &self.prefix
     }
@@ -153,7 +153,7 @@ fn leaf_protect(node: &Node) -> Option<Protect> {
 }
 
 impl Plan {
-    /// Appends a rewritten datum in the clean format, which is not the one that it is in.
+    /// Appends a rewritten datum, transcoded from the other format into the clean one.
     pub(super) fn transcode(
         &self,
         from: Format,
@@ -169,10 +169,10 @@ impl Plan {
         }
     }
 
-    /// The clean event as JSON, whichever format it is in: ciphertexts are base64.
+    /// Converts a clean event of either format to JSON, with ciphertexts as base64.
     ///
     /// # Errors
-    /// The datum is not a clean event of this plan.
+    /// If the datum is not a clean event of this plan.
     pub fn clean_json(&self, format: Format, datum: &[u8]) -> Result<Value, Untranscodable> {
         let mut json = Vec::new();
         let text = match format {
@@ -185,7 +185,7 @@ impl Plan {
         serde_json::from_slice(text).map_err(|_| untranscodable(&self.root))
     }
 
-    /// Visits every protected leaf that is in a clean event, in the order of the schema. A null is no leaf.
+    /// Visits every protected leaf of a clean event, in the order of the schema. Nulls are skipped.
     pub fn visit_sealed(&self, clean: &mut Value, mut visit: impl FnMut(Sealed<'_>)) {
         visit_sealed(&self.root, String::new(), clean, &mut visit);
     }
@@ -250,7 +250,7 @@ fn untranscodable(at: &Node) -> Untranscodable {
     }
 }
 
-/// Writes the JSON of a clean value from its Avro datum.
+/// Converts the Avro datum of a clean value to JSON.
 fn decode(node: &Node, cursor: &mut Cursor<'_>, out: &mut Vec<u8>) -> Result<(), Untranscodable> {
     let fail = || untranscodable(node);
     if !cursor.present(node.null_branch).ok_or_else(fail)? {
@@ -338,7 +338,7 @@ fn write_json_text(text: &str, out: &mut Vec<u8>) {
     let _ = serde_json::to_writer(out, text);
 }
 
-/// Writes the Avro datum of a clean value from its JSON. `None` is an absent member.
+/// Converts a clean value in JSON to Avro. `None` is an absent member.
 fn encode(node: &Node, value: Option<&Value>, out: &mut Vec<u8>) -> Result<(), Untranscodable> {
     let fail = || untranscodable(node);
     let value = match (value.filter(|value| !value.is_null()), node.null_branch) {
@@ -403,14 +403,14 @@ fn encode_count(count: usize, out: &mut Vec<u8>) {
     write_avro_long(i64::try_from(count).unwrap_or(i64::MAX), out);
 }
 
-/// The block of no items that ends an array; an empty one has already written it.
+/// Writes the empty block that ends an array; the count of an empty array is that block already.
 fn end_blocks(count: usize, out: &mut Vec<u8>) {
     if count > 0 {
         out.push(0);
     }
 }
 
-/// A date or a time is a number where it comes from a default of the schema.
+/// Writes a scalar or an enum. A date or a time is a number if it comes from a default of the schema.
 fn encode_scalar(kind: &Kind, value: &Value, out: &mut Vec<u8>) -> Option<()> {
     #[expect(
         clippy::cast_possible_truncation,

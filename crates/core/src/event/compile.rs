@@ -1,4 +1,4 @@
-//! From an `.avsc` to a [`Plan`]: everything that could make a plan protect less than its author meant is an error here.
+//! Compiles an `.avsc` to a [`Plan`]. Everything that could make a plan protect less than its author meant is an error.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::Config;
 use super::clean::Clean;
 use super::plan::{FIELDS_MAX, Field, Fingerprint, Kind, Limits, Node, Plan, Protect, Role, TimeUnit};
 
-/// Why a schema is not a plan, and where.
+/// Why a schema does not compile, and at which path.
 #[derive(Debug, thiserror::Error)]
 #[error("schema `{schema}`{}: {problem}", if path.is_empty() { String::new() } else { format!(", `{path}`") })]
 pub struct PlanError {
@@ -21,36 +21,38 @@ pub struct PlanError {
     problem: Problem,
 }
 
-/// What is wrong with a schema, and what to do about it.
+/// What is wrong with a schema, and how to fix it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum Problem {
     #[error("not JSON: {0}")]
     Json(Arc<serde_json::Error>),
     #[error("not an Avro schema: {0}")]
     Avro(String),
-    #[error("the schema of an event is a record")]
+    #[error("the schema of an event must be a record")]
     NotARecord,
     #[error(
         "`{0}` is not supported; use boolean, int, long, float, double, string, uuid, date, timestamp-*, enum, record, array or map"
     )]
     Unsupported(String),
-    #[error("a union is of `null` and one other type")]
+    #[error("a union must be of `null` and one other type")]
     Union,
-    #[error("a named type that is used again must not be protected anywhere; define a type of its own here")]
+    #[error(
+        "a named type that is used more than once must not be protected; define a separate type for each use"
+    )]
     Reused,
-    #[error("a type that contains itself has no bound; unfold it to the depth that is needed")]
+    #[error("a type must not contain itself; unfold it to the depth that is needed")]
     Recursive,
-    #[error("a record has at least one field")]
+    #[error("a record must have at least one field")]
     Empty,
     #[error("more than {0}; split the event")]
     TooLarge(&'static str),
-    #[error("`{0}` stands on a type; attributes belong on the field, where nothing can overlook them")]
+    #[error("`{0}` is set on a type; set it on the field, where parsers keep it")]
     Misplaced(String),
-    #[error("no attribute is called `{0}`; there are `pulsegate:protect` and `pulsegate:role`")]
+    #[error("unknown attribute `{0}`; use `pulsegate:protect` or `pulsegate:role`")]
     UnknownAttribute(String),
-    #[error("`confluent:tags` is a list, and `PHI` is the only tag that the gate knows")]
+    #[error("`confluent:tags` must be a list, and `PHI` is the only supported tag")]
     Tags,
-    #[error("`pulsegate:protect` is encrypt, token, year or drop")]
+    #[error("`pulsegate:protect` must be encrypt, token, year or drop")]
     UnknownProtect,
     #[error(
         "`pulsegate:protect` without `confluent:tags` [\"PHI\"]; add the tag, so that other tools see it too"
@@ -58,26 +60,26 @@ pub(super) enum Problem {
     Untagged,
     #[error("`{0}` needs {1}")]
     WrongLeaf(&'static str, &'static str),
-    #[error("a protected field has no default but null; remove the default")]
+    #[error("a protected field must not have a default other than null; remove the default")]
     Default,
     #[error(
-        "`pulsegate:role` is one of event-id, device, subject, recorded-at, readings, metric, value, unit, quality, firmware, model"
+        "`pulsegate:role` must be one of event-id, device, subject, recorded-at, readings, metric, value, unit, quality, firmware, model"
     )]
     UnknownRole,
-    #[error("the role `{0}` is given twice")]
+    #[error("the role `{0}` is assigned twice; assign it to one field")]
     RoleTwice(&'static str),
-    #[error("no field has the role `{0}`; the gate needs it")]
+    #[error("no field has the role `{0}`; the gate requires it, assign it to a field")]
     RoleMissing(&'static str),
     #[error("the role `{0}` needs {1}")]
     RoleMisfit(&'static str, &'static str),
 }
 
-/// The deepest nesting of records, arrays and maps.
+/// Maximum nesting depth of records, arrays and maps.
 const DEPTH_MAX: usize = 16;
-/// The most nodes of a plan.
+/// Maximum number of nodes in a plan.
 const NODES_MAX: usize = 4_096;
 
-/// Compiles one schema. `name` is the event type, `index` its place in the catalog.
+/// Compiles one schema. `name` is the event type, `index` its index in the catalog.
 pub(super) fn compile(name: &str, text: &str, index: u16, config: &Config) -> Result<Plan, PlanError> {
     let fail = |problem| PlanError {
         schema: name.to_owned(),
@@ -111,10 +113,10 @@ pub(super) fn compile(name: &str, text: &str, index: u16, config: &Config) -> Re
     })
 }
 
-/// The Rabin fingerprint of the canonical form, which leaves our attributes out.
+/// Rabin fingerprint of the canonical form, which does not contain our attributes.
 ///
 /// apache-avro 0.22 writes `{"type":"string"}` into the canonical form of a logical type, where the rule \[PRIMITIVES\]
-/// of the specification has `"string"`, as Java and Python do. The canonical form of the canonical form has it too.
+/// of the specification has `"string"`, as Java and Python do. Parsing the canonical form again gives the correct one.
 pub(super) fn fingerprint(schema: &Schema) -> Fingerprint {
     let again = Schema::parse_str(&schema.canonical_form());
     let bytes = again.as_ref().unwrap_or(schema).fingerprint::<Rabin>().bytes;
@@ -123,7 +125,7 @@ pub(super) fn fingerprint(schema: &Schema) -> Fingerprint {
     fingerprint
 }
 
-/// Our attributes may only stand on a field: the parser keeps those and forgets others, and a forgotten tag leaks.
+/// Our attributes are only valid on a field: the parser keeps those and drops others, and a dropped tag leaks PHI.
 fn check_attributes(value: &Value, is_field: bool) -> Result<(), Problem> {
     match value {
         Value::Array(items) => items.iter().try_for_each(|item| check_attributes(item, false)),
@@ -149,22 +151,23 @@ fn check_attributes(value: &Value, is_field: bool) -> Result<(), Problem> {
 
 #[derive(Default)]
 struct Compiler<'s> {
-    /// The definitions that a reference can name.
+    /// Definitions that a reference can name.
     defined: std::collections::BTreeMap<String, &'s Schema>,
-    /// The named types that are being defined right now, outermost first.
+    /// Named types that are being defined, outermost first.
     open: Vec<String>,
-    /// Named types with a protected leaf somewhere, and those that are used more than once.
+    /// Named types that contain a protected leaf.
     protected: BTreeSet<String>,
+    /// Named types that are used more than once.
     reused: BTreeSet<String>,
     roles: Vec<Role>,
     nodes: usize,
 }
 
-/// What a field says of everything below it.
+/// State that a field passes to everything below it.
 #[derive(Clone, Copy)]
 struct Context {
     protect: Option<Protect>,
-    /// Every step from the event to here is a record that must be there.
+    /// Whether every step from the event to here is a required record.
     fixed: bool,
     depth: usize,
 }
@@ -346,7 +349,7 @@ impl<'s> Compiler<'s> {
                 let defined = *self
                     .defined
                     .get(&name)
-                    .ok_or_else(|| at(Problem::Avro(format!("no type `{name}`"))))?;
+                    .ok_or_else(|| at(Problem::Avro(format!("unknown type `{name}`"))))?;
                 self.reused.insert(name);
                 self.kind(defined, path, context)?
             }
@@ -364,7 +367,7 @@ fn nullable(union: &UnionSchema) -> Result<(&Schema, u8), Problem> {
     }
 }
 
-/// What the field itself says; a tag without a word on how inherits the way, or encrypts. Nothing outlives a drop.
+/// The field's own protection. A tag without `pulsegate:protect` inherits, or encrypts; below a drop all is dropped.
 fn own_protect(field: &RecordField, inherited: Option<Protect>) -> Result<Option<Protect>, Problem> {
     let tagged = match field.custom_attributes.get("confluent:tags") {
         None => false,
@@ -404,7 +407,7 @@ fn check_leaf(protect: Protect, kind: &Kind) -> Result<(), Problem> {
     }
 }
 
-/// `fixed` says that the field is in the event exactly once, whatever the sender leaves out.
+/// `fixed` means that the field occurs exactly once in every event.
 fn check_role(role: Role, node: &Node, fixed: bool) -> Result<(), Problem> {
     let once = fixed && node.null_branch.is_none();
     let (fits, needs) = match role {

@@ -1,6 +1,6 @@
 //! The walk over a JSON event: one pass of a pull tokenizer, driven by the plan.
 //!
-//! The tokenizer is jiter, whose position can be asked at every token, so that spans cost nothing.
+//! The tokenizer is jiter, which exposes its position at every token, so spans come for free.
 
 use jiter::{Jiter, JiterError, Peek};
 
@@ -10,7 +10,7 @@ use super::plan::{Field, Kind as Type, Node, Plan, Protect};
 use super::violation::{Kind, Stop, Violation};
 use super::walk::Walker;
 
-/// Walks a JSON event. What is not well-formed JSON is undecodable, whatever the walk stumbled over first.
+/// Walks a JSON event. A value that is not well-formed JSON is undecodable, whichever problem the walk met first.
 pub(super) fn walk(plan: &Plan, value: &[u8], arena: &mut Arena) -> Result<Walk, Violation> {
     let tape = std::mem::take(&mut arena.tape);
     let mut json = Json {
@@ -29,7 +29,7 @@ pub(super) fn walk(plan: &Plan, value: &[u8], arena: &mut Arena) -> Result<Walk,
     })
 }
 
-/// Whether bytes are JSON text in UTF-8 (RFC 8259). Only asked where a walk has failed.
+/// Whether the bytes are JSON text in UTF-8 (RFC 8259). Called only after a walk has failed.
 fn is_json(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_ok_and(|text| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok())
 }
@@ -39,7 +39,7 @@ struct Json<'v, 'a> {
     walker: Walker<'v, 'a>,
 }
 
-/// Every complaint of the tokenizer: the bytes are no JSON, or JSON that has no value here.
+/// Maps any error of the tokenizer: the bytes are not JSON, or JSON text that represents no value.
 fn refused<'p>(at: &'p Node) -> impl Fn(JiterError) -> Stop<'p> {
     move |_| Stop::Schema(at, Kind::Unrepresentable)
 }
@@ -85,7 +85,7 @@ impl<'v> Json<'v, '_> {
         let mut seen = 0_u64;
         let mut hint = 0;
         let mut kept = false;
-        // A dropped member without a kept one before it ends where the next member begins, comma and all.
+        // A dropped member without a kept one before it extends to the start of the next member, including the comma.
         let mut open_drop = None;
         let mut before = self.jiter.current_index();
         let mut key = self.jiter.next_object_bytes().map_err(refused(node))?;
@@ -146,7 +146,7 @@ impl<'v> Json<'v, '_> {
         while let Some(name) = key {
             let start = offset(self.walker.value, name);
             let text = Text::in_value(start, start + name.len());
-            // An escaped key would have two spellings; the tokenizer leaves the check of UTF-8 in keys to us.
+            // An escaped key would have two spellings, and the tokenizer does not check UTF-8 in keys.
             if name.contains(&b'\\') || std::str::from_utf8(name).is_err() {
                 return Err(Stop::Schema(node, Kind::Unrepresentable));
             }
@@ -163,7 +163,7 @@ impl<'v> Json<'v, '_> {
     fn integer<'p>(&mut self, node: &'p Node, peek: Peek) -> Result<(), Stop<'p>> {
         let start = self.jiter.current_index();
         let digits = self.jiter.known_number_bytes(peek).map_err(refused(node))?;
-        // Whoever reads a minus zero, such as serde_json, takes it for a float.
+        // JSON readers such as serde_json treat minus zero as a float.
         if digits == b"-0" || digits.iter().any(|byte| matches!(byte, b'.' | b'e' | b'E')) {
             return Err(Stop::Schema(node, Kind::WrongType));
         }
@@ -185,7 +185,7 @@ impl<'v> Json<'v, '_> {
         let number = self.jiter.known_float(peek).map_err(refused(node))?;
         #[expect(
             clippy::cast_possible_truncation,
-            reason = "whether it fits a float is the question"
+            reason = "this checks whether it fits a float"
         )]
         let finite = if matches!(node.kind, Type::Float) {
             (number as f32).is_finite()
@@ -198,7 +198,7 @@ impl<'v> Json<'v, '_> {
         self.scalar(node, start)
     }
 
-    /// A number or a boolean: its plaintext is its JSON text.
+    /// Notes a number or a boolean, whose plaintext is its JSON text.
     fn scalar<'p>(&mut self, node: &'p Node, start: usize) -> Result<(), Stop<'p>> {
         let span = start..self.jiter.current_index();
         self.walker
@@ -223,7 +223,7 @@ impl<'v> Json<'v, '_> {
     }
 }
 
-/// The index of a field. Producers keep an order and leave fields out, so the search goes on from the last one found.
+/// Index of a field. Producers keep the order and omit fields, so the search starts after the last field found.
 fn find(fields: &[Field], hint: usize, name: &[u8]) -> Option<usize> {
     let is = |field: &Field| field.name.as_bytes() == name;
     let (before, after) = fields.split_at_checked(hint)?;
@@ -234,7 +234,7 @@ fn find(fields: &[Field], hint: usize, name: &[u8]) -> Option<usize> {
         .or_else(|| before.iter().position(is))
 }
 
-/// Where a slice of the value begins in it.
+/// Offset of a slice within the value.
 fn offset(value: &[u8], part: &[u8]) -> usize {
     part.as_ptr().addr().wrapping_sub(value.as_ptr().addr())
 }

@@ -1,11 +1,11 @@
-//! The event: schemas compiled to plans, walkers over JSON and Avro, and the rewriting of what a plan protects.
+//! Events: schemas compiled to plans, walkers over JSON and Avro, and the rewriting of protected fields.
 //!
-//! A record goes through here in three steps. [`Catalog::locate`] finds the plan and the format from the first bytes of
-//! the value. [`Plan::walk`] goes over the value once, validates it strictly, finds the event id, the device and the
-//! subject, and notes every span to be replaced. [`Rewriter::rewrite`] copies the untouched spans and writes the
-//! replacements in the format of the clean topic; what a replacement is made of is the caller's affair.
+//! A record is processed in three steps. [`Catalog::locate`] finds the plan and the format from the first bytes of
+//! the value. [`Plan::walk`] reads the value once, validates it strictly, finds the event id, the device and the
+//! subject, and records every span to be replaced. [`Rewriter::rewrite`] copies the untouched spans and writes the
+//! replacements in the format of the clean topic; the caller provides the replacement values.
 //!
-//! Nothing here does I/O, and nothing is allocated a record: all that a batch needs lives in one [`Arena`].
+//! Nothing here does I/O or allocates per record: everything that a batch needs is in one [`Arena`].
 
 mod arena;
 mod avro;
@@ -32,7 +32,7 @@ pub use plan::{Plan, Protect, Role};
 pub use rewrite::Rewriter;
 pub use violation::{Kind as ViolationKind, Violation};
 
-/// How an event is encoded.
+/// Encoding of an event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
@@ -43,23 +43,23 @@ pub enum Format {
     Avro,
 }
 
-/// What the gate takes for an event, and how it writes one.
+/// Schemas and limits of events, and the format of clean events.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The directory of the schemas, one `.avsc` an event type. Default `schemas`.
+    /// Directory of the schemas, one `.avsc` file per event type. Default `schemas`.
     pub directory: PathBuf,
-    /// The event type, which is the file name without `.avsc`, of a value in plain JSON. Default `biometric_event`.
+    /// Event type (file name without `.avsc`) of a value in plain JSON. Default `biometric_event`.
     pub default_event: String,
-    /// The format of the clean topic, `json` or `avro`. Default `json`.
+    /// Format of the clean topic, `json` or `avro`. Default `json`.
     pub clean_format: Format,
-    /// The longest string of an event, in bytes as received. Default 16384.
+    /// Maximum length of a string in an event, in received bytes. Default 16384.
     pub string_bytes_max: u32,
-    /// The most items of one array, or entries of one map. Default 1024.
+    /// Maximum number of items in an array or entries in a map. Default 1024.
     pub items_max: u32,
-    /// The longest device id, subject id or key of a map, in bytes. Default 256.
+    /// Maximum length of a device id, subject id or map key, in bytes. Default 256.
     pub identity_bytes_max: u32,
-    /// The most protected leaves of one event: each costs a seal. Default 1024.
+    /// Maximum number of protected leaves in one event; each is sealed separately. Default 1024.
     pub protected_max: u32,
 }
 

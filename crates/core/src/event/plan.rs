@@ -1,11 +1,11 @@
-//! A schema compiled into what the walkers run: a tree of nodes with names, types, roles and protections.
+//! Plans: schemas compiled for the walkers, as trees of nodes with names, types, roles and protections.
 
 use serde_json::Value;
 
 use super::clean::Clean;
 use super::{Config, Format};
 
-/// One event type: what its records look like, what they mean and what is protected in them.
+/// One event type: structure, roles and protections of its records.
 pub struct Plan {
     pub(crate) name: String,
     pub(crate) full_name: String,
@@ -14,14 +14,14 @@ pub struct Plan {
     pub(crate) root: Node,
     pub(crate) limits: Limits,
     pub(crate) clean: Clean,
-    /// The place of the plan in its catalog.
+    /// Index of the plan in its catalog.
     pub(crate) index: u16,
 }
 
 /// A Rabin fingerprint (CRC-64-AVRO) of a schema's canonical form, little endian as in the single-object header.
 pub(crate) type Fingerprint = [u8; 8];
 
-/// The limits of `event::Config` that the walkers check.
+/// Limits of `event::Config` that the walkers check.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub string_bytes: usize,
@@ -30,29 +30,29 @@ pub(crate) struct Limits {
     pub protected: usize,
 }
 
-/// What `pulsegate:protect` says of a field.
+/// Protection of a field, from `pulsegate:protect`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protect {
-    /// Becomes a ciphertext that only the holder of the subject's key opens.
+    /// The value becomes a ciphertext that only the holder of the subject's key can open.
     Encrypt,
-    /// Becomes a token that joins equal values and says nothing else.
+    /// The value becomes a token: equal values can be joined, and nothing else is disclosed.
     Token,
-    /// A date or a time of which only the year stays.
+    /// Only the year of a date or a time is kept.
     Year,
-    /// Is not in the clean event at all.
+    /// The field is removed from the clean event.
     Drop,
 }
 
-/// What `pulsegate:role` says of a field.
+/// Meaning of a field, from `pulsegate:role`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// Names the event; every ciphertext is bound to it.
+    /// The id of the event, which every ciphertext is bound to.
     EventId,
     /// The device that signed.
     Device,
     /// The person whose keys protect the event.
     Subject,
-    /// When the device took the readings.
+    /// The time at which the device took the readings.
     RecordedAt,
     /// The array of readings.
     Readings,
@@ -62,7 +62,7 @@ pub enum Role {
     Value,
     /// The unit of the number.
     Unit,
-    /// What the device thinks of the reading.
+    /// The device's own assessment of the reading.
     Quality,
     /// The device's firmware version.
     Firmware,
@@ -73,12 +73,12 @@ pub enum Role {
 /// One value of the schema: a field of a record, an item of an array or an entry of a map.
 pub(crate) struct Node {
     pub kind: Kind,
-    /// The branch of the null where the schema is a union of null and something.
+    /// Index of the null branch if the schema is a union of null and another type.
     pub null_branch: Option<u8>,
-    /// What is done to it. `Drop` stands on the field that is dropped and on everything below it.
+    /// Protection of the node. `Drop` is set on the dropped field and on everything below it.
     pub protect: Option<Protect>,
     pub role: Option<Role>,
-    /// The path from the event, with `[]` for every step into an array or a map.
+    /// Path from the event, with `[]` for every step into an array or a map.
     pub path: Box<str>,
 }
 
@@ -107,56 +107,56 @@ pub(crate) enum TimeUnit {
     Nanoseconds,
 }
 
-/// A field of a record. There are at most 64 in one, so that a bit mask says which were seen.
+/// A field of a record. A record has at most 64, so that a bit mask can note which were seen.
 pub(crate) struct Field {
     pub name: Box<str>,
-    /// May be absent in JSON: it is nullable or has a default.
+    /// Whether the field may be absent in JSON: it is nullable or has a default.
     pub optional: bool,
     pub default: Option<Value>,
     pub node: Node,
 }
 
-/// The most fields of one record.
+/// Maximum number of fields in one record.
 pub(crate) const FIELDS_MAX: usize = 64;
 
 impl Plan {
-    /// The event type: the file name of the schema without its extension.
+    /// Event type: the file name of the schema without its extension.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The full name of the Avro record, such as `pulsegate.BiometricEvent`.
+    /// Full name of the Avro record, such as `pulsegate.BiometricEvent`.
     #[must_use]
     pub fn full_name(&self) -> &str {
         &self.full_name
     }
 
-    /// The schema as it was written.
+    /// Source of the schema, unchanged.
     #[must_use]
     pub fn schema(&self) -> &Value {
         &self.source
     }
 
-    /// The schema of the clean event, derived from the plan.
+    /// Schema of the clean event, derived from the plan.
     #[must_use]
     pub fn clean_schema(&self) -> &Value {
         &self.clean.source
     }
 
-    /// The fingerprint of the clean schema (CRC-64-AVRO, little endian), as a single object names it.
+    /// Fingerprint of the clean schema (CRC-64-AVRO, little endian), as in a single object's header.
     #[must_use]
     pub fn clean_fingerprint(&self) -> [u8; 8] {
         self.clean.fingerprint
     }
 
-    /// The format of the clean event.
+    /// Format of the clean event.
     #[must_use]
     pub fn clean_format(&self) -> Format {
         self.clean.format
     }
 
-    /// Every protected leaf with its path (`[]` for a step into an array or a map), in the order of the schema.
+    /// Protected leaves with their paths (`[]` for a step into an array or a map), in the order of the schema.
     #[must_use]
     pub fn protected(&self) -> Vec<(&str, Protect)> {
         let mut found = Vec::new();
@@ -168,7 +168,7 @@ impl Plan {
         found
     }
 
-    /// The path of the node that has a role, where the schema has one.
+    /// Path of the node with this role; `None` if the schema has none.
     #[must_use]
     pub fn role(&self, role: Role) -> Option<&str> {
         let mut found = None;
@@ -219,7 +219,7 @@ impl Limits {
 }
 
 impl Protect {
-    /// The name in a schema.
+    /// Name in a schema.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -253,7 +253,7 @@ impl Role {
         Self::Model,
     ];
 
-    /// The name in a schema.
+    /// Name in a schema.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,11 +1,11 @@
-//! From a walked value to the value of the clean topic: untouched spans are copied, edits are written in their place.
+//! Rewrites a walked value for the clean topic: copies untouched spans and writes the edits in their place.
 
 use super::Format;
 use super::arena::{Action, Arena, Edit, Seal, Walk};
 use super::clean::Untranscodable;
 use super::plan::Plan;
 
-/// Writes clean values. It owns two buffers, so that nothing is allocated a record.
+/// Writes clean values. It owns two buffers, so that it does not allocate per record.
 #[derive(Default)]
 pub struct Rewriter {
     replacement: Vec<u8>,
@@ -15,13 +15,13 @@ pub struct Rewriter {
 impl Rewriter {
     /// Appends the clean value to `out`, framing included.
     ///
-    /// `replace` appends the raw replacement of one edit to the vector that it is given: ciphertext bytes for
-    /// [`Seal::Encrypt`] (this function writes them as base64 in JSON, as `bytes` in Avro), the token's text for the
-    /// others. It is given what to make, the plaintext and the path, in the order of the value.
+    /// `replace` appends the raw replacement of one edit to its vector argument: ciphertext bytes for [`Seal::Encrypt`]
+    /// (this function writes them as base64 in JSON, as `bytes` in Avro), the token's text for the others. It receives
+    /// the kind of replacement, the plaintext and the path, in the order of the value.
     ///
     /// # Errors
-    /// The clean topic has another format than the value, and the rewritten value does not go into it: a defect of
-    /// ours, since the walk was strict.
+    /// If the clean topic has another format than the value and the rewritten value cannot be encoded in it: a defect
+    /// of the gate, since the walk was strict.
     pub fn rewrite(
         &mut self,
         plan: &Plan,
@@ -44,7 +44,7 @@ impl Rewriter {
         result
     }
 
-    /// Appends the datum with its edits, in the format that it came in.
+    /// Appends the datum with its edits, in its own format.
     fn edit(
         &mut self,
         value: &[u8],
@@ -90,27 +90,27 @@ impl Rewriter {
     }
 }
 
-/// A JSON string of standard base64 with padding (RFC 4648 §4).
+/// Writes a JSON string of standard base64 with padding (RFC 4648 §4).
 pub(super) fn write_json_base64(bytes: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
     base64_simd::STANDARD.encode_append(bytes, out);
     out.push(b'"');
 }
 
-/// A JSON string of text that needs no escapes: a token or a year.
+/// Writes a JSON string of text that needs no escapes: a token or a year.
 fn write_json_ascii(text: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
     out.extend_from_slice(text);
     out.push(b'"');
 }
 
-/// Avro `bytes` or `string`: the length, then the bytes.
+/// Writes Avro `bytes` or `string`: the length, then the bytes.
 pub(super) fn write_avro_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     write_avro_long(i64::try_from(bytes.len()).unwrap_or(i64::MAX), out);
     out.extend_from_slice(bytes);
 }
 
-/// Avro `int` or `long`: a zigzag varint.
+/// Writes an Avro `int` or `long`: a zigzag varint.
 pub(super) fn write_avro_long(number: i64, out: &mut Vec<u8>) {
     let mut encoded = ((number << 1) ^ (number >> 63)).cast_unsigned();
     while encoded > 0x7f {

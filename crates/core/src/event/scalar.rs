@@ -1,25 +1,25 @@
-//! Values that have a form of their own: UUIDs, dates, times and identities.
+//! Strings with a fixed form: UUIDs, dates, times and identities.
 
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 
 use super::plan::TimeUnit;
 
-/// The days and seconds of the years 0000 to 9999 (RFC 3339 §1), around 1970.
+/// Days and seconds of the years 0000 to 9999 (RFC 3339 §1), relative to 1970.
 const DAYS: std::ops::RangeInclusive<i32> = -719_528..=2_932_896;
 const SECONDS: std::ops::RangeInclusive<i64> = -62_167_219_200..=253_402_207_200;
 
-/// A UUID in its hyphenated form (RFC 9562 §4), of any version.
+/// Whether the text is a UUID in its hyphenated form (RFC 9562 §4), of any version.
 pub(super) fn is_uuid(text: &[u8]) -> bool {
     text.len() == 36 && uuid::Uuid::try_parse_ascii(text).is_ok()
 }
 
-/// An id that may name a device or a subject in a database, a log line or a message: no control characters.
+/// Whether the text may name a device or a subject in a database, a log line or a message: no control characters.
 pub(super) fn is_identity(text: &[u8], bytes_max: usize) -> bool {
     (1..=bytes_max).contains(&text.len()) && !text.iter().any(u8::is_ascii_control)
 }
 
-/// A full-date of RFC 3339 §5.6.
+/// Parses a full-date of RFC 3339 §5.6.
 pub(super) fn date(text: &[u8]) -> Option<Date> {
     if text.len() != 10 || text[4] != b'-' || text[7] != b'-' {
         return None;
@@ -30,7 +30,7 @@ pub(super) fn date(text: &[u8]) -> Option<Date> {
         .filter(|date| date.year() >= 0)
 }
 
-/// A date-time of RFC 3339 §5.6: what ISO 8601 allows beyond it is not one.
+/// Parses a date-time of RFC 3339 §5.6; other forms of ISO 8601 are refused.
 pub(super) fn timestamp(text: &[u8]) -> Option<Timestamp> {
     const PARSER: jiff::fmt::temporal::DateTimeParser = jiff::fmt::temporal::DateTimeParser::new();
     let (head, tail) = text.split_at_checked(19)?;
@@ -54,7 +54,7 @@ pub(super) fn timestamp(text: &[u8]) -> Option<Timestamp> {
         .filter(|at| SECONDS.contains(&at.as_second()))
 }
 
-/// The date of an Avro `date`, where it is in the years of RFC 3339.
+/// The date of an Avro `date`; `None` outside the years of RFC 3339.
 pub(super) fn date_from_days(days: i32) -> Option<Date> {
     if !DAYS.contains(&days) {
         return None;
@@ -64,14 +64,14 @@ pub(super) fn date_from_days(days: i32) -> Option<Date> {
         .ok()
 }
 
-/// The days since 1970 of a date.
+/// Days since 1970.
 pub(super) fn days_from_date(date: Date) -> i32 {
     const DAY_SECONDS: i64 = 86_400;
     let since: SignedDuration = date.duration_since(Date::constant(1970, 1, 1));
     i32::try_from(since.as_secs() / DAY_SECONDS).unwrap_or(i32::MAX)
 }
 
-/// The instant of an Avro timestamp, where it is in the years of RFC 3339.
+/// The instant of an Avro timestamp; `None` outside the years of RFC 3339.
 pub(super) fn timestamp_from_units(units: i64, unit: TimeUnit) -> Option<Timestamp> {
     let at = match unit {
         TimeUnit::Milliseconds => Timestamp::from_millisecond(units),
@@ -81,7 +81,7 @@ pub(super) fn timestamp_from_units(units: i64, unit: TimeUnit) -> Option<Timesta
     at.ok().filter(|at| SECONDS.contains(&at.as_second()))
 }
 
-/// The Avro timestamp of an instant: what is finer than the unit is cut off. `None` where the unit cannot reach it.
+/// The Avro timestamp of an instant, truncated to the unit. `None` if it is out of range for the unit.
 pub(super) fn units_from_timestamp(at: Timestamp, unit: TimeUnit) -> Option<i64> {
     match unit {
         TimeUnit::Milliseconds => Some(at.as_millisecond()),

@@ -1,4 +1,4 @@
-//! Why a value is not an event: the place and the kind, never what stands there.
+//! Why a value is not an event: the place and the kind of the problem, never the content.
 
 use std::fmt;
 
@@ -6,59 +6,59 @@ use super::arena::Arena;
 use super::plan::Node;
 use pulsegate_ledger::outcome::Reason;
 
-/// Why a value is not an event. Neither the value nor a name that the sender chose is in it.
+/// Why a value is not an event. It contains neither the value nor a name that the sender chose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Violation {
-    /// Not JSON, or not a whole datum of the schema.
+    /// The value is not JSON, or not a complete Avro datum of the schema.
     Undecodable,
-    /// Decodable, but not what the schema or a limit allows.
+    /// The value can be decoded, but does not match the schema or exceeds a limit.
     Schema {
-        /// The place, such as `readings[2].value`; empty for the event itself.
+        /// Path of the place, such as `readings[2].value`; empty for the event itself.
         path: Box<str>,
-        /// What is wrong there.
+        /// Kind of the problem.
         kind: Kind,
     },
 }
 
-/// What is wrong at a place.
+/// Kind of a problem at a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A value of another type.
+    /// The value has another type than the schema's.
     WrongType,
-    /// A required member is not there.
+    /// A required member is missing.
     Missing,
-    /// An object has a member that the schema does not know. Escaped names count as unknown.
+    /// An object has a member that is not in the schema. Escaped names count as unknown.
     Unknown,
-    /// An object or a map has a member twice.
+    /// An object or a map has the same member twice.
     Duplicate,
-    /// A number that is not finite, or beyond the range of its type.
+    /// A number is not finite, or is outside the range of its type.
     OutOfRange,
-    /// Not an RFC 3339 full date between the years 0000 and 9999.
+    /// The value is not an RFC 3339 full date between the years 0000 and 9999.
     BadDate,
-    /// Not an RFC 3339 date-time between the years 0000 and 9999.
+    /// The value is not an RFC 3339 date-time between the years 0000 and 9999.
     BadTimestamp,
-    /// Not a UUID in its hyphenated form (RFC 9562 §4).
+    /// The value is not a UUID in its hyphenated form (RFC 9562 §4).
     BadUuid,
-    /// Not one of the symbols of an enum.
+    /// The value is not one of the symbols of an enum.
     UnknownSymbol,
-    /// A device id or subject id that is empty, longer than the limit, or has control characters.
+    /// A device id or subject id is empty, longer than the limit, or has control characters.
     BadIdentity,
-    /// A string beyond the limit.
+    /// A string is longer than the limit.
     TooLong,
-    /// An array or a map beyond the limit.
+    /// An array or a map has more items than the limit.
     TooMany,
-    /// JSON that cannot stand for a value, such as a lone surrogate.
+    /// JSON text that represents no value, such as a lone surrogate.
     Unrepresentable,
 }
 
-/// Where and why a walk ended early. Small enough for two registers, since every step of a walk returns it.
+/// Why a walk stopped, and at which node. Fits two registers, since every step of a walk returns it.
 pub(super) enum Stop<'p> {
     Undecodable,
     Schema(&'p Node, Kind),
 }
 
 impl Stop<'_> {
-    /// Renders the path. The steps of the walk are still in the arena.
+    /// Renders the path. The steps of the walk must still be in the arena.
     #[cold]
     pub fn violation(&self, arena: &Arena) -> Violation {
         let Self::Schema(at, kind) = self else {
@@ -74,7 +74,7 @@ impl Stop<'_> {
 }
 
 impl Violation {
-    /// The outcome that it leads to.
+    /// The reason that the record is rejected with.
     #[must_use]
     pub fn reason(&self) -> Reason {
         match self {
@@ -87,7 +87,7 @@ impl Violation {
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Undecodable => f.write_str("not well-formed JSON or Avro of a known framing"),
+            Self::Undecodable => f.write_str("neither well-formed JSON nor Avro with a known framing"),
             Self::Schema { path, kind } if path.is_empty() => write!(f, "the event {kind}"),
             Self::Schema { path, kind } => write!(f, "`{path}` {kind}"),
         }
@@ -97,19 +97,19 @@ impl fmt::Display for Violation {
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::WrongType => "is not of the type that the schema gives it",
+            Self::WrongType => "does not have the type that the schema requires",
             Self::Missing => "is missing",
-            Self::Unknown => "has a member that the schema does not know",
-            Self::Duplicate => "has a member twice",
+            Self::Unknown => "has a member that is not in the schema",
+            Self::Duplicate => "has the same member twice",
             Self::OutOfRange => "is not finite or out of range",
             Self::BadDate => "is not an RFC 3339 full date",
             Self::BadTimestamp => "is not an RFC 3339 date-time",
             Self::BadUuid => "is not a UUID",
-            Self::UnknownSymbol => "is not a symbol of the enum",
-            Self::BadIdentity => "is empty, too long or has control characters",
+            Self::UnknownSymbol => "is not one of the symbols of the enum",
+            Self::BadIdentity => "is empty, is too long or has control characters",
             Self::TooLong => "is longer than the limit",
             Self::TooMany => "has more items than the limit",
-            Self::Unrepresentable => "has no value that the schema can hold",
+            Self::Unrepresentable => "is JSON text that represents no value",
         })
     }
 }

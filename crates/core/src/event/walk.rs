@@ -1,4 +1,4 @@
-//! What both walkers do with a leaf: check it, note its role, and note the span that is to be replaced.
+//! Format-independent part of both walkers: checks a leaf, notes its role, and records the span to be replaced.
 
 use std::ops::Range;
 
@@ -8,14 +8,14 @@ use super::violation::{Kind, Stop, Violation};
 use super::{Format, avro, json, scalar};
 
 impl Plan {
-    /// Goes over a value once: validates it, finds who it is about, and notes in the arena what is to be replaced.
-    /// `datum_start` is where [`super::Located`] says that the event begins.
+    /// Reads a value once: validates it, finds event id, device and subject, and records in the arena the spans to be
+    /// replaced. `datum_start` is the offset of the event from [`super::Located`].
     ///
     /// # Errors
-    /// A [`Violation`] is the message's fault; the arena is as it was before.
+    /// [`Violation`] if the value is not a valid event; the arena is then unchanged.
     ///
     /// # Panics
-    /// Where the arena holds a gigabyte: batches are bounded far below it, and a wrong position would not fail closed.
+    /// If the arena holds a gigabyte: batches are bounded far below it, and a wrong position would not fail closed.
     pub fn walk(
         &self,
         format: Format,
@@ -23,7 +23,7 @@ impl Plan {
         datum_start: usize,
         arena: &mut Arena,
     ) -> Result<Walk, Violation> {
-        assert!(arena.has_room(), "an arena is cleared after every batch");
+        assert!(arena.has_room(), "the arena was not cleared after the batch");
         if value.len() >= POSITIONS {
             return Err(Violation::Schema {
                 path: "".into(),
@@ -37,7 +37,7 @@ impl Plan {
     }
 }
 
-/// The part of a walk that knows no format.
+/// State of a walk that does not depend on the format.
 pub(super) struct Walker<'v, 'a> {
     pub value: &'v [u8],
     pub limits: Limits,
@@ -48,7 +48,7 @@ pub(super) struct Walker<'v, 'a> {
     marks: Marks,
 }
 
-/// How long the arena's vectors were before the walk.
+/// Lengths of the arena's vectors before the walk.
 struct Marks {
     edits: usize,
     scratch: usize,
@@ -74,7 +74,7 @@ impl<'v, 'a> Walker<'v, 'a> {
         }
     }
 
-    /// Turns the end of a walk into its result. After a violation the arena is as it was.
+    /// Turns the end of a walk into its result. After a violation the arena is unchanged.
     pub fn finish(
         self,
         result: Result<(), Stop<'_>>,
@@ -150,7 +150,7 @@ impl<'v, 'a> Walker<'v, 'a> {
         }
     }
 
-    /// Notes the role of a leaf and, where it is protected, the span to be replaced.
+    /// Notes the role of a leaf and, if it is protected, the span to be replaced.
     pub fn leaf<'p>(&mut self, node: &'p Node, span: Range<usize>, plain: Text) -> Result<(), Stop<'p>> {
         match node.role {
             Some(Role::EventId) => self.event_id = plain,
@@ -159,7 +159,7 @@ impl<'v, 'a> Walker<'v, 'a> {
             _ => {}
         }
         let action = match node.protect {
-            // A dropped leaf goes with the field that is dropped.
+            // The edit of the dropped field covers this leaf.
             None | Some(Protect::Drop) => return Ok(()),
             Some(Protect::Encrypt) => Action::Seal(Seal::Encrypt),
             Some(Protect::Token) if node.role == Some(Role::Device) => Action::Seal(Seal::DeviceToken),
@@ -170,7 +170,7 @@ impl<'v, 'a> Walker<'v, 'a> {
         self.edit(node, span, plain, action)
     }
 
-    /// Notes that a field is dropped, with all that was noted below it since `mark`. Gives the index of the edit.
+    /// Notes that a field is dropped, replacing the edits below it since `mark`. Returns the index of the edit.
     pub fn drop<'p>(&mut self, node: &'p Node, mark: usize, span: Range<usize>) -> Result<usize, Stop<'p>> {
         self.arena.edits.truncate(mark);
         self.edit(node, span, Text::default(), Action::Drop)?;
@@ -184,7 +184,7 @@ impl<'v, 'a> Walker<'v, 'a> {
         }
     }
 
-    /// Steps into an entry of a map, whose keys begin at `first` in the arena.
+    /// Steps into an entry of a map; the map's earlier keys begin at `first` in the arena.
     pub fn enter_entry<'p>(&mut self, node: &'p Node, key: Text, first: usize) -> Result<(), Stop<'p>> {
         let bytes = key.of(self.value, self.arena);
         let earlier = self.arena.keys.get(first..).unwrap_or_default();

@@ -1,17 +1,17 @@
-//! The lane's clock, and what is counted against it. Both read the broker's `LogAppendTime` and nothing else.
+//! The lane's clock, and the rate limit that runs on it. Both read the broker's `LogAppendTime` and nothing else.
 
 use std::num::NonZeroU32;
 
-/// The time of a lane: the append times of the records that it was shown, never running backwards.
+/// The time of a lane: the largest append time of its records so far, except after a large step back.
 ///
 /// Append times step back when a partition's leader moves to a broker whose clock is behind. A small step (up to one
 /// generation) is ridden out by standing still. A larger one means that the clock before it was wrong, and standing
 /// still would hold the lane's limits shut until the right time catches up: the lane starts over at the new time.
 ///
 /// Time is cut into *generations* of twice the freshness window. Two records that carry the same signature and are both
-/// fresh lie at most two freshness windows apart, hence in the same generation or in neighbouring ones: whatever keeps
-/// this generation and the one before has seen enough. And whatever forgets all older ones is a pure function of the raw
-/// log since the start of the generation before, which is what makes a rescan of the log after a rebalance exact.
+/// fresh lie at most two freshness windows apart, hence in the same generation or in neighbouring ones: it is enough to
+/// keep this generation and the one before. State that drops all older ones is a pure function of the raw log since the
+/// start of the generation before, which is what makes a rescan of the log after a rebalance exact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LaneClock {
     newest_ms: i64,
@@ -26,7 +26,7 @@ impl LaneClock {
         }
     }
 
-    /// Shows the clock one record's append time.
+    /// Advances the clock to one record's append time.
     pub(super) const fn advance(&mut self, appended_ms: i64) {
         let behind_ms = self.newest_ms.saturating_sub(appended_ms);
         if behind_ms < 0 || behind_ms > self.generation_ms {
@@ -38,7 +38,7 @@ impl LaneClock {
         self.newest_ms
     }
 
-    /// The number of the present generation.
+    /// Number of the current generation.
     pub(super) const fn generation(&self) -> i64 {
         self.newest_ms.div_euclid(self.generation_ms)
     }
@@ -64,11 +64,11 @@ pub const fn rebuild_start_ms(freshness_ms: i64, time_ms: i64) -> i64 {
 
 /// A generic cell rate limit (ITU-T I.371, appendix A: virtual scheduling), with the time as an argument.
 ///
-/// What it remembers of the past is one number, the theoretical arrival time of the next event, kept by the caller.
+/// Its state is one number, the theoretical arrival time of the next event, kept by the caller.
 /// governor has the same algorithm behind a clock and a map of its own. Measured (`benches/admit.rs`, 2 busy cores,
 /// medians), at 10,000 and 200,000 devices: governor's keyed limit alone 30 and 189 ns a record, 21 and 77 ns with a
 /// clock that is set by hand; replay window *and* limit here 31 and 73 ns, in transactions that can be taken back 40
-/// and 91 ns. The state stands in the device's entry, which the replay check has just read, so the limit is next to
+/// and 91 ns. The state is part of the device's entry, which the replay check has just read, so the limit is next to
 /// free; and it can be undone and rebuilt, which governor's can't.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Gcra {
@@ -76,11 +76,11 @@ pub(super) struct Gcra {
     burst_ns: i64,
 }
 
-/// The theoretical arrival time of something that has never been seen.
+/// Theoretical arrival time before the first event.
 pub(super) const NEVER: i64 = i64::MIN;
 
 impl Gcra {
-    /// `events` in `period_ns` nanoseconds in the long run, `burst` at once.
+    /// A limit of `events` per `period_ns` nanoseconds in the long run and `burst` at once.
     pub(super) const fn new(events: NonZeroU32, period_ns: i64, burst: NonZeroU32) -> Self {
         let interval_ns = period_ns / events.get() as i64;
         let interval_ns = if interval_ns < 1 { 1 } else { interval_ns };
@@ -90,7 +90,7 @@ impl Gcra {
         }
     }
 
-    /// The arrival time to remember if one more event at `now_ms` is within the limit.
+    /// The next arrival time if one more event at `now_ms` is within the limit; `None` if it is not.
     pub(super) const fn take(&self, arrival_ns: i64, now_ms: i64) -> Option<i64> {
         let next_ns = self.after(arrival_ns, now_ms);
         if next_ns.saturating_sub(now_ms.saturating_mul(1_000_000)) <= self.burst_ns {
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rescan_starts_with_the_generation_before() {
+    fn a_rescan_starts_at_the_previous_generation() {
         assert_eq!(rebuild_start_ms(300_000, 1_200_000), 600_000);
         assert_eq!(rebuild_start_ms(300_000, 1_799_999), 600_000);
         assert_eq!(rebuild_start_ms(300_000, 1_800_000), 1_200_000);
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn no_time_and_no_limit_overflows() {
+    fn extreme_times_and_limits_do_not_overflow() {
         for now_ms in [i64::MIN, -1, 0, i64::MAX] {
             for limit in [
                 Gcra::new(count(1), i64::MAX, count(u32::MAX)),

@@ -1,9 +1,9 @@
-//! One raw partition as the gate holds it: what was admitted, what the ledger says, and how both go back when a
-//! transaction is aborted.
+//! State of one raw partition: its admissions and its ledger, and how both are rolled back when a transaction is
+//! aborted.
 //!
-//! A lane is at three places at once: `settled`, where the last committed transaction left it; `handed`, where the
-//! transaction that is being committed will leave it; and here, where records are being accounted for. An abort goes
-//! back to `settled`, a commit makes `handed` the new `settled`.
+//! A lane has three positions: `settled`, the end of the last committed transaction; `handed`, the end of the
+//! transaction that is being committed; and `here`, up to which records are accounted for. An abort returns to
+//! `settled`, a commit makes `handed` the new `settled`.
 
 use crate::gate::admit::{Admission, Savepoint};
 use crate::gate::seal::SealedBatch;
@@ -12,18 +12,18 @@ use pulsegate_ledger::entry::{Head, Notice, Outset, Stamp, Tally};
 use pulsegate_ledger::outcome::Outcome;
 use pulsegate_ledger::record::Received;
 
-/// A lane that is open: its past is known, and it may account for the next record.
+/// An open lane: its replay state is rebuilt, and it can account for the next record.
 pub struct Lane {
     partition: i32,
     name: String,
-    /// Replay windows and rates.
+    /// Replay windows and rate limits.
     pub admission: Admission,
-    /// What is left for signatures that turn out to be wrong.
+    /// Remaining budget for signature checks that fail.
     pub budget: Budget,
     tally: Tally,
     notices: Vec<Notice>,
     here: Place,
-    /// Where the admission goes back to if the open transaction is aborted. Always there between two calls.
+    /// Savepoint that the admission returns to if the open transaction is aborted. Always `Some` between two calls.
     began: Option<Savepoint>,
     handed: Option<Handed>,
     settled: Checkpoint,
@@ -37,7 +37,7 @@ struct Place {
     position: i64,
 }
 
-/// Where a transaction left the lane.
+/// State of the lane at the end of a transaction.
 struct Checkpoint {
     place: Place,
     budget: Budget,
@@ -51,7 +51,7 @@ struct Handed {
 }
 
 impl Lane {
-    /// Opens a lane. Its epoch goes up by one.
+    /// Opens a lane and increments its epoch.
     #[must_use]
     pub fn open(
         topic: &str,
@@ -104,25 +104,25 @@ impl Lane {
         self.settled.place.position
     }
 
-    /// How many transactions that held something of the lane were aborted since the last that was committed.
+    /// Number of aborted transactions with records of the lane since the last committed one.
     #[must_use]
     pub fn aborts(&self) -> u32 {
         self.aborts
     }
 
-    /// Something has to be written to the ledger.
+    /// Whether the lane has something to write to the ledger.
     #[must_use]
     pub fn is_dirty(&self) -> bool {
         !self.tally.is_empty() || !self.notices.is_empty()
     }
 
-    /// The record has this outcome.
+    /// Accounts for one record and its outcome.
     pub fn account(&mut self, record: &Received, outcome: Outcome) {
         self.tally.add(record, outcome);
         self.here.position = record.offset + 1;
     }
 
-    /// Closes the lane's part of a transaction: writes its ledger records into the batch, and says what was counted.
+    /// Closes the lane's part of a transaction: adds its ledger records to the batch and returns the counts by outcome.
     pub fn hand_over(&mut self, stamp: &Stamp, batch: &mut SealedBatch) -> [u64; Outcome::COUNT] {
         let head = &mut self.here.head;
         for notice in self.notices.drain(..) {
@@ -147,7 +147,7 @@ impl Lane {
         *tally.counts()
     }
 
-    /// The transaction that was handed over is committed.
+    /// Notes that the transaction that was handed over is committed.
     pub fn commit(&mut self) {
         if let Some(Handed { began, after }) = self.handed.take() {
             self.admission.commit_through(began);
@@ -156,7 +156,7 @@ impl Lane {
         }
     }
 
-    /// The transaction that was handed over, if there is one, is aborted: everything since the last commit is undone.
+    /// Aborts the transaction that was handed over, if any: undoes everything since the last commit.
     pub fn abort(&mut self) {
         self.aborts += u32::from(self.handed.is_some());
         let began = self
@@ -219,7 +219,7 @@ mod tests {
         }
     }
 
-    /// Hands over, and gives the ranges and numbers of the ledger records.
+    /// Hands over and returns the number and range of each ledger record.
     fn hand_over(lane: &mut Lane) -> Vec<(u64, i64, i64)> {
         let mut batch = SealedBatch::default();
         lane.hand_over(&STAMP, &mut batch);
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn an_abort_undoes_the_transaction_under_way_and_the_one_that_is_being_filled() {
+    fn an_abort_undoes_the_transaction_in_flight_and_the_one_that_is_being_filled() {
         let mut lane = lane(Vec::new());
         account(&mut lane, 0..3);
         assert_eq!(hand_over(&mut lane), [(0, 0, 3)]);

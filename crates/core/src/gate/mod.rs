@@ -1,4 +1,4 @@
-//! The pure core: what becomes of one record.
+//! The pure core: decides the outcome of one record.
 //!
 //! ```text
 //! received ─▶ verify ─▶ decode ─▶ bind ─▶ admit ─▶ seal ─▶ clean
@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Nothing below this module does I/O or reads a clock, the environment or global randomness: time, keys and random
-//! bytes are arguments. [`Checker`] decides what depends on the record alone, [`admit`] what depends on the lane's past,
-//! and [`seal`] makes the bytes that leave.
+//! bytes are arguments. [`Checker`] decides what depends on the record alone, [`admit`] decides what depends on the
+//! lane's past, and [`seal`] makes the bytes that are produced.
 
 pub mod admit;
 pub mod clock;
@@ -23,43 +23,43 @@ use pulsegate_ledger::outcome::Reason;
 use pulsegate_ledger::record::Received;
 use verify::{Bound, Budget, Rejection, Verified};
 
-/// What the gate knows while it decides: one snapshot for a whole batch.
+/// Keys, schemas and limits that the checks decide with: one snapshot for a whole batch.
 #[derive(Clone, Copy)]
 pub struct Rules<'k> {
-    /// The device keys.
+    /// Device keys.
     pub keyring: &'k Keyring,
-    /// The event types.
+    /// Plans of the event types.
     pub catalog: &'k Catalog,
-    /// What the schema registry has said; none when there is none to ask.
+    /// The schema registry's verdicts so far; `None` without a configured registry.
     pub ids: Option<&'k Ids>,
-    /// Where this is, and the limits.
+    /// Expected audience, number of partitions, and limits.
     pub verify: &'k verify::Context,
 }
 
-/// A record that passed every check that needs no past.
+/// A record that passed every check that depends on the record alone.
 #[derive(Clone, Copy)]
 pub struct Admissible<'k> {
-    /// Who signed it, and that payload and record key agree.
+    /// The signer, with proof that payload and record key name it.
     pub bound: Bound<'k>,
-    /// Its schema.
+    /// Plan of the record's schema.
     pub plan: &'k Plan,
-    /// Where in it the protected fields stand.
+    /// Positions of the protected fields in the value.
     pub walk: Walk,
 }
 
-/// What the checks say.
+/// Result of the checks that depend on the record alone.
 pub enum Checked<'k> {
-    /// It may be admitted.
+    /// The record is valid and may be admitted.
     Admissible(Admissible<'k>),
-    /// It is the message's fault; and who signed it, if that was found.
+    /// The record is invalid; with the signer's key if the signature was verified.
     Rejected(Reason, Option<Key<'k>>),
-    /// It is no event, and who signed it. Where and why is for the log of whoever runs the devices.
+    /// The payload is not a valid event; with the signer's key. The violation is logged for the devices' operator.
     Violates(Violation, Key<'k>),
-    /// Nobody knows yet: the registry has to be asked for this schema id.
+    /// Undecided: the schema id is unknown until the registry has been asked for it.
     NeedsSchema(u32),
 }
 
-/// The checks, with the buffers that they reuse.
+/// Runs the checks, with buffers that are reused.
 #[derive(Default)]
 pub struct Checker {
     scratch: verify::Scratch,
@@ -73,13 +73,13 @@ impl Checker {
         self.arena.clear();
     }
 
-    /// What the walks since the last clear refer to.
+    /// The arena that the walks since the last clear point into.
     #[must_use]
     pub fn arena(&self) -> &Arena {
         &self.arena
     }
 
-    /// Everything that is decided over the received bytes, before any of them is parsed.
+    /// Runs the checks over the received bytes, before the payload is parsed.
     ///
     /// # Errors
     ///

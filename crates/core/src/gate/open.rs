@@ -1,7 +1,7 @@
-//! The way back: the protected fields of a clean event in clear, for one who holds the keys.
+//! Opens clean events: decrypts their protected fields for a caller who holds the keys.
 //!
-//! Two steps, because the keys are found by the ids that stand in the fields: [`SealedEvent::read`] says which are
-//! needed, [`SealedEvent::open`] opens with them. Tokens, years and dropped fields have no way back.
+//! Opening takes two steps because the sealed fields carry the ids of their keys: [`SealedEvent::read`] collects the
+//! ids, [`SealedEvent::open`] decrypts. Tokens, years and dropped fields cannot be reversed.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -12,51 +12,51 @@ use crate::crypto::envelope::{Context, FieldKey, OpenError, TooLong, from_base64
 use crate::crypto::token::Token;
 use crate::event::{Format, Plan, Protect, Role, Sealed};
 
-/// Why a clean event is not opened. Names the field, never what is in it.
+/// Why a clean event could not be opened. The text names the field, never its content.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Refusal {
-    /// Not a clean event of its schema.
+    /// The event does not match the clean schema.
     #[error("not a clean event of schema `{schema}`: {problem}")]
     NotClean {
-        /// The event type.
+        /// Event type.
         schema: String,
-        /// What is wrong.
+        /// What does not match.
         problem: String,
     },
-    /// A sealed field does not open.
-    #[error("`{path}`: {problem}")]
+    /// A sealed field could not be opened.
+    #[error("failed to open `{path}`: {problem}")]
     Field {
-        /// Where it is in the event.
+        /// Path of the field in the event.
         path: String,
-        /// Why it does not open.
+        /// Reason that the field could not be opened.
         problem: FieldProblem,
     },
-    /// A name or a value does not fit into an encryption context, so nothing was ever sealed with it.
+    /// A name or a value is too long for an encryption context, so no gate can have sealed with it.
     #[error(transparent)]
     TooLong(#[from] TooLong),
 }
 
-/// Why a sealed field does not open.
+/// Why a sealed field could not be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum FieldProblem {
-    /// Not a string, which every sealed field is in JSON.
+    /// The value is not a string, as every sealed field is in JSON.
     #[error("not a sealed field: it is not a string")]
     NotText,
-    /// Not sealed bytes, or not with this key in this place.
+    /// The bytes are not sealed, or not with this key for this place.
     #[error(transparent)]
     Sealed(#[from] OpenError),
-    /// Nobody has the key.
-    #[error("there is no key {0}: its subject was shredded, or it belongs to another vault")]
+    /// The vault has no key with this id.
+    #[error("unknown key {0}: its subject was shredded, or the event was sealed with another vault")]
     NoKey(u32),
-    /// Its path does not fit into an encryption context, so nothing was ever sealed there.
+    /// The path is too long for an encryption context, so no gate can have sealed there.
     #[error(transparent)]
     TooLong(#[from] TooLong),
-    /// It opens, but to no value of the schema.
-    #[error("it opens, but not to a value of its type")]
+    /// The plaintext is not a value of the schema's type.
+    #[error("the field was decrypted, but its plaintext is not a value of its type")]
     NotPlain,
 }
 
-/// A clean event, and what is needed to open it.
+/// A clean event whose protected fields are still sealed.
 pub struct SealedEvent<'c> {
     plan: &'c Plan,
     event: Value,
@@ -65,11 +65,11 @@ pub struct SealedEvent<'c> {
     key_ids: BTreeSet<u32>,
 }
 
-/// An event with its PHI in clear. It is printed for the one who asked, and nowhere else.
+/// An event with its PHI in clear. It is printed for the caller who asked for it, and nowhere else.
 pub struct OpenedEvent {
     /// The event, in JSON.
     pub event: Value,
-    /// How many fields were opened.
+    /// Number of fields that were opened.
     pub fields: usize,
 }
 
@@ -77,14 +77,14 @@ impl<'c> SealedEvent<'c> {
     /// Reads a clean event in the given format, without its framing.
     ///
     /// # Errors
-    /// [`Refusal`] where it is no clean event, or one of its fields is not sealed.
+    /// [`Refusal`] if the datum is not a clean event, or one of its fields is not sealed.
     pub fn read(plan: &'c Plan, format: Format, datum: &[u8]) -> Result<Self, Refusal> {
         let mut event = plan
             .clean_json(format, datum)
             .map_err(|error| not_clean(plan, error))?;
         let event_id = plan.role(Role::EventId).and_then(|path| text_at(&event, path));
         let event_id = event_id
-            .ok_or_else(|| not_clean(plan, "it has no event id"))?
+            .ok_or_else(|| not_clean(plan, "the event id is missing"))?
             .to_owned();
         let (mut subject, mut key_ids) = (None, BTreeSet::new());
         visit(plan, &mut event, |leaf| {
@@ -98,7 +98,7 @@ impl<'c> SealedEvent<'c> {
             }
             Ok(())
         })?;
-        let subject = subject.ok_or_else(|| not_clean(plan, "it has no subject token"))?;
+        let subject = subject.ok_or_else(|| not_clean(plan, "the subject token is missing"))?;
         Ok(Self {
             plan,
             event,
@@ -108,15 +108,15 @@ impl<'c> SealedEvent<'c> {
         })
     }
 
-    /// The ids of the keys that its fields are sealed under.
+    /// Ids of the keys that the fields are sealed under.
     pub fn key_ids(&self) -> impl Iterator<Item = u32> {
         self.key_ids.iter().copied()
     }
 
-    /// Opens every sealed field in its place: this environment, this topic, this event and subject, its own path.
+    /// Opens every sealed field, each bound to this environment, topic, event and subject and to its own path.
     ///
     /// # Errors
-    /// [`Refusal`] for the first field that does not open; nothing is then shown of the others.
+    /// [`Refusal`] for the first field that does not open; no other field is then returned.
     pub fn open(
         mut self,
         environment: &str,
@@ -168,7 +168,7 @@ fn sealed_bytes(leaf: &Sealed<'_>) -> Result<Vec<u8>, FieldProblem> {
     Ok(from_base64(leaf.leaf.as_str().ok_or(FieldProblem::NotText)?)?)
 }
 
-/// Visits every protected leaf up to the first problem.
+/// Visits the protected leaves, up to the first problem.
 fn visit(
     plan: &Plan,
     event: &mut Value,
@@ -208,7 +208,7 @@ mod tests {
             }],
             &config,
         )
-        .expect("the default event")
+        .expect("the default event compiles")
     }
 
     fn key(byte: u8) -> FieldKey {
@@ -251,13 +251,13 @@ mod tests {
     fn problem(result: Result<Value, Refusal>) -> (String, FieldProblem) {
         match result {
             Err(Refusal::Field { path, problem }) => (path, problem),
-            other => panic!("a field is refused, not {other:?}"),
+            other => panic!("expected a refused field, not {other:?}"),
         }
     }
 
     #[test]
-    fn an_event_opens_to_what_was_sealed() {
-        let opened = open(&clean(), "clean", key(7)).expect("in its place");
+    fn an_event_opens_to_its_plaintext() {
+        let opened = open(&clean(), "clean", key(7)).expect("opens in its place");
         assert_eq!(opened["subject"]["name"], "Jane \"J\" Roe");
         assert_eq!(opened["location"], json!({"latitude": 59.33, "longitude": 18}));
         assert_eq!(opened["note"], "");
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_moved_or_altered_is_refused_by_its_path() {
+    fn a_moved_or_altered_field_is_refused_by_its_path() {
         let refused = FieldProblem::Sealed(OpenError::Refused);
         let first = ("subject.name".to_owned(), refused);
         assert_eq!(problem(open(&clean(), "elsewhere", key(7))), first);
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_gone_is_named() {
+    fn a_missing_key_is_named() {
         let catalog = catalog();
         let read = SealedEvent::read(&catalog.plans()[0], Format::Json, clean().to_string().as_bytes())
             .expect("clean");
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_clean_event_is_refused() {
+    fn an_invalid_clean_event_is_refused() {
         let catalog = catalog();
         for text in [
             "",

@@ -1,9 +1,9 @@
-//! One record a lane and transaction that accounts for every raw offset (contract §7).
+//! One ledger record per lane and transaction; together they account for every raw offset (contract §7).
 //!
-//! The value is canonical JSON: UTF-8, the members of [`Entry`] in the order in which they stand there, no white space,
-//! outcomes sorted by name and only those that occurred. `tests/vectors/ledger.json` has test vectors. Each entry carries
-//! the SHA-256 of the lane's previous entry, and the ranges `first..next` of a lane tile: between the entries nothing can
-//! be removed, added, changed or moved.
+//! The value is canonical JSON: UTF-8, the members of [`Entry`] in the order of their declaration, no whitespace,
+//! outcomes sorted by name and only those that occurred. `tests/vectors/ledger.json` has test vectors. Each entry
+//! carries the SHA-256 of the lane's previous entry, and the ranges `first..next` of a lane tile, so no entry before
+//! the last can be removed, added, changed or moved unnoticed.
 
 use std::collections::BTreeMap;
 
@@ -15,17 +15,17 @@ use crate::merkle::{self, MerkleRoot};
 use crate::outcome::Outcome;
 use crate::record::Received;
 
-/// The version that this code writes and reads.
+/// Version of the format that this code writes and reads.
 pub const VERSION: u32 = 1;
 
-/// The largest entry that is read: a few hundred bytes are written.
+/// Largest entry that is read, in bytes; the gate writes a few hundred.
 pub const ENTRY_BYTES_MAX: usize = 16 * 1024;
 
 /// The ledger record of one lane and transaction.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
-    /// The version of this format.
+    /// Version of the format: [`VERSION`].
     pub v: u32,
     /// `<raw topic>/<partition>`.
     pub lane: String,
@@ -37,28 +37,28 @@ pub struct Entry {
     pub first: i64,
     /// The first raw offset not covered.
     pub next: i64,
-    /// How many records were found in `first..next`: offsets may be missing (transaction markers, compaction).
+    /// Number of records in `first..next`; offsets may be missing (transaction markers, compaction).
     pub records: u64,
-    /// How many of them had which outcome.
+    /// Number of records by outcome.
     pub outcomes: BTreeMap<String, u64>,
     /// RFC 6962 Merkle root, in hex, over the leaves `offset u64 BE ‖ outcome name ‖ SHA-256(value)`.
     pub root: String,
     /// The transactional id of the writer.
     pub worker: String,
-    /// How many times the lane has been opened by a worker.
+    /// Number of times that a worker has opened the lane.
     pub epoch: u64,
-    /// Which schemas decided.
+    /// Revision of the schemas that decided.
     pub schema_rev: String,
-    /// Which device keys decided.
+    /// Revision of the device keys that decided.
     pub key_rev: u64,
     /// The lowest `LogAppendTime` covered, in ms; 0 without records.
     pub t_first: i64,
     /// The highest `LogAppendTime` covered, in ms; 0 without records.
     pub t_last: i64,
-    /// The range is gone: retention deleted it before anybody read it.
+    /// Present if retention deleted the range before the gate read it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub lost: Option<Lost>,
-    /// Somebody reset the group's offsets and said `--rewind`.
+    /// Present if an operator reset the group's offsets and started with `--rewind`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub rewind: Option<Rewind>,
 }
@@ -69,21 +69,21 @@ pub struct Entry {
 pub struct Lost {
     /// The first lost offset.
     pub first: i64,
-    /// The first offset that is still there.
+    /// The first offset that still exists.
     pub next: i64,
 }
 
-/// A move of the lane that was asked for.
+/// A move of the lane that an operator asked for with `--rewind`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rewind {
-    /// Where the ledger stood.
+    /// The offset that the ledger stood at.
     pub from: i64,
-    /// Where it goes on.
+    /// The offset that the lane continues at.
     pub to: i64,
 }
 
-/// Where a lane's ledger stands: all that the next entry needs of the ones before it.
+/// Position of a lane's ledger: everything that the next entry needs from the ones before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
     /// The number of the next entry.
@@ -96,13 +96,13 @@ pub struct Head {
     pub epoch: u64,
 }
 
-/// A ledger record that cannot be read.
+/// Why a ledger record cannot be read.
 #[derive(Debug, Error)]
 pub enum EntryError {
-    /// Larger than any that was ever written.
+    /// The value is larger than any entry that a gate writes.
     #[error("the ledger record is larger than {ENTRY_BYTES_MAX} bytes")]
     TooLarge,
-    /// Not an entry of this version.
+    /// The value is not an entry of this version.
     #[error("the ledger record is not a version {VERSION} entry (line {line}, column {column})")]
     Malformed {
         /// Line of the offending byte.
@@ -112,10 +112,10 @@ pub enum EntryError {
     },
 }
 
-/// What an entry says of who wrote it and with which knowledge.
+/// The writer of an entry, and the revisions that it decided with.
 #[derive(Clone, Debug)]
 pub struct Stamp<'a> {
-    /// The transactional id.
+    /// Transactional id of the writer.
     pub worker: &'a str,
     /// Revision of the schemas.
     pub schema_rev: &'a str,
@@ -149,13 +149,13 @@ impl Tally {
         self.appended_ms = Some((first.min(record.appended_ms), last.max(record.appended_ms)));
     }
 
-    /// How many records had which outcome, by [`Outcome::index`].
+    /// Number of records by outcome, indexed by [`Outcome::index`].
     #[must_use]
     pub fn counts(&self) -> &[u64; Outcome::COUNT] {
         &self.counts
     }
 
-    /// Nothing was added.
+    /// Whether no record was added.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.records == 0
@@ -163,7 +163,7 @@ impl Tally {
 }
 
 impl Head {
-    /// Before a lane's first entry, which will cover from `next` on.
+    /// The head before a lane's first entry, which will cover the offsets from `next` on.
     #[must_use]
     pub fn genesis(next: i64) -> Self {
         Self {
@@ -174,11 +174,11 @@ impl Head {
         }
     }
 
-    /// After the entry with this value.
+    /// The head after the entry with this value.
     ///
     /// # Errors
     ///
-    /// When the value is not an entry.
+    /// If the value is not an entry.
     pub fn after(value: &[u8]) -> Result<Self, EntryError> {
         let entry = Entry::parse(value)?;
         Ok(Self {
@@ -189,7 +189,7 @@ impl Head {
         })
     }
 
-    /// Writes the entry for `tally`, which covers up to `next`, and moves on.
+    /// Serializes the entry for `tally`, which covers the offsets up to `next`, and advances the head.
     pub fn append(&mut self, lane: &str, tally: &Tally, next: i64, stamp: &Stamp) -> Vec<u8> {
         let named =
             Outcome::all().map(|outcome| (outcome.as_str().to_owned(), tally.counts[outcome.index()]));
@@ -205,7 +205,7 @@ impl Head {
         self.push(&entry)
     }
 
-    /// Writes the entry for a range that retention deleted before it was read.
+    /// Serializes the entry for a range that retention deleted before the gate read it.
     pub fn append_lost(&mut self, lane: &str, next: i64, stamp: &Stamp) -> Vec<u8> {
         let lost = Lost {
             first: self.next,
@@ -218,7 +218,7 @@ impl Head {
         self.push(&entry)
     }
 
-    /// Writes the entry for a move to `to` that an operator asked for.
+    /// Serializes the entry for a move to `to` that an operator asked for.
     pub fn append_rewind(&mut self, lane: &str, to: i64, stamp: &Stamp) -> Vec<u8> {
         let rewind = Rewind { from: self.next, to };
         let entry = Entry {
@@ -268,7 +268,7 @@ impl Entry {
     ///
     /// # Errors
     ///
-    /// When it is too large, not JSON of this shape, or of another version.
+    /// If it is too large, not JSON of this shape, or of another version.
     pub fn parse(value: &[u8]) -> Result<Self, EntryError> {
         if value.len() > ENTRY_BYTES_MAX {
             return Err(EntryError::TooLarge);
@@ -285,40 +285,40 @@ impl Entry {
     }
 }
 
-/// Where the group, the ledger and the raw log stand when a lane is opened.
+/// Positions of the group, the ledger and the raw log when a lane is opened.
 #[derive(Clone, Debug)]
 pub struct Standing {
-    /// After the lane's last entry, if it has one.
+    /// The head after the lane's last entry, if it has one.
     pub head: Option<Head>,
     /// The group's committed offset, if it has one.
     pub committed: Option<i64>,
-    /// The first raw offset that retention has left.
+    /// The first raw offset that retention has kept.
     pub low: i64,
     /// The first raw offset that is not written yet.
     pub high: i64,
 }
 
-/// Something that the ledger must say before it accounts for the next record.
+/// An event that the ledger must state before it accounts for the next record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// Retention deleted what stood before this offset.
+    /// Retention deleted the records before this offset.
     Lost {
-        /// The first offset that is still there.
+        /// The first offset that still exists.
         next: i64,
     },
     /// An operator moved the lane to this offset.
     Rewind {
-        /// Where the lane goes on.
+        /// The offset that the lane continues at.
         to: i64,
     },
 }
 
-/// Where a lane goes on.
+/// Starting point of a lane that is being opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outset {
-    /// Where its ledger stands.
+    /// Head of the lane's ledger.
     pub head: Head,
-    /// What the ledger has to say first.
+    /// Notices that the ledger must state first.
     pub notices: Vec<Notice>,
 }
 
@@ -335,58 +335,58 @@ impl Outset {
     }
 }
 
-/// Why a lane is not opened: somebody changed what only a transaction may change.
+/// Why a lane is not opened: an offset or an entry was changed outside the gate's transactions.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Refusal {
-    /// The group's offsets were reset, to before or after what the ledger covers.
+    /// The group's offsets were reset, to before or after the end of the ledger.
     #[error(
-        "the ledger covers up to offset {ledger}, the group's committed offset is {committed}: somebody reset the \
-         group's offsets. Set it back to {ledger}, or start with --rewind to go on from {committed} and have the \
-         ledger say so"
+        "the ledger ends at offset {ledger}, but the group's committed offset is {committed}: the group's offsets \
+         were reset. Set the offset back to {ledger}, or start with --rewind to continue at {committed} and record \
+         the move in the ledger"
     )]
     Moved {
-        /// Where the ledger stands.
+        /// The offset that the ledger ends at.
         ledger: i64,
-        /// Where the group stands.
+        /// The group's committed offset.
         committed: i64,
     },
-    /// The ledger covers the lane, the group has never been here.
+    /// The ledger has entries for the lane, but the group has no committed offset.
     #[error(
-        "the ledger covers up to offset {ledger}, but the group has no committed offset: it is a new group, or its \
-         offsets have expired. Set it to {ledger}, or start with --rewind to begin again at {low}"
+        "the ledger ends at offset {ledger}, but the group has no committed offset: the group is new, or its offsets \
+         have expired. Set the offset to {ledger}, or start with --rewind to begin again at {low}"
     )]
     NotCommitted {
-        /// Where the ledger stands.
+        /// The offset that the ledger ends at.
         ledger: i64,
-        /// Where the raw log begins.
+        /// The first offset of the raw log.
         low: i64,
     },
-    /// The group has been here, the ledger has no entry.
+    /// The group has a committed offset, but the ledger has no entry for the lane.
     #[error(
-        "the group's committed offset is {committed}, but the ledger has no entry for the lane: it was deleted, or \
-         this is another ledger. Start with --rewind to go on from {committed} with a new chain"
+        "the group's committed offset is {committed}, but the ledger has no entry for the lane: the entries were \
+         deleted, or this is another ledger. Start with --rewind to continue at {committed} with a new chain"
     )]
     NoLedger {
-        /// Where the group stands.
+        /// The group's committed offset.
         committed: i64,
     },
-    /// The raw log ends before what was already consumed.
+    /// The raw log ends before the committed offset.
     #[error(
-        "the raw log ends at offset {high}, before the committed offset {committed}: the topic was deleted and made \
-         again. Start with --rewind to begin at {low}"
+        "the raw log ends at offset {high}, before the committed offset {committed}: the topic was deleted and \
+         recreated. Start with --rewind to begin at {low}"
     )]
     Truncated {
-        /// Where the group stands.
+        /// The group's committed offset.
         committed: i64,
-        /// Where the raw log ends.
+        /// The end of the raw log.
         high: i64,
-        /// Where the raw log begins.
+        /// The first offset of the raw log.
         low: i64,
     },
 }
 
 impl Refusal {
-    /// It may be for the moment only: the ledger's or the log's newest records are not visible everywhere yet.
+    /// Whether a retry may succeed: the newest records of the ledger or the log may not be visible everywhere yet.
     #[must_use]
     pub const fn may_pass(&self) -> bool {
         match self {
@@ -398,11 +398,11 @@ impl Refusal {
 }
 
 impl Standing {
-    /// Where the lane goes on, and what its ledger has to say first.
+    /// Decides where the lane continues and which notices its ledger must state first.
     ///
     /// # Errors
     ///
-    /// When the three do not agree and `rewind` is false.
+    /// If the three positions do not agree and `rewind` is false.
     pub fn reconcile(&self, rewind: bool) -> Result<Outset, Refusal> {
         let (low, high) = (self.low, self.high);
         let agreed = match (&self.head, self.committed) {

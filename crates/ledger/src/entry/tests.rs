@@ -49,7 +49,7 @@ fn entries_are_byte_for_byte_those_of_the_vectors() {
 }
 
 #[test]
-fn a_chain_is_picked_up_where_it_ends() {
+fn a_chain_resumes_where_it_ends() {
     let (entries, head) = chain();
     assert_eq!(
         Head::after(entries.last().expect("three entries")).expect("an entry"),
@@ -62,7 +62,7 @@ fn a_chain_is_picked_up_where_it_ends() {
 }
 
 #[test]
-fn what_is_no_entry_is_refused() {
+fn an_invalid_entry_is_refused() {
     let other_version = br#"{"v":2}"#;
     for value in [
         &b""[..],
@@ -94,7 +94,7 @@ fn a_lane_opens_only_where_group_and_ledger_agree() {
             .reconcile(rewind)
             .map(|outset| (outset.head.next, outset.notices))
     };
-    // (standing, without --rewind, with it)
+    // Each case: standing, result without `--rewind`, result with it.
     let moved = Refusal::Moved {
         ledger: 10,
         committed: 4,

@@ -1,7 +1,7 @@
 //! The Merkle tree hash of RFC 6962 §2.1, fed leaf by leaf: `SHA-256(0x00 ‖ leaf)`, `SHA-256(0x01 ‖ left ‖ right)`.
 //!
-//! A stack of the complete subtrees so far is all that is kept, so a batch of any size needs no list of its leaves.
-//! [`proof`] shows that a leaf is in a tree, and that one tree grew out of another.
+//! Only a stack of the complete subtrees is kept, so a batch of any size needs no list of its leaves. [`proof`] proves
+//! that a leaf is in a tree, and that one tree is the beginning of another.
 
 pub mod proof;
 
@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 /// A SHA-256 digest.
 pub type Hash = [u8; 32];
 
-/// The hash of one leaf, given in parts that are hashed one after the other.
+/// Hash of one leaf, given in parts that are hashed in sequence.
 #[must_use]
 pub fn leaf(parts: &[&[u8]]) -> Hash {
     let mut hasher = Sha256::new_with_prefix([0x00]);
@@ -20,9 +20,9 @@ pub fn leaf(parts: &[&[u8]]) -> Hash {
     hasher.finalize().into()
 }
 
-/// The leaf of one raw record: `offset (u64, big endian) ‖ outcome name ‖ SHA-256(value)`.
+/// Leaf hash of one raw record: `offset (u64, big endian) ‖ outcome name ‖ SHA-256(value)`.
 ///
-/// The name needs no length: the parts beside it have fixed ones.
+/// The name needs no length prefix, since the other parts have fixed lengths.
 #[must_use]
 pub fn record_leaf(offset: u64, outcome: &str, value_digest: &Hash) -> Hash {
     leaf(&[&offset.to_be_bytes(), outcome.as_bytes(), value_digest])
@@ -36,11 +36,11 @@ fn node(left: &Hash, right: &Hash) -> Hash {
         .into()
 }
 
-/// A Merkle tree that grows at its right end. No allocation: 64 levels hold every count that a `u64` can.
+/// A Merkle tree that grows at its right end. It does not allocate: 64 levels suffice for every `u64` count of leaves.
 #[derive(Clone)]
 pub struct MerkleRoot {
     leaves: u64,
-    /// The root of a complete subtree of 2^i leaves stands at `i` where bit i of `leaves` is set.
+    /// Index `i` holds the root of a complete subtree of 2^i leaves if bit i of `leaves` is set.
     subtrees: [Hash; 64],
 }
 
@@ -60,22 +60,22 @@ impl MerkleRoot {
         }
     }
 
-    /// How many leaves it has.
+    /// Number of leaves.
     #[must_use]
     pub const fn leaves(&self) -> u64 {
         self.leaves
     }
 
-    /// The roots of its complete subtrees, from the largest on: with [`MerkleRoot::leaves`] all that is needed to go on
-    /// with the tree elsewhere.
+    /// Roots of the complete subtrees, largest first. Together with [`MerkleRoot::leaves`] they suffice to resume the
+    /// tree elsewhere.
     #[must_use]
     pub fn frontier(&self) -> Vec<Hash> {
         let levels = (0..64_usize).rev().filter(|level| self.leaves >> level & 1 == 1);
         levels.map(|level| self.subtrees[level]).collect()
     }
 
-    /// Goes on with a tree from its [`MerkleRoot::frontier`]; `None` where there are not as many hashes as `leaves` asks
-    /// for. Whether the hashes are the right ones shows in [`MerkleRoot::root`].
+    /// Resumes a tree from its [`MerkleRoot::frontier`]; `None` if the number of hashes does not match `leaves`. The
+    /// hashes are not checked: the caller compares [`MerkleRoot::root`].
     #[must_use]
     pub fn resume(leaves: u64, frontier: &[Hash]) -> Option<Self> {
         if leaves.count_ones() as usize != frontier.len() {
@@ -90,7 +90,7 @@ impl MerkleRoot {
         Some(tree)
     }
 
-    /// Makes it the empty tree again.
+    /// Resets the tree to the empty one.
     pub const fn clear(&mut self) {
         self.leaves = 0;
     }
@@ -106,13 +106,13 @@ impl MerkleRoot {
         self.leaves += 1;
     }
 
-    /// The root over all leaves so far; `SHA-256("")` for none.
+    /// Root over all leaves so far; `SHA-256("")` if there are none.
     #[must_use]
     pub fn root(&self) -> Hash {
         let mut root: Option<Hash> = None;
         for (level, subtree) in self.subtrees.iter().enumerate() {
             if self.leaves >> level & 1 == 1 {
-                // What is to the right is smaller; it joins the larger subtree to its left.
+                // The part to the right is smaller; it joins the larger subtree to its left.
                 root = Some(root.map_or(*subtree, |right| node(subtree, &right)));
             }
         }
@@ -152,9 +152,9 @@ mod tests {
         hash.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The inputs and roots of certificate-transparency-go's `merkle` reference tests (also transparency-dev/merkle).
+    /// Inputs and roots of certificate-transparency-go's `merkle` reference tests (also transparency-dev/merkle).
     #[test]
-    fn reference_roots() {
+    fn reference_roots_are_reproduced() {
         let inputs: [&[u8]; 8] = [
             &[],
             &[0x00],
@@ -194,7 +194,7 @@ mod tests {
         );
     }
 
-    /// The definition of RFC 6962 §2.1, word for word.
+    /// The definition of RFC 6962 §2.1, taken literally.
     fn definition(leaves: &[Hash]) -> Hash {
         match leaves {
             [] => Sha256::digest([]).into(),
@@ -208,7 +208,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_stream_is_the_definition(values in proptest::collection::vec(any::<u64>(), 0..300)) {
+        fn the_streamed_root_equals_the_definition(values in proptest::collection::vec(any::<u64>(), 0..300)) {
             let leaves: Vec<Hash> = values.iter().map(|value| leaf(&[&value.to_be_bytes()])).collect();
             let mut tree = MerkleRoot::new();
             leaves.iter().for_each(|leaf| tree.push(*leaf));
@@ -217,14 +217,14 @@ mod tests {
         }
 
         #[test]
-        fn a_tree_goes_on_from_its_frontier(before in 0_u64..200, after in 0_u64..100) {
+        fn a_tree_resumes_from_its_frontier(before in 0_u64..200, after in 0_u64..100) {
             let grow = |tree: &mut MerkleRoot, from: u64, to: u64| {
                 (from..to).for_each(|number| tree.push(leaf(&[&number.to_be_bytes()])));
             };
             let mut whole = MerkleRoot::new();
             grow(&mut whole, 0, before);
             let frontier = whole.frontier();
-            let mut resumed = MerkleRoot::resume(before, &frontier).expect("as many hashes as it takes");
+            let mut resumed = MerkleRoot::resume(before, &frontier).expect("the frontier matches the size");
             prop_assert!(MerkleRoot::resume(before + 1, &frontier).is_none() || before.count_ones() == (before + 1).count_ones());
             grow(&mut whole, before, before + after);
             grow(&mut resumed, before, before + after);

@@ -1,20 +1,20 @@
-//! Proofs over Merkle trees (RFC 9162 §2.1.3 and §2.1.4; the trees are those of RFC 6962): that a leaf is in a tree, and
-//! that a tree is the beginning of a larger one.
+//! Proofs over Merkle trees (RFC 9162 §2.1.3 and §2.1.4; the trees are those of RFC 6962): that a leaf is in a tree,
+//! and that a tree is the beginning of a larger one.
 //!
-//! A proof is a list of subtree roots. Which subtrees is a matter of sizes alone ([`inclusion_ranges`],
+//! A proof is a list of subtree roots. Sizes alone determine which subtrees ([`inclusion_ranges`],
 //! [`consistency_ranges`]), so one pass over the leaves makes any proof ([`RangeRoots`]) and no tree is kept.
 
 use std::ops::Range;
 
 use super::{Hash, MerkleRoot, node};
 
-/// The largest power of two below `leaves`, which has to be more than one: where RFC 6962 splits a tree.
+/// Largest power of two below `leaves`, which must be more than one: the point at which RFC 6962 splits a tree.
 const fn split(leaves: u64) -> u64 {
     1 << (u64::BITS - 1 - (leaves - 1).leading_zeros())
 }
 
-/// The ranges of leaves whose roots prove that the leaf `index` is in a tree of `size` leaves (RFC 9162 §2.1.3.1), in the
-/// order of the proof. Empty where there is no such leaf.
+/// The ranges of leaves whose roots prove that the leaf `index` is in a tree of `size` leaves (RFC 9162 §2.1.3.1), in
+/// the order of the proof. Empty if there is no such leaf.
 #[must_use]
 pub fn inclusion_ranges(index: u64, size: u64) -> Vec<Range<u64>> {
     let mut ranges = Vec::new();
@@ -37,7 +37,7 @@ pub fn inclusion_ranges(index: u64, size: u64) -> Vec<Range<u64>> {
 }
 
 /// The ranges of leaves whose roots prove that the tree of the first `old` leaves is the beginning of the one of `new`
-/// (RFC 9162 §2.1.4.1), in the order of the proof. Empty where the sizes are equal, `old` is 0 or larger than `new`.
+/// (RFC 9162 §2.1.4.1), in the order of the proof. Empty if the sizes are equal, or `old` is 0 or larger than `new`.
 #[must_use]
 pub fn consistency_ranges(old: u64, new: u64) -> Vec<Range<u64>> {
     let mut ranges = Vec::new();
@@ -45,7 +45,7 @@ pub fn consistency_ranges(old: u64, new: u64) -> Vec<Range<u64>> {
         return ranges;
     }
     let mut tree = 0..new;
-    // The old root itself is known to whoever verifies.
+    // The verifier knows the old root itself.
     let mut known = true;
     while tree.end != old {
         let middle = tree.start + split(tree.end - tree.start);
@@ -65,7 +65,7 @@ pub fn consistency_ranges(old: u64, new: u64) -> Vec<Range<u64>> {
     ranges
 }
 
-/// Computes the roots of ranges while the leaves of a tree pass by once, in their order.
+/// Computes the roots of ranges in one pass over the leaves of a tree, in order.
 #[derive(Debug)]
 pub struct RangeRoots {
     ranges: Vec<(Range<u64>, MerkleRoot)>,
@@ -73,7 +73,7 @@ pub struct RangeRoots {
 }
 
 impl RangeRoots {
-    /// Before the first leaf. The ranges must not overlap: those of one proof do not.
+    /// Starts before the first leaf. The ranges must not overlap; those of one proof do not.
     #[must_use]
     pub fn new(ranges: Vec<Range<u64>>) -> Self {
         let ranges = ranges
@@ -83,7 +83,7 @@ impl RangeRoots {
         Self { ranges, next: 0 }
     }
 
-    /// The hash of the next leaf.
+    /// Adds the hash of the next leaf.
     pub fn push(&mut self, leaf_hash: Hash) {
         let next = self.next;
         if let Some((_, root)) = self.ranges.iter_mut().find(|(range, _)| range.contains(&next)) {
@@ -92,7 +92,7 @@ impl RangeRoots {
         self.next += 1;
     }
 
-    /// The roots in the order of the ranges; `None` where leaves of a range have not come.
+    /// The roots in the order of the ranges; `None` if leaves of a range are missing.
     #[must_use]
     pub fn finish(self) -> Option<Vec<Hash>> {
         let complete = |(range, root): &(Range<u64>, MerkleRoot)| root.leaves() == range.end - range.start;
@@ -133,7 +133,7 @@ pub fn verify_consistency(old: u64, new: u64, old_root: &Hash, new_root: &Hash, 
     if old >= new {
         return old == new && proof.is_empty() && old_root == new_root;
     }
-    // The root of a complete subtree is not sent: it is the old root.
+    // If the old tree is a complete subtree, the proof omits its root: it is the old root.
     let (first, rest) = match proof.split_first() {
         _ if old.is_power_of_two() => (old_root, proof),
         Some((first, rest)) => (first, rest),
@@ -163,13 +163,13 @@ pub fn verify_consistency(old: u64, new: u64, old_root: &Hash, new_root: &Hash, 
     path.last == 0 && old_hash == *old_root && new_hash == *new_root
 }
 
-/// On which side of a node its sibling stands.
+/// Side on which a node has its sibling.
 enum Side {
     Left,
     Right,
 }
 
-/// The way from a node to the root: its number in its level, and that of the last node there.
+/// Path from a node to the root: the node's number in its level, and that of the level's last node.
 struct Path {
     node: u64,
     last: u64,
@@ -183,7 +183,7 @@ impl Path {
         }
         let left = self.node & 1 == 1 || self.node == self.last;
         if left && self.node & 1 == 0 {
-            // The last node of a level has no sibling at its right: it stands for itself until it is a right child.
+            // The last node of a level has no right sibling: it moves up unchanged until it is a right child.
             let shift = self.node.trailing_zeros().min(u64::BITS - 1);
             self.node >>= shift;
             self.last >>= shift;
@@ -214,13 +214,13 @@ mod tests {
     fn prove(ranges: Vec<Range<u64>>, leaves: &[Hash]) -> Vec<Hash> {
         let mut roots = RangeRoots::new(ranges);
         leaves.iter().for_each(|leaf| roots.push(*leaf));
-        roots.finish().expect("every leaf has come")
+        roots.finish().expect("every leaf was pushed")
     }
 
-    /// The inputs and proofs of certificate-transparency's `merkle_verifier` reference tests, which the libraries of
-    /// transparency-dev have kept.
+    /// Inputs and proofs of certificate-transparency's `merkle_verifier` reference tests, also used by the libraries of
+    /// transparency-dev.
     #[test]
-    fn reference_proofs() {
+    fn reference_proofs_are_reproduced() {
         let inputs: [&[u8]; 8] = [
             b"",
             b"\x00",
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_at_the_limit_of_u64_are_no_danger() {
+    fn sizes_at_the_limit_of_u64_do_not_overflow() {
         let hash = [7; 32];
         for proof in [vec![], vec![hash; 64], vec![hash; 200]] {
             assert!(!verify_inclusion(&hash, u64::MAX - 1, u64::MAX, &proof, &hash));
@@ -366,7 +366,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_proof_of_something_else_is_refused(size in 2_u64..70, index in 0_u64..70, old in 1_u64..70, at in 0_usize..8, bit in 0_u8..8) {
+        fn a_proof_of_another_leaf_or_tree_is_refused(size in 2_u64..70, index in 0_u64..70, old in 1_u64..70, at in 0_usize..8, bit in 0_u8..8) {
             let (index, old) = (index % size, 1 + old % (size - 1));
             let all = leaves(size);
             let (new_root, old_root) = (root(&all), root(&all[..old as usize]));

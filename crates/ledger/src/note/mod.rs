@@ -1,13 +1,13 @@
 //! Signed checkpoints of the audit log: [signed notes](https://c2sp.org/signed-note) whose text is a
-//! [checkpoint](https://c2sp.org/tlog-checkpoint), so that any tool of that family reads and verifies them.
+//! [checkpoint](https://c2sp.org/tlog-checkpoint), so any tool of that family can read and verify them.
 //!
-//! A checkpoint carries two Ed25519 signatures of one key under the name of its origin. The first (type `0x01`) is over
-//! the text, and the same for the same tree. The second is a [cosignature](https://c2sp.org/tlog-cosignature) (type
-//! `0x04`), which also says when: a log that was set back to an older state shows by the age of its newest checkpoint.
+//! A checkpoint carries two Ed25519 signatures of one key under the name of its origin. The first (type `0x01`) covers
+//! the text, and is the same for the same tree. The second is a [cosignature](https://c2sp.org/tlog-cosignature) (type
+//! `0x04`), which adds the time: the age of its newest checkpoint reveals a log that was reset to an older state.
 //!
-//! The crate `signed_note` does the first half; it is not used because it verifies loosely (RFC 8032 leaves that open),
-//! keeps private keys in memory that is not wiped, and brings second versions of Ed25519, SHA-2 and base64. A test holds
-//! the two against each other.
+//! The crate `signed_note` covers the first signature; it is not used because it does not verify strictly (RFC 8032
+//! permits that), does not wipe private keys from memory, and adds second versions of Ed25519, SHA-2 and base64. A test
+//! compares the two.
 
 use std::fmt;
 
@@ -19,35 +19,35 @@ use thiserror::Error;
 
 use super::merkle::Hash;
 
-/// The largest note that is read: sixteen post-quantum signatures, which every reader must accept, take half of it.
+/// Maximum size of a note, in bytes: sixteen post-quantum signatures, which every reader must accept, take half of it.
 pub const NOTE_BYTES_MAX: usize = 256 * 1024;
 
-/// The most signatures that a note may have.
+/// Maximum number of signatures on a note.
 pub const SIGNATURES_MAX: usize = 64;
 
-/// The type of a plain Ed25519 signature over the text.
+/// Type of a plain Ed25519 signature over the text.
 const PLAIN: u8 = 0x01;
-/// The type of a timestamped Ed25519 cosignature.
+/// Type of a timestamped Ed25519 cosignature.
 const TIMESTAMPED: u8 = 0x04;
 
-/// A note or checkpoint that can't be used. Nothing of it is quoted.
+/// Why a note or checkpoint cannot be used. The text quotes nothing of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum NoteError {
-    /// Larger than any that is written.
+    /// The note exceeds a limit.
     #[error("the note is larger than {NOTE_BYTES_MAX} bytes or has more than {SIGNATURES_MAX} signatures")]
     TooLarge,
-    /// Not of the format.
+    /// The note does not have the required format.
     #[error("not a signed checkpoint: {0}")]
     Malformed(&'static str),
-    /// Not signed by any of the keys that are trusted here.
-    #[error("signed by none of the keys that are trusted here")]
+    /// No trusted key signed the checkpoint.
+    #[error("the checkpoint is not signed by a trusted key")]
     UnknownKey,
-    /// It names a trusted key, but that key did not sign this text.
-    #[error("the signature is not that of the key that it names, or the text was changed")]
+    /// A signature names a trusted key, but that key did not sign this text.
+    #[error("invalid signature: it is not from the key that it names, or the text was changed")]
     BadSignature,
 }
 
-/// A text with signatures that nobody has verified yet.
+/// A text with signatures, not yet verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
     text: String,
@@ -63,7 +63,7 @@ struct Signature {
 }
 
 impl Note {
-    /// Reads a note.
+    /// Parses a note.
     ///
     /// # Errors
     /// [`NoteError::TooLarge`] and [`NoteError::Malformed`].
@@ -71,16 +71,16 @@ impl Note {
         if bytes.len() > NOTE_BYTES_MAX {
             return Err(NoteError::TooLarge);
         }
-        let note = std::str::from_utf8(bytes).map_err(|_| NoteError::Malformed("not UTF-8"))?;
+        let note = std::str::from_utf8(bytes).map_err(|_| NoteError::Malformed("the note is not UTF-8"))?;
         if note.bytes().any(|byte| byte < b' ' && byte != b'\n') {
-            return Err(NoteError::Malformed("it has control characters"));
+            return Err(NoteError::Malformed("the note has control characters"));
         }
-        let (text, lines) = note
-            .rsplit_once("\n\n")
-            .ok_or(NoteError::Malformed("no empty line before the signatures"))?;
+        let (text, lines) = note.rsplit_once("\n\n").ok_or(NoteError::Malformed(
+            "the empty line before the signatures is missing",
+        ))?;
         let lines = lines
             .strip_suffix('\n')
-            .ok_or(NoteError::Malformed("no newline at the end"))?;
+            .ok_or(NoteError::Malformed("the newline at the end is missing"))?;
         let mut signatures = Vec::new();
         for line in lines.split('\n') {
             if signatures.len() == SIGNATURES_MAX {
@@ -94,7 +94,7 @@ impl Note {
         })
     }
 
-    /// The checkpoint, if one of `keys` signed it, and no signature that names one of them is false.
+    /// Returns the checkpoint if one of `keys` signed it and no signature that names one of them is invalid.
     ///
     /// # Errors
     /// Every [`NoteError`].
@@ -130,7 +130,7 @@ impl fmt::Display for Note {
 
 impl Signature {
     fn parse(line: &str) -> Result<Self, NoteError> {
-        let malformed = NoteError::Malformed("a line after the last empty one is no signature");
+        let malformed = NoteError::Malformed("a line after the last empty line is not a signature");
         let (name, encoded) = line
             .strip_prefix("\u{2014} ")
             .and_then(|line| line.split_once(' '))
@@ -146,7 +146,7 @@ impl Signature {
         }
     }
 
-    /// `None` where it names none of `keys`; else when it was signed, where it says so, or that it is false.
+    /// Verifies the signature: `None` if it names none of `keys`, else the time of signing if it is timestamped.
     fn verify(&self, text: &str, keys: &[PublicKey]) -> Option<Result<Option<u64>, NoteError>> {
         let names = |key: &PublicKey, kind| key.id(&self.name, kind) == self.key_id;
         let found = |kind| keys.iter().find(|key| names(key, kind));
@@ -163,7 +163,7 @@ impl Signature {
     }
 }
 
-/// What a cosignature signs.
+/// Signing input of a cosignature.
 fn timestamped(text: &str, signed_s: u64) -> String {
     format!("cosignature/v1\ntime {signed_s}\n{text}")
 }
@@ -172,39 +172,39 @@ fn is_name(name: &str) -> bool {
     !name.is_empty() && !name.contains('+') && !name.contains(char::is_whitespace)
 }
 
-/// The head of a log: that it had `size` entries, with this Merkle root.
+/// The head of a log: its size and its Merkle root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// Which log: a URL without scheme. It is also the name of the key that signs.
+    /// Name of the log: a URL without scheme. It is also the name of the signing key.
     pub origin: String,
-    /// How many entries.
+    /// Number of entries in the log.
     pub size: u64,
-    /// The RFC 6962 root over them.
+    /// RFC 6962 Merkle root over the entries.
     pub root: Hash,
 }
 
-/// A checkpoint that somebody who is trusted has signed.
+/// A checkpoint that a trusted key has signed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signed {
-    /// What was signed.
+    /// The signed checkpoint.
     pub checkpoint: Checkpoint,
-    /// When, in seconds of POSIX time; `None` without a cosignature.
+    /// Time of signing, in seconds of POSIX time; `None` without a cosignature.
     pub signed_s: Option<u64>,
 }
 
 impl Checkpoint {
-    /// The text that is signed.
+    /// Text that is signed.
     fn text(&self) -> String {
         format!("{}\n{}\n{}\n", self.origin, self.size, STANDARD.encode(self.root))
     }
 
-    /// Reads the text of a note. Extension lines are signed with the rest, and mean nothing here.
+    /// Parses the text of a note. Extension lines are signed with the rest and are ignored here.
     fn parse(text: &str) -> Result<Self, NoteError> {
         let mut lines = text.split_terminator('\n');
         let mut line = |missing| lines.next().ok_or(NoteError::Malformed(missing));
-        let origin = line("no origin")?;
-        let number = line("no tree size")?;
-        let encoded = line("no root hash")?;
+        let origin = line("the origin is missing")?;
+        let number = line("the tree size is missing")?;
+        let encoded = line("the root hash is missing")?;
         if origin.is_empty() || lines.any(str::is_empty) {
             return Err(NoteError::Malformed("the text has an empty line"));
         }
@@ -215,7 +215,7 @@ impl Checkpoint {
         let root = STANDARD.decode(encoded).ok();
         Ok(Self {
             origin: origin.to_owned(),
-            size: size.ok_or(NoteError::Malformed("the tree size is no decimal number"))?,
+            size: size.ok_or(NoteError::Malformed("the tree size is not a decimal number"))?,
             root: root
                 .and_then(|root| root.try_into().ok())
                 .ok_or(NoteError::Malformed("the root hash is not 32 bytes in base64"))?,
@@ -223,30 +223,32 @@ impl Checkpoint {
     }
 }
 
-/// The key that signs checkpoints. Wiped from memory on drop; shows nothing of itself.
+/// The key that signs checkpoints. Zeroized on drop and redacted in `Debug` output.
 pub struct LogKey(SigningKey);
 
 impl LogKey {
-    /// From the 32 bytes of an Ed25519 private key (RFC 8032).
+    /// Creates the key from the 32 bytes of an Ed25519 private key (RFC 8032).
     #[must_use]
     pub fn new(seed: &[u8; 32]) -> Self {
         Self(SigningKey::from_bytes(seed))
     }
 
-    /// What verifies its signatures.
+    /// The public key that verifies its signatures.
     #[must_use]
     pub fn public(&self) -> PublicKey {
         PublicKey(self.0.verifying_key())
     }
 
-    /// Signs a checkpoint as of `signed_s`, in seconds of POSIX time.
+    /// Signs a checkpoint with the time `signed_s`, in seconds of POSIX time.
     ///
     /// # Errors
-    /// [`NoteError::Malformed`] where the origin can't be the name of a key.
+    /// [`NoteError::Malformed`] if the origin is not a valid key name.
     pub fn sign(&self, checkpoint: &Checkpoint, signed_s: u64) -> Result<Note, NoteError> {
         let origin = &checkpoint.origin;
         if !is_name(origin) || origin.contains(char::is_control) {
-            return Err(NoteError::Malformed("the origin has spaces or a plus sign"));
+            return Err(NoteError::Malformed(
+                "the origin must not be empty or have whitespace, control characters or a plus sign",
+            ));
         }
         let text = checkpoint.text();
         let signature = |kind, bytes| Signature {
@@ -270,25 +272,25 @@ impl fmt::Debug for LogKey {
     }
 }
 
-/// What verifies checkpoints.
+/// The public key that verifies checkpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicKey(VerifyingKey);
 
 impl PublicKey {
-    /// From the 32 bytes of RFC 8032; `None` where they are no point of the curve, or one that anybody can sign for.
+    /// Parses the 32 bytes of RFC 8032; `None` if they are not a point of the curve, or one that anyone can sign for.
     #[must_use]
     pub fn new(bytes: &[u8; 32]) -> Option<Self> {
         let key = VerifyingKey::from_bytes(bytes).ok()?;
         (!key.is_weak()).then_some(Self(key))
     }
 
-    /// The 32 bytes of RFC 8032.
+    /// Encodes the key as the 32 bytes of RFC 8032.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; 32] {
         self.0.to_bytes()
     }
 
-    /// `<name>+<key id>+<key>`, as other tools of the family want it for the log `origin`.
+    /// The verifier key `<name>+<key id>+<key>` for the log `origin`, as other tools of the family expect it.
     #[must_use]
     pub fn verifier_key(&self, origin: &str) -> String {
         let key = STANDARD.encode([&[PLAIN], self.0.as_bytes().as_slice()].concat());

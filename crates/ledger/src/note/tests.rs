@@ -1,4 +1,4 @@
-//! Notes of others, notes of ours, and notes of nobody.
+//! Notes from other implementations, our own notes, and invalid ones.
 
 use proptest::prelude::*;
 
@@ -16,7 +16,7 @@ fn checkpoint(size: u64) -> Checkpoint {
     }
 }
 
-/// The note of the package `golang.org/x/mod/sumdb/note`, which the specification was written after.
+/// Test note of the package `golang.org/x/mod/sumdb/note`, which the specification is based on.
 #[test]
 fn the_reference_note_verifies() {
     let text = "If you think cryptography is the answer to your problem,\nthen you don't know what your problem is.\n";
@@ -40,9 +40,9 @@ fn the_reference_note_verifies() {
     );
 }
 
-/// The notes that the specifications show: text with empty lines, a checkpoint with and without a cosignature.
+/// Example notes of the specifications: text with empty lines, a checkpoint with and without a cosignature.
 #[test]
-fn the_examples_of_the_specifications_are_read() {
+fn the_examples_of_the_specifications_are_parsed() {
     let poem = "Ognuno sta solo sul cuor della terra\ntrafitto da un raggio di sole:\n\ned è subito sera.\n\n\
                 \u{2014} quasimodo.example/salvatore \
                 NnugSzTjtVAewIS+Z/iJhUPeFDkO/5QQ2i5ddnGITLlC+EhfLW9oJKONrMouFSQU0xMcXxj99ihAQwaqP3ZekRwNtIc=\n";
@@ -50,7 +50,7 @@ fn the_examples_of_the_specifications_are_read() {
     assert_eq!(parsed.to_string(), poem);
     assert_eq!(
         parsed.open(&[key(1).public()]),
-        Err(NoteError::Malformed("the tree size is no decimal number"))
+        Err(NoteError::Malformed("the tree size is not a decimal number"))
     );
 
     let sofa = "example.com/behind-the-sofa\n20852163\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n\n\
@@ -97,12 +97,12 @@ fn only_a_trusted_key_opens_a_checkpoint() {
     assert_eq!(
         redated.open(&[key(1).public()]),
         Err(NoteError::BadSignature),
-        "one true signature does not excuse a false one"
+        "one valid signature does not excuse an invalid one"
     );
 }
 
 #[test]
-fn what_is_no_checkpoint_is_refused() {
+fn an_invalid_checkpoint_is_refused() {
     let root = STANDARD.encode([9; 32]);
     for text in [
         String::new(),
@@ -128,7 +128,7 @@ fn what_is_no_checkpoint_is_refused() {
 }
 
 #[test]
-fn what_is_no_note_is_refused() {
+fn an_invalid_note_is_refused() {
     let good = key(1).sign(&checkpoint(7), 0).expect("signed").to_string();
     let line = good.lines().last().expect("a signature").to_owned() + "\n";
     let text = checkpoint(7).text();
@@ -155,9 +155,9 @@ fn what_is_no_note_is_refused() {
     assert!(Note::parse(many.as_bytes()).is_ok());
 }
 
-/// Cloudflare's `signed_note`, a port of the Go package, verifies what is written here.
+/// Cloudflare's `signed_note`, a port of the Go package, verifies our notes.
 #[test]
-fn another_implementation_agrees() {
+fn another_implementation_verifies_our_notes() {
     use signed_note::{Note as Theirs, StandardVerifier, VerifierList};
     let written = key(5).sign(&checkpoint(u64::MAX), 1_800_000_000).expect("signed");
     let theirs = Theirs::from_bytes(written.to_string().as_bytes()).expect("well-formed for them");
@@ -171,14 +171,14 @@ fn another_implementation_agrees() {
     assert_eq!(
         (verified.len(), other.len()),
         (1, 1),
-        "the cosignature is of a type that they do not know"
+        "the cosignature has a type that signed_note does not support"
     );
     assert!(theirs.verify(&verifier(6)).is_err());
 }
 
 proptest! {
     #[test]
-    fn what_is_signed_is_read_again_and_any_change_is_found(
+    fn a_signed_checkpoint_opens_and_any_change_is_detected(
         size in any::<u64>(), root in any::<[u8; 32]>(), signed_s in any::<u64>(), at in any::<prop::sample::Index>(), bit in 0_u8..8,
     ) {
         let checkpoint = Checkpoint { size, root, ..checkpoint(0) };
@@ -189,7 +189,7 @@ proptest! {
         let mut changed = text.clone().into_bytes();
         let at = at.index(changed.len());
         changed[at] ^= 1 << bit;
-        // A change in a signature's name or key id makes it a stranger's; the other one still stands for the text.
+        // A change in a signature's name or key id makes its key unknown; the other signature still covers the text.
         if let Ok(signed) = Note::parse(&changed).and_then(|note| note.open(&keys)) {
             prop_assert_eq!((signed.checkpoint.size, signed.checkpoint.root), (size, root));
             prop_assert!(signed.signed_s.is_none() || signed.signed_s == Some(signed_s));
@@ -197,7 +197,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_panics_and_what_is_read_is_written_the_same(bytes in prop::collection::vec(any::<u8>(), 0..300), text in "[a-z0-9\n \u{2014}=+/]{0,200}") {
+    fn arbitrary_notes_do_not_panic_and_are_written_as_they_were_read(bytes in prop::collection::vec(any::<u8>(), 0..300), text in "[a-z0-9\n \u{2014}=+/]{0,200}") {
         for bytes in [bytes.as_slice(), text.as_bytes(), format!("{text}\n\n\u{2014} a AAAAAAA=\n").as_bytes()] {
             if let Ok(note) = Note::parse(bytes) {
                 let written = note.to_string();

@@ -1,8 +1,8 @@
-//! Which schemas compile, and what is said of those that do not.
+//! Which schemas compile, and the errors of those that do not.
 
 use super::*;
 
-/// A schema with one more field than it needs.
+/// A minimal schema with one more field.
 fn schema(field: &str) -> String {
     format!(
         r#"{{"type":"record","name":"E","fields":[
@@ -27,17 +27,17 @@ fn problem(text: &str) -> String {
 }
 
 #[test]
-fn mistakes_are_named_with_their_place() {
+fn errors_are_named_with_their_place() {
     for (field, expected) in [
         ("", ""),
         (r#"{"name":"x","type":"string"}"#, ""),
         (
             r#"{"name":"x","type":"string","confluent:tags":["PII"]}"#,
-            "`x`: `confluent:tags` is a list",
+            "`x`: `confluent:tags` must be a list",
         ),
         (
             r#"{"name":"x","type":"string","confluent:tags":"PHI"}"#,
-            "`x`: `confluent:tags` is a list",
+            "`x`: `confluent:tags` must be a list",
         ),
         (
             r#"{"name":"x","type":"string","pulsegate:protect":"token"}"#,
@@ -45,7 +45,7 @@ fn mistakes_are_named_with_their_place() {
         ),
         (
             r#"{"name":"x","type":"string","confluent:tags":["PHI"],"pulsegate:protect":"hash"}"#,
-            "`x`: `pulsegate:protect` is",
+            "`x`: `pulsegate:protect` must be",
         ),
         (
             r#"{"name":"x","type":"long","confluent:tags":["PHI"],"pulsegate:protect":"token"}"#,
@@ -57,19 +57,19 @@ fn mistakes_are_named_with_their_place() {
         ),
         (
             r#"{"name":"x","type":"string","default":"a","confluent:tags":["PHI"]}"#,
-            "`x`: a protected field has no default",
+            "`x`: a protected field must not have a default",
         ),
         (
             r#"{"name":"x","type":"string","pulsegate:rol":"unit"}"#,
-            "no attribute is called `pulsegate:rol`",
+            "unknown attribute `pulsegate:rol`",
         ),
         (
             r#"{"name":"x","type":"string","pulsegate:role":"weight"}"#,
-            "`x`: `pulsegate:role` is one of",
+            "`x`: `pulsegate:role` must be one of",
         ),
         (
             r#"{"name":"x","type":"string","pulsegate:role":"subject"}"#,
-            "`x`: the role `subject` is given twice",
+            "`x`: the role `subject` is assigned twice",
         ),
         (
             r#"{"name":"x","type":"string","pulsegate:role":"value"}"#,
@@ -77,24 +77,24 @@ fn mistakes_are_named_with_their_place() {
         ),
         (
             r#"{"name":"x","type":{"type":"string","confluent:tags":["PHI"]}}"#,
-            "`confluent:tags` stands on a type",
+            "`confluent:tags` is set on a type",
         ),
         (
             r#"{"name":"x","type":{"type":"array","items":"string","confluent:tags":["PHI"]}}"#,
-            "`confluent:tags` stands on a type",
+            "`confluent:tags` is set on a type",
         ),
         (r#"{"name":"x","type":"bytes"}"#, "`x`: `Bytes` is not supported"),
         (
             r#"{"name":"x","type":["null","string","long"]}"#,
-            "`x`: a union is of `null` and one other",
+            "`x`: a union must be of `null` and one other",
         ),
         (
             r#"{"name":"x","type":["null","E"]}"#,
-            "`x`: a type that contains itself",
+            "`x`: a type must not contain itself",
         ),
         (
             r#"{"name":"x","type":{"type":"record","name":"R","fields":[]}}"#,
-            "`x`: a record has at least one field",
+            "`x`: a record must have at least one field",
         ),
         (
             r#"{"name":"x","type":{"type":"enum","name":"N","symbols":["A"]}},{"name":"y","type":"N"}"#,
@@ -102,12 +102,12 @@ fn mistakes_are_named_with_their_place() {
         ),
         (
             r#"{"name":"x","type":{"type":"enum","name":"N","symbols":["A"]}},{"name":"y","type":"N","confluent:tags":["PHI"]}"#,
-            "`N`: a named type that is used again",
+            "`N`: a named type that is used more than once",
         ),
         (
             r#"{"name":"x","confluent:tags":["PHI"],"type":{"type":"record","name":"R","fields":[{"name":"a","type":"long"}]}},
                {"name":"y","type":"R"}"#,
-            "`R`: a named type that is used again",
+            "`R`: a named type that is used more than once",
         ),
     ] {
         let problem = problem(&schema(field));
@@ -131,11 +131,11 @@ fn an_event_needs_an_id_a_device_and_a_subject() {
     assert!(problem(&dropped).contains("the role `device` needs"));
     assert!(problem("{").contains("not JSON"));
     assert!(problem(r#"{"type":"record"}"#).contains("not an Avro schema"));
-    assert!(problem(r#""string""#).contains("is a record"));
+    assert!(problem(r#""string""#).contains("must be a record"));
 }
 
 #[test]
-fn two_schemas_of_one_form_are_refused() {
+fn two_schemas_with_one_canonical_form_are_refused() {
     let source = |name: &str| Source {
         name: name.to_owned(),
         text: schema(""),
@@ -151,7 +151,7 @@ fn two_schemas_of_one_form_are_refused() {
 }
 
 #[test]
-fn the_clean_schema_of_the_default_event() {
+fn the_clean_schema_follows_from_the_plan() {
     let catalog = default_plan();
     let clean = catalog.plans()[0].clean_schema();
     assert_eq!(clean["name"], "CleanBiometricEvent");
@@ -167,7 +167,7 @@ fn the_clean_schema_of_the_default_event() {
 }
 
 #[test]
-fn what_is_protected_can_be_listed() {
+fn protected_leaves_are_listed() {
     let catalog = default_plan();
     let protected: Vec<_> = catalog.plans()[0].protected();
     assert_eq!(protected[0], ("device_id", Protect::Token));

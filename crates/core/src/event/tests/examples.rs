@@ -1,4 +1,4 @@
-//! Example files: `tests/events/<outcome>/` holds values of the default event, and a new file is a new test.
+//! Example files: `tests/events/<outcome>/` holds values of the default event; every file is a test.
 
 use super::*;
 
@@ -7,7 +7,7 @@ fn every_example_has_the_outcome_of_its_directory() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/events");
     let catalog = default_plan();
     let mut seen = 0;
-    for directory in std::fs::read_dir(root).expect("tests/events is there") {
+    for directory in std::fs::read_dir(root).expect("tests/events exists") {
         let directory = directory.expect("readable").path();
         let expected = directory
             .file_name()
@@ -22,5 +22,5 @@ fn every_example_has_the_outcome_of_its_directory() {
             seen += 1;
         }
     }
-    assert!(seen >= 6, "the examples are there");
+    assert!(seen >= 6, "the examples exist");
 }

@@ -1,4 +1,4 @@
-//! Walks and rewrites: what a good event becomes, what a bad one is called, and that a schema compiles or says why not.
+//! Walks and rewrites: the clean form of valid events, the reasons for invalid ones, and the errors of schemas.
 
 mod compiling;
 mod examples;
@@ -33,7 +33,7 @@ fn default_plan() -> &'static Catalog {
     &CATALOG
 }
 
-/// An event with everything in it.
+/// An event with every field.
 fn full() -> Value {
     json!({
         "event_id": "0192f0c1-2f5e-7c11-9f3a-0242ac120002",
@@ -51,7 +51,7 @@ fn full() -> Value {
     })
 }
 
-/// A replacement that says what was to be made, of what, where. Tokens are base64url, as they are in earnest.
+/// A replacement that states its kind, path and plaintext. Tokens are base64url, as in production.
 fn seal(seal: Seal, plain: &[u8], path: &str, out: &mut Vec<u8>) {
     let text = [format!("{seal:?}({path}=").as_bytes(), plain, b")"].concat();
     match seal {
@@ -83,7 +83,7 @@ fn rewrite(catalog: &Catalog, value: &[u8]) -> Result<Vec<u8>, Reason> {
     Ok(out)
 }
 
-/// What `seal` has written, from a clean event in JSON.
+/// The text that `seal` wrote into a leaf of a clean event in JSON.
 fn unsealed(value: &Value) -> String {
     let text = value.as_str().expect("a string");
     let bytes = base64_simd::STANDARD
@@ -131,7 +131,7 @@ fn json_is_rewritten_in_place() {
 }
 
 #[test]
-fn the_walk_finds_who_the_event_is_about() {
+fn the_walk_finds_event_device_and_subject() {
     let catalog = default_plan();
     let mut arena = Arena::default();
     let value = br#" {"subject":{"id":"s-\u0034"},"event_id":"0192f0c1-2f5e-7c11-9f3a-0242ac120002","device_id":"d-17",
@@ -150,7 +150,7 @@ fn the_walk_finds_who_the_event_is_about() {
 }
 
 #[test]
-fn a_violation_leaves_the_arena_as_it_was() {
+fn a_violation_leaves_the_arena_unchanged() {
     let catalog = default_plan();
     let plan = &catalog.plans()[0];
     let mut arena = Arena::default();
@@ -164,10 +164,10 @@ fn a_violation_leaves_the_arena_as_it_was() {
     let bad = serde_json::to_vec(&bad).expect("serializes");
     let violation = plan
         .walk(Format::Json, &bad, 0, &mut arena)
-        .expect_err("a note is no number");
+        .expect_err("a note is not a number");
     assert_eq!(
         violation.to_string(),
-        "`note` is not of the type that the schema gives it"
+        "`note` does not have the type that the schema requires"
     );
     assert_eq!(
         (arena.edits.len(), arena.scratch.clone(), arena.paths.clone()),
@@ -177,26 +177,26 @@ fn a_violation_leaves_the_arena_as_it_was() {
 }
 
 #[test]
-fn the_places_of_violations_are_named_and_the_words_of_the_sender_are_not() {
+fn a_violation_names_its_place_but_never_the_senders_words() {
     let place = |edit: &dyn Fn(&mut Value)| {
         let mut event = full();
         edit(&mut event);
         let value = serde_json::to_vec(&event).expect("serializes");
         let catalog = default_plan();
         let violation = catalog.plans()[0].walk(Format::Json, &value, 0, &mut Arena::default());
-        violation.expect_err("is no event").to_string()
+        violation.expect_err("is not an event").to_string()
     };
     assert_eq!(
         place(&|event| event["readings"][1]["value"] = json!("97")),
-        "`readings[1].value` is not of the type that the schema gives it"
+        "`readings[1].value` does not have the type that the schema requires"
     );
     assert_eq!(
         place(&|event| event["subject"]["Ada Lovelace"] = json!(1)),
-        "`subject` has a member that the schema does not know"
+        "`subject` has a member that is not in the schema"
     );
     assert_eq!(
         place(&|event| event["secret"] = json!(1)),
-        "the event has a member that the schema does not know"
+        "the event has a member that is not in the schema"
     );
     assert_eq!(
         place(&|event| event["event_id"] = json!("x")),
@@ -205,7 +205,7 @@ fn the_places_of_violations_are_named_and_the_words_of_the_sender_are_not() {
 }
 
 #[test]
-fn avro_is_framed_as_a_single_object_or_with_the_id_of_the_registry() {
+fn avro_is_framed_as_a_single_object_or_with_the_registrys_id() {
     let mut catalog = catalog(DEFAULT, Format::Avro);
     let value = serde_json::to_vec(&full()).expect("serializes");
     let single = rewrite(&catalog, &value).expect("is an event");
@@ -234,7 +234,7 @@ fn avro_is_framed_as_a_single_object_or_with_the_id_of_the_registry() {
 }
 
 #[test]
-fn headers_lead_to_a_plan_or_to_the_registry() {
+fn a_header_leads_to_a_plan_or_to_the_registry() {
     let catalog = default_plan();
     let plan = &catalog.plans()[0];
     let fingerprint = plan.fingerprint;

@@ -1,5 +1,5 @@
-//! Random events of a schema with everything in it, in JSON and in Avro: what comes out, read by other people's code
-//! under the clean schema, is what the event says must come out.
+//! Random events of a schema with every type, in JSON and in Avro: the clean event, read by independent libraries
+//! under the clean schema, is the expected one.
 
 use apache_avro::Schema;
 use apache_avro::types::Value as Avro;
@@ -10,13 +10,13 @@ use crate::event::plan::{Field, Kind, Node};
 
 const EVERYTHING: &str = include_str!("everything.avsc");
 
-/// A value of a node; `None` is a member that is not there.
+/// A random value of a node.
 fn value_of(node: &Node) -> BoxedStrategy<Value> {
     let present = match &node.kind {
         Kind::Boolean => any::<bool>().prop_map(Value::from).boxed(),
         Kind::Int => any::<i32>().prop_map(Value::from).boxed(),
         Kind::Long => any::<i64>().prop_map(Value::from).boxed(),
-        // Halves and quarters read the same as a float and as a double.
+        // Multiples of a quarter have the same value as a float and as a double.
         Kind::Float => any::<i16>()
             .prop_map(|number| Value::from(f64::from(number) / 4.0))
             .boxed(),
@@ -75,7 +75,7 @@ fn record_of(fields: &[Field]) -> BoxedStrategy<Value> {
     record.prop_map(Value::Object).boxed()
 }
 
-/// Writes JSON as a hostile but honest producer would: any order, any space, any escape.
+/// Writes JSON in the strangest valid form: members in any order, any whitespace, any escape.
 fn write_json(value: &Value, random: &mut impl FnMut(usize) -> usize, out: &mut String) {
     let space = |out: &mut String, random: &mut dyn FnMut(usize) -> usize| {
         out.push_str(["", "", "", " ", "\n\t"][random(5)]);
@@ -123,7 +123,7 @@ fn write_json(value: &Value, random: &mut impl FnMut(usize) -> usize, out: &mut 
     }
 }
 
-/// The datum of an event, by another encoder.
+/// The datum of an event, encoded by apache-avro.
 pub(super) fn avro_datum(plan: &Plan, event: &Value) -> Vec<u8> {
     let schema = Schema::parse(plan.schema()).expect("the source is a schema");
     let value = to_avro(&plan.root, Some(event));
@@ -209,7 +209,7 @@ fn to_avro_present(node: &Node, value: &Value) -> Avro {
     }
 }
 
-/// What apache-avro read under the clean schema, as JSON.
+/// JSON of a value that apache-avro read under the clean schema.
 fn from_avro(value: Avro) -> Value {
     match value {
         Avro::Null => Value::Null,
@@ -255,7 +255,7 @@ fn from_avro(value: Avro) -> Value {
     }
 }
 
-/// What must come out. `filled` says that absent members stand there as their default, as in Avro.
+/// The expected clean event. With `filled`, absent members have their default, as in Avro.
 fn expected(node: &Node, path: &str, value: &Value, filled: bool) -> Value {
     let sealed = |seal: Seal| {
         let plain = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -315,14 +315,14 @@ fn expected(node: &Node, path: &str, value: &Value, filled: bool) -> Value {
     }
 }
 
-/// Rewrites a value with a catalog and reads what came out with serde_json or apache-avro.
+/// Rewrites a value with a catalog and reads the result with serde_json or apache-avro.
 fn rewritten(catalog: &Catalog, value: &[u8]) -> Value {
     let out = rewrite(catalog, value).unwrap_or_else(|reason| panic!("{}", reason.as_str()));
     let plan = &catalog.plans()[0];
     match plan.clean_format() {
         Format::Json => serde_json::from_slice(&out).expect("JSON"),
         Format::Avro => {
-            let schema = Schema::parse(plan.clean_schema()).expect("the clean schema is one");
+            let schema = Schema::parse(plan.clean_schema()).expect("the clean schema is a schema");
             let mut datum = &out[10..];
             let reader = apache_avro::reader::datum::GenericDatumReader::builder(&schema)
                 .build()
@@ -374,12 +374,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
-    fn events_of_the_default_schema(event in events(&OF_DEFAULT), seed: u64) {
+    fn events_of_the_default_schema_are_rewritten(event in events(&OF_DEFAULT), seed: u64) {
         check(&OF_DEFAULT, &event, seed);
     }
 
     #[test]
-    fn events_of_a_schema_with_everything(event in events(&OF_EVERYTHING), seed: u64) {
+    fn events_of_a_schema_with_every_type_are_rewritten(event in events(&OF_EVERYTHING), seed: u64) {
         check(&OF_EVERYTHING, &event, seed);
     }
 
@@ -391,13 +391,13 @@ proptest! {
     }
 
     #[test]
-    fn a_changed_byte_never_yields_json_that_others_refuse(event in events(&OF_DEFAULT), at: prop::sample::Index, byte: u8) {
+    fn a_changed_byte_never_yields_json_that_serde_refuses(event in events(&OF_DEFAULT), at: prop::sample::Index, byte: u8) {
         let mut value = event.to_string().into_bytes();
         let at = at.index(value.len());
         value[at] = byte;
         if let Ok(clean) = rewrite(default_plan(), &value) {
-            serde_json::from_slice::<Value>(&value).expect("what the walk takes is JSON");
-            serde_json::from_slice::<Value>(&clean).expect("what comes out is JSON");
+            serde_json::from_slice::<Value>(&value).expect("an accepted value is JSON");
+            serde_json::from_slice::<Value>(&clean).expect("a clean event is JSON");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Bad input: each has one outcome, and none stops the walk of the next.
+//! Invalid input: each value has one outcome, and none affects the next walk.
 
 use super::*;
 
@@ -16,7 +16,7 @@ fn with(member: &str, text: &str) -> Vec<u8> {
 }
 
 #[test]
-fn json_that_is_not_an_event() {
+fn invalid_json_events_are_refused() {
     let deep = |open: &str, close: &str| format!("{}{}", open.repeat(10_000), close.repeat(10_000));
     for (member, text, expected) in [
         ("/readings/0/value", "9223372036854775808", "clean"),
@@ -161,7 +161,7 @@ fn dates_are_those_of_rfc_3339() {
 }
 
 #[test]
-fn bytes_that_are_not_json() {
+fn bytes_that_are_not_json_are_undecodable() {
     let whole = full().to_string();
     for end in 0..whole.len() {
         assert_eq!(outcome(&whole.as_bytes()[..end]), "undecodable", "cut at {end}");
@@ -188,7 +188,7 @@ fn bytes_that_are_not_json() {
 }
 
 #[test]
-fn limits_hold_at_their_edge() {
+fn limits_hold_at_their_boundary() {
     let limits = Config::default();
     let text = |bytes: u32| format!("\"{}\"", "x".repeat(bytes as usize));
     assert_eq!(
@@ -224,7 +224,7 @@ fn avro() -> Vec<u8> {
 }
 
 #[test]
-fn avro_that_is_not_a_datum() {
+fn avro_that_is_not_a_datum_is_undecodable() {
     let whole = avro();
     assert_eq!(outcome(&whole), "clean");
     for end in 0..whole.len() {
@@ -235,14 +235,14 @@ fn avro_that_is_not_a_datum() {
         for byte in 0..=255 {
             let mut changed = whole.clone();
             changed[index] = byte;
-            // Anything but a panic: what it is depends on the place.
+            // It must not panic; the outcome depends on the place.
             outcome(&changed);
         }
     }
 }
 
 #[test]
-fn hostile_lengths_in_avro_are_refused_without_an_allocation_for_them() {
+fn hostile_lengths_in_avro_are_refused_without_allocating() {
     let whole = avro();
     let head = &whole[..10];
     let long = |number: i64| {
@@ -262,7 +262,7 @@ fn hostile_lengths_in_avro_are_refused_without_an_allocation_for_them() {
 }
 
 #[test]
-fn blocks_of_avro_arrays() {
+fn blocks_of_avro_arrays_are_rewritten() {
     let catalog = catalog(
         &DEFAULT.replace(
             r#""name": "firmware", "type": "string", "pulsegate:role": "firmware""#,

@@ -1,4 +1,4 @@
-//! What one generation of a lane remembers, in a few flat arrays.
+//! The state that one generation of a lane remembers, in a few flat arrays.
 
 use std::hash::BuildHasher;
 
@@ -8,17 +8,17 @@ use hashbrown::HashTable;
 use crate::gate::clock::NEVER;
 use crate::gate::verify::MessageId;
 
-/// No place.
+/// Index of an absent device or window.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// What a generation knows about a record. The larger verdict of two generations is the one that counts.
+/// A generation's verdict on a record. The larger verdict of two generations counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Judgement {
-    /// Not seen.
+    /// Not seen before.
     New,
-    /// Too far back to know.
+    /// Older than the window, so unknown.
     Unknowable,
-    /// Seen.
+    /// Seen before.
     Repeated,
 }
 
@@ -26,17 +26,17 @@ pub(super) enum Judgement {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) slot: u32,
-    /// The savepoint epoch in which this entry's old value was last written down.
+    /// The savepoint epoch in which this entry was last copied to the undo log.
     pub(super) touched: u32,
-    /// The device's place in the generation before, or `NONE`. That one does not change any more.
+    /// Index of the device in the previous generation, or `NONE`. That generation no longer changes.
     pub(super) earlier: u32,
-    /// Where the device's window begins in `windows`, or `NONE` if it has not sent a `jws` record.
+    /// Start of the device's window in `windows`, or `NONE` if the device has not sent a `jws` record.
     pub(super) window: u32,
     /// The highest boot counter seen.
     boot: u64,
     /// The highest message number of that boot.
     highest: u64,
-    /// The device's theoretical arrival time: its rate state.
+    /// Rate state of the device: its theoretical arrival time in nanoseconds.
     pub(super) arrival_ns: i64,
 }
 
@@ -48,7 +48,7 @@ pub(super) struct WebhookId {
     pub(super) hash: u64,
 }
 
-/// One generation.
+/// Devices, replay windows and webhook ids of one generation.
 #[cfg_attr(test, derive(Clone))]
 pub(super) struct Generation {
     pub(super) number: i64,
@@ -56,7 +56,7 @@ pub(super) struct Generation {
     index: HashTable<u32>,
     entries: Vec<Entry>,
     /// Replay windows in the manner of RFC 6479: bit `number mod size` of a device's words is set if the message was
-    /// seen. Bits are cleared as the window moves over them, so all of its size is usable.
+    /// seen. Bits are cleared as the window moves over them, so the whole window is usable.
     windows: Vec<u64>,
     webhook_ids: HashTable<WebhookId>,
 }
@@ -102,7 +102,7 @@ impl Generation {
     }
 
     pub(super) fn insert(&mut self, slot: u32, earlier: u32, touched: u32) -> u32 {
-        // The caller holds the number of devices below a u32.
+        // The caller keeps the number of devices below `u32::MAX`.
         let index = self.entries.len() as u32;
         self.entries.push(Entry {
             slot,
@@ -120,7 +120,7 @@ impl Generation {
         index
     }
 
-    /// What this generation knows about a record of the device at `index` (`NONE`: it has not been seen).
+    /// Judges a record of the device at `index` (`NONE`: the device has not been seen).
     pub(super) fn judge(&self, index: u32, slot: u32, id: MessageId) -> Judgement {
         match id {
             MessageId::Webhook { hash } if self.has_webhook_id(WebhookId { slot, hash }) => {
@@ -149,7 +149,7 @@ impl Generation {
         }
     }
 
-    /// Marks a message as seen. One that lies before the window leaves no mark: it stays unknowable.
+    /// Marks a message as seen. One that lies before the window leaves no mark and stays unknowable.
     pub(super) fn mark(&mut self, index: u32, boot: u64, number: u64) {
         let bits = self.window_bits();
         let (word, bit) = self.bit(number);
@@ -200,7 +200,7 @@ impl Generation {
         }
     }
 
-    /// Puts an entry back as it was. `words` are those of its window, none if it had none.
+    /// Restores an entry. `words` are those of its window, empty if it had none.
     pub(super) fn restore(&mut self, index: u32, entry: Entry, words: impl Iterator<Item = u64>) {
         self.entries[index as usize] = entry;
         if entry.window != NONE {
@@ -214,7 +214,7 @@ impl Generation {
         (self.entries.len(), self.windows.len())
     }
 
-    /// Drops the devices and windows that were added last.
+    /// Drops the devices and windows beyond these lengths.
     pub(super) fn truncate(&mut self, devices: usize, window_words: usize) {
         for (index, entry) in self.entries.iter().enumerate().skip(devices) {
             let found = self
@@ -237,7 +237,7 @@ impl Generation {
         ((at / 64) as usize, 1 << (at % 64))
     }
 
-    /// Everything that decides about records, in an order of its own.
+    /// Everything that affects decisions, in canonical order.
     #[cfg(test)]
     pub(super) fn contents(&self) -> impl PartialEq + std::fmt::Debug + use<> {
         let devices: std::collections::BTreeMap<_, _> = self
@@ -276,7 +276,7 @@ fn slide(window: &mut [u64], from: u64, to: u64) {
     let mut next = from + 1;
     while next <= to {
         let at = next % bits;
-        // To the end of this word, or to the last message.
+        // Up to the end of this word or to the last message.
         let run = (64 - at % 64).min(to - next + 1);
         let ones = if run == 64 { u64::MAX } else { (1 << run) - 1 };
         window[(at / 64) as usize] &= !(ones << (at % 64));

@@ -1,19 +1,19 @@
-//! Whether a verified record is new and within its device's rate. One [`Admission`] a lane.
+//! Decides whether a verified record is new and within its device's rate. Each lane has one [`Admission`].
 //!
-//! The state is a pure function of the raw log since the start of the generation before the present one (generations:
-//! see [`super::clock`]), so a lane that has moved to another worker gets it back by reading that part of the log
-//! again ([`Admission::rebuild_start_ms`]). That holds because of three rules:
+//! The state is a pure function of the raw log since the start of the previous generation (generations: see
+//! [`super::clock`]), so a worker that takes over a lane rebuilds it by reading that part of the log again
+//! ([`Admission::rebuild_start_ms`]). That holds because of three rules:
 //!
-//! - Every record that comes to the replay check is *looked up* in this generation and in the one before, and *marked* in
-//!   this one, whatever the outcome. What a generation holds then depends on its own records alone. (So a record that is
-//!   rejected here is `duplicate` when it comes again: the first copy is in the deadletter topic, nothing is lost.)
-//! - What counts against a rate begins afresh with a generation, at the price of at most one more burst.
+//! - Every record that reaches the replay check is *looked up* in this generation and in the previous one, and *marked*
+//!   in this one, whatever the outcome. The content of a generation then depends on its own records alone. (So a replay
+//!   of a record that is rejected here is `duplicate`: the first copy is in the deadletter topic, nothing is lost.)
+//! - Rate limits start anew with every generation, at the cost of at most one more burst.
 //! - Freshness is checked a second time, against the lane's clock. That differs from the first check only after append
-//!   times stepped back, and makes the two generations enough even then.
+//!   times stepped back, and makes two generations sufficient even then.
 //!
-//! Outcomes: `duplicate`; `stale` for a record that can't be judged, because it lies further back than the window, comes
-//! from before the device's last start, or is not fresh by the lane's clock; `rate_limited` beyond the device's rate, and
-//! where a bound of [`Config`] leaves no room to remember the record.
+//! Outcomes: `duplicate`; `stale` for a record that can't be judged because it is older than the window, from before
+//! the device's last start, or not fresh by the lane's clock; `rate_limited` beyond the device's rate, and where a
+//! bound of [`Config`] leaves no room to remember the record.
 
 mod generation;
 mod undo;
@@ -33,25 +33,25 @@ use pulsegate_settings::Check;
 pub use undo::Savepoint;
 use undo::{Mark, Step, UndoLog};
 
-/// The period of the configured rates, in nanoseconds.
+/// Period of the configured rates, in nanoseconds.
 const MINUTE_NS: i64 = 60_000_000_000;
 
-/// The limits of admission.
+/// Limits of the replay and rate checks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// How many messages a `jws` device's records may be out of order and still be judged: 64 to 4096, rounded up to a
+    /// Size of a `jws` device's replay window in messages: an older message is `stale`. 64 to 4096, rounded up to a
     /// power of two. Default 512.
     pub window_messages: u32,
-    /// Devices that a lane remembers a generation (two freshness windows), about 115 bytes each with the default window;
-    /// a further device is `rate_limited`. Default 262144.
+    /// Devices that a lane remembers per generation (two freshness windows), about 115 bytes each with the default
+    /// window; a further device is `rate_limited`. Default 262144.
     pub devices_max: u32,
-    /// Webhook ids that a lane remembers a generation, 15 to 30 bytes each; a further id is `rate_limited`.
-    /// Default 1800000, which is 3,000 a second for as long as a generation lasts.
+    /// Webhook ids that a lane remembers per generation, 15 to 30 bytes each; a further id is `rate_limited`.
+    /// Default 1800000, which is 3,000 per second for a whole generation.
     pub webhook_ids_max: u32,
-    /// The rate of a device whose class has no entry in `classes`. Default 6000 a minute and 1000 at once.
+    /// Rate of a device whose class has no entry in `classes`. Default 6000 per minute and 1000 at once.
     pub rate: Rate,
-    /// Rates by device class. Default none.
+    /// Rates by device class. Default: none.
     pub classes: BTreeMap<String, Rate>,
 }
 
@@ -68,7 +68,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Notes what makes no sense.
+    /// Reports invalid values.
     pub fn check(&self, check: &mut Check) {
         check.range("window_messages", u64::from(self.window_messages), 64..=4_096);
         check.range("devices_max", u64::from(self.devices_max), 1..=16_777_216);
@@ -80,13 +80,13 @@ impl Config {
     }
 }
 
-/// What one device may send, by the log's own time.
+/// Rate limit of one device, by the log's own time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rate {
-    /// Events in the long run, a minute. Default 6000.
+    /// Events per minute in the long run. Default 6000.
     pub events_per_minute: NonZeroU32,
-    /// Events at once. Default 1000.
+    /// Events at once (burst). Default 1000.
     pub burst: NonZeroU32,
 }
 
@@ -114,9 +114,9 @@ pub struct Admitted(());
 pub struct Admission {
     config: Config,
     freshness_ms: i64,
-    /// The limit of each device class, by the keyring's number.
+    /// Limit of each device class, indexed by its number in the keyring.
     limits: Vec<Gcra>,
-    /// The limit of a class that `limits` does not have.
+    /// Limit of a class that is not in `limits`.
     limit: Gcra,
     clock: LaneClock,
     current: Box<Generation>,
@@ -125,7 +125,7 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// A lane that has seen nothing.
+    /// The state of a lane that has read no record.
     #[must_use]
     pub fn new(config: &Config, freshness_ms: i64) -> Self {
         let window_words = config.window_messages.clamp(64, 4096).next_power_of_two() as usize / 64;
@@ -141,29 +141,29 @@ impl Admission {
         }
     }
 
-    /// The append time from which the raw log has to be read again (verified, decoded, bound and admitted, with nothing
-    /// produced) so that an empty `Admission` decides the record appended at `time_ms`, and all that follow, as one that
-    /// has read the whole log. Begin at the first offset at or after it, as the broker's lookup by time gives it.
+    /// Append time from which the raw log has to be read again (verified, decoded, bound and admitted, with nothing
+    /// produced) so that an empty `Admission` decides the record appended at `time_ms`, and all that follow, like one
+    /// that has read the whole log. Start at the first offset at or after it, as the broker's lookup by time gives it.
     #[must_use]
     pub const fn rebuild_start_ms(freshness_ms: i64, time_ms: i64) -> i64 {
         clock::rebuild_start_ms(freshness_ms, time_ms)
     }
 
-    /// Takes over the keyring's device classes. To be called after every change of the keyring; their numbers only ever
-    /// grow, so known ones are not looked at again.
+    /// Takes over the keyring's device classes. Must be called after every change of the keyring; classes are only ever
+    /// appended, so known ones are skipped.
     pub fn learn_classes<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
         let known = self.limits.len();
         let rate = |name| self.config.classes.get(name).unwrap_or(&self.config.rate).limit();
         self.limits.extend(names.into_iter().skip(known).map(rate));
     }
 
-    /// How many devices the present generation remembers.
+    /// Number of devices that the current generation remembers.
     #[must_use]
     pub fn devices(&self) -> usize {
         self.current.devices()
     }
 
-    /// Decides one verified and bound record: the next of its lane.
+    /// Decides one verified and bound record, the next of its lane.
     ///
     /// # Errors
     /// `duplicate`, `stale` or `rate_limited`: see the module's documentation.
@@ -198,7 +198,7 @@ impl Admission {
         Ok(Admitted(()))
     }
 
-    /// The device's places in this generation and in the one before. It gets one here unless they are all taken.
+    /// Indices of the device in this generation and in the previous one. Adds the device to this one unless it is full.
     fn device(&mut self, slot: u32) -> (u32, u32) {
         if let Some(index) = self.current.find(slot) {
             return (index, self.current.entry_mut(index).earlier);
@@ -210,7 +210,7 @@ impl Admission {
         (self.current.insert(slot, earlier, self.undo.epoch()), earlier)
     }
 
-    /// Marks the record as seen in this generation. Says whether there was room to.
+    /// Marks the record as seen in this generation. Returns false if there is no room for its id.
     fn mark(&mut self, index: u32, slot: u32, id: MessageId) -> bool {
         self.undo.touch(&mut self.current, index);
         match id {
@@ -233,7 +233,7 @@ impl Admission {
         }
     }
 
-    /// Makes the clock's generation the present one. What is older than the one before is dropped whole.
+    /// Makes the clock's generation the current one. Generations older than the previous one are dropped.
     fn enter_generation(&mut self) {
         let number = self.clock.generation();
         if number == self.current.number {
@@ -256,9 +256,9 @@ impl Admission {
         self.undo.push(step);
     }
 
-    /// Begins a transaction. Until it is committed, everything since can be taken back.
+    /// Begins a transaction. Until it is committed, everything since can be undone.
     ///
-    /// Transactions may overlap: take the next savepoint before the one before is committed.
+    /// Transactions may overlap: the next savepoint may be taken before the previous transaction is committed.
     pub fn savepoint(&mut self) -> Savepoint {
         let (devices, window_words) = self.current.lengths();
         self.undo.open(Mark {
@@ -271,7 +271,7 @@ impl Admission {
     /// Aborts a transaction and all that began after it: the state is what it was when the savepoint was taken.
     ///
     /// # Panics
-    /// If the savepoint is no longer open. Going on with a state that nobody knows would be worse.
+    /// If the savepoint is no longer open. Continuing with an undefined state would be worse.
     pub fn rollback_to(&mut self, savepoint: Savepoint) {
         let mark = self
             .undo
@@ -280,7 +280,7 @@ impl Admission {
         self.clock = mark.clock;
     }
 
-    /// Ends a transaction, and all that began before it, for good.
+    /// Commits a transaction and all that began before it.
     ///
     /// # Panics
     /// If the savepoint is no longer open.

@@ -6,7 +6,7 @@ use super::*;
 
 const FRESHNESS_MS: i64 = 300_000;
 const GENERATION_MS: i64 = 2 * FRESHNESS_MS;
-/// The start of a generation.
+/// Start of a generation.
 const START_MS: i64 = 1_800_000_000_000;
 
 fn rate(events_per_minute: u32, burst: u32) -> Rate {
@@ -35,7 +35,7 @@ fn webhook(hash: u64, issued_ms: i64) -> Sequence {
 }
 
 impl Admission {
-    /// One record that was signed when it was appended.
+    /// Admits one record that was signed when it was appended.
     fn at(&mut self, slot: u32, id: (u64, u64), appended_ms: i64) -> Outcome {
         self.admit(slot, 0, jws(id.0, id.1, appended_ms), appended_ms)
             .map_or_else(|outcome| outcome, |_| Outcome::Clean)
@@ -56,7 +56,7 @@ fn a_repeat_is_a_duplicate_in_any_order_within_the_window() {
         assert_eq!(lane.at(1, (1, number), START_MS), Outcome::Clean, "{number}");
         assert_eq!(lane.at(1, (1, number), START_MS), Outcome::Duplicate, "{number}");
     }
-    // 1001 - 490 = 511 is the last that the window of 512 knows.
+    // 1001 - 490 = 511 is the oldest message that a window of 512 covers.
     assert_eq!(lane.at(1, (1, 489), START_MS), STALE);
     assert_eq!(
         lane.at(2, (1, 489), START_MS),
@@ -80,7 +80,7 @@ fn a_jump_clears_what_the_window_moves_over_and_nothing_else() {
 }
 
 #[test]
-fn a_later_boot_begins_anew_and_an_earlier_one_can_not_be_judged() {
+fn a_later_boot_starts_anew_and_an_earlier_one_cannot_be_judged() {
     let mut lane = admission();
     assert_eq!(lane.at(1, (7, 900), START_MS), Outcome::Clean);
     assert_eq!(lane.at(1, (8, 0), START_MS), Outcome::Clean);
@@ -96,9 +96,9 @@ fn a_later_boot_begins_anew_and_an_earlier_one_can_not_be_judged() {
 }
 
 #[test]
-fn a_repeat_is_known_as_long_as_it_is_fresh() {
+fn a_repeat_is_detected_as_long_as_it_is_fresh() {
     let mut lane = admission();
-    // Signed as late as a first copy may be, repeated as late as a second may be.
+    // The first copy is signed as late as is fresh, the second arrives as late as is fresh.
     let issued_ms = START_MS + GENERATION_MS - 1 + FRESHNESS_MS;
     let first = |lane: &mut Admission, id| {
         lane.admit(1, 0, Sequence { issued_ms, id }, issued_ms - FRESHNESS_MS)
@@ -133,7 +133,7 @@ fn idle_devices_vanish_with_their_generation() {
 }
 
 #[test]
-fn the_rate_is_the_class_s_and_its_own_device_s() {
+fn the_rate_is_set_by_class_and_counted_by_device() {
     let classes = [("infusion-pump".to_owned(), rate(60, 2))].into();
     let mut lane = Admission::new(
         &Config {
@@ -152,7 +152,7 @@ fn the_rate_is_the_class_s_and_its_own_device_s() {
         };
         (0..10).take_while(|&number| admitted(&mut lane, number)).count()
     };
-    // The class, the default, and a class that the lane has not heard of yet.
+    // The class's rate, the default rate, and a class that the lane does not know yet.
     assert_eq!([burst(1, 1), burst(2, 0), burst(3, 9), burst(4, 1)], [2, 4, 4, 2]);
     let mut later = |number, now_ms| lane.admit(1, 1, jws(1, number, now_ms), now_ms).err();
     assert_eq!(later(100, START_MS + 999), Some(LIMITED));
@@ -160,7 +160,7 @@ fn the_rate_is_the_class_s_and_its_own_device_s() {
 }
 
 #[test]
-fn what_goes_beyond_the_rate_is_remembered_but_not_counted() {
+fn a_record_beyond_the_rate_is_remembered_but_not_counted() {
     let mut lane = Admission::new(
         &Config {
             rate: rate(60, 1),
@@ -201,7 +201,7 @@ fn a_generation_costs_at_most_one_more_burst() {
 }
 
 #[test]
-fn a_lane_without_room_for_a_device_or_an_id_says_rate_limited() {
+fn a_lane_without_room_for_a_device_or_an_id_returns_rate_limited() {
     let config = Config {
         devices_max: 2,
         webhook_ids_max: 3,
@@ -217,7 +217,7 @@ fn a_lane_without_room_for_a_device_or_an_id_says_rate_limited() {
         [1, 2, 3, 4, 3].map(|hash| hook(hash, START_MS)),
         [None, None, None, Some(LIMITED), Some(Outcome::Duplicate)]
     );
-    // A full generation does not forget what the one before knows.
+    // A full generation still finds what the previous one remembers.
     let next_ms = START_MS + GENERATION_MS;
     assert_eq!([7, 8, 9].map(|hash| hook(hash, next_ms)), [None; 3]);
     assert_eq!(hook(1, next_ms), Some(Outcome::Duplicate));
@@ -240,7 +240,7 @@ fn a_step_back_does_not_let_a_repeat_through() {
     assert_eq!(lane.at(1, (1, 1), last_ms), Outcome::Clean);
     // A device whose clock agrees with a broker that is five minutes ahead takes the lane two generations on.
     assert_eq!(lane.at(2, (1, 1), START_MS + 2 * GENERATION_MS), Outcome::Clean);
-    // Back to the right time, where the repeat would be fresh. The lane's clock stands still, so it is not.
+    // Back at the correct time the repeat would be fresh, but the lane's clock stands still, so it is stale.
     let again = lane.admit(1, 0, jws(1, 1, last_ms), last_ms + FRESHNESS_MS);
     assert_eq!(again.err(), Some(STALE));
 }
@@ -260,7 +260,7 @@ fn a_lane_whose_clock_was_far_ahead_starts_over() {
 }
 
 #[test]
-fn an_aborted_transaction_across_generations_is_taken_back() {
+fn an_aborted_transaction_across_generations_is_undone() {
     let mut lane = admission();
     lane.at(1, (1, 1), START_MS);
     lane.at(2, (1, 1), START_MS);
@@ -278,7 +278,7 @@ fn an_aborted_transaction_across_generations_is_taken_back() {
 
 #[test]
 #[should_panic(expected = "no longer open")]
-fn a_savepoint_that_went_with_an_earlier_one_is_refused() {
+fn a_savepoint_that_was_rolled_back_with_an_earlier_one_panics() {
     let mut lane = admission();
     let first = lane.savepoint();
     let second = lane.savepoint();
@@ -286,7 +286,7 @@ fn a_savepoint_that_went_with_an_earlier_one_is_refused() {
     lane.rollback_to(second);
 }
 
-/// A record that is fresh by its own append time, as `verify` would let it through.
+/// A record that is fresh by its own append time, so `verify` would pass it.
 #[derive(Clone, Copy, Debug)]
 struct Logged {
     slot: u32,
@@ -301,7 +301,7 @@ impl Logged {
     }
 }
 
-/// What can happen next in a log.
+/// One step of a random log.
 #[derive(Clone, Debug)]
 enum Event {
     Jws {
@@ -315,11 +315,11 @@ enum Event {
         hash: u64,
         skew_ms: i64,
     },
-    /// An earlier record once more, if it is still fresh.
+    /// A replay of an earlier record, if it is still fresh.
     Replay {
         back: prop::sample::Index,
     },
-    /// The same device, message after message.
+    /// Consecutive messages of one device.
     Flood {
         slot: u32,
         boot: u64,
@@ -414,8 +414,8 @@ fn tight() -> Admission {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// The heart of exactly-once after a rebalance: a lane that reads the log again from where `rebuild_start_ms` says
-    /// decides every later record as the lane that has read all of it.
+    /// Exactly-once after a rebalance rests on this: a lane that reads the log again from `rebuild_start_ms` decides
+    /// every later record as the lane that has read all of it.
     #[test]
     fn a_rebuilt_lane_decides_as_the_one_that_saw_everything(
         events in prop::collection::vec(event(), 1..200),
@@ -428,7 +428,7 @@ proptest! {
         let decided: Vec<_> = log.iter().map(|record| record.admit(&mut full)).collect();
 
         let from_ms = Admission::rebuild_start_ms(FRESHNESS_MS, log[resume].appended_ms);
-        // As the broker's lookup by time: the first offset whose timestamp is at or after.
+        // Like the broker's lookup by time: the first offset whose timestamp is at or after it.
         let from = log.iter().position(|record| record.appended_ms >= from_ms).unwrap();
         let mut rebuilt = tight();
         for (offset, record) in log.iter().enumerate().skip(from) {
@@ -440,7 +440,7 @@ proptest! {
         prop_assert_eq!(rebuilt.current.contents(), full.current.contents());
     }
 
-    /// No message of a device is clean twice, unless its lane's clock was more than a generation wrong.
+    /// No message of a device is clean twice, unless the lane's clock was wrong by more than a generation.
     #[test]
     fn nothing_is_admitted_twice(events in prop::collection::vec(event(), 1..300)) {
         let events: Vec<_> = events.into_iter().filter(|event| !matches!(event, Event::Step { ms } if *ms < -GENERATION_MS)).collect();
@@ -460,7 +460,7 @@ proptest! {
         }
     }
 
-    /// Two transactions in flight, aborts and commits in any order: an abort leaves no trace.
+    /// Two transactions in flight, with aborts and commits in any order: an abort restores the state.
     #[test]
     fn an_abort_leaves_no_trace(
         batches in prop::collection::vec((prop::collection::vec(event(), 0..25), 0..4_u8), 1..20),

@@ -1,52 +1,52 @@
-//! How an aborted transaction is taken back: a log of what was there before, in the order in which it changed.
+//! Undo log of aborted transactions: the previous values, in the order of the changes.
 
 use std::collections::VecDeque;
 
 use super::generation::{Entry, Generation, WebhookId};
 use crate::gate::clock::LaneClock;
 
-/// A point in a lane to which its state can return. Neither `Copy` nor `Clone`: it is used up by commit or rollback.
+/// A point that a lane's state can return to. Neither `Copy` nor `Clone`: commit or rollback consumes it.
 #[derive(Debug)]
 #[must_use = "a transaction has to be committed or rolled back"]
 pub struct Savepoint(u64);
 
-/// What a savepoint has to know beyond the log.
+/// State of a savepoint that is not in the log.
 #[derive(Clone, Copy)]
 pub(super) struct Mark {
     pub(super) clock: LaneClock,
-    /// The length of the present generation's arrays: they only grow, so their growth needs no step.
+    /// Lengths of the current generation's arrays: they only grow, so their growth needs no step.
     pub(super) devices: usize,
     pub(super) window_words: usize,
 }
 
-/// One change that can be taken back. All but `Rotated` are changes of the generation that was the present one then.
+/// One change that can be undone. All but `Rotated` change the generation that was current at the time.
 #[cfg_attr(test, derive(Clone))]
 pub(super) enum Step {
-    /// A device's entry, which stood in the generation before the savepoint, changed for the first time since. The words
-    /// of its window stand in `UndoLog::words`.
+    /// First change since the savepoint of a device's entry that existed before it. The words of its window are in
+    /// `UndoLog::words`.
     Device { index: u32, entry: Entry, words: usize },
-    /// An id was added.
+    /// A webhook id was added.
     WebhookId(WebhookId),
-    /// A generation began. `previous` was dropped, and so was `current` unless it became the one before.
+    /// A generation began. `previous` was dropped, and so was `current` unless it became the previous one.
     Rotated {
         previous: Box<Generation>,
         current: Option<Box<Generation>>,
     },
 }
 
-/// The log, and the savepoints that are open. Bounded by what the open transactions may hold.
+/// The log and the open savepoints. Its size is bounded by the limits of the open transactions.
 #[derive(Default)]
 #[cfg_attr(test, derive(Clone))]
 pub(super) struct UndoLog {
     steps: VecDeque<Step>,
     words: VecDeque<u64>,
-    /// How many steps have left at the front.
+    /// Number of steps that were removed at the front.
     left: u64,
-    /// Identity, the step at which it was taken, and the rest.
+    /// Identity, number of the step at which it was taken, and mark of each savepoint.
     savepoints: VecDeque<(u64, u64, Mark)>,
     taken: u64,
-    /// Grows with every savepoint. An entry that carries the present one need not be written down
-    /// again. It may wrap: no entry outlives two generations.
+    /// Grows with every savepoint. An entry that carries the current epoch is in the log already.
+    /// It may wrap: no entry outlives two generations.
     epoch: u32,
 }
 
@@ -69,7 +69,7 @@ impl UndoLog {
         }
     }
 
-    /// Writes an entry down before its first change since the last savepoint.
+    /// Logs an entry before its first change since the last savepoint.
     pub(super) fn touch(&mut self, generation: &mut Generation, index: u32) {
         let old = *generation.entry_mut(index);
         if self.savepoints.is_empty() || old.touched == self.epoch {
@@ -85,7 +85,7 @@ impl UndoLog {
         generation.entry_mut(index).touched = self.epoch;
     }
 
-    /// Takes back every step since the savepoint. The caller cuts the present generation's arrays to the mark's lengths.
+    /// Undoes every step since the savepoint. The caller truncates the current generation to the mark's lengths.
     pub(super) fn rollback(
         &mut self,
         savepoint: Savepoint,
@@ -129,7 +129,7 @@ impl UndoLog {
         place.expect("the savepoint is no longer open")
     }
 
-    /// Forgets what only this savepoint and earlier ones need.
+    /// Drops the steps that only this savepoint and earlier ones need.
     pub(super) fn commit(&mut self, savepoint: Savepoint) {
         let place = self.place_of(savepoint);
         self.savepoints.drain(..=place);

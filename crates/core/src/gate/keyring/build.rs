@@ -1,4 +1,4 @@
-//! Makes a snapshot: checks every row against the rules of the registry and keeps the tables in step.
+//! Builds a snapshot: checks every row against the rules of the registry and keeps the tables consistent.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::{
     SECRET_BYTES_MAX, WEBHOOK_SECRET_BYTES_MIN, hash,
 };
 
-/// Why a row can't be in the registry. A fault of the vault's contents, never of a message; names no value.
+/// Why a row is not valid in the registry. A fault of the vault's contents, never of a message; it names no value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyringError {
     /// The key id is empty, too long, or would need an escape in JSON.
@@ -33,25 +33,25 @@ pub enum KeyringError {
         "an Ed25519 public key must be 32 bytes that encode a point which is not of small order (RFC 8032)"
     )]
     PublicKey,
-    /// A webhook key that is not HS256.
-    #[error("a webhook key must be HS256: Standard Webhooks v1 knows no other algorithm")]
+    /// A webhook key is not HS256.
+    #[error("a webhook key must be HS256: Standard Webhooks v1 has no other algorithm")]
     WebhookAlgorithm,
     /// The key id already belongs to another device.
     #[error("the key id already belongs to another device: give the new key an id of its own")]
     KidTaken,
-    /// A device with more verifying keys than the limit.
+    /// A device has more verifying keys than the limit.
     #[error("a device may have two keys that are active or verify_only: revoke one before you add another")]
     TooManyKeys,
-    /// More than 65,536 tenants, 256 classes, or four gigabytes of names.
+    /// The registry has more than 65,536 tenants, 256 classes, or 4 GiB of names.
     #[error("the registry is full: at most 65,536 tenants, 256 device classes and 4 GiB of names")]
     Full,
 }
 
 impl KeyRow<'_> {
-    /// Checks everything about the row that needs no other row.
+    /// Checks the rules that concern this row alone.
     ///
     /// # Errors
-    /// The first rule that it breaks.
+    /// The first rule that the row breaks.
     pub fn check(&self) -> Result<(), KeyringError> {
         let plain = |byte: u8| (0x20..0x7f).contains(&byte) && byte != b'"' && byte != b'\\';
         if !(1..=NAME_BYTES_MAX).contains(&self.kid.len()) || !self.kid.bytes().all(plain) {
@@ -86,9 +86,9 @@ impl KeyRow<'_> {
 /// Collects rows for a new snapshot.
 pub struct KeyringBuilder {
     keyring: Keyring,
-    /// Verifying keys that found both places of their device taken, to be placed once the others have left.
+    /// Verifying keys that found both places of their device taken; `finish` places them.
     waiting: Vec<u32>,
-    /// The numbers of the keyring's tenants and classes.
+    /// Numbers of the keyring's tenants and classes, by name.
     tenants: HashMap<Box<str>, usize>,
     classes: HashMap<Box<str>, usize>,
 }
@@ -114,7 +114,7 @@ impl KeyringBuilder {
     /// Adds a row, or updates the one with this key id. The device's tenant, class and token become the row's.
     ///
     /// # Errors
-    /// A row that breaks a rule of the registry, or for which there is no room. Its key is then what it was before.
+    /// If the row breaks a rule of the registry or the registry is full. The row's key then stays unchanged.
     pub fn put(&mut self, row: &KeyRow<'_>) -> Result<(), KeyringError> {
         row.check()?;
         let slot = self.put_device(row)?;
@@ -123,10 +123,10 @@ impl KeyringBuilder {
         Ok(())
     }
 
-    /// The finished snapshot.
+    /// Returns the finished snapshot.
     ///
     /// # Errors
-    /// A device with more verifying keys than the limit.
+    /// If a device has more verifying keys than the limit.
     pub fn finish(mut self) -> Result<Keyring, KeyringError> {
         for index in std::mem::take(&mut self.waiting) {
             let slot = self.keyring.keys.get(index).device;
@@ -217,7 +217,7 @@ impl KeyringBuilder {
         Ok(index)
     }
 
-    /// Enters the key among its device's verifying keys, or takes it out.
+    /// Adds the key to its device's verifying keys, or removes it.
     fn place_key(&mut self, slot: u32, index: u32, row: &KeyRow<'_>) {
         self.waiting.retain(|&waiting| waiting != index);
         let places = self.keyring.devices.get(slot).verifying;
@@ -234,7 +234,7 @@ impl KeyringBuilder {
     }
 }
 
-/// What the snapshot keeps: nothing of a key that may not verify, the hash of a secret longer than a block (RFC 2104).
+/// The material to store: empty for a key that may not verify, the hash of a secret longer than a block (RFC 2104).
 fn stored_material(row: &KeyRow<'_>) -> Zeroizing<Vec<u8>> {
     Zeroizing::new(if !row.state.verifies() {
         Vec::new()
@@ -245,7 +245,7 @@ fn stored_material(row: &KeyRow<'_>) -> Zeroizing<Vec<u8>> {
     })
 }
 
-/// The number of a name in a list that only grows.
+/// Returns the number of a name, adding it if it is new.
 fn intern(names: &mut Arc<Vec<Box<str>>>, numbers: &mut HashMap<Box<str>, usize>, name: &str) -> usize {
     if let Some(number) = numbers.get(name) {
         return *number;

@@ -1,5 +1,5 @@
 //! Append-only storage in chunks that snapshots share. A chunk is copied when one of its elements changes while another
-//! snapshot still reads it; otherwise nothing ever moves.
+//! snapshot still holds it; otherwise nothing is moved.
 
 use std::mem::size_of;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use zeroize::Zeroize;
 const ROWS: usize = 1024;
 const BYTES: usize = 64 * 1024;
 
-/// Rows of one size.
+/// Append-only list of rows.
 #[derive(Clone)]
 pub(super) struct List<T> {
     chunks: Vec<Arc<[T]>>,
@@ -61,7 +61,7 @@ fn place(next: usize, len: usize) -> usize {
     }
 }
 
-/// Names.
+/// Names, stored back to back.
 #[derive(Clone)]
 pub(super) struct Texts {
     chunks: Vec<Arc<[u8]>>,
@@ -81,12 +81,12 @@ impl Texts {
         &self.chunks[at as usize / BYTES][start..start + usize::from(len)]
     }
 
-    /// The name at this place. Only whole names were put, so the empty answer is never given.
+    /// The name at this place. Only whole names are stored, so the empty default is never returned.
     pub(super) fn get(&self, at: u32, len: u8) -> &str {
         std::str::from_utf8(self.bytes(at, len)).unwrap_or_default()
     }
 
-    /// Appends a name of at most 255 bytes; `None` when four gigabytes are full.
+    /// Appends a name of at most 255 bytes; `None` once 4 GiB are full.
     pub(super) fn put(&mut self, name: &str) -> Option<(u32, u8)> {
         let len = u8::try_from(name.len()).ok()?;
         let at = place(self.next, name.len());
@@ -106,7 +106,7 @@ impl Texts {
     }
 }
 
-/// One chunk of key material. On the heap from the first byte on, so that no copy stays behind on a stack.
+/// One chunk of key material, allocated on the heap so that no copy is left on a stack.
 #[derive(Clone)]
 struct SecretChunk(Box<[u8]>);
 
@@ -116,7 +116,7 @@ impl Drop for SecretChunk {
     }
 }
 
-/// Key material.
+/// Key material, stored back to back.
 #[derive(Clone)]
 pub(super) struct Secrets {
     chunks: Vec<Arc<SecretChunk>>,
@@ -139,7 +139,7 @@ impl Secrets {
         &self.chunks[at as usize / BYTES].0[start..start + usize::from(len)]
     }
 
-    /// Appends material of at most 64 bytes; `None` when four gigabytes are full.
+    /// Appends material of at most 64 bytes; `None` once 4 GiB are full.
     pub(super) fn put(&mut self, material: &[u8]) -> Option<(u32, u8)> {
         let len = u8::try_from(material.len()).ok()?;
         let at = place(self.next, material.len());
@@ -153,7 +153,7 @@ impl Secrets {
         Some((address, len))
     }
 
-    /// Forgets material. Snapshots that came before still hold theirs until they go.
+    /// Wipes material from this snapshot. Earlier snapshots keep theirs until they are dropped.
     pub(super) fn wipe(&mut self, at: u32, len: u8) {
         if len > 0 {
             self.write(at, usize::from(len)).zeroize();

@@ -1,13 +1,13 @@
 //! The device keys of the registry, as one immutable snapshot in memory.
 //!
-//! A lane looks keys up without a lock; the shell swaps the whole snapshot when the vault changes. A new snapshot shares
-//! every chunk that did not change with the one before, so that a change of one key costs two or three chunks and not
-//! two hundred megabytes, and so that key material is never moved: it is wiped where it lies when the last snapshot
-//! that holds it goes.
+//! A lane looks keys up without a lock; the shell swaps the whole snapshot when the vault changes. A new snapshot
+//! shares every unchanged chunk with the one before, so a change of one key copies two or three chunks instead of two
+//! hundred megabytes, and key material is never moved: it is wiped in place when the last snapshot that holds it is
+//! dropped.
 //!
-//! Measured with 1,000,000 devices of one HS256 key each and UUIDs as names: 183 MB, loaded in 3.8 s of one core in an
+//! Measured with 1,000,000 devices, one HS256 key each and UUIDs as names: 183 MB, loaded in 3.8 s of one core in an
 //! unoptimised test (`a_million_devices_fit`; the bound is 200 MB and 10 s). Optimised (`benches/verify.rs`), 10,000
-//! devices load in 2.5 ms; among a million, to revoke one key takes 55 us and to add one 17 ms, for the copy of a table.
+//! devices load in 2.5 ms; among a million, revoking one key takes 55 us and adding one 17 ms, which copies a table.
 
 mod build;
 mod chunks;
@@ -23,20 +23,20 @@ use serde::{Deserialize, Serialize};
 pub use build::{KeyringBuilder, KeyringError};
 use chunks::{List, Secrets, Texts};
 
-/// The longest key id or device id, in bytes.
+/// Maximum length of a key id or device id, in bytes.
 pub const NAME_BYTES_MAX: usize = 128;
-/// The longest HMAC secret that a row may bring, in bytes.
+/// Maximum length of an HMAC secret in a row, in bytes.
 pub const SECRET_BYTES_MAX: usize = 256;
-/// The shortest HMAC secret of a `jws` key, in bytes: the hash's own size (RFC 7518 §3.2).
+/// Minimum length of a `jws` key's HMAC secret, in bytes: the size of the hash (RFC 7518 §3.2).
 pub const JWS_SECRET_BYTES_MIN: usize = 32;
-/// The shortest HMAC secret of a `webhook` key, in bytes (Standard Webhooks, "Signature scheme": 24 to 64).
+/// Minimum length of a `webhook` key's HMAC secret, in bytes (Standard Webhooks, "Signature scheme": 24 to 64).
 pub const WEBHOOK_SECRET_BYTES_MIN: usize = 24;
-/// How many keys of one device may verify (be `active` or `verify_only`) at once: enough to rotate without a pause.
+/// Maximum number of a device's keys that verify (`active` or `verify_only`): enough to rotate without a pause.
 pub const VERIFYING_KEYS_MAX: usize = 2;
-/// How many classes of devices there may be: their number fits a byte, a million times.
+/// Maximum number of device classes: every device entry stores its class in one byte.
 pub const CLASSES_MAX: usize = 1 << u8::BITS;
 
-/// How a device signs. The registry row decides it, never the message.
+/// Signature profile of a key. The registry row decides it, never the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Profile {
@@ -46,7 +46,7 @@ pub enum Profile {
     Webhook,
 }
 
-/// The algorithm that a key is pinned to.
+/// Signature algorithm that a key is pinned to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Algorithm {
     /// HMAC with SHA-256 (RFC 7518 §3.2; Standard Webhooks `v1`).
@@ -56,22 +56,22 @@ pub enum Algorithm {
     Ed25519,
 }
 
-/// Where a key stands in its life. Only `Active` and `VerifyOnly` verify.
+/// Lifecycle state of a key. Only `Active` and `VerifyOnly` verify.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeyState {
-    /// Made, not yet released.
+    /// Created, not yet activated.
     Pending,
     /// Signs and verifies.
     Active,
-    /// On its way out: what it has signed still verifies.
+    /// Being rotated out: its signatures still verify.
     VerifyOnly,
-    /// Verifies nothing any more. The snapshot does not hold its material.
+    /// Revoked: verifies nothing, and the snapshot does not hold its material.
     Revoked,
 }
 
 impl Profile {
-    /// The name in the registry.
+    /// Name in the registry.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -90,7 +90,7 @@ impl Profile {
 }
 
 impl Algorithm {
-    /// The name in the registry and in a JWS header.
+    /// Name in the registry and in a JWS header.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -109,7 +109,7 @@ impl Algorithm {
 }
 
 impl KeyState {
-    /// The name in the registry.
+    /// Name in the registry.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -135,26 +135,26 @@ impl KeyState {
     }
 }
 
-/// One key of the registry, as the vault hands it over.
+/// One key of the registry, as loaded from the vault.
 #[derive(Clone, Copy)]
 pub struct KeyRow<'a> {
-    /// The key id, unique over all tenants: printable ASCII without `"` and `\`, so that it stands in JSON as it is.
+    /// The key id, unique over all tenants: printable ASCII without `"` and `\`, so that it needs no escape in JSON.
     pub kid: &'a str,
     /// The device id, which is also the record key.
     pub device: &'a str,
-    /// The tenant's name.
+    /// Tenant's name.
     pub tenant: &'a str,
     /// The device class, which chooses the rate limit.
     pub class: &'a str,
-    /// How the device signs with this key.
+    /// Signature profile that the device uses with this key.
     pub profile: Profile,
-    /// What the key is pinned to.
+    /// Algorithm that the key is pinned to.
     pub algorithm: Algorithm,
-    /// Where the key stands in its life.
+    /// Lifecycle state of the key.
     pub state: KeyState,
     /// The HMAC secret, or the 32 bytes of the Ed25519 public key.
     pub material: &'a [u8],
-    /// The token that stands for the device in the clean topic (16 bytes as unpadded base64url).
+    /// Token that replaces the device id in the clean topic (16 bytes as unpadded base64url).
     pub device_token: &'a [u8; 22],
 }
 
@@ -164,23 +164,23 @@ impl fmt::Debug for KeyRow<'_> {
     }
 }
 
-/// What a verified record's key says about its sender.
+/// The sender of a record, as its verified key identifies it.
 #[derive(Clone, Copy)]
 pub struct Key<'k> {
-    /// The device's number in this process. It never changes its meaning from one snapshot to the next.
+    /// Number of the device in this process; it names the same device in every later snapshot.
     pub slot: u32,
     /// The device id.
     pub device: &'k str,
-    /// The tenant's number; `Keyring::tenant` has the name.
+    /// Number of the tenant; `Keyring::tenant` returns the name.
     pub tenant: u16,
-    /// The device class's number; `Keyring::classes` has the names.
+    /// Number of the device class; `Keyring::classes` returns the names.
     pub class: u8,
-    /// The token that stands for the device in the clean topic.
+    /// Token that replaces the device id in the clean topic.
     pub device_token: &'k [u8; 22],
 }
 
 impl fmt::Debug for Key<'_> {
-    /// The slot only: a device id is an identity.
+    /// Writes the slot only: a device id is an identity.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Key({})", self.slot)
     }
@@ -198,19 +198,19 @@ struct KeyEntry {
     flags: u8,
 }
 
-/// No key in this place of a device.
+/// Marks an empty place in `DeviceEntry::verifying`.
 const NO_KEY: u32 = u32::MAX;
 
 /// A device row in memory, 40 bytes.
 #[derive(Clone, Copy)]
 struct DeviceEntry {
     id_at: u32,
-    /// The keys that verify, in no order.
+    /// Indices of the keys that verify, in no particular order.
     verifying: [u32; VERIFYING_KEYS_MAX],
     tenant: u16,
     id_len: u8,
     class: u8,
-    /// The device has, or has had, a webhook key.
+    /// Whether the device has, or has had, a webhook key.
     webhook: bool,
     token: [u8; 22],
 }
@@ -260,7 +260,7 @@ impl KeyEntry {
     }
 }
 
-/// A key as `verify` sees it: with its material.
+/// A key with its material, as `verify` needs it.
 pub(super) struct Found<'k> {
     pub(super) key: Key<'k>,
     pub(super) profile: Profile,
@@ -299,11 +299,11 @@ impl Keyring {
         }
     }
 
-    /// A new snapshot with these rows added or, where the key id is known, updated. The order of the rows is of no
-    /// consequence.
+    /// Returns a new snapshot with these rows added or, where the key id is known, updated. The order of the rows does
+    /// not matter.
     ///
     /// # Errors
-    /// A row that breaks a rule of the registry; this snapshot stays as it is.
+    /// If a row breaks a rule of the registry; this snapshot stays unchanged.
     pub fn apply(&self, rows: &[KeyRow<'_>]) -> Result<Self, KeyringError> {
         let mut builder = self.edit();
         for row in rows {
@@ -312,41 +312,41 @@ impl Keyring {
         builder.finish()
     }
 
-    /// Begins a new snapshot that starts out as this one.
+    /// Starts building a new snapshot from this one.
     #[must_use]
     pub fn edit(&self) -> KeyringBuilder {
         KeyringBuilder::from(self.clone())
     }
 
-    /// How many devices there are. Slots are below it.
+    /// Number of devices; slots are below it.
     #[must_use]
     pub fn devices(&self) -> u32 {
         self.devices.len()
     }
 
-    /// How many keys there are, in any state.
+    /// Number of keys, in any state.
     #[must_use]
     pub fn keys(&self) -> u32 {
         self.keys.len()
     }
 
-    /// The name of a tenant.
+    /// Name of a tenant, by its number.
     #[must_use]
     pub fn tenant(&self, tenant: u16) -> Option<&str> {
         self.tenants.get(usize::from(tenant)).map(Box::as_ref)
     }
 
-    /// The names of all tenants, by number.
+    /// Names of all tenants, ordered by number.
     pub fn tenants(&self) -> impl ExactSizeIterator<Item = &str> {
         self.tenants.iter().map(Box::as_ref)
     }
 
-    /// The names of all device classes, by number.
+    /// Names of all device classes, ordered by number.
     pub fn classes(&self) -> impl ExactSizeIterator<Item = &str> {
         self.classes.iter().map(Box::as_ref)
     }
 
-    /// The heap memory of this snapshot in bytes, shared chunks included.
+    /// Heap memory of this snapshot in bytes, including shared chunks.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
         self.keys.heap_bytes()
@@ -357,7 +357,7 @@ impl Keyring {
             + self.by_device.allocation_size()
     }
 
-    /// The token of a device.
+    /// Token of a device; `None` if the device is unknown.
     #[must_use]
     pub fn device_token(&self, device: &str) -> Option<&[u8; 22]> {
         let slot = self.find_device(device.as_bytes())?;
@@ -369,7 +369,7 @@ impl Keyring {
         self.find_kid(kid).map(|index| self.found(self.keys.get(index)))
     }
 
-    /// The webhook keys of this device that verify. `None` is a device that nobody knows or that has never had one; all
+    /// The webhook keys of this device that verify. `None` if the device is unknown or has never had a webhook key; all
     /// places are empty if its webhook keys are pending or revoked.
     pub(super) fn webhook_keys(&self, device: &[u8]) -> Option<[Option<Found<'_>>; VERIFYING_KEYS_MAX]> {
         let entry = self.devices.get(self.find_device(device)?);
@@ -426,7 +426,7 @@ impl fmt::Debug for Keyring {
     }
 }
 
-/// Names come from the registry, not from messages, so a fixed seed gives nobody a way to make them collide.
+/// Names come from the registry, not from messages, so a sender cannot exploit the fixed seed to make them collide.
 fn hash(name: &[u8]) -> u64 {
     FixedState::default().hash_one(name)
 }

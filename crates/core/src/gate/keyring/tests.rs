@@ -110,7 +110,7 @@ fn a_snapshot_does_not_change_when_the_next_is_made_from_it() {
 }
 
 #[test]
-fn material_that_may_not_verify_is_not_in_the_snapshot() {
+fn material_of_keys_that_may_not_verify_is_not_in_the_snapshot() {
     let secret = *b"0123456789abcdef0123456789abcdef";
     let keyring = applied(&[row("k1", "d1", &secret)]);
     assert!(keyring.secrets.holds(&secret));
@@ -153,7 +153,7 @@ fn a_device_rotates_between_two_keys_whatever_the_order_of_the_rows() {
             [false, true, true]
         );
     }
-    // One that was to come in and is revoked in the same breath takes no place.
+    // A key that is added and revoked in the same change takes no place.
     let gone = KeyRow {
         state: KeyState::Revoked,
         ..third
@@ -238,7 +238,7 @@ fn rows_that_break_a_rule_are_refused_without_naming_a_value() {
 }
 
 #[test]
-fn classes_and_tenants_have_an_end() {
+fn the_number_of_classes_is_limited() {
     let names: Vec<_> = (0..=CLASSES_MAX).map(|class| format!("c{class}")).collect();
     let mut builder = KeyringBuilder::default();
     let mut put = |class: &str| {
@@ -254,17 +254,17 @@ fn classes_and_tenants_have_an_end() {
     assert_eq!(
         usize::from(key.class),
         CLASSES_MAX - 1,
-        "what was refused changed nothing"
+        "a refused row changes nothing"
     );
 }
 
-/// The nanoseconds that this thread has had a core to itself for, which a busy machine does not stretch.
+/// CPU time of this thread in nanoseconds, which does not depend on the load of the machine.
 fn thread_ns() -> u64 {
     let times = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     times.split(' ').next().unwrap().parse().unwrap()
 }
 
-/// The bound: a million devices in 200 MB, loaded in 10 s. The names are as long as they get in practice.
+/// The required bound: a million devices in 200 MB, loaded in 10 s. The names are as long as in practice.
 #[test]
 fn a_million_devices_fit() {
     const DEVICES: u32 = 1_000_000;
@@ -284,7 +284,7 @@ fn a_million_devices_fit() {
     assert!(bytes <= 200_000_000, "{bytes} bytes");
     assert!(elapsed_ms < 10_000, "{elapsed_ms} ms");
 
-    // A snapshot made from it shares its rows and tells them apart as well.
+    // A snapshot derived from it shares its rows and still finds them.
     let device = uuid::Uuid::from_u128(7).to_string();
     let kid = format!("{device}-a");
     let revoked = KeyRow {

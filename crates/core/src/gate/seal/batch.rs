@@ -1,10 +1,10 @@
-//! What one transaction produces. Its parts are open to the stage that seals and to nobody else.
+//! Records that one transaction produces. Only the sealing stage can add to them.
 
 use std::ops::Range;
 
 use pulsegate_ledger::outcome::Reason;
 
-/// Everything that one transaction produces: the records' bytes in one arena, and where each record's begin and end.
+/// All records that one transaction produces: their bytes in one arena, and the range of each record.
 #[derive(Default)]
 pub struct SealedBatch {
     pub(super) bytes: Vec<u8>,
@@ -20,7 +20,7 @@ pub(super) struct Entry {
     pub value: Range<usize>,
 }
 
-/// A record of the deadletter topic, with what its headers say.
+/// A record of the deadletter topic, with the values of its headers.
 pub(super) struct Letter {
     pub entry: Entry,
     pub reason: Reason,
@@ -31,11 +31,11 @@ pub(super) struct Letter {
 /// A record of the deadletter topic.
 #[derive(Clone, Copy)]
 pub struct Deadletter<'b> {
-    /// The partition: the raw one.
+    /// Partition, the same as that of the raw record.
     pub partition: i32,
-    /// The device id as received, or empty where it cannot be trusted.
+    /// Device id if it was verified, otherwise empty.
     pub key: &'b [u8],
-    /// The received bytes, sealed to the quarantine key.
+    /// Received value, sealed to the quarantine key.
     pub value: &'b [u8],
     reason: Reason,
     origin: &'b [u8],
@@ -43,7 +43,7 @@ pub struct Deadletter<'b> {
 }
 
 impl<'b> Deadletter<'b> {
-    /// The headers, in the order in which they are written. Nothing of the payload and no identity is in them.
+    /// Headers in the order of writing. They contain neither payload nor identities.
     #[must_use]
     pub const fn headers(&self) -> [(&'static str, &'b [u8]); 4] {
         [
@@ -56,7 +56,7 @@ impl<'b> Deadletter<'b> {
 }
 
 impl SealedBatch {
-    /// Forgets all records and keeps the memory.
+    /// Removes all records and keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.clean.clear();
@@ -64,19 +64,19 @@ impl SealedBatch {
         self.letters.clear();
     }
 
-    /// How many records there are in all.
+    /// Number of records, of all topics.
     #[must_use]
     pub fn len(&self) -> usize {
         self.clean.len() + self.ledger.len() + self.letters.len()
     }
 
-    /// Whether there is no record.
+    /// Whether the batch has no records.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Bytes of all keys and values, for the batch's limit.
+    /// Bytes of all keys, values and header values.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes.len()
@@ -107,7 +107,7 @@ impl SealedBatch {
         })
     }
 
-    /// Adds a ledger record, which holds positions, counts and hashes and nothing of any payload.
+    /// Adds a ledger record, which holds positions, counts and hashes but no payload.
     pub(in crate::gate) fn add_ledger(&mut self, partition: i32, lane: &str, entry: &[u8]) {
         let key = self.append(lane.as_bytes());
         let value = self.append(entry);

@@ -1,7 +1,7 @@
-//! Protected fields become ciphertext, tokens or years; only what this stage returns can be produced.
+//! Replaces protected fields by ciphertexts, tokens or years; only the output of this stage can be produced.
 //!
-//! A [`SealedBatch`] has no other way in than the functions of this module, and the producer takes nothing else, so a
-//! value that was not sealed cannot leave the gate.
+//! Only the functions of this module add records to a [`SealedBatch`], and the producer takes nothing else, so an
+//! unsealed value cannot leave the gate.
 
 mod batch;
 mod nonces;
@@ -23,31 +23,31 @@ use batch::{Entry, Letter};
 pub use batch::{Deadletter, SealedBatch};
 pub use nonces::{NONCES, Nonces};
 
-/// Why a record could not be sealed. The batch is then as it was before the record.
+/// Why a record could not be sealed. The batch is left unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum SealError {
-    /// Fewer nonces are left than the record needs: refill and seal it again.
-    #[error("the nonces of this batch are used up")]
+    /// Fewer nonces are left than the record needs: refill them and seal it again.
+    #[error("too few nonces are left to seal the record")]
     Nonces,
-    /// The key may not seal any more.
+    /// The key has reached its limit of encryptions.
     #[error(transparent)]
     Exhausted(#[from] Exhausted),
-    /// A path or a value for a token is longer than an encryption context can hold.
+    /// A path, or the plaintext of a token, is longer than an encryption context can hold.
     #[error(transparent)]
     TooLong(#[from] TooLong),
-    /// The rewritten event does not go into the format of the clean topic: a defect of the plan. Held, one such record
-    /// would stop its lane for good; it is rejected, and can be redriven when the defect is mended.
+    /// The rewritten event cannot be encoded in the format of the clean topic: a defect of the plan. The record is
+    /// rejected, because holding it would stop its lane for good; it can be redriven when the defect is fixed.
     #[error(
-        "a walked event cannot be written in the format of the clean topic; this is a defect, please report it"
+        "failed to encode a valid event in the format of the clean topic: this is a defect, please report it"
     )]
     Untranscodable,
-    /// Keys and tenants are of two different snapshots: a defect of the shell.
-    #[error("the tenant of a verified key is not known; this is a defect, please report it")]
+    /// Keys and tenants come from different snapshots: a defect of the shell.
+    #[error("the tenant of a verified key is unknown: this is a defect, please report it")]
     Tenant,
 }
 
 impl SealError {
-    /// The rejection that this is, where it is the message's fault; `None` where it is a fault of ours.
+    /// Reason to reject the record with; `None` if the record is not at fault and must be sealed again later.
     #[must_use]
     pub const fn reason(&self) -> Option<Reason> {
         match self {
@@ -57,56 +57,56 @@ impl SealError {
     }
 }
 
-/// One worker's sealing: what is the same for all its records, and buffers that are used again.
+/// Seals the records of one worker, with buffers that are reused.
 pub struct Sealer {
-    /// The AAD of fields in the clean topic.
+    /// AAD of fields in the clean topic.
     context: Context,
     rewriter: Rewriter,
     environment: Box<str>,
     raw: Box<str>,
     deadletter: Box<str>,
-    /// The AAD of a deadletter payload.
+    /// AAD of a deadletter payload.
     aad: Vec<u8>,
 }
 
-/// The topics that sealing speaks of: they are bound into every ciphertext.
+/// Names of the topics, which are bound into every ciphertext.
 #[derive(Clone, Copy, Debug)]
 pub struct Topics<'t> {
-    /// Where records come from.
+    /// Topic that records are read from.
     pub raw: &'t str,
-    /// Where clean records go.
+    /// Topic of clean records.
     pub clean: &'t str,
-    /// Where rejected records go.
+    /// Topic of rejected records.
     pub deadletter: &'t str,
 }
 
-/// An event that was walked.
+/// An event after its walk.
 #[derive(Clone, Copy)]
 pub struct Event<'e> {
-    /// What protects it.
+    /// Plan of the event's schema.
     pub plan: &'e Plan,
-    /// What the walk found.
+    /// Result of the walk.
     pub walk: &'e Walk,
-    /// What the walk was written to.
+    /// Arena that the walk points into.
     pub arena: &'e Arena,
 }
 
-/// Whose keys a clean record is sealed with.
+/// Keys that a clean record is sealed with.
 #[derive(Clone, Copy, Debug)]
 pub struct Keys<'k> {
-    /// The tenant, for tokens of tagged values.
+    /// Tenant, for the tokens of tagged values.
     pub tenant: &'k Tenant,
-    /// The subject that the event is about.
+    /// Subject of the event.
     pub subject: &'k SubjectKey,
-    /// The token of the device that signed: the record's key, and what stands for the device in the event.
+    /// Token of the device that signed: the clean record's key, which also replaces the device id in the event.
     pub device_token: &'k Token,
 }
 
 impl Sealer {
-    /// For one environment and its topics.
+    /// Creates a sealer for one environment and its topics.
     ///
     /// # Errors
-    /// [`TooLong`] where a name does not fit into an encryption context.
+    /// [`TooLong`] if a name is too long for an encryption context.
     pub fn new(environment: &str, topics: Topics<'_>) -> Result<Self, TooLong> {
         Ok(Self {
             context: Context::new(environment, topics.clean)?,
@@ -121,7 +121,7 @@ impl Sealer {
     /// Adds the clean record of an event that was verified, walked and admitted.
     ///
     /// # Errors
-    /// [`SealError`]; the batch is then as it was.
+    /// [`SealError`]; the batch is then unchanged.
     pub fn seal_clean(
         &mut self,
         record: &Received<'_>,
@@ -178,14 +178,14 @@ impl Sealer {
         Ok(())
     }
 
-    /// Adds the deadletter of a rejected record: the received bytes, sealed to the quarantine key and bound to where
-    /// they came from.
+    /// Adds the deadletter of a rejected record: the received bytes, sealed to the quarantine key and bound to their
+    /// raw offset.
     ///
-    /// `device` is the device whose signature was found to be right, if it came to that. The record key is kept only
-    /// where it is that device's id: any other key is the sender's word alone, and may be anything.
+    /// `device` is the signer if the signature was verified. The record key is kept only if it is that device's id: any
+    /// other key is an unverified claim of the sender and may contain anything.
     ///
     /// # Errors
-    /// [`SealError`]; the batch is then as it was.
+    /// [`SealError`]; the batch is then unchanged.
     pub fn seal_deadletter(
         &mut self,
         record: &Received<'_>,
@@ -238,11 +238,11 @@ impl Sealer {
     }
 }
 
-/// Makes the replacements of one record.
+/// Makes the replacement values of one record.
 struct Maker<'r, 'k> {
     keys: Keys<'k>,
     fields: Fields<'r>,
-    /// The subject's key, once a field needs it.
+    /// The subject's key, expanded when the first field needs it.
     expanded: Option<Expanded<'k>>,
     nonces: &'r mut Nonces,
 }
@@ -270,7 +270,7 @@ impl Maker<'_, '_> {
 /// Appends the AAD of a deadletter payload: `{env, origin, topic}`, with the deadletter topic's name.
 ///
 /// # Errors
-/// [`TooLong`] where a name does not fit.
+/// [`TooLong`] if a name is too long for an encryption context.
 pub fn quarantine_context(
     environment: &str,
     origin: &[u8],
@@ -348,7 +348,7 @@ mod tests {
             }],
             &config,
         )
-        .expect("the default event")
+        .expect("the default event compiles")
     }
 
     fn tenant() -> Tenant {
@@ -363,7 +363,7 @@ mod tests {
         tenant().subject_key(b"s-4", [4; 16], field_key).expect("short")
     }
 
-    /// Seals [`EVENT`] and gives it back as JSON.
+    /// Seals [`EVENT`] and returns the clean event as JSON.
     fn clean(
         format: Format,
         nonces: &mut Nonces,
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clean_record_that_fails_half_way_is_not_there() {
+    fn a_clean_record_that_fails_halfway_is_not_added() {
         let mut batch = SealedBatch::default();
         assert_eq!(
             clean(Format::Json, &mut nonces(3), &subject(0), &mut batch),
@@ -473,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadletter_opens_where_it_came_from_only() {
+    fn a_deadletter_opens_only_with_its_origin() {
         let mut batch = SealedBatch::default();
         let value = b"{\"subject\":\"Jane Roe\"}";
         sealer()
@@ -512,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_nothing_vouches_for_is_left_out() {
+    fn an_unverified_record_key_is_left_out() {
         for (key, device) in [
             (Some(&b"123-45-6789"[..]), Some("d1")),
             (Some(b"d1"), None),
@@ -535,7 +535,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_fails_leaves_the_batch_as_it_was() {
+    fn a_record_that_fails_leaves_the_batch_unchanged() {
         let mut batch = SealedBatch::default();
         batch.add_ledger(0, "raw/0", b"{}");
         let before = batch.bytes();

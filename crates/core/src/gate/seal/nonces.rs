@@ -1,4 +1,4 @@
-//! The random bytes of a batch, each used once.
+//! Random bytes of a batch, each used once.
 
 use super::SealError;
 use crate::crypto::envelope::Nonce;
@@ -7,13 +7,13 @@ use crate::crypto::envelope::Nonce;
 /// and as little of the time of a batch that needs one.
 pub const NONCES: usize = 4096;
 
-/// Bytes of one IV.
+/// Size of one IV, in bytes.
 const NONCE_BYTES: usize = 12;
 
-/// Random bytes from the operating system, handed in by the shell and taken twelve at a time, each once.
+/// Random bytes from the operating system, provided by the shell and taken twelve at a time, each once.
 ///
-/// None outlives the batch that it was drawn for: a forked or restored virtual machine can repeat IVs for at most the
-/// records of the batch that was open, which the fork then reads and seals alike.
+/// No nonce outlives the batch that it was drawn for: a forked or restored virtual machine can repeat IVs only for the
+/// records of the batch that was open, which the fork then reads and seals in the same way.
 #[derive(Default)]
 pub struct Nonces {
     bytes: Vec<u8>,
@@ -21,16 +21,16 @@ pub struct Nonces {
 }
 
 impl Nonces {
-    /// None at all: the first [`Nonces::refill`] gives it its bytes.
+    /// Creates an empty supply, which [`Nonces::refill`] fills.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Replaces what is left by `count` fresh ones. `fill` writes random bytes over its whole argument.
+    /// Replaces the remaining nonces by `count` fresh ones. `fill` must overwrite its whole argument with random bytes.
     ///
     /// # Errors
-    /// Whatever `fill` returns; there is then no nonce left.
+    /// The error of `fill`; no nonce is then left.
     pub fn refill<E>(
         &mut self,
         count: usize,
@@ -43,12 +43,12 @@ impl Nonces {
         Ok(())
     }
 
-    /// Gives up what is left.
+    /// Discards the remaining nonces.
     pub fn discard(&mut self) {
         self.taken = self.bytes.len();
     }
 
-    /// How many are left.
+    /// Number of nonces that are left.
     #[must_use]
     pub fn left(&self) -> usize {
         (self.bytes.len() - self.taken) / NONCE_BYTES
@@ -87,7 +87,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn nonces_come_once_each_and_run_out() {
+    fn nonces_are_taken_once_each_and_run_out() {
         let mut nonces = nonces(2);
         assert_eq!(nonces.left(), 2);
         assert!(nonces.take().is_ok() && nonces.take().is_ok());
@@ -97,7 +97,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_discarded_is_not_taken() {
+    fn discarded_nonces_are_not_taken() {
         let mut nonces = nonces(2);
         assert!(nonces.take().is_ok());
         nonces.discard();

@@ -1,4 +1,4 @@
-//! What a lane spends on signatures that turn out false.
+//! A lane's budget for signature checks that fail.
 
 use std::num::NonZeroU32;
 
@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::gate::clock::{Gcra, LaneClock, NEVER};
 
-/// How many failed signature checks a lane pays for.
+/// Limit on the failed signature checks of a lane.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Failed signature checks a lane computes a second in the long run, by the log's own time. Default 2000, which
-    /// costs about 0.2 % of a core in HMACs, 10 % in Ed25519 signatures.
+    /// Failed signature checks that a lane computes per second in the long run, by the log's own time. Default 2000,
+    /// which costs about 0.2 % of a core in HMACs, 10 % in Ed25519 signatures.
     pub failures_per_second: NonZeroU32,
-    /// Failed signature checks a lane computes at once. Default 20000.
+    /// Failed signature checks that a lane computes at once. Default 20000.
     pub failures_burst: NonZeroU32,
 }
 
@@ -37,8 +37,8 @@ const fn nonzero(value: u32) -> NonZeroU32 {
 /// A lane's budget for signature checks that fail. While it is spent, a record that would need a signature check is
 /// rejected as `rate_limited` without one: nothing is lost, and a flood costs no more than table lookups.
 ///
-/// It is a pure function of the raw log since the start of the generation (see `LaneClock`), in which it starts afresh.
-/// Small and `Copy`: a lane keeps a copy from before an open transaction and goes back to it when that is aborted.
+/// It is a pure function of the raw log since the start of the generation (see `LaneClock`), which resets it.
+/// Small and `Copy`: a lane keeps a copy from before an open transaction and returns to it after an abort.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     clock: LaneClock,
@@ -48,7 +48,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// A budget of which nothing is spent.
+    /// An unspent budget.
     #[must_use]
     pub const fn new(config: &Config, freshness_ms: i64) -> Self {
         Self {
@@ -59,7 +59,7 @@ impl Budget {
         }
     }
 
-    /// Whether one more signature may be checked at this record.
+    /// Whether a signature may be checked for this record.
     pub(super) const fn allows(&mut self, appended_ms: i64) -> bool {
         self.clock.advance(appended_ms);
         if self.clock.generation() != self.generation {
@@ -69,7 +69,7 @@ impl Budget {
         self.limit.take(self.arrival_ns, self.clock.now_ms()).is_some()
     }
 
-    /// Takes note that the check which `allows` allowed has failed.
+    /// Records that the check which `allows` permitted has failed.
     pub(super) const fn spend(&mut self) {
         if let Some(arrival_ns) = self.limit.take(self.arrival_ns, self.clock.now_ms()) {
             self.arrival_ns = arrival_ns;
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_spent_budget_fills_again_with_the_log_and_afresh_with_the_generation() {
+    fn a_spent_budget_refills_with_log_time_and_resets_with_the_generation() {
         let config = Config {
             failures_per_second: nonzero(10),
             failures_burst: nonzero(2),
@@ -93,7 +93,7 @@ mod tests {
             budget.spend();
         }
         assert!(!budget.allows(700_000));
-        assert!(!budget.allows(699_000), "a step back gives nothing");
+        assert!(!budget.allows(699_000), "a step back refills nothing");
         assert!(budget.allows(700_100));
         budget.spend();
         assert!(!budget.allows(700_100));

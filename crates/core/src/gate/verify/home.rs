@@ -1,15 +1,15 @@
-//! Where a record belongs: the partition that the producers' default partitioner gives its key.
+//! The home of a record: the partition that the producers' default partitioner assigns to its key.
 
 /// The home partition of a record key: `murmur2(key) & 0x7fffffff mod partitions`, as the Java client and librdkafka's
 /// `murmur2_random` compute it for a key that is not null.
 #[must_use]
 pub fn home_partition(key: &[u8], partitions: std::num::NonZeroU32) -> i32 {
-    // The sign bit is masked, so that the remainder is below 2^31 and fits.
+    // The sign bit is masked, so the remainder is below 2^31 and fits.
     ((murmur2(key) & 0x7fff_ffff) % partitions.get()).cast_signed()
 }
 
-/// Kafka's variant of MurmurHash2, 32 bits (`org.apache.kafka.common.utils.Utils.murmur2`). A fixed seed and thirty
-/// lines: the crate that has it would be our only use of it.
+/// Kafka's variant of MurmurHash2, 32 bits (`org.apache.kafka.common.utils.Utils.murmur2`). A fixed seed and
+/// thirty lines: not worth a dependency.
 fn murmur2(data: &[u8]) -> u32 {
     const M: u32 = 0x5bd1_e995;
     const SEED: u32 = 0x9747_b28c;

@@ -8,9 +8,9 @@ use serde::Deserialize;
 
 use super::mac::{Mac, SigningInput};
 
-/// The longest protected header, decoded, in bytes.
+/// Maximum length of the decoded protected header, in bytes.
 pub(super) const PROTECTED_BYTES_MAX: usize = 512;
-/// An Ed25519 signature; an HMAC is half as long.
+/// Maximum length of a signature, in bytes: an Ed25519 signature; an HMAC is half as long.
 pub(super) const SIGNATURE_BYTES_MAX: usize = 64;
 
 /// The protected header: exactly these members, each once, each without an escape, in any order.
@@ -25,7 +25,7 @@ struct Protected<'a> {
     jti: &'a str,
 }
 
-/// A well-formed header, of which nothing is verified yet.
+/// A parsed header, not yet verified.
 pub(super) struct Claim<'a> {
     pub(super) algorithm: ClaimedAlgorithm,
     pub(super) kid: &'a str,
@@ -37,23 +37,23 @@ pub(super) struct Claim<'a> {
     pub(super) mac: Mac,
 }
 
-/// What `alg` says.
+/// Algorithm that `alg` claims.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum ClaimedAlgorithm {
     HmacSha256,
     /// `Ed25519` (RFC 9864) or the older `EdDSA` (RFC 8037).
     Ed25519,
-    /// Anything else, `none` included: no key is pinned to it.
+    /// Anything else, including `none`: no key is pinned to it.
     Other,
 }
 
-/// Takes the header apart. `None` is `malformed_signature`.
+/// Parses the header. `None` is `malformed_signature`.
 pub(super) fn parse<'a>(
     header: &'a [u8],
     value: &'a [u8],
     decoded: &'a mut [u8; PROTECTED_BYTES_MAX],
 ) -> Option<Claim<'a>> {
-    // The last dot is the nearer one, and a third is no base64.
+    // The last dot is the nearer one; a third dot would fail to decode as base64.
     let last = memchr::memrchr(b'.', header)?;
     let protected = header[..last].strip_suffix(b".")?;
     let signature = &header[last + 1..];
@@ -65,7 +65,7 @@ pub(super) fn parse<'a>(
         .decode(protected, decoded.as_mut_slice().as_out())
         .ok()?;
     let decoded = std::str::from_utf8(decoded).ok()?;
-    // serde would take an array of the six values for the object, and an escaped name for the name.
+    // serde would accept an array of the six values as the object, and an escaped name as the name.
     if !decoded.trim_ascii_start().starts_with('{') || memchr::memchr(b'\\', decoded.as_bytes()).is_some() {
         return None;
     }
@@ -90,7 +90,7 @@ pub(super) fn parse<'a>(
     })
 }
 
-/// An unsigned integer in its one decimal form: no sign, no leading zero.
+/// Parses an unsigned integer in its only decimal form: no sign, no leading zero.
 pub(super) fn canonical_decimal(digits: &[u8]) -> Option<u64> {
     match digits {
         [] => None,

@@ -1,4 +1,4 @@
-//! The signature computations themselves, each over received bytes and compared in constant time.
+//! Signature computations, each over received bytes and compared in constant time.
 
 use base64_simd::{AsOut, Base64, URL_SAFE_NO_PAD};
 use ed25519_dalek::{Signature, VerifyingKey};
@@ -8,18 +8,18 @@ use subtle::{Choice, ConstantTimeEq};
 
 use super::jws::SIGNATURE_BYTES_MAX;
 
-/// The size of an HMAC-SHA256.
+/// Size of an HMAC-SHA256, in bytes.
 pub(super) const MAC_BYTES: usize = 32;
 
-/// What unknown senders are checked against, so that they cost what known ones cost. Nothing that it says is used.
+/// Secret that unknown senders are checked against, so that they cost as much as known ones. The result is discarded.
 const NOBODY_SECRET: [u8; 32] = [0x5a; 32];
-/// The public key of RFC 8032 §7.1, test 1.
+/// Public key for the same purpose: that of RFC 8032 §7.1, test 1.
 const NOBODY_PUBLIC: [u8; 32] = [
     0xd7, 0x5a, 0x98, 0x01, 0x82, 0xb1, 0x0a, 0xb7, 0xd5, 0x4b, 0xfe, 0xd3, 0xc9, 0x64, 0x07, 0x3a, 0x0e,
     0xe1, 0x72, 0xf3, 0xda, 0xa6, 0x23, 0x25, 0xaf, 0x02, 0x1a, 0x68, 0xf7, 0x07, 0x51, 0x1a,
 ];
 
-/// A signature as received.
+/// A received signature, decoded.
 pub(super) struct Mac {
     bytes: [u8; SIGNATURE_BYTES_MAX],
     len: usize,
@@ -43,16 +43,16 @@ impl Mac {
     }
 }
 
-/// What a JWS signature is over, before it is written out.
+/// Parts of the signing input of a JWS.
 pub(super) struct SigningInput<'a> {
-    /// The protected header as it stands in the record, in base64url.
+    /// Protected header as received, in base64url.
     pub(super) protected: &'a [u8],
-    /// The record value.
+    /// Record value.
     pub(super) value: &'a [u8],
 }
 
 impl SigningInput<'_> {
-    /// Writes the signing input out into `buffer`, whose capacity is kept from record to record.
+    /// Writes the signing input into `buffer`, whose capacity is reused.
     fn write<'b>(&self, buffer: &'b mut Vec<u8>) -> &'b [u8] {
         buffer.clear();
         buffer.extend_from_slice(self.protected);
@@ -61,7 +61,7 @@ impl SigningInput<'_> {
         buffer
     }
 
-    /// Whether `mac` is this input's HMAC-SHA256. Without a secret the same work is done for the answer no.
+    /// Whether `mac` is this input's HMAC-SHA256. Without a secret it does the same work and returns false.
     pub(super) fn hmac_matches(&self, secret: Option<&[u8]>, mac: &Mac, buffer: &mut Vec<u8>) -> bool {
         let input = self.write(buffer);
         let matches = keyed(secret.unwrap_or(&NOBODY_SECRET))
@@ -72,7 +72,7 @@ impl SigningInput<'_> {
     }
 
     /// Whether `mac` is an Ed25519 signature of this input, by the strict rule (no small-order keys or points, RFC 8032
-    /// §5.1.7 without the cofactor). Without a public key the same work is done for the answer no.
+    /// §5.1.7 without the cofactor). Without a public key it does the same work and returns false.
     pub(super) fn ed25519_matches(&self, public: Option<&[u8]>, mac: &Mac, buffer: &mut Vec<u8>) -> bool {
         let input = self.write(buffer);
         let bytes = public
@@ -88,7 +88,7 @@ impl SigningInput<'_> {
     }
 }
 
-/// What a webhook signature is over: `id "." timestamp "." body`, written out into `buffer`.
+/// Writes the signing input of a webhook, `id "." timestamp "." body`, into `buffer`.
 pub(super) fn webhook_input<'b>([id, timestamp, body]: [&[u8]; 3], buffer: &'b mut Vec<u8>) -> &'b [u8] {
     buffer.clear();
     for part in [id, b".", timestamp, b".", body] {
@@ -97,7 +97,7 @@ pub(super) fn webhook_input<'b>([id, timestamp, body]: [&[u8]; 3], buffer: &'b m
     buffer
 }
 
-/// Whether one of the signatures is this input's HMAC-SHA256. Without a secret the same work is done for the answer no.
+/// Whether one of the signatures is this input's HMAC-SHA256. Without a secret it does the same work and returns false.
 pub(super) fn webhook_matches(secret: Option<&[u8]>, input: &[u8], signatures: &[[u8; MAC_BYTES]]) -> bool {
     let mac = keyed(secret.unwrap_or(&NOBODY_SECRET)).chain_update(input);
     let expected = mac.finalize().into_bytes();
@@ -108,6 +108,6 @@ pub(super) fn webhook_matches(secret: Option<&[u8]>, input: &[u8], signatures: &
 }
 
 fn keyed(secret: &[u8]) -> Hmac<Sha256> {
-    // HMAC takes a key of any length; the zeros of the other arm would match nothing that a device signs.
+    // HMAC takes a key of any length, so the other arm never runs; its zero key would match no device's signature.
     Hmac::new_from_slice(secret).unwrap_or_else(|_| Hmac::new(&Default::default()))
 }

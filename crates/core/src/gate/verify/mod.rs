@@ -1,13 +1,13 @@
-//! Who sent a record, and whether it may: everything that is checked before a byte of the payload is parsed.
+//! Authenticates a record: every check that runs before a byte of the payload is parsed.
 //!
 //! The checks run in this order, and the first that fails is the record's outcome:
 //!
 //! 1. `too_large`: value or number of headers over the limit.
 //! 2. `missing_signature`: neither `x-jws-signature` nor `webhook-signature`.
-//! 3. `malformed_signature`: a signature header repeated, of both profiles at once, oversized, or not in its exact form;
+//! 3. `malformed_signature`: a signature header repeated, of both profiles at once, oversized or not in its exact form;
 //!    for the webhook profile also a body that is not UTF-8.
 //! 4. `unknown_key`: no row for the `kid` (`jws`) or the record key (`webhook`, null included), or a row that is pinned
-//!    to the other profile: a message can't choose its profile. Costs what a known key costs.
+//!    to the other profile: a message can't choose its profile. Costs as much as a known key.
 //! 5. `key_not_active`: pending or revoked. Costs no signature check.
 //! 6. `bad_signature`: does not match, or `alg` is not the one that the row is pinned to.
 //! 7. `wrong_audience`: `aud` is not `<environment>/<topic>`. The webhook profile has no audience.
@@ -15,10 +15,10 @@
 //! 9. `misrouted`: not in its key's home partition. A record without a key has no home.
 //!
 //! Cost of a record whose value has 280 bytes (`benches/verify.rs`, best of many runs on a busy core): `jws` with HS256
-//! 0.79 us, of which 0.45 us are the HMAC itself and 0.13 us the JSON of the header; `webhook` 0.54 us; Ed25519 40 to 50
-//! us. Keeping the two hash states that a key makes would save a tenth, for 32 bytes more a key.
+//! 0.79 us, of which 0.45 us for the HMAC itself and 0.13 us for the header's JSON; `webhook` 0.54 us; Ed25519 40 to 50
+//! us. Keeping the two hash states of each key would save a tenth, for 32 more bytes per key.
 //!
-//! Before 4 and 6 compute a signature, the lane's [`Budget`] is asked; if it is spent the outcome is `rate_limited`.
+//! Checks 4 and 6 compute a signature only if the lane's [`Budget`] allows it; otherwise the outcome is `rate_limited`.
 
 mod budget;
 mod home;
@@ -46,13 +46,13 @@ use pulsegate_settings::Check;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The largest record value in bytes. Default 1048576.
+    /// Maximum size of a record value, in bytes. Default 1048576.
     pub value_bytes_max: u32,
-    /// The largest number of headers of a record, of any name. Default 32.
+    /// Maximum number of headers of a record, of any name. Default 32.
     pub headers_max: u16,
-    /// How far the time of signing may lie before or after the time of appending, in seconds. Default 300.
+    /// Maximum distance between the times of signing and of appending, in either direction, in seconds. Default 300.
     pub freshness_seconds: NonZeroU32,
-    /// How many failed signature checks a lane pays for.
+    /// Limit on the failed signature checks of a lane.
     pub budget: BudgetConfig,
 }
 
@@ -68,12 +68,12 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Notes what makes no sense.
+    /// Reports invalid values.
     pub fn check(&self, check: &mut Check) {
         check.range(
             "value_bytes_max",
             u64::from(self.value_bytes_max),
-            // Sealed it has to fit into what a producer takes, 32 MiB.
+            // The sealed value must fit into the producer's limit of 32 MiB.
             1..=16 << 20,
         );
         check.range("headers_max", u64::from(self.headers_max), 3..=1_000);
@@ -91,7 +91,7 @@ impl Config {
     }
 }
 
-/// What a lane verifies against besides the keys; made once an assignment.
+/// What a lane verifies against besides the keys: audience, partitions and limits. Built once per assignment.
 #[derive(Clone, Debug)]
 pub struct Context {
     audience: String,
@@ -100,7 +100,7 @@ pub struct Context {
 }
 
 impl Context {
-    /// `partitions` is the number of partitions of the raw topic.
+    /// Creates the context; `partitions` is the number of partitions of the raw topic.
     #[must_use]
     pub fn new(environment: &str, topic: &str, partitions: NonZeroU32, config: Config) -> Self {
         Self {
@@ -110,14 +110,14 @@ impl Context {
         }
     }
 
-    /// A budget for one lane, of which nothing is spent.
+    /// An unspent budget for one lane.
     #[must_use]
     pub fn budget(&self) -> Budget {
         Budget::new(&self.config.budget, self.config.freshness_ms())
     }
 }
 
-/// Buffers that are kept from record to record; one a worker.
+/// Buffers that a worker reuses for every record.
 pub struct Scratch {
     protected: Box<[u8; jws::PROTECTED_BYTES_MAX]>,
     input: Vec<u8>,
@@ -138,43 +138,43 @@ impl fmt::Debug for Scratch {
     }
 }
 
-/// What tells one message of a device from the next, and when it was signed.
+/// Identity of a message within its device, and the time of signing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sequence {
-    /// When the device says that it signed, in milliseconds since the Unix epoch.
+    /// Time of signing that the device states, in milliseconds since the Unix epoch.
     pub issued_ms: i64,
-    /// What the signer promises to use once.
+    /// Id that the signer promises to use once.
     pub id: MessageId,
 }
 
-/// What a signer promises to use once.
+/// Id that a signer promises to use once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageId {
     /// `jti` of the `jws` profile.
     Jws {
-        /// Grows with every start of the device.
+        /// Boot counter: grows with every start of the device.
         boot: u64,
-        /// Grows with every message since.
+        /// Message counter: grows with every message since that start.
         number: u64,
     },
     /// `webhook-id` of the `webhook` profile.
     Webhook {
         /// SipHash-2-4 of the id under a fixed key. Ids are only ever compared within one device, so a device that
-        /// computes two ids of one hash harms itself alone.
+        /// computes two ids with the same hash harms only itself.
         hash: u64,
     },
 }
 
-/// What keeps everybody else from making the two types below.
+/// Private member that keeps other modules from constructing the two types below.
 #[derive(Clone, Copy, Debug)]
 struct Proof;
 
 /// A record that passed every check of this stage. Only [`verify`] makes one.
 #[derive(Clone, Copy, Debug)]
 pub struct Verified<'k> {
-    /// Whose key signed the record.
+    /// Key that signed the record.
     pub key: Key<'k>,
-    /// Which of its messages this is.
+    /// Identity of the message, and its time of signing.
     pub sequence: Sequence,
     _proof: Proof,
 }
@@ -182,20 +182,20 @@ pub struct Verified<'k> {
 /// A verified record whose payload and record key name the device that signed it. Only [`Verified::bind`] makes one.
 #[derive(Clone, Copy, Debug)]
 pub struct Bound<'k> {
-    /// Whose key signed the record.
+    /// Key that signed the record.
     pub key: Key<'k>,
-    /// Which of its messages this is.
+    /// Identity of the message, and its time of signing.
     pub sequence: Sequence,
     _proof: Proof,
 }
 
-/// The first check that a record failed. One that failed behind its signature was sent by its signer, to whose tenant the
-/// deadletter belongs.
+/// The first check that a record failed. If it failed after its signature matched, the deadletter belongs to the
+/// signer's tenant.
 #[derive(Clone, Copy, Debug)]
 pub struct Rejection<'k> {
-    /// Which check it was.
+    /// Reason that the failed check gives.
     pub reason: Reason,
-    /// Whose key signed the record, if it came to that.
+    /// Key that signed the record, if the signature was verified.
     pub signer: Option<Key<'k>>,
 }
 
@@ -223,7 +223,7 @@ impl<'k> Verified<'k> {
     }
 }
 
-/// Checks one record. Allocates nothing, once the scratch has grown to the largest value.
+/// Checks one record. Does not allocate once the scratch has grown to the largest value.
 ///
 /// # Errors
 /// The first check that fails, in the order of the module's documentation.
@@ -255,7 +255,7 @@ fn check_size(record: &Received<'_>, config: &Config) -> Result<(), Reason> {
     if fits { Ok(()) } else { Err(Reason::TooLarge) }
 }
 
-/// The profile whose signature header is there.
+/// The profile whose signature header is present.
 fn present(record: &Received<'_>) -> Result<Profile, Reason> {
     let headers = &record.signature;
     let any_webhook = headers.webhook_id.is_some()
@@ -372,7 +372,7 @@ fn authenticate_webhook<'k>(
     ))
 }
 
-/// A signature was computed for nothing: the lane pays for it.
+/// Rejects after a computed signature did not match, and charges the lane's budget.
 fn fail<'k, T>(budget: &mut Budget, reason: Reason) -> Result<T, Rejection<'k>> {
     budget.spend();
     Err(reason.into())

@@ -1,7 +1,7 @@
 //! The `webhook` profile: Standard Webhooks `v1`, three headers, HMAC-SHA256 over `id "." timestamp "." body`.
 //!
-//! Narrower than the specification where that leaves two readings of one signature: an id without dots, a timestamp in
-//! its one decimal form, signatures in canonical base64.
+//! Narrower than the specification wherever that would allow two readings of one signature: an id without dots, a
+//! timestamp in its only decimal form, signatures in canonical base64.
 
 use base64_simd::STANDARD;
 
@@ -9,14 +9,14 @@ use super::jws::canonical_decimal;
 use super::mac::{MAC_BYTES, Mac};
 use pulsegate_ledger::record::SignatureHeaders;
 
-/// The longest `webhook-id`, in bytes.
+/// Maximum length of `webhook-id`, in bytes.
 const ID_BYTES_MAX: usize = 64;
-/// How many entries `webhook-signature` may list, of any version.
+/// Maximum number of entries in `webhook-signature`, of any version.
 const ENTRIES_MAX: usize = 8;
-/// How many of them may be `v1`: one for each key of a rotation, and one to spare.
+/// Maximum number of `v1` entries: one for each key of a rotation, and one to spare.
 const SIGNATURES_MAX: usize = 3;
 
-/// Well-formed headers, of which nothing is verified yet.
+/// Parsed headers, not yet verified.
 pub(super) struct Claim<'a> {
     pub(super) id: &'a [u8],
     pub(super) timestamp: &'a [u8],
@@ -25,7 +25,7 @@ pub(super) struct Claim<'a> {
     count: usize,
 }
 
-/// Takes the headers apart. `None` is `malformed_signature`.
+/// Parses the headers. `None` is `malformed_signature`.
 pub(super) fn parse<'a>(headers: &SignatureHeaders<'a>) -> Option<Claim<'a>> {
     let id = headers.webhook_id?;
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
@@ -46,12 +46,12 @@ pub(super) fn parse<'a>(headers: &SignatureHeaders<'a>) -> Option<Claim<'a>> {
 }
 
 impl Claim<'_> {
-    /// The `v1` signatures.
+    /// The `v1` signatures of the list.
     pub(super) fn signatures(&self) -> &[[u8; MAC_BYTES]] {
         &self.signatures[..self.count]
     }
 
-    /// Takes the `v1` signatures of a list such as `v1,<base64> v1a,<base64>`; at least one.
+    /// Parses the `v1` signatures of a list such as `v1,<base64> v1a,<base64>`; at least one is required.
     fn take_signatures(&mut self, list: &[u8]) -> Option<()> {
         for (index, entry) in list.split(|byte| *byte == b' ').enumerate() {
             let comma = memchr::memchr(b',', entry)?;

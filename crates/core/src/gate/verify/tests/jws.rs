@@ -30,7 +30,7 @@ fn both_algorithms_and_both_names_of_ed25519_verify() {
 }
 
 #[test]
-fn a_key_on_its_way_out_and_a_key_longer_than_a_block_verify() {
+fn a_verify_only_key_and_a_key_longer_than_a_block_verify() {
     let old = jws_record("d-hs", &protected("HS256", "hs-old"), |input| {
         hmac(&OTHER_SECRET, input)
     });
@@ -51,7 +51,7 @@ fn keys_that_may_not_sign_are_told_apart_from_keys_that_do_not_exist() {
         ("d-hs", Reason::UnknownKey),
     ] {
         assert_eq!(signed(&protected("HS256", kid)).check(), Err(expected), "{kid}");
-        // The state of a key is no secret that a valid signature would have to open.
+        // The state of a key is not secret: it is reported without a valid signature.
         assert_eq!(
             jws_record("d-hs", &protected("EdDSA", kid), ed25519).check(),
             Err(expected),
@@ -71,7 +71,7 @@ fn only_the_pinned_algorithm_verifies() {
             "{alg}"
         );
     }
-    // The public key as an HMAC secret: the classic.
+    // The classic attack: the public key used as an HMAC secret.
     let public = SigningKey::from_bytes(&SEED).verifying_key().to_bytes();
     let confused = jws_record("d-ed", &protected("HS256", "ed"), |input| hmac(&public, input));
     assert_eq!(confused.check(), Err(Reason::BadSignature));
@@ -112,7 +112,7 @@ fn a_signature_of_something_else_is_bad() {
         ed25519(input)[..63].to_vec()
     });
     assert_eq!(short.check(), Err(Reason::BadSignature));
-    // s + L, which a lax verifier takes for s.
+    // s + L, which a lax verifier accepts as s.
     let malleable = jws_record("d-ed", &protected("EdDSA", "ed"), |input| {
         plus_order(&ed25519(input))
     });
@@ -333,7 +333,7 @@ fn base64_has_one_form() {
         *header.last_mut().unwrap() = alphabet[at + unused];
         assert_eq!(with_header(header).check(), Err(Reason::MalformedSignature));
     }
-    // The other alphabet, signed over as it stands.
+    // The other base64 alphabet, with a signature over that text.
     let protected = BASE64_STANDARD.encode(protected("HS256", "hs?>>"));
     assert!(protected.contains(['+', '/']));
     let mac = hmac(&SECRET, format!("{protected}.").as_bytes());
@@ -363,7 +363,7 @@ fn the_protected_header_ends_at_512_bytes() {
 
 /// RFC 7515, appendix A.1.
 #[test]
-fn hs256_as_published() {
+fn hs256_verifies_the_published_vector() {
     let secret = BASE64_URL_SAFE_NO_PAD
         .decode("AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow")
         .unwrap();
@@ -380,7 +380,7 @@ fn hs256_as_published() {
 
 /// RFC 8037, appendix A.4.
 #[test]
-fn ed25519_as_published() {
+fn ed25519_verifies_the_published_vector() {
     let public = BASE64_URL_SAFE_NO_PAD
         .decode("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo")
         .unwrap();
@@ -424,7 +424,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_decided(header in prop::collection::vec(any::<u8>(), 0..900)) {
+    fn arbitrary_headers_are_rejected(header in prop::collection::vec(any::<u8>(), 0..900)) {
         prop_assert!(with_header(header).check().is_err());
     }
 

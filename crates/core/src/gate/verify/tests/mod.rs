@@ -13,7 +13,7 @@ use super::*;
 use crate::gate::keyring::{KeyRow, KeyState};
 use pulsegate_ledger::record::SignatureHeaders;
 
-/// When every record of these tests is appended, and signed unless a test says otherwise.
+/// Time at which the records of these tests are signed and appended, unless a test says otherwise.
 pub(super) const NOW_S: i64 = 1_800_000_000;
 pub(super) const PARTITIONS: u32 = 8;
 const TOKEN: [u8; 22] = *b"AAAAAAAAAAAAAAAAAAAAAA";
@@ -93,7 +93,7 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// At home, appended now.
+    /// A record in its home partition, appended now.
     fn new(device: &str, value: &[u8], headers: Vec<(&'static str, Vec<u8>)>) -> Self {
         Self {
             key: Some(device.into()),
@@ -127,7 +127,7 @@ impl Record {
         Ok((verified.key.device.to_owned(), verified.sequence))
     }
 
-    /// Why it is rejected, and which device is held to have sent it.
+    /// The reason for the rejection, and the device that counts as the signer.
     fn rejected(&self) -> (Reason, Option<String>) {
         let context = context();
         let (keyring, mut scratch, mut budget) = (keyring(), Scratch::default(), context.budget());
@@ -170,7 +170,7 @@ fn protected(alg: &str, kid: &str) -> String {
     format!(r#"{{"alg":"{alg}","kid":"{kid}","typ":"bio+jws","aud":"test/raw","iat":{NOW_S},"jti":"3-41"}}"#)
 }
 
-/// A detached JWS over `value` whose protected header is `protected`, whatever that may be.
+/// A detached JWS over `value` with `protected` as its protected header, valid or not.
 fn jws_header(protected: &[u8], value: &[u8], sign: impl Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
     let protected = BASE64_URL_SAFE_NO_PAD.encode(protected);
     let input = format!("{protected}.{}", BASE64_URL_SAFE_NO_PAD.encode(value));
@@ -190,7 +190,7 @@ fn jws_record(device: &str, protected: &str, sign: impl Fn(&[u8]) -> Vec<u8>) ->
     )
 }
 
-/// The one that every JWS test bends.
+/// The valid record that the JWS tests modify.
 fn good_jws() -> Record {
     jws_record("d-hs", &protected("HS256", "hs"), |input| hmac(&SECRET, input))
 }
@@ -214,7 +214,7 @@ fn good_webhook() -> Record {
 }
 
 #[test]
-fn limits_come_first() {
+fn size_limits_are_checked_first() {
     let mut record = good_jws();
     record.headers.clear();
     record.value = vec![0; 1_048_577];
@@ -230,7 +230,7 @@ fn limits_come_first() {
 }
 
 #[test]
-fn a_value_of_no_bytes_and_one_at_the_limit_verify() {
+fn an_empty_value_and_one_at_the_limit_verify() {
     for length in [0, 1, 2, 3, 1_048_576] {
         let value = vec![b'x'; length];
         let header = jws_header(protected("HS256", "hs").as_bytes(), &value, |input| {
@@ -323,7 +323,7 @@ fn a_record_belongs_in_its_keys_partition_and_nowhere_else() {
 }
 
 #[test]
-fn what_fails_behind_its_signature_was_sent_by_the_signer() {
+fn a_record_that_fails_after_its_signature_is_attributed_to_the_signer() {
     let bend = |bend: fn(&mut Record), mut record: Record| {
         bend(&mut record);
         record.rejected()
@@ -344,7 +344,7 @@ fn what_fails_behind_its_signature_was_sent_by_the_signer() {
 }
 
 #[test]
-fn binding_wants_three_names_for_one_device() {
+fn binding_requires_three_names_of_one_device() {
     let (record, context, keyring) = (good_jws(), context(), keyring());
     let mut budget = context.budget();
     let verified = verify(
@@ -396,7 +396,7 @@ fn a_flood_of_false_signatures_costs_a_lane_no_more_than_its_budget() {
     for record in [&forged, &unknown, &hook, &good_jws(), &good_webhook()] {
         assert_eq!(check(record, &mut budget), Some(Reason::RateLimited));
     }
-    // What needs no computation is still told apart.
+    // Reasons that need no computation are still reported.
     let revoked = jws_record("d-hs", &protected("HS256", "hs-revoked"), |input| {
         hmac(&SECRET, input)
     });
@@ -404,7 +404,7 @@ fn a_flood_of_false_signatures_costs_a_lane_no_more_than_its_budget() {
     let mut later = good_jws();
     later.appended_ms += 100;
     assert_eq!(check(&later, &mut budget), None);
-    // A good signature costs nothing.
+    // A valid signature is not charged to the budget.
     assert_eq!(check(&later, &mut budget), None);
     let mut forged_later = forged.clone();
     forged_later.appended_ms += 100;

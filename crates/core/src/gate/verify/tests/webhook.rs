@@ -28,7 +28,7 @@ fn either_of_two_active_keys_verifies() {
 }
 
 #[test]
-fn devices_without_a_usable_key() {
+fn devices_without_a_usable_key_are_rejected() {
     for (device, expected) in [("nobody", Reason::UnknownKey), ("d-gone", Reason::KeyNotActive)] {
         let record = webhook_record(device, &SECRET, "msg_1", &NOW_S.to_string(), b"{}");
         assert_eq!(record.check(), Err(expected));
@@ -36,7 +36,7 @@ fn devices_without_a_usable_key() {
 }
 
 #[test]
-fn ids_tell_messages_apart() {
+fn different_ids_are_different_messages() {
     let id = |id: &str| {
         webhook_record("d-hook", &SECRET, id, &NOW_S.to_string(), b"{}")
             .check()
@@ -83,7 +83,7 @@ fn ids_and_timestamps_have_one_form() {
     }
 }
 
-/// One signature must not fit two splits of the signed bytes.
+/// One signature must not match two splits of the signed bytes.
 #[test]
 fn the_parts_can_not_be_shifted() {
     let now = NOW_S.to_string();
@@ -112,7 +112,7 @@ fn one_good_signature_in_a_list_is_enough() {
 }
 
 #[test]
-fn lists_that_are_not_lists_are_malformed() {
+fn invalid_signature_lists_are_malformed() {
     let good = signature();
     let base64 = &good[3..];
     let cases = [
@@ -165,9 +165,9 @@ fn a_body_that_is_not_text_is_malformed() {
     assert_eq!(record.check(), Err(Reason::MalformedSignature));
 }
 
-/// The vector of the Standard Webhooks reference libraries.
+/// Test vector of the Standard Webhooks reference libraries.
 #[test]
-fn v1_as_published() {
+fn v1_verifies_the_published_vector() {
     let secret = BASE64_STANDARD
         .decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
         .unwrap();
@@ -200,7 +200,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_decided(id in prop::collection::vec(any::<u8>(), 0..80), timestamp in prop::collection::vec(any::<u8>(), 0..30), list in prop::collection::vec(any::<u8>(), 0..600)) {
+    fn arbitrary_headers_are_rejected(id in prop::collection::vec(any::<u8>(), 0..80), timestamp in prop::collection::vec(any::<u8>(), 0..30), list in prop::collection::vec(any::<u8>(), 0..600)) {
         let mut record = good_webhook();
         for (place, bytes) in record.headers.iter_mut().zip([id, timestamp, list]) {
             place.1 = bytes;
