@@ -9,14 +9,14 @@ use crate::cli::Failure;
 use crate::detect::clean::Decoder;
 use crate::event::{Catalog, Config, Source};
 
-/// The largest schema that is read: the default one has 5 KiB.
+/// Largest schema file that is read, in bytes; the default schema has 5 KiB.
 const SCHEMA_BYTES_MAX: u64 = 1 << 20;
 
 /// All event types, compiled.
 pub struct Schemas {
-    /// The plans.
+    /// Compiled plans of the event types.
     pub catalog: Catalog,
-    /// The first 8 bytes of a SHA-256 over names and texts, in hex: which schemas decided, in the ledger.
+    /// First 8 bytes of a SHA-256 over names and texts, in hex; the ledger records it as the schemas that decided.
     pub revision: String,
 }
 
@@ -38,18 +38,18 @@ impl Schemas {
         let revision = hex::encode(&hasher.finalize()[..8]);
         let catalog = Catalog::compile(&sources, config).map_err(|error| {
             Failure::Usage(format!(
-                "the schemas in {} (event.directory): {error}",
+                "failed to compile the schemas in {} (event.directory): {error}",
                 config.directory.display()
             ))
         })?;
         Ok(Self { catalog, revision })
     }
 
-    /// What reads the clean records of all event types. A JSON record does not name its type: it is of the default one.
+    /// Decoder of the clean records of all event types. A JSON record does not name its type: it has the default one.
     ///
     /// # Errors
     ///
-    /// `Usage`, when a clean schema makes no sense to its reader.
+    /// `Usage`, when the decoder rejects a clean schema.
     pub fn decoder(&self, config: &Config) -> Result<Decoder, Failure> {
         let plans = self.catalog.plans();
         let default = plans.iter().position(|plan| plan.name() == config.default_event);
@@ -57,15 +57,19 @@ impl Schemas {
             .iter()
             .map(|plan| (plan.clean_schema(), plan.clean_fingerprint()));
         Decoder::new(clean, default.unwrap_or_default())
-            .map_err(|error| Failure::Usage(format!("the schemas (event.directory): {error}")))
+            .map_err(|error| Failure::Usage(format!("invalid clean schema (event.directory): {error}")))
     }
 }
 
-/// The schema files of a directory, by name, so that the order of the file system decides nothing.
+/// Schema files of a directory, sorted by name, so that the file system's order does not matter.
 fn sources(directory: &Path) -> Result<Vec<Source>, Failure> {
     let refused = |path: &Path, what: String| Failure::Usage(format!("{}: {what}", path.display()));
-    let entries = fs::read_dir(directory)
-        .map_err(|error| refused(directory, format!("cannot be listed (event.directory): {error}")))?;
+    let entries = fs::read_dir(directory).map_err(|error| {
+        refused(
+            directory,
+            format!("failed to list the schemas (event.directory): {error}"),
+        )
+    })?;
     let mut sources = Vec::new();
     for entry in entries {
         let path = entry

@@ -19,19 +19,19 @@ static VAULT: Migrator = sqlx::migrate!("topology/databases/vault");
 static AUDIT: Migrator = sqlx::migrate!("topology/databases/audit");
 static OPERATIONS: Migrator = sqlx::migrate!("topology/databases/operations");
 
-/// The table in which they are recorded.
+/// Table in which sqlx records the applied migrations.
 const APPLIED: &str = "_sqlx_migrations";
 
-/// How the databases are reached by whoever applies the topology. Services connect with their own logins.
+/// How `pulsegate topology` reaches the databases. Services connect with their own logins.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// `postgres://user:password@host:port/postgres` of a superuser; used by `pulsegate topology` and by nothing else.
+    /// URL of a superuser, `postgres://user:password@host:port/postgres`; used by `pulsegate topology` only.
     pub admin_url: Secret,
-    /// What the names of databases and roles begin with. Default: `pulsegate_`.
+    /// Prefix of the names of databases and roles. Default: `pulsegate_`.
     pub prefix: String,
-    /// Where `topology apply` writes the logins that it makes, one file a role, readable by the owner only, and where a
-    /// service looks for its login when the configuration gives no URL. Default: `.stack/logins`.
+    /// Directory where `topology apply` writes the logins that it makes, one file per role, readable by the owner only,
+    /// and where a service finds its login when no URL is configured. Default: `.stack/logins`.
     pub logins_directory: PathBuf,
 }
 
@@ -46,7 +46,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// What is wrong with the values.
+    /// Reports invalid values.
     pub fn check(&self, check: &mut Check) {
         if !is_name(&self.prefix) || self.prefix.len() > 40 {
             check.problem(
@@ -58,7 +58,7 @@ impl Config {
     }
 }
 
-/// Notes what is wrong with a PostgreSQL URL; an empty one is not set, and fine.
+/// Reports an invalid or unencrypted PostgreSQL URL; an empty one counts as not set.
 pub(crate) fn check_url(path: &str, url: &Secret, check: &mut Check) {
     if url.is_empty() {
         return;
@@ -83,7 +83,7 @@ pub(super) fn is_encrypted(options: &PgConnectOptions) -> bool {
     matches!(options.get_ssl_mode(), Require | VerifyCa | VerifyFull)
 }
 
-/// A name that needs no thought when it is quoted.
+/// Whether a name needs no escaping inside quotes.
 pub(super) fn is_name(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_lowercase())
         && name
@@ -111,7 +111,7 @@ impl<'c> Admin<'c> {
     fn new(config: &'c crate::config::Config) -> Result<Self, Fault> {
         if config.databases.admin_url.is_empty() {
             return Err(Fault::Invalid(
-                "databases.admin_url is not set: the URL of a superuser that makes databases and roles \
+                "databases.admin_url is not set: set it to the URL of a superuser, which creates databases and roles \
                  (PULSEGATE_DATABASES__ADMIN_URL)"
                     .to_owned(),
             ));
@@ -132,12 +132,12 @@ impl<'c> Admin<'c> {
         Ok(Self { config, options })
     }
 
-    /// Where the logins of services differ from the superuser's is in user, password and database.
+    /// The superuser's options. The logins of services differ from them in user, password and database.
     pub(super) const fn options(&self) -> &PgConnectOptions {
         &self.options
     }
 
-    /// The full name of the database or role `name`.
+    /// Full name of the database or role `name`, with the prefix.
     pub(super) fn full(&self, name: &str) -> String {
         format!("{}{name}", self.config.databases.prefix)
     }
@@ -159,9 +159,9 @@ impl<'c> Admin<'c> {
     }
 }
 
-/// Runs one statement that was put together from names of ours ([`is_name`]), quoted.
+/// Runs one statement that was built from quoted names ([`is_name`]).
 pub(super) async fn run(connection: &mut PgConnection, sql: String) -> Result<(), Fault> {
-    // What is run can hold a password's verifier, so a failure names the verb and the object only.
+    // A statement can hold a password's verifier, so a failure names only its first three words.
     let action: String = sql.split_whitespace().take(3).collect::<Vec<_>>().join(" ");
     match connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await {
         Ok(_) => Ok(()),
@@ -169,12 +169,12 @@ pub(super) async fn run(connection: &mut PgConnection, sql: String) -> Result<()
     }
 }
 
-/// Creates databases, migrates them, and makes roles and grants what the matrix says.
+/// Creates roles and databases, runs migrations, and grants what the matrix declares.
 pub(super) async fn apply(config: &crate::config::Config, changes: &mut Vec<String>) -> Result<(), Fault> {
     let matrix = Matrix::declared()?;
     let admin = Admin::new(config)?;
     let mut root = admin.connect(None).await?;
-    // Roles are shared by all databases, and PostgreSQL lets two sessions that alter one role fail: one apply at a time.
+    // All databases share the roles, and PostgreSQL fails concurrent changes of one role: one apply at a time.
     sqlx::query("select pg_advisory_lock(hashtextextended('pulsegate topology apply', 0))")
         .execute(&mut root)
         .await
@@ -260,7 +260,7 @@ pub(super) async fn inspect(config: &crate::config::Config) -> Result<Vec<Item>,
     Ok(items)
 }
 
-/// What depends on the edition of TimescaleDB.
+/// Items that depend on the edition of TimescaleDB.
 async fn edition_items(
     connection: &mut PgConnection,
     config: &crate::config::Config,
@@ -320,7 +320,7 @@ async fn migration_item(
     })
 }
 
-/// The migrations that `table`, one of our own names, records.
+/// Migrations recorded in `table`, which must be a constant name.
 async fn applied(connection: &mut PgConnection, table: &str) -> Result<Vec<(i64, Vec<u8>)>, Fault> {
     let fault = |error| Fault::postgres("reading the applied migrations", &error);
     let there: bool = sqlx::query_scalar("select to_regclass('public.' || $1) is not null")
@@ -350,7 +350,7 @@ async fn exists(connection: &mut PgConnection, database: &str) -> Result<bool, F
         .map_err(|error| Fault::postgres("looking for databases", &error))
 }
 
-/// A session that can't say goodbye is gone all the same.
+/// Closes a session. An error is ignored, since the session has ended all the same.
 async fn close(connection: PgConnection) {
     drop(connection.close().await);
 }
