@@ -1,4 +1,4 @@
-//! The configuration: what can be set, where it may come from, and what makes no sense.
+//! The configuration: its settings, their sources, and the checks on their values.
 //!
 //! Every stage keeps its own settings beside its logic; here they are composed, layered ([`layers`]) and checked
 //! together. Integers carry their unit last in the name (`batch.time_max_ms`).
@@ -19,7 +19,7 @@ pub use secret::{REDACTED, Secret};
 /// The environment in which a development stack runs; the only one where plaintext connections are accepted.
 pub const LOCAL: &str = "local";
 
-/// Everything that can be configured.
+/// All settings.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -42,13 +42,13 @@ pub struct Config {
     pub kek: crate::crypto::kek::Config,
     /// The vault: device keys and subject keys.
     pub vault: crate::io::vault::Config,
-    /// TimescaleDB: where the watch stores what it reads and finds.
+    /// TimescaleDB: where the watch stores readings and findings.
     pub timescale: crate::io::timescale::Config,
     /// The audit log: its database, and the key that signs it.
     pub audit: crate::io::audit::Config,
-    /// The databases, for whoever applies the topology.
+    /// The databases, as `pulsegate topology` reaches them.
     pub databases: crate::io::topology::databases::Config,
-    /// What may differ between installations that share the declared topology.
+    /// Settings that may differ between installations that share the declared topology.
     pub topology: crate::io::topology::Config,
     /// Health, readiness and metrics over HTTP.
     pub http: crate::io::http::Config,
@@ -78,14 +78,14 @@ impl Default for Config {
     }
 }
 
-/// One thing that is wrong with the configuration. It names a setting, never its value.
+/// One problem of the configuration. It names a setting, never its value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// The dotted path of the setting, such as `gate.batch.records_max`; empty when it is no single one.
+    /// The dotted path of the setting, such as `gate.batch.records_max`; empty when there is no single one.
     pub path: String,
     /// What is wrong and what to do.
     pub message: String,
-    /// Where the value came from, unless it is a default.
+    /// Source of the value, unless it is a default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
 }
@@ -114,7 +114,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// A configuration that can't be used, with everything that is wrong with it.
+/// An invalid configuration, with all its problems.
 #[derive(Debug)]
 pub struct Invalid(pub Vec<Problem>);
 
@@ -133,7 +133,7 @@ impl fmt::Display for Invalid {
 }
 
 impl Config {
-    /// What is wrong with the values themselves: all of it, in the order of the settings.
+    /// All problems of the values themselves, in the order of the settings.
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
         let mut check = Check {
@@ -156,17 +156,17 @@ impl Config {
         check.problems
     }
 
-    /// The name of this process in its group: `gate.instance`, or the host's name.
+    /// Name of this process in its group: `gate.instance`, or the host's name.
     ///
     /// # Errors
     ///
-    /// When none is set and the host has none either.
+    /// When `gate.instance` is not set and the host's name can't be read.
     pub fn instance(&self) -> Result<String, Invalid> {
         if !self.gate.instance.is_empty() {
             return Ok(self.gate.instance.clone());
         }
         whoami::hostname().map_err(|error| {
-            let message = format!("must be set, because the host's name can't be found: {error}");
+            let message = format!("must be set, because reading the host's name failed: {error}");
             Invalid(vec![Problem::new("gate.instance", message)])
         })
     }
@@ -183,20 +183,20 @@ impl Config {
     }
 }
 
-/// Collects what is wrong while each section looks at itself.
+/// Collects problems while each section checks itself.
 pub struct Check {
-    /// Plaintext connections are fine.
+    /// Whether the environment is `local`, where plaintext connections are accepted.
     pub local: bool,
     problems: Vec<Problem>,
 }
 
 impl Check {
-    /// Notes a problem of the setting at `path`.
+    /// Adds a problem of the setting at `path`.
     pub fn problem(&mut self, path: &str, message: impl Into<String>) {
         self.problems.push(Problem::new(path, message));
     }
 
-    /// The setting at `path` must lie in `range`.
+    /// Adds a problem if the setting at `path` is outside `range`.
     pub fn range(&mut self, path: &str, value: u64, range: std::ops::RangeInclusive<u64>) {
         if !range.contains(&value) {
             self.problem(
