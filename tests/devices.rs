@@ -132,7 +132,7 @@ async fn a_class_more_than_gates_tell_apart_is_not_imported_and_holds_up_nobody(
             .expect_err("one more")
             .to_string();
         assert!(
-            error.starts_with("line 2, field \"class\": would be one more class"),
+            error.starts_with("line 2, field \"class\": would exceed the 256 device classes"),
             "{error}"
         );
 
@@ -306,7 +306,7 @@ async fn a_bad_line_is_named_and_nothing_is_imported() {
         let cases = [
             (format!("{good}\n{{\"device\":\"d2\"}}"), "line 2, field \"kid\": is missing"),
             (format!("{good}\n\n{good}"), "line 2: is not JSON"),
-            (format!("{good}\n{good}"), "line 2, field \"kid\": stands in an earlier line"),
+            (format!("{good}\n{good}"), "line 2, field \"kid\": is already in an earlier line"),
             (format!("{good}\n{}", line("acme", "d9", "d9-b")), "line 2, field \"tenant\""),
             (format!("{good}\n{}", line("other", "d1", "d1-c")), "line 2, field \"tenant\""),
             (

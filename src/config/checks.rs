@@ -1,4 +1,4 @@
-//! What the sections can't tell by themselves: the limits of the pure core, and what must fit together.
+//! Checks that sections can't do by themselves: limits of the pure core, and settings that depend on each other.
 
 use std::num::NonZeroU32;
 
@@ -7,7 +7,7 @@ use pulsegate_core::crypto::kek::Source;
 use pulsegate_core::gate::seal::NONCES;
 use pulsegate_settings::Check;
 
-/// Checks the core's settings, and the settings that depend on each other.
+/// Checks the core's settings, and those that depend on each other.
 pub(super) fn check(config: &Config, check: &mut Check) {
     if config.environment.is_empty() || config.environment.contains('/') {
         check.problem(
@@ -34,13 +34,13 @@ fn event(config: &Config, check: &mut Check) {
     let limits = [
         ("event.string_bytes_max", event.string_bytes_max, 1 << 20),
         ("event.items_max", event.items_max, 1 << 20),
-        // An encryption context gives a length two bytes.
+        // An encryption context encodes a length in two bytes.
         (
             "event.identity_bytes_max",
             event.identity_bytes_max,
             (1 << 16) - 1,
         ),
-        // As many nonces as are drawn at once.
+        // The number of nonces that are drawn at once.
         ("event.protected_max", event.protected_max, NONCES as u64),
     ];
     for (path, limit, most) in limits {
@@ -48,8 +48,8 @@ fn event(config: &Config, check: &mut Check) {
     }
 }
 
-/// A rate begins afresh with a generation, which lasts two freshness windows: a burst that takes longer than that to come
-/// back would never be paid for.
+/// A rate limit starts over with every generation, which lasts two freshness windows: a burst that takes longer than
+/// that to refill would exceed the rate in the long run.
 fn rates(config: &Config, check: &mut Check) {
     let generation_seconds = 2 * u64::from(config.gate.verify.freshness_seconds.get());
     let mut refill = |path: &str, burst: NonZeroU32, count: NonZeroU32, period_seconds: u64| {
@@ -83,7 +83,7 @@ fn rates(config: &Config, check: &mut Check) {
     );
 }
 
-/// librdkafka's own defaults, in milliseconds, for what is not passed through.
+/// librdkafka's own defaults, in milliseconds, for properties that are not set.
 const LIBRDKAFKA: [(&str, u64); 2] = [("max.poll.interval.ms", 300_000), ("session.timeout.ms", 45_000)];
 
 fn timeouts(config: &Config, check: &mut Check) {
@@ -97,8 +97,8 @@ fn timeouts(config: &Config, check: &mut Check) {
             .map_or(Ok(default), |text| text.parse());
         match value {
             Err(_) => check.problem(&path, "must be a number of milliseconds"),
-            // A worker that is thrown out of the group while its transaction is still open would leave it to another
-            // worker to wait for its end.
+            // If a worker is removed from the group while its transaction is open, the next owner of its lanes has to
+            // wait for the transaction to end.
             Ok(limit)
                 if property == "max.poll.interval.ms" && config.gate.transaction_timeout_ms >= limit =>
             {

@@ -1,8 +1,8 @@
-//! Where settings come from: defaults < profile < file < environment < `--set`, and what each layer got wrong.
+//! The layers of settings: defaults < profile < file < environment < `--set`, and the problems of each.
 //!
-//! Merging and the origin of each value are figment's. Two things are ours: values that arrive as text (environment,
-//! `--set`) are read as the type that the generated schema asks for, so a password of digits stays a string; and after a
-//! value that does not fit, the next attempt runs without it, so every problem is found in one go.
+//! Figment merges the layers and tracks the origin of each value. Two things are added here: values that arrive as text
+//! (environment, `--set`) are read as the type in the generated schema, so a password of digits stays a string; and an
+//! invalid value is removed before the next attempt, so all problems are reported at once.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,18 +15,18 @@ use serde_json::Value as Json;
 use super::Config;
 use pulsegate_settings::{Invalid, LOCAL, Problem};
 
-/// The file that is read when none is named.
+/// Configuration file that is read, if it exists, when none is named.
 pub const FILE: &str = "pulsegate.toml";
-/// Names the profile where `--profile` does not.
+/// Environment variable that names the profile when `--profile` is not given.
 pub const PROFILE_VARIABLE: &str = "PULSEGATE_PROFILE";
-/// Environment variables that begin with this are settings …
+/// Prefix of the environment variables that are settings …
 pub const PREFIX: &str = "PULSEGATE_";
-/// … except those of the development stack, which tell addresses to its own tools.
+/// … except those of the development stack, which pass addresses to its own tools.
 const STACK_PREFIX: &str = "PULSEGATE_STACK_";
-/// A configuration file beyond this size is not one.
+/// Largest configuration file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// What a profile presets.
+/// Presets of the profiles.
 const PROFILES: [(&str, &str); 4] = [
     (LOCAL, include_str!("profiles/local.toml")),
     ("dev", include_str!("profiles/dev.toml")),
@@ -37,17 +37,17 @@ const PROFILES: [(&str, &str); 4] = [
 /// Where to look for settings; the process environment is an argument.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
-    /// `--config`; without it [`FILE`] is read if it is there.
+    /// Value of `--config`; without it [`FILE`] is read if it exists.
     pub file: Option<PathBuf>,
-    /// `--profile`.
+    /// Value of `--profile`.
     pub profile: Option<String>,
-    /// `--set a.b=c`, in order.
+    /// Values of `--set`, such as `a.b=c`, in order.
     pub set: Vec<String>,
-    /// The environment variables, of which only ours are looked at.
+    /// Environment variables, of which only those with [`PREFIX`] are read.
     pub environment: Vec<(String, String)>,
 }
 
-/// A configuration and where its values came from.
+/// A configuration and the origins of its values.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The effective values.
@@ -56,14 +56,14 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Where the value at the dotted `path` came from.
+    /// Origin of the value at the dotted `path`, such as `file pulsegate.toml` or `default`.
     #[must_use]
     pub fn origin(&self, path: &str) -> &str {
         origin_of(&self.origins, path).unwrap_or("default")
     }
 }
 
-/// The origin of the setting at `path`, of the list that it stands in, or of the first setting of the table that it is.
+/// Origin of the setting at `path`, of the list that contains it, or of the first setting in the table at `path`.
 fn origin_of<'o>(origins: &'o BTreeMap<String, String>, path: &str) -> Option<&'o str> {
     let ancestors = std::iter::successors(Some(path), |path| path.rfind('.').map(|end| &path[..end]));
     ancestors
@@ -81,7 +81,7 @@ fn origin_of<'o>(origins: &'o BTreeMap<String, String>, path: &str) -> Option<&'
 ///
 /// # Errors
 ///
-/// Every problem that was found: in the layers' syntax, the names and types of settings, and the values' sense.
+/// All problems: invalid syntax of layers, unknown settings, wrong types, and invalid values.
 pub fn load(inputs: &Inputs) -> Result<Loaded, Invalid> {
     let mut problems = Vec::new();
     let schema = Config::schema();
@@ -100,7 +100,7 @@ pub fn load(inputs: &Inputs) -> Result<Loaded, Invalid> {
     collect_origins(&figment, &merged, String::new(), &mut origins);
     let config = extract(merged, &mut problems);
     for problem in config.problems() {
-        // A value that was already found wrong stands at its default here: no second complaint about it.
+        // An invalid value that was removed has its default here, which must not be reported again.
         if !problems.iter().any(|known: &Problem| known.path == problem.path) {
             problems.push(problem);
         }
@@ -117,7 +117,7 @@ pub fn load(inputs: &Inputs) -> Result<Loaded, Invalid> {
     }
 }
 
-/// One source of settings, with the name that people know it by.
+/// One source of settings, with the name that is shown to people.
 struct Layer {
     name: String,
     data: Dict,
@@ -160,7 +160,7 @@ fn layers_above_profile(inputs: &Inputs, schema: &Json, problems: &mut Vec<Probl
             continue;
         }
         let segments: Vec<String> = rest.split("__").map(str::to_ascii_lowercase).collect();
-        // A variable's name has no dots, and librdkafka's property names have nothing else between their words.
+        // A variable's name can't have dots, and librdkafka's property names separate words by dots only.
         let data = text_setting(schema, &segments, value, |key| key.replace('_', "."));
         layers.push(Layer {
             name: format!("environment variable {name}"),
@@ -169,10 +169,10 @@ fn layers_above_profile(inputs: &Inputs, schema: &Json, problems: &mut Vec<Probl
     }
     for setting in &inputs.set {
         let Some((path, value)) = setting.split_once('=') else {
-            // The text itself is not repeated: it may be half of a secret.
+            // The text itself is not repeated: it may be part of a secret.
             problems.push(Problem::new(
                 "",
-                "--set wants PATH=VALUE, such as --set gate.workers=2",
+                "--set needs PATH=VALUE, such as --set gate.workers=2",
             ));
             continue;
         };
@@ -210,7 +210,7 @@ fn profile_layer(inputs: &Inputs, above: &[Layer], problems: &mut Vec<Problem>) 
         let names = PROFILES.map(|(name, _)| name).join(", ");
         problems.push(Problem::new(
             path,
-            format!("no profile has this name: choose one of {names} with --profile"),
+            format!("unknown profile: choose one of {names} with --profile"),
         ));
         return None;
     };
@@ -226,7 +226,7 @@ fn profile_layer(inputs: &Inputs, above: &[Layer], problems: &mut Vec<Problem>) 
 /// Reads a TOML file. Errors name the place, never the text: the line may hold a secret.
 fn read_file(path: &Path) -> Result<Dict, String> {
     let shown = path.display();
-    let fault = |error| format!("can't read {shown}: {error}");
+    let fault = |error| format!("failed to read {shown}: {error}");
     if std::fs::metadata(path).map_err(fault)?.len() > FILE_BYTES_MAX {
         return Err(format!(
             "{shown} is larger than {FILE_BYTES_MAX} bytes: not a configuration file"
@@ -238,7 +238,7 @@ fn read_file(path: &Path) -> Result<Dict, String> {
             .span()
             .map_or(0, |span| text[..span.start].matches('\n').count() + 1);
         format!(
-            "{shown} is no TOML at line {line}: {}",
+            "{shown} is not valid TOML at line {line}: {}",
             error.message().lines().next().unwrap_or_default()
         )
     })
@@ -261,7 +261,7 @@ fn text_setting(
             .and_then(|inner| inner.get("additionalProperties"))
             .filter(|values| values.is_object());
         if properties.is_none() && values.is_some_and(is_text) {
-            // A map of texts is as deep as it gets: what is left of the path is one key, dots and all.
+            // A map of strings has no nested settings: the rest of the path is one key, including its dots.
             keys.push(property_name(&rest.join(".")));
             place = values;
             break;
@@ -280,7 +280,7 @@ fn text_setting(
     Dict::from([(keys.pop().unwrap_or_default(), value)])
 }
 
-/// Text as a TOML value; what is none stays text, and the type check says what was expected.
+/// Reads text as a TOML value. Other text stays a string, and the type check reports what was expected.
 fn parse(text: &str) -> Value {
     toml::from_str::<Dict>(&format!("value = {text}"))
         .ok()
@@ -289,14 +289,14 @@ fn parse(text: &str) -> Value {
         .unwrap_or_else(|| Value::from(text))
 }
 
-/// Steps over `null` alternatives, to the schema that says something. References need no following: there are none.
+/// Skips `null` alternatives of a schema. It has no references to follow.
 fn resolve(schema: &Json) -> &Json {
     let branches = schema.get("anyOf").and_then(Json::as_array);
     let some = branches.and_then(|all| all.iter().find(|branch| branch["type"] != "null"));
     some.unwrap_or(schema)
 }
 
-/// The setting is a string: plain, optional, or one of a few words.
+/// Whether the setting is a string: plain, optional, or one of a few words.
 fn is_text(schema: &Json) -> bool {
     let schema = resolve(schema);
     match &schema["type"] {
@@ -309,7 +309,7 @@ fn is_text(schema: &Json) -> bool {
     }
 }
 
-/// Notes for every leaf which layer it came from.
+/// Records the layer of every leaf.
 fn collect_origins(figment: &Figment, value: &Value, path: String, origins: &mut BTreeMap<String, String>) {
     if let Value::Dict(_, entries) = value {
         for (key, inner) in entries {
@@ -325,8 +325,8 @@ fn collect_origins(figment: &Figment, value: &Value, path: String, origins: &mut
     }
 }
 
-/// Turns the merged values into a configuration. Each value that does not fit is noted, taken out and left at its
-/// default, until what remains fits.
+/// Turns the merged values into a configuration. Each invalid value is reported and removed, so that it has its
+/// default, until the rest is valid.
 fn extract(merged: Value, problems: &mut Vec<Problem>) -> Config {
     let mut merged = merged;
     loop {
@@ -341,7 +341,7 @@ fn extract(merged: Value, problems: &mut Vec<Problem>) -> Config {
     }
 }
 
-/// Takes out the value at `path`, or the innermost list or table that holds it.
+/// Removes the value at `path`, or the innermost list or table that holds it.
 fn remove(value: &mut Value, path: &[String]) -> bool {
     let Value::Dict(_, entries) = value else {
         return false;
@@ -355,7 +355,7 @@ fn remove(value: &mut Value, path: &[String]) -> bool {
     remove(inner, rest) || entries.remove(key).is_some()
 }
 
-/// Says what does not fit, without the value: it may be a secret in the wrong place.
+/// Describes what is invalid, without the value: it may be a secret in the wrong place.
 fn describe(kind: &Kind) -> String {
     match kind {
         Kind::UnknownField(_, []) => "is not a setting: nothing can be set here".to_owned(),
@@ -368,13 +368,13 @@ fn describe(kind: &Kind) -> String {
         }
         Kind::InvalidValue(_, expected) => format!("is out of range: must be {}", plain(expected)),
         Kind::InvalidLength(length, expected) => format!("has {length} items: must be {expected}"),
-        Kind::MissingField(name) => format!("lacks {name}"),
+        Kind::MissingField(name) => format!("is missing {name}"),
         Kind::Message(message) => message.clone(),
-        _ => "does not fit".to_owned(),
+        _ => "is invalid".to_owned(),
     }
 }
 
-/// What a type of ours is called by people who don't read Rust.
+/// Describes a Rust type in plain words.
 fn plain(expected: &str) -> String {
     match expected {
         "u8" => format!("an integer between 0 and {}", u8::MAX),
@@ -396,7 +396,7 @@ fn plain(expected: &str) -> String {
     }
 }
 
-/// What was found where something else was expected.
+/// Describes the type of a value that was found in place of another.
 fn noun(actual: &Actual) -> &'static str {
     match actual {
         Actual::Bool(_) => "true or false",

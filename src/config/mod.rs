@@ -1,4 +1,4 @@
-//! The configuration: what can be set, where it may come from, and what makes no sense.
+//! The configuration: its settings, their sources, and the checks on their values.
 //!
 //! Every stage keeps its own settings beside its logic; here they are composed, layered ([`layers`]) and checked
 //! together. Integers carry their unit last in the name (`batch.time_max_ms`).
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use layers::{Inputs, Loaded};
 
-/// Everything that can be configured.
+/// All settings.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -39,13 +39,13 @@ pub struct Config {
     pub kek: pulsegate_core::crypto::kek::Config,
     /// The vault: device keys and subject keys.
     pub vault: crate::io::vault::Config,
-    /// TimescaleDB: where the watch stores what it reads and finds.
+    /// TimescaleDB: where the watch stores readings and findings.
     pub timescale: crate::io::timescale::Config,
     /// The audit log: its database, and the key that signs it.
     pub audit: crate::io::audit::Config,
-    /// The databases, for whoever applies the topology.
+    /// The databases, as `pulsegate topology` reaches them.
     pub databases: crate::io::postgres::Config,
-    /// What may differ between installations that share the declared topology.
+    /// Settings that may differ between installations that share the declared topology.
     pub topology: crate::io::topology::Config,
     /// Health, readiness and metrics over HTTP.
     pub http: crate::io::http::Config,
@@ -76,7 +76,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// What is wrong with the values themselves: all of it, in the order of the settings.
+    /// All problems of the values themselves, in the order of the settings.
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
         let mut check = Check::new(&self.environment);
@@ -96,11 +96,11 @@ impl Config {
         check.into_problems()
     }
 
-    /// The name of this process in its group: `gate.instance`, or the host's name.
+    /// Name of this process in its group: `gate.instance`, or the host's name.
     ///
     /// # Errors
     ///
-    /// When none is set and the host has none either.
+    /// When `gate.instance` is not set and the host's name can't be read.
     pub fn instance(&self) -> Result<String, Invalid> {
         if !self.gate.instance.is_empty() {
             return Ok(self.gate.instance.clone());

@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 use super::*;
 use pulsegate_settings::REDACTED;
 
-/// Planted wherever a secret may stand, or be put by mistake.
+/// Planted wherever a secret may be set, also by mistake.
 const PLANTED: &str = "hunter2-PLANTED";
 
 fn file(text: &str) -> tempfile::NamedTempFile {
@@ -152,7 +152,7 @@ fn text_is_read_as_the_type_that_the_setting_has() {
 }
 
 #[test]
-fn variables_of_the_stack_and_of_others_are_no_settings() {
+fn variables_of_the_stack_and_of_others_are_not_settings() {
     let empty = file("");
     let environment = [
         ("PULSEGATE_STACK_DATABASE_URL", "x"),
@@ -185,7 +185,7 @@ fn every_problem_is_told_at_once_with_its_origin() {
 }
 
 #[test]
-fn what_exactly_once_rests_on_is_not_passed_through() {
+fn properties_that_exactly_once_depends_on_are_not_passed_through() {
     for name in [
         "enable.auto.commit",
         "isolation.level",
@@ -257,8 +257,8 @@ fn settings_must_fit_together() {
             "gate.batch.time_max_ms=60000",
             "gate.batch.time_max_ms: must be less than gate.transaction",
         ),
-        // Beyond these a lane would stand still at one record for good: sealed, it is more than a producer takes, or an
-        // encryption context, or the nonces that are drawn at once.
+        // Beyond these limits one record could stop its lane forever: sealed, it would exceed what a producer accepts,
+        // an encryption context, or the nonces that are drawn at once.
         (
             "gate.verify.value_bytes_max=16777217",
             "gate.verify.value_bytes_max: must be between 1 and 16777216",
@@ -290,19 +290,19 @@ fn a_broken_file_is_named_with_its_line_and_not_quoted() {
         format!("[gate]\nworkers = 1\n\"{PLANTED}\" = 'open\n"),
     ] {
         let told = listed(&inputs(&file(&text), &[], &[]));
-        assert!(told.contains("FILE is no TOML at line 3"), "{told}");
+        assert!(told.contains("FILE is not valid TOML at line 3"), "{told}");
         assert!(!told.contains(PLANTED), "{told}");
     }
     let missing = Inputs {
         file: Some("/nowhere/pulsegate.toml".into()),
         ..Inputs::default()
     };
-    assert!(listed(&missing).contains("can't read"));
+    assert!(listed(&missing).contains("failed to read"));
     let huge = file(&"#".repeat(2 << 20));
     assert!(listed(&inputs(&huge, &[], &[])).contains("not a configuration file"));
 }
 
-/// Every way in which a configuration can be looked at.
+/// Every way in which a configuration can be shown.
 fn looks(loaded: &Loaded) -> String {
     let shown = serde_json::to_string(&loaded.config).expect("a configuration has JSON");
     format!("{loaded:?} {shown}")
@@ -310,7 +310,7 @@ fn looks(loaded: &Loaded) -> String {
 
 #[test]
 fn planted_secrets_in_their_places_are_never_shown() {
-    // Good for every secret that there is, be it a password or a URL with one.
+    // Valid for every secret, be it a password or a URL with one.
     let url = format!("postgres://user:{PLANTED}@host/database");
     let mut set = Vec::new();
     walk(&Config::schema(), "", &mut |path, schema| {
@@ -340,7 +340,7 @@ fn planted_secrets_in_their_places_are_never_shown() {
 }
 
 #[test]
-fn secrets_in_wrong_places_are_not_repeated_by_the_complaint() {
+fn secrets_in_wrong_places_are_not_repeated_by_the_error() {
     for path in leaves() {
         for text in [
             PLANTED.to_owned(),
@@ -356,7 +356,7 @@ fn secrets_in_wrong_places_are_not_repeated_by_the_complaint() {
     assert!(!told.contains(PLANTED), "{told}");
 }
 
-/// The dotted paths of all settings that are no tables.
+/// The dotted paths of all settings that are not tables.
 fn leaves() -> Vec<String> {
     let mut leaves = Vec::new();
     walk(&Config::schema(), "", &mut |path, schema| {
@@ -390,10 +390,13 @@ fn every_setting_is_documented_and_every_table_is_closed() {
             schema["description"]
                 .as_str()
                 .is_some_and(|text| !text.is_empty()),
-            "{path} has no text"
+            "{path} has no description"
         );
         if schema.get("properties").is_some() {
-            assert_eq!(schema["additionalProperties"], false, "{path} takes unknown keys");
+            assert_eq!(
+                schema["additionalProperties"], false,
+                "{path} accepts unknown keys"
+            );
         }
     });
 }
@@ -405,7 +408,7 @@ fn the_schema_has_no_references_for_an_editor_to_follow() {
 
 proptest! {
     #[test]
-    fn no_text_from_outside_makes_it_panic(
+    fn no_input_makes_loading_panic(
         text in "\\PC{0,64}", path in "[a-z_.]{0,24}", value in "\\PC{0,24}", name in "[A-Z_]{0,24}",
     ) {
         let file = file(&text);

@@ -1,7 +1,7 @@
 //! Health, readiness and metrics over HTTP: `/healthz`, `/readyz`, `/metrics`.
 //!
-//! A connection carries one request, must be done with it within `CONNECTION_TIME_MAX`, and is served only while fewer
-//! than `http.connections_max` others are. Bodies are never read.
+//! A connection carries one request, must complete it within `CONNECTION_TIME_MAX`, and is served only while fewer than
+//! `http.connections_max` others are. Request bodies are never read.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -27,11 +27,11 @@ use pulsegate_settings::Check;
 
 /// How long a connection may live; a scrape takes milliseconds.
 const CONNECTION_TIME_MAX: Duration = Duration::from_secs(10);
-/// How large the head of a request may be.
+/// Largest head of a request, in bytes.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// How often recorded samples are moved into their buckets.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
-/// How long to wait after the system refused a connection, for example because no file descriptor was left.
+/// How long to wait after accepting a connection failed, for example because no file descriptor was left.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Where health, readiness and metrics are served.
@@ -41,7 +41,7 @@ pub struct Config {
     /// The address and port. Nothing served here is secret, but keep it off public networks. Default: `127.0.0.1:9464`.
     #[schemars(with = "String")]
     pub listen: SocketAddr,
-    /// How many connections are served at a time; more wait. Default: 64.
+    /// Connections that are served at a time; further ones wait. Default: 64.
     pub connections_max: usize,
 }
 
@@ -55,26 +55,26 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Notes what makes no sense.
+    /// Reports invalid values.
     pub fn check(&self, check: &mut Check) {
         check.range("connections_max", self.connections_max as u64, 1..=1024);
     }
 }
 
-/// What can go wrong at the start.
+/// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The address can't be listened on.
-    #[error("can't serve health and metrics on {address}: {cause}; choose another http.listen")]
+    #[error("failed to serve health and metrics on {address}: {cause}; choose another http.listen")]
     Listen {
-        /// The address from the configuration.
+        /// The configured address.
         address: SocketAddr,
-        /// What the system says.
+        /// Error of the operating system.
         cause: io::Error,
     },
 }
 
-/// The running server. It ends when this is dropped, which a role does last, so that probes are answered while it drains.
+/// The running server. Dropping it stops the server; a role does so last, so that probes are answered while it drains.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
@@ -82,11 +82,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens and serves from here on.
+    /// Listens on the configured address and serves in a task of its own.
     ///
     /// # Errors
     ///
-    /// When the address can't be listened on.
+    /// When the address can't be listened on, for example because another process uses it.
     pub async fn start(config: &Config, health: Arc<Health>, metrics: Arc<Metrics>) -> Result<Self, Error> {
         let fault = |cause| Error::Listen {
             address: config.listen,
@@ -96,11 +96,11 @@ impl Server {
         let address = listener.local_addr().map_err(fault)?;
         let connections = Arc::new(Semaphore::new(config.connections_max));
         let task = tokio::spawn(serve(listener, connections, Shared { health, metrics }));
-        tracing::info!(%address, "Serving health and metrics.");
+        tracing::info!(%address, "serving health and metrics");
         Ok(Self { address, task })
     }
 
-    /// The address that is listened on, with the real port where port 0 was asked for.
+    /// Address that is listened on, with the assigned port where port 0 was configured.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -127,7 +127,7 @@ async fn serve(listener: TcpListener, connections: Arc<Semaphore>, shared: Share
         .route("/metrics", get(scrape))
         .with_state(shared);
     let mut upkeep = tokio::time::interval(UPKEEP_INTERVAL);
-    // The connections end with this task, because the set does.
+    // Dropping the set with this task ends its connections.
     let mut open = JoinSet::new();
     loop {
         let accepted = async {
@@ -142,12 +142,12 @@ async fn serve(listener: TcpListener, connections: Arc<Semaphore>, shared: Share
                     let router = router.clone();
                     open.spawn(async move {
                         let _permit = permit;
-                        // A client that breaks off or dawdles is its own problem.
+                        // Errors and timeouts of a client need no action here.
                         let _ = tokio::time::timeout(CONNECTION_TIME_MAX, connection(stream, router)).await;
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "A connection to the health server could not be accepted.");
+                    tracing::warn!(%error, "failed to accept a connection to the health server, retrying");
                     tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                 }
             },
@@ -213,7 +213,7 @@ mod tests {
         let mut stream = TcpStream::connect(server.address())
             .await
             .expect("the server listens");
-        // A server that refuses early may reset the connection while we still write or read.
+        // A server that refuses early may reset the connection during the write or the read.
         let _ = stream
             .write_all(format!("{head}\r\nHost: test\r\n\r\n").as_bytes())
             .await;
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_idle_connection_is_closed_and_its_place_given_on() {
+    async fn an_idle_connection_is_closed_and_its_place_is_reused() {
         let (server, _health) = start(1).await;
         let idle = TcpStream::connect(server.address())
             .await

@@ -1,4 +1,4 @@
-//! Reads the key encryption key from where the configuration says.
+//! Reads the key encryption key (KEK) from the configured source.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -15,43 +15,43 @@ pub const VARIABLE: &str = "PHI_MASTER_KEY";
 // Far more than a key in base64 needs, and little enough to read at once.
 const FILE_BYTES_MAX: u64 = 4096;
 
-/// Why there is no KEK.
+/// Why the KEK could not be read.
 #[derive(Debug, Error)]
 pub enum ReadError {
-    /// The variable is not set, or not text.
+    /// The variable is not set, or not valid Unicode.
     #[error("{VARIABLE} is not set: put the KEK there in base64, or set kek.source = \"file\" and kek.file")]
     NoVariable,
-    /// No file is named.
-    #[error("kek.source is \"file\", but kek.file names none")]
+    /// `kek.file` is not set.
+    #[error("kek.source is \"file\", but kek.file is not set: name the KEK file there")]
     NoFile,
     /// The file cannot be read.
-    #[error("cannot read the KEK file {}", path.display())]
+    #[error("failed to read the KEK file {}", path.display())]
     Unreadable {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// Everybody on the machine can read or write the file.
-    #[error("the KEK file {} is open to everyone (mode {mode:03o}): run `chmod 600` on it", path.display())]
+    /// Every user of the machine can access the file.
+    #[error("the KEK file {} is accessible to every user (mode {mode:03o}): run `chmod 600` on it", path.display())]
     Open {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
     },
-    /// The file is far too large.
-    #[error("the KEK file {} has more than {FILE_BYTES_MAX} bytes: that is no key", path.display())]
+    /// The file is too large to be a key.
+    #[error("the KEK file {} is larger than {FILE_BYTES_MAX} bytes, so it is not a key", path.display())]
     TooLarge {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// What was read is no key.
+    /// The variable or the file does not hold a valid key.
     #[error("{place}: {error}")]
     NoKey {
         /// The file or the variable.
         place: String,
-        /// Why.
+        /// What is wrong with the key.
         error: KekError,
     },
 }

@@ -1,4 +1,4 @@
-//! Files that hold what nobody but their owner may know: logins and keys.
+//! Files that only their owner may access: logins and keys.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
@@ -7,32 +7,34 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-/// The text of a file that nobody but its owner may read.
+/// Reads the text of a file that only its owner may access.
 ///
 /// # Errors
-/// Where it can't be read, others may read it, or it is larger than `bytes_max`. Nothing of its text is in the error.
+/// When the file can't be read, other users may access it, or it is larger than `bytes_max`. No error quotes its text.
 pub(super) fn read(path: &Path, bytes_max: u64) -> io::Result<Zeroizing<String>> {
     if fs::metadata(path)?.permissions().mode() & 0o077 != 0 {
-        return Err(io::Error::other("others may read it; its mode must be 0600"));
+        return Err(io::Error::other(
+            "other users may access it; set its mode to 0600",
+        ));
     }
     read_public(path, bytes_max)
 }
 
-/// As [`read`], of what others may read.
+/// As [`read`], for a file that other users may read.
 pub(super) fn read_public(path: &Path, bytes_max: u64) -> io::Result<Zeroizing<String>> {
     if fs::metadata(path)?.len() > bytes_max {
-        let what = format!("larger than {bytes_max} bytes, so it is not what belongs there");
+        let what = format!("larger than {bytes_max} bytes, so it is not the expected file");
         return Err(io::Error::other(what));
     }
     fs::read_to_string(path).map(Zeroizing::new)
 }
 
-/// Writes a file, in the place of the one that is there. Renamed, so that no reader finds half of it.
+/// Writes a file, replacing an existing one. It is renamed into place, so that no reader sees half of it.
 pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
     fs::rename(write_beside(path, text)?, path)
 }
 
-/// Writes a file, unless there is one. Linked, so that no reader finds half of it and nobody's is replaced.
+/// Writes a file unless it exists. It is linked into place, so no reader sees half of it and no file is replaced.
 pub(super) fn create(path: &Path, text: &str) -> io::Result<()> {
     let temporary = write_beside(path, text)?;
     let linked = fs::hard_link(&temporary, path);

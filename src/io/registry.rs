@@ -1,8 +1,8 @@
-//! Schema ids, answered by a Confluent-compatible registry.
+//! Schema ids, resolved by a Confluent-compatible registry.
 //!
-//! What the registry says of an id is kept in one immutable snapshot that workers read without a lock. A known id is
-//! known for good, since registries never give one out twice; a denied one is asked for again after a while. A registry
-//! that does not answer says nothing: the lane waits.
+//! Verdicts on ids are kept in one immutable snapshot that workers read without a lock. A known id stays known, since
+//! registries never reuse one; a denied id is requested again after `registry.denied_s`. While the registry does not
+//! answer, no id is denied: the lane waits.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,25 +20,25 @@ use tokio::sync::Mutex;
 use pulsegate_core::event::{Catalog, Ids, Plan, Verdict};
 use pulsegate_settings::{Check, Secret};
 
-/// The largest answer that is read: a schema of the size that a gate compiles, quoted.
+/// Largest response that is read, in bytes: a schema of the size that a gate compiles, quoted.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
-/// The media type of the API.
+/// Media type of the API.
 const MEDIA_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 
 /// Where the schema registry is.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The base URL of a Confluent-compatible API, such as `https://registry:8081`. Default: none; Avro values that carry
-    /// a registry's id are then `unknown_schema`.
+    /// Base URL of a Confluent-compatible API, such as `https://registry:8081`. Default: none; Avro values with a
+    /// registry's id are then `unknown_schema`.
     ///
-    /// It may hold `user:password@`, so it is shown nowhere.
+    /// It may hold `user:password@`, so it is never shown.
     pub url: Secret,
     /// How long one request may take, in milliseconds. Default: 2,000.
     pub request_time_max_ms: u64,
-    /// How long an id that the registry does not have is not asked for again, in seconds. Default: 30.
+    /// How long an id stays denied before it is requested again, in seconds. Default: 30.
     pub denied_s: u64,
-    /// How many ids are remembered. Default: 10,000.
+    /// Ids that are kept in memory. Default: 10,000.
     pub ids_max: usize,
 }
 
@@ -54,7 +54,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Notes what makes no sense.
+    /// Reports invalid values.
     pub fn check(&self, check: &mut Check) {
         if !self.url.is_empty() {
             match Url::parse(self.url.expose()) {
@@ -71,37 +71,37 @@ impl Config {
     }
 }
 
-/// The registry did not answer, or not in a way that it should. The message's sender has no part in it.
+/// A failed request to the registry. It is never the fault of a record's sender.
 #[derive(Clone, Debug, Error)]
 pub enum RegistryFault {
-    /// No answer.
-    #[error("the schema registry (registry.url) does not answer: {0}")]
+    /// The registry did not answer in time, or its URL is invalid.
+    #[error("failed to reach the schema registry (registry.url): {0}")]
     Unreachable(String),
-    /// An answer that is none.
-    #[error("the schema registry answered {status} to {action}: {reason}")]
+    /// The registry's response is an error, or not what its API specifies.
+    #[error("{action} failed: the schema registry answered {status}: {reason}")]
     Refused {
-        /// The HTTP status.
+        /// HTTP status of the response.
         status: u16,
-        /// What was asked.
+        /// Action that failed.
         action: &'static str,
-        /// What it said, cut short.
+        /// First 200 characters of the response, or what is wrong with it.
         reason: String,
     },
 }
 
-/// A client with what it has learned.
+/// Client of the registry, with the verdicts so far.
 pub struct Registry {
     client: Client,
     base: Url,
     ids: ArcSwap<Ids>,
     config: Config,
-    /// One question at a time.
+    /// Allows one request about an id at a time.
     asking: Mutex<Asking>,
-    /// How many questions about ids have failed.
+    /// Failed requests about ids.
     faults: AtomicU64,
 }
 
-/// What belongs to whoever asks.
+/// State of the requests about ids.
 #[derive(Default)]
 struct Asking {
     /// When each denied id was denied.
@@ -119,13 +119,13 @@ struct SchemaAnswer {
     references: Vec<serde_json::Value>,
 }
 
-/// How the API says what is wrong (Confluent Schema Registry API reference, "Errors").
+/// Error response of the API (Confluent Schema Registry API reference, "Errors").
 #[derive(Deserialize)]
 struct ErrorAnswer {
     error_code: u32,
 }
 
-/// No schema has the id.
+/// Error code of the API: no schema has the id.
 const SCHEMA_NOT_FOUND: u32 = 40_403;
 
 #[derive(Deserialize)]
@@ -134,11 +134,11 @@ struct IdAnswer {
 }
 
 impl Registry {
-    /// A client for the configured registry; none when none is configured.
+    /// Makes a client for `registry.url`; `None` when that is empty.
     ///
     /// # Errors
     ///
-    /// When the URL is none, or TLS cannot be set up.
+    /// When the URL is invalid, or TLS cannot be set up.
     pub fn new(config: &Config) -> Result<Option<Self>, RegistryFault> {
         if config.url.is_empty() {
             return Ok(None);
@@ -160,20 +160,20 @@ impl Registry {
         }))
     }
 
-    /// What is known so far.
+    /// The verdicts so far.
     #[must_use]
     pub fn ids(&self) -> Arc<Ids> {
         self.ids.load_full()
     }
 
-    /// Finds out about an id, unless it is known. Afterwards [`Registry::ids`] has it, until too many others have come.
+    /// Requests an id, unless it is known. Afterwards [`Registry::ids`] has it, until `registry.ids_max` is exceeded.
     ///
-    /// Whoever waited while another question failed is told of that failure and asks nothing: a registry that hangs
-    /// would otherwise gather one question after another.
+    /// A caller that waited while another request failed returns that failure without a request of its own: otherwise
+    /// requests would queue up, one after another, at a registry that hangs.
     ///
     /// # Errors
     ///
-    /// [`RegistryFault`]: nothing was found out, ask again.
+    /// [`RegistryFault`]: the id is still unknown; retry.
     pub async fn resolve(&self, id: u32, catalog: &Catalog) -> Result<Verdict, RegistryFault> {
         let faults = self.faults.load(Ordering::Acquire);
         let mut asking = self.asking.lock().await;
@@ -192,7 +192,7 @@ impl Registry {
         let verdict = schema.map_or(Verdict::Denied, |schema| catalog.judge(&schema));
         self.forget_old_denials(&mut asking.denied);
         let ids = self.ids.load();
-        // A flood of made-up ids must not grow without bound: what was learned is learned again.
+        // A flood of made-up ids must not grow the snapshot without bound: it starts over empty.
         let kept = if ids.len() < self.config.ids_max {
             Ids::clone(&ids)
         } else {
@@ -206,11 +206,11 @@ impl Registry {
         Ok(verdict)
     }
 
-    /// As [`Registry::resolve`] for each, up to the first that is not answered.
+    /// As [`Registry::resolve`] for each id, up to the first failure.
     ///
     /// # Errors
     ///
-    /// [`RegistryFault`]: ask about those again that are not known.
+    /// [`RegistryFault`]: retry for the ids that are still unknown.
     pub async fn resolve_all(&self, ids: &[u32], catalog: &Catalog) -> Result<(), RegistryFault> {
         for &id in ids {
             self.resolve(id, catalog).await?;
@@ -218,7 +218,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Takes back denials that are old enough to be asked about again. To be called now and then.
+    /// Removes denials older than `registry.denied_s`, so that the ids are requested again. Call it regularly.
     pub async fn refresh(&self) {
         let mut asking = self.asking.lock().await;
         self.forget_old_denials(&mut asking.denied);
@@ -242,9 +242,9 @@ impl Registry {
         self.ids.store(Arc::new(ids));
     }
 
-    /// The text of a schema; none when the registry does not have the id, or it is not an Avro schema by itself.
+    /// Text of a schema; `None` when the registry does not have the id, or the schema is not Avro or has references.
     ///
-    /// Only the registry's own word denies an id: a 404 of a proxy, or of a wrong path in `registry.url`, is a fault.
+    /// Only the registry's own error code denies an id: a 404 of a proxy or a wrong path in `registry.url` is a fault.
     ///
     /// # Errors
     ///
@@ -256,35 +256,36 @@ impl Registry {
             .send()
             .await
             .map_err(unreachable)?;
-        let (status, body) = body(answer, "a schema id").await?;
+        let (status, body) = body(answer, "reading a schema").await?;
         if status == StatusCode::NOT_FOUND
             && serde_json::from_slice(&body)
                 .is_ok_and(|error: ErrorAnswer| error.error_code == SCHEMA_NOT_FOUND)
         {
             return Ok(None);
         }
-        let answer: SchemaAnswer = parse(status, &body, "a schema id")?;
+        let answer: SchemaAnswer = parse(status, &body, "reading a schema")?;
         let avro = answer.schema_type.as_deref().is_none_or(|kind| kind == "AVRO");
         Ok((avro && answer.references.is_empty()).then_some(answer.schema))
     }
 
-    /// Registers a schema under a subject, and gives its id. A schema that is there already keeps its id.
+    /// Registers a schema under a subject, and returns its id. A schema that is already registered keeps its id.
     ///
     /// # Errors
     ///
-    /// [`RegistryFault`], above all when the schema is not compatible with the subject's earlier ones.
+    /// [`RegistryFault`], for example when the schema is not compatible with the subject's earlier ones.
     pub async fn register(&self, subject: &str, schema: &str) -> Result<u32, RegistryFault> {
         let request = self.client.post(self.url(&["subjects", subject, "versions"]));
         let request = request
             .header(reqwest::header::CONTENT_TYPE, MEDIA_TYPE)
             .json(&json!({ "schema": schema }));
-        let answer: IdAnswer = read(request.send().await.map_err(unreachable)?, "a new schema").await?;
+        let answer: IdAnswer =
+            read(request.send().await.map_err(unreachable)?, "registering a schema").await?;
         Ok(answer.id)
     }
 
     fn url(&self, segments: &[&str]) -> Url {
         let mut url = self.base.clone();
-        // Refused only by URLs that cannot be a base, which `Url::parse` of an http URL never is.
+        // Fails only for URLs that cannot be a base, and every http URL can.
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(segments);
         }
@@ -292,17 +293,17 @@ impl Registry {
     }
 }
 
-/// The ids that the registry is being asked about, each once at a time.
+/// Ids with a request under way, so that each is requested once at a time.
 #[derive(Debug, Default)]
 pub struct Questions(std::sync::Mutex<HashSet<u32>>);
 
 impl Questions {
-    /// False where somebody is asking already.
+    /// Marks an id as requested; false where it already is.
     pub fn begin(&self, id: u32) -> bool {
         self.ids().insert(id)
     }
 
-    /// It may be asked again.
+    /// Unmarks an id, so that it may be requested again.
     pub fn end(&self, id: u32) {
         self.ids().remove(&id);
     }
@@ -320,13 +321,13 @@ async fn read<T: for<'d> Deserialize<'d>>(
     parse(status, &body, action)
 }
 
-/// Reads an answer piece by piece, so that its size is bounded whatever its header says.
+/// Reads a response piece by piece, so that its size is bounded whatever its header says.
 async fn body(mut answer: Response, action: &'static str) -> Result<(StatusCode, Vec<u8>), RegistryFault> {
     let status = answer.status();
     let mut body = Vec::new();
     while let Some(piece) = answer.chunk().await.map_err(unreachable)? {
         if body.len() + piece.len() > ANSWER_BYTES_MAX {
-            let reason = format!("an answer of more than {ANSWER_BYTES_MAX} bytes");
+            let reason = format!("the response is larger than {ANSWER_BYTES_MAX} bytes");
             return Err(RegistryFault::Refused {
                 status: status.as_u16(),
                 action,

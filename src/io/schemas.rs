@@ -9,7 +9,7 @@ use thiserror::Error;
 use pulsegate_core::event::{Catalog, Config, Source};
 use pulsegate_detect::clean::Decoder;
 
-/// The largest schema that is read: the default one has 5 KiB.
+/// Largest schema file that is read, in bytes; the default schema has 5 KiB.
 const SCHEMA_BYTES_MAX: u64 = 1 << 20;
 
 /// The schemas cannot be used. The text names the file or directory, what is wrong and what to do.
@@ -19,9 +19,9 @@ pub struct SchemasError(String);
 
 /// All event types, compiled.
 pub struct Schemas {
-    /// The plans.
+    /// Compiled plans of the event types.
     pub catalog: Catalog,
-    /// The first 8 bytes of a SHA-256 over names and texts, in hex: which schemas decided, in the ledger.
+    /// First 8 bytes of a SHA-256 over names and texts, in hex; the ledger records it as the schemas that decided.
     pub revision: String,
 }
 
@@ -43,18 +43,18 @@ impl Schemas {
         let revision = hex::encode(&hasher.finalize()[..8]);
         let catalog = Catalog::compile(&sources, config).map_err(|error| {
             SchemasError(format!(
-                "the schemas in {} (event.directory): {error}",
+                "failed to compile the schemas in {} (event.directory): {error}",
                 config.directory.display()
             ))
         })?;
         Ok(Self { catalog, revision })
     }
 
-    /// What reads the clean records of all event types. A JSON record does not name its type: it is of the default one.
+    /// Decoder of the clean records of all event types. A JSON record does not name its type: it has the default one.
     ///
     /// # Errors
     ///
-    /// [`SchemasError`], when a clean schema makes no sense to its reader.
+    /// `Usage`, when the decoder rejects a clean schema.
     pub fn decoder(&self, config: &Config) -> Result<Decoder, SchemasError> {
         let plans = self.catalog.plans();
         let default = plans.iter().position(|plan| plan.name() == config.default_event);
@@ -62,15 +62,15 @@ impl Schemas {
             .iter()
             .map(|plan| (plan.clean_schema(), plan.clean_fingerprint()));
         Decoder::new(clean, default.unwrap_or_default())
-            .map_err(|error| SchemasError(format!("the schemas (event.directory): {error}")))
+            .map_err(|error| SchemasError(format!("invalid clean schema (event.directory): {error}")))
     }
 }
 
-/// The schema files of a directory, by name, so that the order of the file system decides nothing.
+/// Schema files of a directory, sorted by name, so that the file system's order does not matter.
 fn sources(directory: &Path) -> Result<Vec<Source>, SchemasError> {
     let refused = |path: &Path, what: String| SchemasError(format!("{}: {what}", path.display()));
     let entries = fs::read_dir(directory)
-        .map_err(|error| refused(directory, format!("cannot be listed (event.directory): {error}")))?;
+        .map_err(|error| refused(directory, format!("failed to list the schemas (event.directory): {error}")))?;
     let mut sources = Vec::new();
     for entry in entries {
         let path = entry

@@ -1,7 +1,7 @@
-//! What the process knows of its own state: workers, and the lanes that they own.
+//! State of the process: its workers, and the lanes that they own.
 //!
-//! One table answers `/healthz` and `/readyz` and draws the gauges of the lanes, so the three can't disagree, and a
-//! lane that was given away leaves no series behind. Workers write a few times a batch, scrapes read: a mutex does.
+//! One table answers `/healthz` and `/readyz` and yields the gauges of the lanes, so the three can't disagree, and a
+//! revoked lane leaves no series behind. Workers write a few times per batch and scrapes read, so a mutex suffices.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -12,25 +12,25 @@ use serde::Serialize;
 
 use super::metrics::Metric;
 
-/// Why an assigned lane is not being worked on. Always our own fault or that of a service, never a message's.
+/// Why an assigned lane is held. The cause is always this process or a service, never a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HoldCause {
     /// Replay windows and rates are being rebuilt from the raw log after the assignment.
     Rebuilding,
-    /// A subject's key is not there yet.
+    /// The key of a subject is not fetched yet.
     SubjectKeys,
     /// A schema id is not known yet: the registry has not answered.
     SchemaRegistry,
-    /// Kafka does not take what the lane produces.
+    /// Kafka does not accept the lane's output.
     Kafka,
-    /// The database that the lane is stored in does not answer, or takes nothing.
+    /// The database that the lane is stored in does not answer, or refuses writes.
     Database,
     /// Another process has claimed the lane.
     Fenced,
-    /// The audit log is not what was written: somebody has to look.
+    /// The audit log was changed after it was written: an operator must investigate.
     Tampered,
-    /// The log ended before what is stored of it: somebody has to say where to read on.
+    /// The log ends before the stored offset: an operator must set where to read on.
     Truncated,
 }
 
@@ -45,7 +45,7 @@ pub enum Log {
     Clean,
     /// The ledger.
     Ledger,
-    /// The ledger once more, by whoever counts it.
+    /// The ledger once more, for the KPIs.
     Kpis,
 }
 
@@ -61,7 +61,7 @@ impl Log {
         }
     }
 
-    /// A lane's name in metrics. A raw one is called by its number, since a gate has no others.
+    /// A lane's name in metrics. A raw lane has its number only, since a gate has no other lanes.
     fn lane(self, partition: i32) -> String {
         match self {
             Self::Raw => partition.to_string(),
@@ -99,16 +99,16 @@ impl HoldCause {
     }
 }
 
-/// How far a worker has come.
+/// State of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Worker {
     /// Not in the group yet.
     Starting,
     /// In the group, with or without lanes.
     Joined,
-    /// Ended as it was told to.
+    /// Ended on request.
     Stopped,
-    /// Ended by itself.
+    /// Ended without a request.
     Died,
 }
 
@@ -119,12 +119,13 @@ struct Lane {
     held: Option<HoldCause>,
     /// Records up to the last stable offset, and the age of the first of them in seconds; unknown until measured.
     lag: Option<(u64, f64)>,
-    /// When it was last seen to be behind by nothing.
+    /// When it was last seen without lag.
     caught_up_ms: i64,
 }
 
 impl Lane {
-    /// The first of `records` is younger than the last one before it, and than the time when there was none.
+    /// Estimates the age of the first unread record: it is younger than the last one read, and than the last time
+    /// without lag.
     fn measure(&mut self, records: u64, appended_ms: i64, now_ms: i64) {
         if records == 0 {
             self.caught_up_ms = now_ms;
@@ -154,43 +155,43 @@ pub struct Health {
 /// The answer of `/healthz`.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Liveness {
-    /// No worker has ended by itself.
+    /// Whether no worker has died.
     pub alive: bool,
-    /// The workers that have.
+    /// Indexes of the workers that have died.
     pub dead_workers: Vec<usize>,
 }
 
 /// The answer of `/readyz`.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Readiness {
-    /// Every worker is in the group, no owned lane is held, and nobody asked for a stop.
+    /// Whether every worker is in the group, no owned lane is held, and no stop was requested.
     pub ready: bool,
-    /// A stop was asked for.
+    /// Whether a stop was requested.
     pub draining: bool,
-    /// How many workers there should be.
+    /// Number of workers that should run.
     pub workers: usize,
-    /// How many of them are in the group.
+    /// Number of workers that are in the consumer group.
     pub workers_joined: usize,
-    /// How many lanes they own.
+    /// Number of lanes that the workers own.
     pub lanes: usize,
-    /// The lanes that are held.
+    /// The held lanes, by log and partition.
     pub held: Vec<Held>,
 }
 
 /// A held lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Held {
-    /// Which log it is a partition of.
+    /// Log that the lane is a partition of.
     pub log: Log,
-    /// The partition.
+    /// Partition number.
     pub lane: i32,
-    /// Why.
+    /// Why the lane is held.
     pub cause: HoldCause,
 }
 
 impl Health {
-    /// The state of a process that will run `workers` workers. Until each has said [`WorkerHealth::joined`] it is not
-    /// ready.
+    /// The state of a process that will run `workers` workers. It is not ready until each has called
+    /// [`WorkerHealth::joined`].
     #[must_use]
     pub fn new(workers: usize) -> Arc<Self> {
         let state = State {
@@ -202,7 +203,7 @@ impl Health {
         })
     }
 
-    /// The side of one worker, to be moved into its thread. `index` is below the number given to [`Health::new`].
+    /// The handle of one worker, to be moved into its thread. `index` is below the number given to [`Health::new`].
     #[must_use]
     pub fn worker(self: &Arc<Self>, index: usize) -> WorkerHealth {
         self.worker_of(index, Log::Raw)
@@ -211,7 +212,10 @@ impl Health {
     /// As [`Health::worker`], for a worker whose lanes are partitions of `log`.
     #[must_use]
     pub fn worker_of(self: &Arc<Self>, index: usize, log: Log) -> WorkerHealth {
-        debug_assert!(index < self.lock().workers.len(), "there is no such worker");
+        debug_assert!(
+            index < self.lock().workers.len(),
+            "the index of the worker is out of range"
+        );
         WorkerHealth {
             health: Arc::clone(self),
             index,
@@ -220,7 +224,7 @@ impl Health {
         }
     }
 
-    /// A stop was asked for: not ready from here on.
+    /// Records that a stop was requested: the process is not ready from now on.
     pub fn drain(&self) {
         self.lock().draining = true;
     }
@@ -261,8 +265,8 @@ impl Health {
         }
     }
 
-    /// Whether this process may have records of `log` to read that are older than `seconds`: one of its lanes says so, or is
-    /// held, or has not said anything; or it has none, and knows nothing.
+    /// Whether this process may have unread records of `log` that are older than `seconds`: one of its lanes lags by
+    /// more, is held, or has not been measured; or it owns no lane, so the lag is unknown.
     #[must_use]
     pub fn is_behind(&self, log: Log, seconds: f64) -> bool {
         let state = self.lock();
@@ -319,7 +323,7 @@ impl Health {
         );
     }
 
-    /// A worker that panicked while it held the lock left nothing half done that a reader could not bear.
+    /// Ignores poisoning: a worker that panics under the lock leaves nothing that a reader could not handle.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -349,8 +353,8 @@ fn gauge(text: &mut String, metric: Metric, series: impl IntoIterator<Item = (St
     text.push('\n');
 }
 
-/// One worker's side of [`Health`]. Dropped without [`WorkerHealth::stopped`], by a panic or an early return, it tells
-/// that the worker died.
+/// One worker's handle on [`Health`]. Dropped without [`WorkerHealth::stopped`], by a panic or an early return, it
+/// marks the worker as dead.
 #[derive(Debug)]
 pub struct WorkerHealth {
     health: Arc<Health>,
@@ -360,12 +364,12 @@ pub struct WorkerHealth {
 }
 
 impl WorkerHealth {
-    /// The worker is in the group; it may own no lane at all.
+    /// Marks the worker as a member of the group, with or without lanes.
     pub fn joined(&self) {
         self.set(Worker::Joined);
     }
 
-    /// The worker owns `lane` from now on. It is held until [`WorkerHealth::release`], because its state must be rebuilt.
+    /// Makes the worker the owner of `lane`, which is held until [`WorkerHealth::release`]: its state must be rebuilt.
     pub fn assigned(&self, lane: i32) {
         let owned = Lane {
             worker: self.index,
@@ -376,10 +380,10 @@ impl WorkerHealth {
         self.health.lock().lanes.insert((self.log, lane), owned);
     }
 
-    /// The worker owns `lane` no more; its gauges go with it.
+    /// Ends the ownership of `lane` and removes its gauges.
     pub fn revoked(&self, lane: i32) {
         let mut state = self.health.lock();
-        // Another worker of this process may have been given it already.
+        // The lane may already belong to another worker of this process.
         if state
             .lanes
             .get(&(self.log, lane))
@@ -389,24 +393,24 @@ impl WorkerHealth {
         }
     }
 
-    /// The lane waits.
+    /// Marks the lane as held.
     pub fn hold(&self, lane: i32, cause: HoldCause) {
         self.update(lane, |owned| owned.held = Some(cause));
     }
 
-    /// The lane goes on.
+    /// Marks the lane as no longer held.
     pub fn release(&self, lane: i32) {
         self.update(lane, |owned| owned.held = None);
     }
 
-    /// How far the lane is behind the last stable offset, in records. The last one before them was appended at
-    /// `appended_ms`; 0 where nobody has seen it.
+    /// Sets how many records the lane is behind the last stable offset. The last record read was appended at
+    /// `appended_ms`; 0 where that is unknown.
     pub fn lag(&self, lane: i32, records: u64, appended_ms: i64) {
         let now_ms = Timestamp::now().as_millisecond();
         self.update(lane, |owned| owned.measure(records, appended_ms, now_ms));
     }
 
-    /// The worker has ended as it was told to.
+    /// Marks the worker as ended on request.
     pub fn stopped(mut self) {
         self.ended = Worker::Stopped;
     }
@@ -470,7 +474,7 @@ mod tests {
         );
         assert!(!health.readiness().ready);
         first.revoked(3);
-        assert!(health.readiness().ready, "a lane that is gone holds nobody up");
+        assert!(health.readiness().ready, "a revoked lane does not count");
         health.drain();
         assert!(!health.readiness().ready);
     }
@@ -535,7 +539,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_record_that_waits_is_no_older_than_the_last_before_it_or_than_when_none_waited() {
+    fn the_first_unread_record_is_no_older_than_the_last_read_or_than_the_last_time_without_lag() {
         let mut lane = Lane {
             worker: 0,
             held: None,
@@ -546,7 +550,7 @@ mod tests {
             lane.measure(records, appended_ms, now_ms);
             lane.lag
         };
-        assert_eq!(lag(9, 0, 5_000), Some((9, 0.0)), "nobody knows");
+        assert_eq!(lag(9, 0, 5_000), Some((9, 0.0)), "no append time is known");
         assert_eq!(lag(9, 2_000, 5_000), Some((9, 3.0)));
         assert_eq!(lag(0, 2_000, 6_000), Some((0, 0.0)));
         assert_eq!(lag(1, 2_000, 90_000), Some((1, 84.0)), "it came after 6 s");
@@ -554,7 +558,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_know_is_behind() {
+    fn an_unknown_lag_counts_as_behind() {
         let health = Health::new(1);
         let worker = health.worker_of(0, Log::Clean);
         worker.joined();
@@ -570,7 +574,10 @@ mod tests {
         let other = health.worker_of(0, Log::Raw);
         other.assigned(3);
         other.hold(3, HoldCause::Kafka);
-        assert!(!health.is_behind(Log::Clean, 60.0), "another log's");
+        assert!(
+            !health.is_behind(Log::Clean, 60.0),
+            "the held lane is of another log"
+        );
         worker.hold(2, HoldCause::Database);
         assert!(health.is_behind(Log::Clean, 60.0));
     }

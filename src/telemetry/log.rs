@@ -1,4 +1,4 @@
-//! Structured logs on standard error: sentences for a terminal, JSON for machines.
+//! Structured logs on standard error: text for a terminal, JSON for machines.
 //!
 //! No PHI, no identity and no payload is ever logged: log calls take positions, counts and closed names.
 
@@ -16,8 +16,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use pulsegate_settings::Check;
 
-/// Clients without a context of ours log each error that they also return, the end of a partition included. A filter that
-/// names the target again has the last word.
+/// Kafka clients with the default context log every error that they also return, including the end of a partition. A
+/// filter that names the target again overrides this.
 const QUIET: &str = "rdkafka::client=off";
 
 /// How logs are written.
@@ -38,9 +38,9 @@ pub enum Format {
     /// `text` on a terminal, `json` otherwise.
     #[default]
     Auto,
-    /// A line for people.
+    /// A line of text for people.
     Text,
-    /// A JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -54,7 +54,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Notes what makes no sense.
+    /// Reports an invalid filter.
     pub fn check(&self, check: &mut Check) {
         if self.filter().is_err() {
             check.problem("level", "must be a level (error, warn, info, debug, trace) or a filter such as info,pulsegate::io=debug");
@@ -66,7 +66,7 @@ impl Config {
     }
 }
 
-/// Starts logging for this process, the `log` crate's records (librdkafka, sqlx) and panics included; a second call
+/// Starts logging for this process, including the `log` crate's records (librdkafka, sqlx) and panics; a second call
 /// changes nothing.
 pub fn start(config: &Config) {
     let terminal = std::io::stderr().is_terminal();
@@ -79,13 +79,13 @@ pub fn start(config: &Config) {
                 at,
                 thread,
                 what = constant(panic.payload()),
-                "A bug ended a thread."
+                "a thread panicked; this is a defect, please report it"
             );
         }));
     }
 }
 
-/// The message of a panic if it stands in the source as it is. Any other is made from values, and those may be PHI.
+/// The message of a panic if it is a string literal. Any other is formatted from values, which may be PHI.
 fn constant(payload: &dyn Any) -> &'static str {
     payload
         .downcast_ref::<&'static str>()
@@ -102,7 +102,7 @@ where
         Format::Text => false,
         Format::Json => true,
     };
-    // A filter that can't be read was refused with the configuration; this is for callers that skipped the check.
+    // An invalid filter was rejected with the configuration; this is for callers that skipped the check.
     let filter = config.filter().unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -162,8 +162,8 @@ mod tests {
             format,
         };
         tracing::dispatcher::with_default(&dispatch(&config, terminal, move || writer.clone()), || {
-            tracing::info!(lane = 3, "Lane assigned.");
-            tracing::debug!("Not at this level.");
+            tracing::info!(lane = 3, "lane assigned");
+            tracing::debug!("not at this level");
         });
         let bytes = sink.0.lock().expect("no test panics while it logs").clone();
         String::from_utf8(bytes).expect("logs are UTF-8")
@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(text.lines().count(), 1);
         let line: serde_json::Value = serde_json::from_str(&text).expect("a JSON line");
         assert_eq!(line["lane"], 3);
-        assert_eq!(line["message"], "Lane assigned.");
+        assert_eq!(line["message"], "lane assigned");
         assert_eq!(line["level"], "INFO");
         let time: jiff::Timestamp = line["timestamp"]
             .as_str()
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_tells_its_message_only_if_no_value_is_in_it() {
+    fn a_panic_message_is_logged_only_if_it_holds_no_value() {
         let name = "Ada";
         let told = |panic: fn(&str)| {
             let caught = std::panic::catch_unwind(|| panic(name)).expect_err("it panics");

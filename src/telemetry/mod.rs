@@ -1,4 +1,4 @@
-//! Every metric as a documented variant; health; logs.
+//! Metrics, each a documented variant; health; logs.
 
 pub mod health;
 pub mod log;

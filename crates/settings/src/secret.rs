@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-/// What stands in the place of a secret wherever the configuration is shown.
+/// Placeholder for a secret wherever the configuration is shown.
 pub const REDACTED: &str = "[redacted]";
 
 /// A setting that is printed as `[redacted]` by everything but [`Secret::expose`], and wiped from memory on drop. An
@@ -22,7 +22,7 @@ impl Secret {
         &self.0
     }
 
-    /// Nothing was set.
+    /// Whether no value is set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

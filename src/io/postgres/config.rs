@@ -8,16 +8,16 @@ use sqlx::postgres::PgConnectOptions;
 
 use pulsegate_settings::{Check, Secret};
 
-/// How the databases are reached by whoever applies the topology. Services connect with their own logins.
+/// How `pulsegate topology` reaches the databases. Services connect with their own logins.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// `postgres://user:password@host:port/postgres` of a superuser; used by `pulsegate topology` and by nothing else.
+    /// URL of a superuser, `postgres://user:password@host:port/postgres`; used by `pulsegate topology` only.
     pub admin_url: Secret,
-    /// What the names of databases and roles begin with. Default: `pulsegate_`.
+    /// Prefix of the names of databases and roles. Default: `pulsegate_`.
     pub prefix: String,
-    /// Where `topology apply` writes the logins that it makes, one file a role, readable by the owner only, and where a
-    /// service looks for its login when the configuration gives no URL. Default: `.stack/logins`.
+    /// Directory where `topology apply` writes the logins that it makes, one file per role, readable by the owner only,
+    /// and where a service finds its login when no URL is configured. Default: `.stack/logins`.
     pub logins_directory: PathBuf,
 }
 
@@ -44,7 +44,7 @@ impl Config {
     }
 }
 
-/// Notes what is wrong with a PostgreSQL URL; an empty one is not set, and fine.
+/// Adds a problem if a PostgreSQL URL is invalid. An empty one counts as not set, which is valid.
 pub fn check_url(member: &str, url: &Secret, check: &mut Check) {
     if url.is_empty() {
         return;
@@ -69,7 +69,7 @@ pub fn is_encrypted(options: &PgConnectOptions) -> bool {
     matches!(options.get_ssl_mode(), Require | VerifyCa | VerifyFull)
 }
 
-/// A name that needs no thought when it is quoted.
+/// Whether a name needs no escaping when it is quoted.
 pub fn is_name(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_lowercase())
         && name

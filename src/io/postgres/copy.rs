@@ -1,4 +1,4 @@
-//! PostgreSQL's binary COPY format ("COPY", section "Binary Format"), as far as we write it.
+//! PostgreSQL's binary COPY format ("COPY", section "Binary Format"), as far as it is written here.
 
 /// Milliseconds from 1970 to 2000, where PostgreSQL's timestamps begin.
 const EPOCH_2000_MS: i64 = 946_684_800_000;
@@ -12,7 +12,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// None yet; each will have `columns` values.
+    /// Makes an empty stream of rows with `columns` values each.
     pub fn new(columns: i16) -> Self {
         // Signature, flags, length of the header's extension.
         let bytes = [b"PGCOPY\n\xff\r\n\0".as_slice(), &[0; 4], &[0; 4]].concat();
@@ -25,36 +25,36 @@ impl Rows {
         debug_assert_eq!(N, usize::from(self.columns.unsigned_abs()));
         self.bytes.extend_from_slice(&self.columns.to_be_bytes());
         for value in values {
-            // Every value is at most a few hundred bytes: whoever makes it keeps to a limit.
+            // Callers limit every value to a few hundred bytes.
             let length = value.map_or(-1, |value| i32::try_from(value.len()).unwrap_or(i32::MAX));
             self.bytes.extend_from_slice(&length.to_be_bytes());
             self.bytes.extend_from_slice(value.unwrap_or_default());
         }
     }
 
-    /// Bytes that wait to be sent.
+    /// Bytes not yet sent.
     pub fn pending(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Forgets what was sent, and keeps its memory.
+    /// Removes the sent bytes and keeps their allocation.
     pub fn sent(&mut self) {
         self.bytes.clear();
     }
 
-    /// Ends the stream: what is pending now is the last of it.
+    /// Ends the stream; the pending bytes are then its last.
     pub fn end(&mut self) {
         self.bytes.extend_from_slice(&(-1_i16).to_be_bytes());
     }
 
-    /// The finished stream, where it is sent as a whole.
+    /// Ends and returns the stream, for callers that send it as a whole.
     pub fn finish(mut self) -> Vec<u8> {
         self.end();
         self.bytes
     }
 }
 
-/// A `timestamptz` in its binary form. Times that PostgreSQL can't hold become the nearest that it can.
+/// A `timestamptz` in its binary form. Times outside PostgreSQL's range are clamped to it.
 pub fn timestamp(unix_ms: i64) -> [u8; 8] {
     let micros = unix_ms.saturating_sub(EPOCH_2000_MS).saturating_mul(1_000);
     micros
@@ -66,7 +66,7 @@ pub fn timestamp(unix_ms: i64) -> [u8; 8] {
 mod tests {
     use super::*;
 
-    /// The manual's layout, byte by byte.
+    /// The layout in the manual, byte by byte.
     #[test]
     fn a_row_is_laid_out_as_the_manual_says() {
         let mut rows = Rows::new(2);

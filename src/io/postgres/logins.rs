@@ -1,7 +1,7 @@
-//! The services' logins: one file a role, written when the role is made, readable by its owner only.
+//! The services' logins: one file per role, written when the role is created, readable by its owner only.
 //!
-//! A file holds the URL that the role connects with. Where a secret manager places the file first, the password in it
-//! is the one that the role gets.
+//! A file holds the URL that the role connects with. If a secret manager has placed the file before, the role gets the
+//! password in it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -40,7 +40,7 @@ const FILE_BYTES_MAX: u64 = 4096;
 /// The URL that the service role `role` (without prefix, such as `gate_vault`) connects with.
 ///
 /// # Errors
-/// [`LoginError::File`] where the file is missing, or others may read it.
+/// [`Fault::Login`] where the file is missing, or other users may access it.
 pub fn read(config: &Config, role: &str) -> Result<Secret, LoginError> {
     find(config, role)?.ok_or_else(|| {
         let reason =
@@ -62,17 +62,17 @@ pub fn find(config: &Config, role: &str) -> Result<Option<Secret>, LoginError> {
     }
 }
 
-/// The login leads to the server that `admin` is at. One that cannot be read is not ours to judge.
+/// Whether the login has the host and port of `admin`; true also for one that cannot be parsed.
 pub fn is_at(login: &Secret, admin: &PgConnectOptions) -> bool {
     login.expose().parse::<PgConnectOptions>().map_or(true, |login| {
         (login.get_host(), login.get_port()) == (admin.get_host(), admin.get_port())
     })
 }
 
-/// What a service connects with: the URL that is configured, or else the login of `role`.
+/// Connection options of a service: the configured URL, or else the login of `role`.
 ///
 /// # Errors
-/// [`LoginError`] where there is none, or it does not do.
+/// [`Fault`] where there is neither, or the URL is invalid, or unencrypted outside `local`.
 pub fn options(
     access: &Access,
     database: &str,
@@ -97,7 +97,7 @@ pub fn options(
     Ok(options.application_name("pulsegate").disable_statement_logging())
 }
 
-/// Makes a new password for `role` and writes its login, with the host, port and parameters that `admin` has.
+/// Makes a new password for `role` and writes its login, with the host, port and parameters of `admin`.
 pub fn make(
     config: &Config,
     role: &str,
@@ -106,7 +106,7 @@ pub fn make(
 ) -> Result<Secret, LoginError> {
     let mut random = Zeroizing::new([0_u8; 32]);
     getrandom::fill(random.as_mut_slice()).map_err(|error| {
-        LoginError::Invalid(format!("the operating system gave no random bytes: {error}"))
+        LoginError::Invalid(format!("failed to get random bytes from the operating system: {error}"))
     })?;
     let password = Zeroizing::new(URL_SAFE_NO_PAD.encode(random.as_slice()));
     let login = admin

@@ -1,4 +1,4 @@
-//! Roles and grants: `topology/access.toml` is the whole truth, and what is live beyond it is a difference too.
+//! Roles and grants: `topology/access.toml` is complete, so a live privilege that it does not name is a difference too.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use pulsegate_settings::LOCAL;
 
 const DECLARED: &str = include_str!("../../../topology/access.toml");
 
-/// The grantee that stands for everybody.
+/// The grantee that stands for every role.
 const PUBLIC: &str = "PUBLIC";
 
 /// The service access matrix.
@@ -28,14 +28,14 @@ pub(super) struct Matrix {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Database {
-    #[expect(dead_code, reason = "said for the reader of the file")]
+    #[expect(dead_code, reason = "documents the file for its readers")]
     purpose: String,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Role {
-    #[expect(dead_code, reason = "said for the reader of the file")]
+    #[expect(dead_code, reason = "documents the file for its readers")]
     purpose: String,
     database: String,
     connections_max: i32,
@@ -49,7 +49,7 @@ struct Role {
     functions: BTreeMap<String, Vec<String>>,
 }
 
-/// What a privilege is held on.
+/// Kind of object that a privilege is held on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Object {
     Database,
@@ -83,7 +83,7 @@ impl Object {
     }
 }
 
-/// What one grantee holds on one object.
+/// One object and one grantee that holds privileges on it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Holding {
     object: Object,
@@ -100,13 +100,13 @@ impl Matrix {
         let names = matrix.database.keys().chain(matrix.role.keys());
         if let Some(name) = names.into_iter().find(|name| !is_name(name)) {
             return Err(Fault::Invalid(format!(
-                "topology/access.toml: {name} is no name for a database or role"
+                "topology/access.toml: {name} is not a valid name of a database or role"
             )));
         }
         for (name, role) in &matrix.role {
             if !matrix.database.contains_key(&role.database) {
                 return Err(Fault::Invalid(format!(
-                    "topology/access.toml: role {name} is of no declared database"
+                    "topology/access.toml: the database of role {name} is not declared"
                 )));
             }
         }
@@ -117,7 +117,7 @@ impl Matrix {
         self.database.keys().map(String::as_str)
     }
 
-    /// What is declared for one database, given the objects that it has (for `*`).
+    /// Declared privileges on one database; `*` stands for its `existing` objects.
     fn privileges(&self, admin: &Admin<'_>, database: &str, existing: &[(Object, String)]) -> Privileges {
         let mut wanted = Privileges::new();
         for (role, declared) in self.role.iter().filter(|(_, role)| role.database == database) {
@@ -160,7 +160,7 @@ impl Matrix {
     }
 }
 
-/// Makes the roles with their passwords and takes from them whatever they should not be.
+/// Creates the roles with their passwords, and removes attributes and memberships that are not declared.
 pub(super) async fn apply_roles(
     admin: &Admin<'_>,
     matrix: &Matrix,
@@ -171,17 +171,17 @@ pub(super) async fn apply_roles(
         let name = admin.full(role);
         let live = live_role(root, &name).await?;
         let local = admin.settings.environment == LOCAL;
-        // A developer's server moves to another port, and is asked under the one that the superuser has now.
+        // A developer's server may have moved to another port: a login with another address is made anew.
         let login = logins::find(&admin.settings.databases, role)?
             .filter(|login| !local || logins::is_at(login, admin.options()));
         let login = match (login, &live) {
             (Some(login), _) => Some(login),
-            // Somebody may be connected with the password of an existing role whose file is not here: outside a
-            // developer's machine it is not for us to change.
+            // A service may use the password of an existing role whose file is not here: outside a developer's machine
+            // the password is left unchanged.
             (None, Some(_)) if !local => None,
             (None, _) => {
                 let database = admin.full(&declared.database);
-                changes.push(format!("made a login for role {name}"));
+                changes.push(format!("created a login for role {name}"));
                 Some(logins::make(
                     &admin.settings.databases,
                     role,
@@ -202,7 +202,7 @@ pub(super) async fn apply_roles(
                     format!("REVOKE \"{}\" FROM \"{name}\"", parent.replace('"', "\"\"")),
                 )
                 .await?;
-                changes.push(format!("took role {name} out of {parent}"));
+                changes.push(format!("removed role {name} from {parent}"));
             }
         }
         if let Some(login) = login {
@@ -227,7 +227,7 @@ fn verifier(role: &str, login: &str) -> Result<String, Fault> {
     let password = PasswordOf::parse(login).filter(|login| login.user == role && !login.password.is_empty());
     let Some(login) = password else {
         return Err(Fault::Invalid(format!(
-            "the login file of role {role} holds no URL of that role with a password"
+            "the login file of role {role} must hold a URL with that role and a password"
         )));
     };
     Ok(postgres_protocol::password::scram_sha_256(
@@ -260,12 +260,12 @@ fn percent_decode(text: &str) -> Option<String> {
         .map(std::borrow::Cow::into_owned)
 }
 
-/// What a role should be, in the words that [`live_role`] uses.
+/// Declared attributes of a role, in the wording of [`live_role`].
 fn attributes(declared: &Role) -> String {
     format!("may log in, {} connections", declared.connections_max)
 }
 
-/// What a role is, in words; `None` where there is no such role.
+/// Live attributes of a role, in words; `None` where there is no such role.
 async fn live_role(connection: &mut PgConnection, name: &str) -> Result<Option<String>, Fault> {
     let fault = |error| Fault::postgres("reading the roles", &error);
     let row = sqlx::query(
@@ -328,7 +328,7 @@ pub(super) async fn inspect_roles(
     Ok(items)
 }
 
-/// Grants what is missing and revokes what is too much, from whomever.
+/// Grants missing privileges, and revokes undeclared ones from every grantee.
 pub(super) async fn apply_grants(
     admin: &Admin<'_>,
     matrix: &Matrix,
@@ -400,7 +400,7 @@ async fn compare(
     Ok(compared)
 }
 
-/// The tables, sequences and functions of the schema `public` that are ours: not an extension's, not the migrator's.
+/// Tables and sequences of the schema `public`, without those of extensions and of the migrator.
 async fn objects(connection: &mut PgConnection) -> Result<Vec<(Object, String)>, Fault> {
     let fault = |error| Fault::postgres("reading the tables", &error);
     let rows = sqlx::query(
@@ -422,7 +422,7 @@ async fn objects(connection: &mut PgConnection) -> Result<Vec<(Object, String)>,
     Ok(objects)
 }
 
-/// Every privilege that anybody but the owner holds on this database, its schema `public` and what is in it.
+/// Privileges of every role but the owner on this database, its schema `public` and the objects in it.
 async fn live_privileges(connection: &mut PgConnection) -> Result<Privileges, Fault> {
     let fault = |error| Fault::postgres("reading the grants", &error);
     let rows = sqlx::query(LIVE_PRIVILEGES)
@@ -492,7 +492,7 @@ fn describe(holding: &Holding) -> String {
 
 fn statement(verb: &str, holding: &Holding, privilege: &str, preposition: &str) -> String {
     let quote = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-    // Revoking a privilege takes its grant option along.
+    // Revoking a privilege revokes its grant option too.
     let privilege = privilege.trim_end_matches(" WITH GRANT OPTION");
     let privilege = match privilege.split_once('(') {
         Some((privilege, column)) => format!("{privilege} ({})", quote(column.trim_end_matches(')'))),
@@ -524,7 +524,10 @@ mod tests {
         assert_eq!(databases, ["analytics", "audit", "operations", "vault"]);
         for (name, role) in &matrix.role {
             let compartment = name.rsplit('_').next().unwrap_or_default();
-            assert_eq!(compartment, role.database, "a role's name says its compartment");
+            assert_eq!(
+                compartment, role.database,
+                "a role's name ends in its compartment"
+            );
             assert!(role.connections_max > 0, "{name} has a limit of connections");
         }
         let audit = matrix.role.values().filter(|role| role.database == "audit");

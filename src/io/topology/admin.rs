@@ -17,7 +17,7 @@ impl<'c> Admin<'c> {
     pub(super) fn new(settings: &'c Settings) -> Result<Self, Fault> {
         if settings.databases.admin_url.is_empty() {
             return Err(Fault::Invalid(
-                "databases.admin_url is not set: the URL of a superuser that makes databases and roles \
+                "databases.admin_url is not set: set it to the URL of a superuser, which creates databases and roles \
                  (PULSEGATE_DATABASES__ADMIN_URL)"
                     .to_owned(),
             ));
@@ -43,7 +43,7 @@ impl<'c> Admin<'c> {
         &self.options
     }
 
-    /// The full name of the database or role `name`.
+    /// Full name of the database or role `name`, with the prefix.
     pub(super) fn full(&self, name: &str) -> String {
         format!("{}{name}", self.settings.databases.prefix)
     }
@@ -65,9 +65,9 @@ impl<'c> Admin<'c> {
     }
 }
 
-/// Runs one statement that was put together from names of ours ([`is_name`]), quoted.
+/// Runs one statement that was built from quoted names ([`crate::io::postgres::is_name`]).
 pub(super) async fn run(connection: &mut PgConnection, sql: String) -> Result<(), Fault> {
-    // What is run can hold a password's verifier, so a failure names the verb and the object only.
+    // A statement can hold a password's verifier, so a failure names only its first three words.
     let action: String = sql.split_whitespace().take(3).collect::<Vec<_>>().join(" ");
     match connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await {
         Ok(_) => Ok(()),

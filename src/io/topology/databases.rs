@@ -14,7 +14,7 @@ static VAULT: Migrator = sqlx::migrate!("topology/databases/vault");
 static AUDIT: Migrator = sqlx::migrate!("topology/databases/audit");
 static OPERATIONS: Migrator = sqlx::migrate!("topology/databases/operations");
 
-/// The table in which they are recorded.
+/// Table in which sqlx records the applied migrations.
 const APPLIED: &str = "_sqlx_migrations";
 
 fn migrations(database: &str) -> Option<&'static Migrator> {
@@ -27,12 +27,12 @@ fn migrations(database: &str) -> Option<&'static Migrator> {
     }
 }
 
-/// Creates databases, migrates them, and makes roles and grants what the matrix says.
+/// Creates roles and databases, runs migrations, and grants what the matrix declares.
 pub(super) async fn apply(settings: &Settings, changes: &mut Vec<String>) -> Result<(), Fault> {
     let matrix = Matrix::declared()?;
     let admin = Admin::new(settings)?;
     let mut root = admin.connect(None).await?;
-    // Roles are shared by all databases, and PostgreSQL lets two sessions that alter one role fail: one apply at a time.
+    // All databases share the roles, and PostgreSQL fails concurrent changes of one role: one apply at a time.
     sqlx::query("select pg_advisory_lock(hashtextextended('pulsegate topology apply', 0))")
         .execute(&mut root)
         .await
@@ -118,7 +118,7 @@ pub(super) async fn inspect(settings: &Settings) -> Result<Vec<Item>, Fault> {
     Ok(items)
 }
 
-/// What depends on the edition of TimescaleDB.
+/// Items that depend on the edition of TimescaleDB.
 async fn edition_items(
     connection: &mut PgConnection,
     settings: &Settings,
@@ -178,7 +178,7 @@ async fn migration_item(
     })
 }
 
-/// The migrations that `table`, one of our own names, records.
+/// Migrations recorded in `table`, which must be a constant name.
 async fn applied(connection: &mut PgConnection, table: &str) -> Result<Vec<(i64, Vec<u8>)>, Fault> {
     let fault = |error| Fault::postgres("reading the applied migrations", &error);
     let there: bool = sqlx::query_scalar("select to_regclass('public.' || $1) is not null")
@@ -208,7 +208,7 @@ async fn exists(connection: &mut PgConnection, database: &str) -> Result<bool, F
         .map_err(|error| Fault::postgres("looking for databases", &error))
 }
 
-/// A session that can't say goodbye is gone all the same.
+/// Closes a session. An error is ignored, since the session has ended all the same.
 async fn close(connection: PgConnection) {
     drop(connection.close().await);
 }

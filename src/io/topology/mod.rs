@@ -20,7 +20,7 @@ use crate::io::postgres::{self, DatabaseError};
 use crate::io::timescale;
 use pulsegate_settings::Check;
 
-/// What may differ between installations that share the declared topology.
+/// Settings that may differ between installations that share the declared topology.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -60,7 +60,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// What is wrong with the values.
+    /// Reports invalid values.
     pub fn check(&self, check: &mut Check) {
         if let Some(partitions) = self.partitions {
             check.range("partitions", partitions.into(), 1..=10_000);
@@ -72,7 +72,7 @@ impl Config {
     }
 }
 
-/// What kind of thing an item is about.
+/// Kind of object that an item is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -82,27 +82,27 @@ pub enum Kind {
     Database,
     /// A login role.
     Role,
-    /// What one grantee may do with one object.
+    /// Privileges of one grantee on one object.
     Grant,
 }
 
-/// One thing that is declared, or that lives where nothing is declared.
+/// One property of an object that is declared, live, or both.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Item {
-    /// What it is about.
+    /// Kind of the object.
     pub kind: Kind,
-    /// The object's name.
+    /// Name of the object.
     pub name: String,
-    /// Which property of the object.
+    /// Property of the object, such as `partitions`.
     pub aspect: String,
-    /// What the topology declares; `None` where it wants nothing.
+    /// Declared value; `None` where nothing is declared.
     pub declared: Option<String>,
-    /// What was found; `None` where there is nothing.
+    /// Live value; `None` where nothing was found.
     pub live: Option<String>,
 }
 
 impl Item {
-    /// Declared and live are the same.
+    /// Whether the declared and the live value are equal.
     #[must_use]
     pub fn agrees(&self) -> bool {
         self.declared == self.live
@@ -110,7 +110,7 @@ impl Item {
 }
 
 impl std::fmt::Display for Item {
-    /// A sentence for the difference.
+    /// Describes the difference.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let show = |side: &Option<String>| side.clone().unwrap_or_else(|| "nothing".to_owned());
         let Self {
@@ -132,39 +132,41 @@ impl std::fmt::Display for Item {
 /// What `apply` did and what it found afterwards.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
-    /// One sentence a change; empty where everything agreed already.
+    /// One sentence per change; empty where everything agreed already.
     pub changes: Vec<String>,
     /// Everything declared or found, after the changes.
     pub items: Vec<Item>,
 }
 
 impl Report {
-    /// The items that disagree still: each needs a decision that a program must not take.
+    /// Items that still disagree: each needs a decision of the operator.
     pub fn differences(&self) -> impl Iterator<Item = &Item> {
         self.items.iter().filter(|item| !item.agrees())
     }
 }
 
-/// Why the topology could not be applied or looked at.
+/// Why the topology could not be applied or inspected.
 #[derive(Debug, Error)]
 pub enum Fault {
     /// A service did not answer.
-    #[error("{service} can't be reached: {reason}; is the stack up (`make up`) and the address right?")]
+    #[error(
+        "failed to reach {service}: {reason}; check that the stack is up (`make up`) and the address is right"
+    )]
     Unreachable {
-        /// Which service.
+        /// Name of the service.
         service: &'static str,
-        /// What the client library said.
+        /// Error of the client library.
         reason: String,
     },
-    /// A service answered with a refusal.
+    /// A service refused a request.
     #[error("{action} failed: {reason}")]
     Refused {
-        /// What was tried.
+        /// Action that failed.
         action: String,
-        /// What the service said.
+        /// Error of the service.
         reason: String,
     },
-    /// The declarations or the configuration make no sense.
+    /// The declarations or the configuration are invalid.
     #[error("{0}")]
     Invalid(String),
     /// A login file could not be read or written.
@@ -219,8 +221,8 @@ impl From<DatabaseError> for Fault {
     }
 }
 
-/// Makes the live topology agree with the declared one, as far as nothing is lost by it; idempotent. What it must not
-/// do by itself (changing a partition count moves devices) stays in the report as a difference.
+/// Makes the live topology agree with the declared one, where that loses nothing; idempotent. A change that needs a
+/// decision of the operator (a new partition count moves devices) stays in the report as a difference.
 ///
 /// # Errors
 /// [`Fault`] where a service does not answer or refuses.

@@ -21,7 +21,7 @@ type Admin = Arc<AdminClient<DefaultClientContext>>;
 
 const DECLARED: &str = include_str!("../../../topology/topics.toml");
 
-/// How long to wait until a change that the controller accepted is seen on the broker that is asked.
+/// How long to wait until the queried broker shows a change that the controller accepted.
 const SETTLE_TIME_MAX: Duration = Duration::from_secs(10);
 
 #[derive(Deserialize)]
@@ -45,7 +45,7 @@ struct Declared {
     settings: BTreeMap<String, String>,
 }
 
-/// A topic as it should be.
+/// A declared topic.
 #[derive(Debug)]
 struct Topic {
     name: String,
@@ -54,13 +54,13 @@ struct Topic {
     settings: BTreeMap<String, String>,
 }
 
-/// A topic as it is.
+/// A live topic.
 struct Live {
     partitions: u32,
     replication_factor: u32,
-    /// Every setting with its value in force.
+    /// Effective value of every setting.
     settings: BTreeMap<String, String>,
-    /// Those that were set for this topic and are not the broker's.
+    /// Settings made for this topic, without those inherited from the broker.
     own: BTreeMap<String, String>,
 }
 
@@ -75,7 +75,7 @@ fn declared(names: &Names, config: &Config) -> Result<Vec<Topic>, Fault> {
     for (key, topic) in document.topics {
         let mut settings = defaults.settings.clone();
         settings.extend(topic.settings);
-        // Two of three replicas: one can be away, and what was acknowledged is still on two.
+        // Two of three replicas: one may be down, and an acknowledged record is still on two.
         let insync = if replication_factor >= 3 { 2 } else { 1 };
         settings.insert("min.insync.replicas".to_owned(), insync.to_string());
         let name = match key.as_str() {
@@ -86,7 +86,7 @@ fn declared(names: &Names, config: &Config) -> Result<Vec<Topic>, Fault> {
             "findings" => &names.findings,
             _ => {
                 return Err(Fault::Invalid(format!(
-                    "topology/topics.toml: nobody knows a topic {key}"
+                    "topology/topics.toml: unknown topic {key}"
                 )));
             }
         };
@@ -101,7 +101,7 @@ fn declared(names: &Names, config: &Config) -> Result<Vec<Topic>, Fault> {
     Ok(topics)
 }
 
-/// Creates what is missing and alters settings that differ. Partition counts are left alone: a device's home would move.
+/// Creates missing topics and alters settings that differ. Partition counts stay: a change would move a device's home.
 pub(super) async fn apply(settings: &Settings, changes: &mut Vec<String>) -> Result<(), Fault> {
     let topics = declared(&settings.topics, &settings.topology)?;
     let admin = connect(settings)?;
@@ -188,7 +188,7 @@ async fn create(
                 "created topic {} with {} partitions",
                 topic.name, topic.partitions
             )),
-            // Another apply was faster.
+            // A concurrent apply has created it.
             Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
             Err((_, code)) => {
                 return Err(Fault::Refused {
@@ -201,7 +201,7 @@ async fn create(
     Ok(())
 }
 
-/// librdkafka's wrapped call replaces all of a topic's own settings, so those that nobody declares are sent along.
+/// Alters settings. librdkafka's call replaces all of a topic's own settings, so undeclared ones are sent along.
 async fn alter(
     admin: &Admin,
     settings: &Settings,
@@ -242,7 +242,7 @@ async fn alter(
     Ok(())
 }
 
-/// Waits until the broker that answers knows of what the controller accepted.
+/// Waits until the queried broker shows what the controller accepted.
 async fn settle(admin: &Admin, settings: &Settings, topics: &[Topic]) -> Result<(), Fault> {
     let pause = Duration::from_millis(50);
     let times = usize::try_from(SETTLE_TIME_MAX.as_millis() / pause.as_millis()).unwrap_or(200);
@@ -268,13 +268,13 @@ async fn settle(admin: &Admin, settings: &Settings, topics: &[Topic]) -> Result<
         .retry(ConstantBuilder::default().with_delay(pause).with_max_times(times))
         .await
     {
-        // Not settled in time: what differs will be in the report.
+        // Not settled in time: the report will show the differences.
         Ok(()) | Err(Fault::Invalid(_)) => Ok(()),
         Err(fault) => Err(fault),
     }
 }
 
-/// Every topic of the cluster that is declared, as it is.
+/// Reads the declared topics that exist in the cluster.
 async fn read(admin: &Admin, settings: &Settings) -> Result<BTreeMap<String, Live>, Fault> {
     let names: Vec<String> = declared(&settings.topics, &settings.topology)?
         .into_iter()
@@ -285,7 +285,11 @@ async fn read(admin: &Admin, settings: &Settings) -> Result<BTreeMap<String, Liv
     let asked = Arc::clone(admin);
     let metadata = tokio::task::spawn_blocking(move || asked.inner().fetch_metadata(None, timeout))
         .await
-        .map_err(|error| Fault::Invalid(format!("the thread that asks Kafka ended early: {error}")))?
+        .map_err(|error| {
+            Fault::Invalid(format!(
+                "the thread that reads Kafka's metadata ended early: {error}"
+            ))
+        })?
         .map_err(|error| Fault::kafka("reading the cluster's metadata", &error))?;
     let mut live = BTreeMap::new();
     for topic in metadata

@@ -20,36 +20,36 @@ use pulsegate_core::gate::keyring::{
     Algorithm, KeyRow, KeyState, Keyring, KeyringBuilder, KeyringError, Profile,
 };
 
-/// Changes that are read at once.
+/// Most changes that are read at once.
 const CHANGES_MAX: i64 = 20_000;
-/// As long as the transaction that reads everything may take.
+/// How long reading everything may take; the statement timeout of its transaction is the same.
 const LOAD_TIME_MAX: Duration = Duration::from_mins(10);
 
 /// All device keys as of one revision, with the tenants that they belong to.
 pub struct Keys {
     keyring: Arc<Keyring>,
     revision: u64,
-    /// By the keyring's tenant number.
+    /// Tenants by their number in the keyring.
     by_number: Vec<Arc<Home>>,
     by_id: HashMap<i32, Arc<Home>>,
     house: Arc<Home>,
 }
 
 impl Keys {
-    /// The device keys.
+    /// Device keys in the form that the gate verifies with.
     #[must_use]
     pub const fn keyring(&self) -> &Arc<Keyring> {
         &self.keyring
     }
 
-    /// The last change of a device key that is in here.
+    /// Revision of the last change of a device key that is included.
     #[must_use]
     pub const fn revision(&self) -> u64 {
         self.revision
     }
 
-    /// The key that the deadletters of a tenant (by its number in the keyring) are sealed to; `None` for records that
-    /// nobody is known to have signed.
+    /// The key that the deadletters of a tenant (by its number in the keyring) are sealed to; `None` for records
+    /// without a known signer.
     #[must_use]
     pub fn quarantine(&self, tenant: Option<u16>) -> Arc<FieldKey> {
         let home = tenant.and_then(|number| self.home(number)).unwrap_or(&self.house);
@@ -66,7 +66,7 @@ impl Keys {
         self.by_number.get(usize::from(number))
     }
 
-    /// Every tenant, the house's own included.
+    /// Every tenant, including [`HOUSE`].
     pub(super) fn homes(&self) -> Vec<Arc<Home>> {
         self.by_id.values().cloned().collect()
     }
@@ -95,12 +95,12 @@ select k.kid, d.name, d.tenant_id, d.class, d.token_salt, k.profile, k.alg, k.st
        coalesce(k.secret_wrapped, k.public_key), k.revision
 from device_key k join device d on d.id = k.device_id";
 
-/// Reads everything, as of one moment, into what is known.
+/// Reads all device keys and tenants in one snapshot, into `known`.
 pub(super) async fn load(database: &Database, kek: &Kek, known: KeyringBuilder) -> Result<Keys, VaultFault> {
     let action = "reading the device keys";
     let late = |_| VaultFault::Unreachable {
         action,
-        reason: "no end within ten minutes".to_owned(),
+        reason: "not finished within ten minutes".to_owned(),
     };
     tokio::time::timeout(LOAD_TIME_MAX, read_all(database, kek, known))
         .await
@@ -142,8 +142,8 @@ async fn read_all(database: &Database, kek: &Kek, mut builder: KeyringBuilder) -
     )
 }
 
-/// Takes the changes since the revision in memory, and says whether there may be more. Revisions commit in their order
-/// (see the migration), so nothing that commits later can be below the last one seen.
+/// Applies the changes since the revision in memory, and returns whether there may be more. Revisions commit in their
+/// order (see the migration), so nothing that commits later can be below the last one seen.
 pub(super) async fn follow(shared: &Shared) -> Result<bool, VaultFault> {
     let keys = shared.keys.load_full();
     let query = format!("{COLUMNS} where k.revision > $1 order by k.revision limit $2");
@@ -164,16 +164,16 @@ pub(super) async fn follow(shared: &Shared) -> Result<bool, VaultFault> {
         // The rows come in the order of their revisions.
         revision = row.try_get::<i64, _>(9).map_or(revision, i64::cast_unsigned);
         let decoded = Decoded::new(row, |id| by_id.get(&id).map(|home| &home.branch));
-        // One row that somebody damaged must not keep the revocations behind it from this gate.
+        // One damaged row must not keep the revocations behind it from this gate.
         if let Err(fault) = decoded.and_then(|decoded| decoded.put(&mut builder)) {
-            error!(%fault, revision, "a changed device key is left out");
+            error!(%fault, revision, "skipped a damaged device key: the gate keeps its previous state");
         }
     }
     let more = rows.len() as i64 == CHANGES_MAX;
     let keys = match builder.finish() {
         Ok(keyring) => Keys::new(keyring, revision, by_id)?,
-        // A key that takes the place of another, whose change is behind this page.
-        // What is in memory keeps its numbers: admission and subject keys know devices and tenants by them.
+        // A key replaces another one whose change is on a later page. Devices and tenants in memory keep their numbers,
+        // since admission and subject keys refer to them by these.
         Err(KeyringError::TooManyKeys) if more => {
             load(&shared.database, &shared.kek, keys.keyring.edit()).await?
         }
@@ -182,13 +182,13 @@ pub(super) async fn follow(shared: &Shared) -> Result<bool, VaultFault> {
     info!(
         changes = rows.len(),
         revision = keys.revision,
-        "device keys changed"
+        "applied changes of device keys"
     );
     shared.keys.store(Arc::new(keys));
     Ok(more)
 }
 
-/// The tenants in memory and those that came with these rows.
+/// The tenants in memory and the new ones of these rows.
 async fn with_new_tenants(
     shared: &Shared,
     keys: &Keys,
@@ -211,7 +211,7 @@ async fn with_new_tenants(
     Ok(by_id)
 }
 
-/// A row with its secret opened and its token made, checked.
+/// A checked row, with its secret opened and its token derived.
 struct Decoded<'r> {
     kid: &'r str,
     device: &'r str,
@@ -230,7 +230,7 @@ impl<'r> Decoded<'r> {
     fn new(row: &'r PgRow, branch: impl Fn(i32) -> Option<&'r Branch>) -> Result<Self, VaultFault> {
         let damaged = |reason: &dyn std::fmt::Display| VaultFault::damaged("device key", reason);
         let fault = |error| VaultFault::database("reading a device key", &error);
-        let unknown = || damaged(&"profile, algorithm, state or tenant is none that is known here");
+        let unknown = || damaged(&"unknown profile, algorithm, state or tenant");
         let text = |index: usize| row.try_get::<&str, _>(index).map_err(fault);
         let (kid, device) = (text(0)?, text(1)?);
         let Branch { tenant, .. } = branch(row.try_get(2).map_err(fault)?).ok_or_else(unknown)?;

@@ -1,16 +1,17 @@
-//! That keys were made or renewed, from the vault to the audit log.
+//! Relays key events (keys created or renewed) from the vault to the audit log.
 //!
 //! ```text
 //! keys written ─▶ key_event (by triggers, in the same transaction) ─▶ relay ─▶ audit log, lane `administration`
 //! ```
 //!
-//! One gate at a time takes the oldest events, has them recorded, and only then lets them be gone. Nothing waits for it:
-//! while the audit database is away keys are made as ever, and their events stay in the vault. Each event is recorded at
-//! least once. A gate that ends between the two commits leaves events that are recorded again; the number of an event
-//! is in its entry, so a repeat is seen to be one.
+//! One gate at a time takes the oldest events, records them in the audit log, and only then deletes them. Nothing waits
+//! for it: while the audit database is down keys are still created, and their events stay in the vault. Each event is
+//! recorded at least once: if a gate ends between the two commits, its events are recorded again. An entry holds the
+//! number of its event, so a repeat can be recognized.
 //!
-//! An entry's own time and host are those of the gate that relayed it; when the keys were made, and with which login, is
-//! in its detail. Subjects, lookups, salts and keys are in neither: key ids stand in front of every sealed field.
+//! An entry's own time and host are those of the gate that relayed it; its detail says when the keys were created and
+//! with which login. Neither holds subjects, lookups, salts or keys; key ids are not secret, since they precede every
+//! sealed field.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -33,17 +34,17 @@ use crate::io::audit::journal::{self, Journal, Role};
 use crate::telemetry::metrics::{Metrics, Service};
 use pulsegate_ledger::log::entry::Deed;
 
-/// Events that are relayed at once, each with at most 500 key ids.
+/// Most events that are relayed at once, each with at most 500 key ids.
 const EVENTS_MAX: usize = 500;
 const _: () = assert!(EVENTS_MAX <= journal::ACTIONS_MAX);
-/// How long the audit log may take to record them.
+/// How long recording them in the audit log may take.
 const RECORD_TIME_MAX: Duration = Duration::from_secs(10);
-/// How long the vault keeps taken events for a gate that does not come back: longer than recording may take.
+/// How long the vault lets the transaction with taken events idle: longer than recording may take.
 const REST_TIME_MAX: Duration = Duration::from_secs(20);
-/// How long a gate that stops goes on relaying.
+/// How long a stopping gate goes on relaying.
 const FINISH_TIME_MAX: Duration = Duration::from_secs(3);
 
-/// Takes the oldest events. To lock rows one needs the right to change them, so relays have a lock of their own.
+/// Takes the oldest events. Locking rows needs the privilege to update them, so relays use an advisory lock instead.
 const TAKE: &str = "
 with oldest as (select id from key_event order by id limit $1),
      taken as (delete from key_event e using oldest o where e.id = o.id returning e.*)
@@ -51,14 +52,14 @@ select id, kind, made_by, tenant, kek, keys, rotations, key_ids,
        to_char(made_at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"') as made_at
 from taken order by id";
 
-/// Why events were not relayed. They are where they were, and taken again.
+/// Why events were not relayed. They stay in the vault and are retried.
 #[derive(Debug, Error)]
 enum Fault {
     #[error(transparent)]
     Vault(#[from] VaultFault),
     #[error(transparent)]
     Audit(#[from] AuditError),
-    #[error("the audit log has not answered within {} s", RECORD_TIME_MAX.as_secs())]
+    #[error("the audit log did not answer within {} s", RECORD_TIME_MAX.as_secs())]
     Late,
 }
 
@@ -71,15 +72,15 @@ impl Fault {
     }
 }
 
-/// An action of the audit log.
+/// An action to record in the audit log, with its detail.
 type Action = (Deed, Map<String, Value>);
 
-/// The relay of one gate. It keeps no connection between two looks, and none that others wait for: a look that is given up
-/// takes its connections with it, and the vault its events back.
+/// The relay of one gate. It keeps no connection between two runs, and shares none: a cancelled run closes its
+/// connections, and the vault keeps the events.
 pub(super) struct Relay {
     settings: Settings,
     audit: audit::Settings,
-    /// The last try failed, and this was said.
+    /// Whether the last attempt failed, and a warning was logged.
     failing: AtomicBool,
     metrics: Arc<Metrics>,
 }
@@ -94,30 +95,30 @@ impl Relay {
         }
     }
 
-    /// Relays all that there is. That it can't be done is counted each time, and said once.
+    /// Relays all events. Every failure is counted, but only the first of a row is logged as a warning.
     pub(super) async fn relay(&self) {
         match self.relay_all().await {
             Ok(Left::Nothing) => {
                 if self.failing.swap(false, Ordering::Relaxed) {
-                    info!("events of keys get into the audit log again");
+                    info!("relaying key events to the audit log again");
                 }
             }
             Ok(Left::ToAnother | Left::More) => {}
             Err(fault) => {
                 self.metrics.failed(fault.service());
                 if self.failing.swap(true, Ordering::Relaxed) {
-                    debug!(%fault, "events of keys still wait in the vault");
+                    debug!(%fault, "failed again to relay key events to the audit log: they stay in the vault");
                 } else {
-                    warn!(%fault, "events of keys wait in the vault, and get into the audit log later");
+                    warn!(%fault, "failed to relay key events to the audit log: they stay in the vault, retrying");
                 }
             }
         }
     }
 
-    /// Relays a last time, and not for long.
+    /// Relays a last time, for at most `FINISH_TIME_MAX`.
     pub(super) async fn finish(&self) {
         if timeout(FINISH_TIME_MAX, self.relay()).await.is_err() {
-            warn!("events of keys may be left in the vault; the next gate takes them to the audit log");
+            warn!("timed out relaying key events on stop: the next gate relays those left in the vault");
         }
     }
 
@@ -139,7 +140,7 @@ impl Relay {
 
     /// Relays the oldest events.
     async fn relay_some(&self, vault: &mut PgConnection, journal: &OnceCell<Journal>) -> Result<Left, Fault> {
-        let action = "taking events of keys";
+        let action = "taking key events";
         let mut transaction = self.ask(action, vault.begin()).await?;
         let Some(taken) = self.ask(action, take(&mut transaction)).await? else {
             return Ok(Left::ToAnother);
@@ -148,8 +149,7 @@ impl Relay {
             let actions = taken.iter().map(read).collect::<Result<_, _>>()?;
             self.record(journal, actions).await?;
         }
-        self.ask("forgetting events of keys", transaction.commit())
-            .await?;
+        self.ask("deleting key events", transaction.commit()).await?;
         self.metrics.key_events_relayed(taken.len());
         Ok(if taken.len() < EVENTS_MAX {
             Left::Nothing
@@ -180,16 +180,16 @@ impl Relay {
     }
 }
 
-/// What there is to do after some events were relayed.
+/// What is left to relay.
 #[derive(Clone, Copy)]
 enum Left {
     Nothing,
     More,
-    /// Another gate is at it.
+    /// Another gate is relaying.
     ToAnother,
 }
 
-/// None where another gate has taken some and not let go of them yet.
+/// Takes the oldest events; `None` while another gate holds the lock.
 async fn take(connection: &mut PgConnection) -> Result<Option<Vec<PgRow>>, sqlx::Error> {
     let alone: bool = sqlx::query_scalar(
         "select pg_try_advisory_xact_lock(hashtextextended('pulsegate key_event relay', 0))",
@@ -203,9 +203,9 @@ async fn take(connection: &mut PgConnection) -> Result<Option<Vec<PgRow>>, sqlx:
     taken.fetch_all(connection).await.map(Some)
 }
 
-/// What the audit log is told of an event.
+/// Turns an event into an action of the audit log.
 fn read(row: &PgRow) -> Result<Action, VaultFault> {
-    let fault = |error| VaultFault::database("reading an event of keys", &error);
+    let fault = |error| VaultFault::database("reading a key event", &error);
     let kind: &str = row.try_get("kind").map_err(fault)?;
     let deed =
         serde_json::from_value(kind.into()).map_err(|error| VaultFault::damaged("key event", error))?;

@@ -1,8 +1,8 @@
 //! Adds device keys: any number of lines in one transaction, all or none.
 //!
 //! Lines are checked and wrapped as they are read and go through COPY into a temporary table, so a file of any length
-//! takes little memory. What can only be said of all of them together (a key id that stands twice, a device of two
-//! tenants) is then asked of the database, and the answer names the line.
+//! needs little memory. The database then finds conflicts between lines (a repeated key id, a device of two tenants),
+//! and the error names the line.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::BufRead;
@@ -22,34 +22,34 @@ use pulsegate_core::crypto::envelope::Nonce;
 use pulsegate_core::crypto::kek::Kek;
 use pulsegate_core::gate::keyring::{Algorithm, CLASSES_MAX, VERIFYING_KEYS_MAX};
 
-/// Lines that are sent at once.
+/// Lines that are sent to the database at once.
 const CHUNK_LINES: usize = 10_000;
 
-/// What an import did.
+/// Result of an import.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Imported {
     /// Lines that were read.
     pub lines: u64,
-    /// Keys that are new.
+    /// New keys.
     pub keys: u64,
-    /// Keys that were there already, with the same content.
+    /// Keys that the vault already had, with the same content.
     pub unchanged: u64,
-    /// Devices that are new.
+    /// New devices.
     pub devices: u64,
-    /// Tenants that are new.
+    /// New tenants.
     pub tenants: u64,
 }
 
 /// Why nothing was imported.
 #[derive(Debug, Error)]
 pub enum ImportError {
-    /// A line is wrong.
+    /// A line is invalid, or conflicts with an earlier line or the vault.
     #[error("{0}; nothing was imported")]
     Line(Problem),
     /// The input could not be read.
-    #[error("the input can't be read: {0}; nothing was imported")]
+    #[error("failed to read the input: {0}; nothing was imported")]
     Input(std::io::Error),
-    /// The vault did not take it.
+    /// The vault failed.
     #[error("{0}; nothing was imported")]
     Vault(#[from] VaultFault),
 }
@@ -86,7 +86,7 @@ impl Registrar {
             mut imported,
             ..
         } = staging;
-        // From here to the commit other writers wait (see the migration), so what is found stays so.
+        // Other writers wait from here to the commit (see the migration), so the checks stay valid.
         sqlx::query("select pg_advisory_xact_lock(hashtextextended('pulsegate device_key revision', 0))")
             .execute(&mut *transaction)
             .await
@@ -139,7 +139,7 @@ create temporary table staged (
     profile text not null, alg text not null, secret_wrapped bytea, public_key bytea, token_salt bytea not null
 ) on commit drop";
 
-/// An import on its way into the temporary table.
+/// An import while its lines are copied into the temporary table.
 struct Staging<'k> {
     kek: &'k Kek,
     branches: HashMap<String, Branch>,
@@ -166,7 +166,7 @@ impl Staging<'_> {
         copy.finish().await.map(drop).map_err(fault)
     }
 
-    /// Makes and opens the tenants that these lines are the first to name.
+    /// Creates and opens the tenants that these lines are the first to name.
     async fn meet_tenants(
         &mut self,
         connection: &mut PgConnection,
@@ -188,13 +188,16 @@ impl Staging<'_> {
     }
 
     fn wrap(&self, number: u64, line: &KeyLine, rows: &mut Rows) -> Result<(), VaultFault> {
-        let unknown = || VaultFault::damaged("tenant", "one that was just made is not there");
+        let unknown = || VaultFault::damaged("tenant", "one that was just created is missing");
         let Branch { id, tenant } = self.branches.get(&line.tenant).ok_or_else(unknown)?;
         let secret = match line.algorithm {
             Algorithm::HmacSha256 => {
                 let nonce = Nonce::from_random(*random()?);
                 let wrapped = tenant.wrap_device_secret(&line.device, &line.kid, &line.material, nonce);
-                Some(wrapped.map_err(|error| VaultFault::Invalid(format!("can't wrap a secret: {error}")))?)
+                Some(
+                    wrapped
+                        .map_err(|error| VaultFault::Invalid(format!("failed to wrap a secret: {error}")))?,
+                )
             }
             Algorithm::Ed25519 => None,
         };
@@ -215,27 +218,27 @@ impl Staging<'_> {
     }
 }
 
-/// What can be wrong with lines beside others, or beside the vault.
+/// A conflict of a line with earlier lines or with the vault.
 struct Conflict {
     field: &'static str,
     reason: &'static str,
-    /// Answers the first line that is wrong.
+    /// Returns the first line with this conflict.
     query: &'static str,
-    /// The limit that the query asks for.
+    /// The limit that is bound to the query, if it has one.
     limit: Option<usize>,
 }
 
 const CONFLICTS: [Conflict; 6] = [
     Conflict {
         field: "kid",
-        reason: "stands in an earlier line already",
+        reason: "is already in an earlier line",
         query: "select line from (select line, row_number() over (partition by kid order by line) as n from staged) s
          where n > 1 order by line limit 1",
         limit: None,
     },
     Conflict {
         field: "tenant",
-        reason: "is not that of an earlier line or of the vault for the same device",
+        reason: "differs from an earlier line or the vault for the same device",
         query: "select s.line from staged s
          join (select device, first_value(tenant_id) over (partition by device order by line) as tenant_id, line
                from staged) f on f.line = s.line
@@ -245,7 +248,7 @@ const CONFLICTS: [Conflict; 6] = [
     },
     Conflict {
         field: "class",
-        reason: "is not that of an earlier line or of the vault for the same device",
+        reason: "differs from an earlier line or the vault for the same device",
         query: "select s.line from staged s
          join (select device, first_value(class) over (partition by device order by line) as class, line
                from staged) f on f.line = s.line
@@ -276,7 +279,7 @@ const CONFLICTS: [Conflict; 6] = [
     },
     Conflict {
         field: "class",
-        reason: "would be one more class than a gate tells apart (256); use one that there is",
+        reason: "would exceed the 256 device classes that a gate supports; use an existing class",
         query: "with known as (select distinct class from device)
          select line from (
              select min(line) as line, row_number() over (order by min(line)) as n from staged
@@ -316,8 +319,8 @@ async fn find_conflicts(connection: &mut PgConnection) -> Result<(), ImportError
     Ok(())
 }
 
-/// Key ids that are in the vault must have the same secret there: two ciphertexts of it are never alike, so both are
-/// opened. Returns how many keys are known.
+/// Checks that keys which are already in the vault have the same secret there. Two ciphertexts of one secret always
+/// differ, so both are opened. Returns the number of known keys.
 async fn compare_known(
     connection: &mut PgConnection,
     branches: &HashMap<String, Branch>,

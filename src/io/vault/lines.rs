@@ -1,4 +1,4 @@
-//! The lines of `device import`: one JSON object a key. What is wrong is said by line number and field, never by value.
+//! The lines of `device import`: one JSON object per key. Problems name the line and the field, never the value.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -30,9 +30,9 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 pub struct Problem {
     /// The line's number, from 1.
     pub line: u64,
-    /// The field, where it is one.
+    /// The field, unless the problem is of the whole line.
     pub field: Option<&'static str>,
-    /// What is wrong and what is right.
+    /// What is wrong and what is expected.
     pub reason: String,
 }
 
@@ -46,21 +46,21 @@ impl fmt::Display for Problem {
     }
 }
 
-/// A key to be added, checked as far as that needs no other.
+/// A key to be added, checked as far as possible without other lines.
 pub struct KeyLine {
-    /// The device id.
+    /// Device id.
     pub device: String,
-    /// The key id.
+    /// Key id.
     pub kid: String,
-    /// The tenant.
+    /// Name of the tenant.
     pub tenant: String,
-    /// The device class.
+    /// Device class, which selects the rate limit.
     pub class: String,
-    /// How the device signs.
+    /// Signing profile.
     pub profile: Profile,
-    /// With what.
+    /// Signature algorithm.
     pub algorithm: Algorithm,
-    /// The HMAC secret or the public key.
+    /// HMAC secret or public key, decoded.
     pub material: Zeroizing<Vec<u8>>,
 }
 
@@ -70,7 +70,7 @@ impl fmt::Debug for KeyLine {
     }
 }
 
-/// Every field is a text, so that what is wrong with one is found here and not in an error that quotes it.
+/// Every field is a string, so that problems are found here and not by the deserializer, whose errors quote the value.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Raw<'l> {
@@ -103,13 +103,13 @@ const FIELDS: [&str; 8] = [
     "public_key",
 ];
 
-/// Field and reason of a problem whose line is known elsewhere.
+/// Field and reason of a problem whose line is known to the caller.
 type Flaw = (Option<&'static str>, String);
 
 /// Reads one line without its end into `buffer`; false at the end of the input.
 ///
 /// # Errors
-/// A line longer than [`LINE_BYTES_MAX`], as an `InvalidData` error, or what the reader says.
+/// `InvalidData` for a line longer than [`LINE_BYTES_MAX`], or the reader's error.
 pub fn read_line(reader: &mut impl BufRead, buffer: &mut Vec<u8>) -> io::Result<bool> {
     buffer.clear();
     let limit = LINE_BYTES_MAX as u64 + 1;
@@ -125,10 +125,10 @@ pub fn read_line(reader: &mut impl BufRead, buffer: &mut Vec<u8>) -> io::Result<
     Ok(read > 0)
 }
 
-/// Understands line number `line`.
+/// Parses line number `line`.
 ///
 /// # Errors
-/// The first thing that is wrong with it.
+/// The first problem of the line.
 pub fn parse(line: u64, text: &[u8]) -> Result<KeyLine, Problem> {
     understand(text).map_err(|(field, reason)| Problem { line, field, reason })
 }
@@ -141,7 +141,7 @@ fn understand(text: &[u8]) -> Result<KeyLine, Flaw> {
     if tenant == HOUSE {
         return flaw(
             "tenant",
-            "is reserved for what nobody has signed for; choose another name",
+            "is reserved for records without a known signer; choose another name",
         );
     }
     let class = named("class", raw.class, CLASS_BYTES_MAX)?;
@@ -180,7 +180,7 @@ fn understand(text: &[u8]) -> Result<KeyLine, Flaw> {
 }
 
 impl KeyLine {
-    /// The rules of the gate's own registry, so that nothing is imported that a gate would refuse.
+    /// Applies the rules of the gate's keyring, so that no key is imported that a gate would refuse.
     fn check(&self) -> Result<(), Flaw> {
         let row = KeyRow {
             kid: &self.kid,
@@ -194,7 +194,7 @@ impl KeyLine {
             device_token: &[b'0'; 22],
         };
         if self.device.chars().any(char::is_control) {
-            return flaw("device", "must hold no control characters");
+            return flaw("device", "must not contain control characters");
         }
         row.check().map_err(|error| {
             let field = match error {
@@ -218,12 +218,12 @@ fn from_json(text: &[u8]) -> Result<Raw<'_>, Flaw> {
         let path = error.path().to_string();
         match FIELDS.into_iter().find(|field| *field == path) {
             Some(field) if error.inner().is_data() => {
-                (Some(field), "must be a text, and stand once".to_owned())
+                (Some(field), "must be a string, given only once".to_owned())
             }
             _ if error.inner().is_data() => (
                 None,
                 format!(
-                    "must be one JSON object of these fields, each once: {}",
+                    "must be one JSON object with these fields, each once: {}",
                     FIELDS.join(", ")
                 ),
             ),
@@ -234,7 +234,7 @@ fn from_json(text: &[u8]) -> Result<Raw<'_>, Flaw> {
         }
     })?;
     if reader.end().is_err() {
-        return Err((None, "goes on behind its JSON object".to_owned()));
+        return Err((None, "has more text after its JSON object".to_owned()));
     }
     Ok(raw)
 }
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn the_contracts_three_lines_are_understood() {
+    fn the_three_lines_of_the_contract_are_parsed() {
         let hmac = parse(
             1,
             jws(&format!(r#""alg":"HS256","secret":"{SECRET}""#)).as_bytes(),
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_by_line_and_field_and_never_by_value() {
+    fn problems_name_the_line_and_the_field_and_never_the_value() {
         let good = format!(r#""alg":"HS256","secret":"{SECRET}""#);
         let cases = [
             (
@@ -332,7 +332,7 @@ mod tests {
             ),
             (
                 jws(r#""alg":"HS256","secret":["hunter2"]"#),
-                "field \"secret\": must be a text",
+                "field \"secret\": must be a string",
             ),
             (
                 jws(r#""alg":"none","secret":"hunter2""#),
@@ -353,7 +353,7 @@ mod tests {
             ),
             (
                 jws(&format!(r#"{good},"hunter2":1"#)),
-                "must be one JSON object of these fields",
+                "must be one JSON object with these fields",
             ),
             (jws(&format!(r#"{good},"kid":"other""#)), "once"),
             (
@@ -370,9 +370,9 @@ mod tests {
             ),
             (
                 jws(&good).replace("\"d1\"", "\"a\\u0000b\""),
-                "field \"device\": must hold no control",
+                "field \"device\": must not contain control",
             ),
-            (jws(&good) + "{}", "goes on behind"),
+            (jws(&good) + "{}", "has more text after"),
             ("hunter2".to_owned(), "is not JSON (at column 1)"),
             ("[]".to_owned(), "line 7"),
             (String::new(), "is not JSON"),

@@ -1,10 +1,10 @@
 //! The vault database: device keys and subject keys, wrapped.
 //!
-//! A gate holds all device keys in memory and follows their changes; subject keys it fetches in batches and keeps for a
-//! while. While the vault is down nothing is rejected for it: subjects that are known go on from memory for a bounded
-//! time, and the records of others wait.
+//! A gate holds all device keys in memory and follows their changes; it fetches subject keys in batches and caches
+//! them. While the vault is down no record is rejected for that reason: cached subject keys are used for a bounded
+//! time, and records of other subjects wait.
 //!
-//! Keys that are made or renewed leave an event beside them, which a gate takes to the audit log.
+//! Creating or renewing a key also writes a key event, which a gate relays to the audit log.
 
 mod devices;
 mod events;
@@ -44,30 +44,30 @@ use pulsegate_settings::{Check, Secret};
 
 pub use self::tenants::HOUSE;
 
-/// How the vault is reached and what is kept of it in memory.
+/// How the vault is reached, and how much of it is cached.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The vault's URL, `postgres://role:password@host:port/database`. Default: none; then the login file of the
-    /// command's role in `databases.logins_directory` is read, which `pulsegate topology apply` has written.
+    /// command's role, which `pulsegate topology apply` has written to `databases.logins_directory`, is read.
     pub url: Secret,
-    /// Connections that one process opens at most. Default: 8.
+    /// Most connections that one process opens. Default: 8.
     pub connections_max: u32,
     /// How long to wait for a connection, in milliseconds. Default: 2,000.
     pub acquire_time_max_ms: u64,
-    /// How long one request may take until the vault counts as down, in milliseconds. Default: 2,000.
+    /// How long one request may take before the vault counts as down, in milliseconds. Default: 2,000.
     pub request_time_max_ms: u64,
-    /// How often a gate asks for changes of device keys, in milliseconds; a change reaches it within this time and a
+    /// How often a gate reads changes of device keys, in milliseconds; a change reaches it within this time plus one
     /// request. Default: 500.
     pub poll_interval_ms: u64,
-    /// Subject keys that are kept in memory. Default: 100,000.
+    /// Most subject keys that are cached. Default: 100,000.
     pub subjects_max: usize,
-    /// How long a subject key is used before it is asked for again, in seconds. Default: 1,800.
+    /// How long a subject key is used before it is fetched again, in seconds. Default: 1,800.
     pub subject_fresh_s: u64,
-    /// How long a subject key is used at most while the vault is down, in seconds since it was last read; after that its
-    /// records are held. It bounds how long a shredded subject can still be sealed for. Default and most: 3,600.
+    /// How long a subject key may be used while the vault is down, in seconds since it was last read; after that its
+    /// records are held. It bounds how long a shredded subject can still be sealed for. Default and maximum: 3,600.
     pub subject_stale_s: u64,
-    /// How often the use counts of subject keys are written to the vault, and the events of keys taken from it to the
+    /// How often the use counts of subject keys are written to the vault, and key events are relayed from it to the
     /// audit log, in seconds. Default: 30.
     pub report_interval_s: u64,
 }
@@ -100,7 +100,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// What is wrong with the values.
+    /// Reports invalid values.
     pub fn check(&self, check: &mut Check) {
         check_url("url", &self.url, check);
         check.range("connections_max", self.connections_max.into(), 1..=64);
@@ -114,37 +114,37 @@ impl Config {
     }
 }
 
-/// Why the vault did not do what was asked. Always a fault of ours: what needs it waits.
+/// Why a request to the vault failed. Never a record's fault: records that need the vault wait.
 #[derive(Debug, Error)]
 pub enum VaultFault {
-    /// No answer within the time that is configured.
-    #[error("the vault database can't be reached ({action}): {reason}")]
+    /// The database is down, or did not answer within the configured time.
+    #[error("failed to reach the vault database ({action}): {reason}")]
     Unreachable {
-        /// What was asked.
+        /// Request that failed.
         action: &'static str,
-        /// What the client library said.
+        /// Error of the client library.
         reason: String,
     },
-    /// The database answered with a refusal.
-    #[error("the vault database refused ({action}): {reason}")]
+    /// The database refused the request.
+    #[error("the vault database refused a request ({action}): {reason}")]
     Refused {
-        /// What was asked.
+        /// Request that failed.
         action: &'static str,
-        /// What the database said.
+        /// Error of the database.
         reason: String,
     },
-    /// This process holds another KEK than the vault was made with.
+    /// The KEK of this process is not the one that the vault was made with.
     #[error(transparent)]
     Kek(#[from] KekError),
-    /// Something in the vault is not what was put there, or is not for this reader.
+    /// A row of the vault is missing or damaged, or can't be opened with these keys.
     #[error("the vault's {what} can't be used: {reason}")]
     Damaged {
-        /// Which kind of row.
+        /// Kind of the row.
         what: &'static str,
         /// What is wrong with it.
         reason: String,
     },
-    /// The configuration does not lead to a vault.
+    /// The configuration is invalid, or this process failed before it asked the vault.
     #[error("{0}")]
     Invalid(String),
 }
@@ -159,7 +159,7 @@ impl VaultFault {
                 action,
                 reason: error.to_string(),
             },
-            // Class 57 is the operator's doing: shutting down, starting up, cancelled for time. 53: no connection left.
+            // Class 57 is operator intervention: shutting down, starting up, timed out. Class 53: out of connections.
             sqlx::Error::Database(database)
                 if database
                     .code()
@@ -185,7 +185,7 @@ impl VaultFault {
     }
 }
 
-/// A pool of one role's connections, with a limit of time on everything that is asked.
+/// A pool of one role's connections, with a time limit on every request.
 #[derive(Clone)]
 pub(super) struct Database {
     pool: PgPool,
@@ -193,7 +193,7 @@ pub(super) struct Database {
 }
 
 impl Database {
-    /// Connects with the login of `role`, or with the URL that is configured.
+    /// Connects with the configured URL, or else with the login of `role`.
     async fn connect(settings: &Settings, role: &str) -> Result<Self, VaultFault> {
         let pool = PgPoolOptions::new()
             .max_connections(settings.vault.connections_max)
@@ -207,19 +207,19 @@ impl Database {
         })
     }
 
-    /// Waits for an answer as long as is configured, and no longer: the server's own limit does not help where the
-    /// server is not there. A request that is given up takes its connection with it.
+    /// Runs a request with the configured time limit: the server's own limit does not help while the server is
+    /// unreachable. A request that times out closes its connection.
     async fn ask<T>(
         &self,
         action: &'static str,
         request: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, VaultFault> {
-        // The request waits for a connection first, which has a limit of its own.
+        // Acquiring the connection, which comes first, has a limit of its own.
         answer(self.request_time_max, action, request).await
     }
 }
 
-/// How the vault is reached with the login of `role`, or with the URL that is configured.
+/// Connection options: the configured URL, or else the login of `role`.
 fn options(settings: &Settings, role: &str) -> Result<PgConnectOptions, VaultFault> {
     let options = logins::options(&settings.access, "vault", role, &settings.vault.url)
         .map_err(|fault| VaultFault::Invalid(fault.to_string()))?;
@@ -243,19 +243,19 @@ async fn answer<T>(
     }
 }
 
-/// What the parts of an open vault share.
+/// State that the parts of an open vault share.
 struct Shared {
     database: Database,
     kek: Kek,
-    /// The device keys and the tenants, swapped whole.
+    /// Device keys and tenants, replaced as a whole.
     keys: ArcSwap<Keys>,
-    /// The last request was not answered: the vault is away, or lets nobody in.
+    /// Whether the last request failed: the vault is unreachable, or refuses requests.
     down: AtomicBool,
     metrics: Arc<Metrics>,
 }
 
 impl Shared {
-    /// Notes whether the vault answered, for those who may use what is in memory for longer while it does not.
+    /// Records whether the vault answered; while it does not, cached subject keys may be used for longer.
     fn heard<T>(&self, answer: Result<T, VaultFault>) -> Result<T, VaultFault> {
         let down = matches!(
             answer,
@@ -266,7 +266,7 @@ impl Shared {
     }
 }
 
-/// The vault as a gate sees it.
+/// A gate's view of the vault.
 pub struct Vault {
     shared: Arc<Shared>,
     subjects: Arc<Subjects>,
@@ -276,11 +276,11 @@ pub struct Vault {
 }
 
 impl Vault {
-    /// Connects, reads all device keys, and begins to follow their changes and to take events of keys to the audit log,
-    /// which nothing waits for.
+    /// Connects, reads all device keys, and starts tasks that follow their changes, report the use of subject keys, and
+    /// relay key events to the audit log.
     ///
     /// # Errors
-    /// [`VaultFault`]: no gate starts without its keys.
+    /// [`VaultFault`]: a gate does not start without its keys.
     pub async fn connect(
         settings: &Settings,
         audit: audit::Settings,
@@ -292,7 +292,7 @@ impl Vault {
         info!(
             devices = keys.keyring().devices(),
             revision = keys.revision(),
-            "device keys read"
+            "read all device keys from the vault"
         );
         let shared = Arc::new(Shared {
             database,
@@ -324,28 +324,27 @@ impl Vault {
         }))
     }
 
-    /// What is known of devices and tenants as of now.
+    /// The current device keys and tenants.
     #[must_use]
     pub fn keys(&self) -> Arc<Keys> {
         self.shared.keys.load_full()
     }
 
-    /// It did not answer when it was last asked.
+    /// Whether the last request to the vault failed.
     #[must_use]
     pub fn is_down(&self) -> bool {
         self.shared.down.load(Ordering::Relaxed)
     }
 
-    /// The subject keys.
+    /// The cache of subject keys.
     #[must_use]
     pub fn subjects(&self) -> &Subjects {
         &self.subjects
     }
 
-    /// Stops following, reports how often keys were used, takes what is left of events to the audit log, and closes the
-    /// connections.
+    /// Stops the tasks, reports the use of keys and relays key events a last time, and closes the connections.
     pub async fn close(&self) {
-        // Nobody listens any more when the tasks have ended already.
+        // Sending fails only when all tasks have already ended.
         let _ = self.stop.send(true);
         while self.tasks.lock().await.join_next().await.is_some() {}
         report(&self.shared, &self.subjects).await;
@@ -359,8 +358,8 @@ fn read_kek(settings: &Settings) -> Result<Kek, VaultFault> {
         .map_err(|error| VaultFault::Invalid(error.to_string()))
 }
 
-/// Asks for changes of device keys again and again. A failure is logged and counted, the pause grows, and the gate goes
-/// on with what it has: a revoked key then verifies for as long as the vault is away, and no longer.
+/// Reads changes of device keys until stopped. A failure is logged and counted, the pause grows, and the gate goes on
+/// with the keys in memory: a revoked key then verifies until the vault is back, and no longer.
 async fn follow(shared: Arc<Shared>, poll: Duration, mut stopped: watch::Receiver<bool>) {
     let backoff = || {
         ExponentialBuilder::default()
@@ -394,7 +393,7 @@ async fn follow(shared: Arc<Shared>, poll: Duration, mut stopped: watch::Receive
             Err(fault) => {
                 pause = pauses.next().unwrap_or(poll);
                 shared.metrics.failed(Service::Vault);
-                warn!(%fault, "can't follow the device keys; the gate goes on with those it has");
+                warn!(%fault, "failed to read changes of device keys: using those in memory, retrying");
             }
         }
     }
@@ -414,8 +413,8 @@ async fn report_regularly(
     }
 }
 
-/// Takes events of keys to the audit log again and again, those that waited for this gate first. A stop does not wait for
-/// an audit database that does not answer: the last try is bounded by itself.
+/// Relays key events to the audit log until stopped, at once and then every `interval`. A stop does not wait for an
+/// audit database that does not answer: the last attempt has a time limit of its own.
 async fn relay_regularly(events: Arc<events::Relay>, interval: Duration, mut stopped: watch::Receiver<bool>) {
     let mut due = tokio::time::interval(interval);
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -431,13 +430,13 @@ async fn relay_regularly(events: Arc<events::Relay>, interval: Duration, mut sto
     }
 }
 
-/// Tells the vault how often keys were used, and renews quarantine keys that were used enough.
+/// Reports the use of keys to the vault, and renews quarantine keys that are used up.
 async fn report(shared: &Arc<Shared>, subjects: &Subjects) {
     let reported = subjects.report().await;
     let renewed = tenants::renew_quarantines(shared).await;
     for fault in [reported.err(), renewed.err()].into_iter().flatten() {
         shared.metrics.failed(Service::Vault);
-        warn!(%fault, "can't report the use of keys; it is added to the next report");
+        warn!(%fault, "failed to report the use of keys to the vault: the counts are added to the next report");
     }
 }
 
@@ -449,11 +448,14 @@ fn random<const N: usize>() -> Result<zeroize::Zeroizing<[u8; N]>, VaultFault> {
 }
 
 fn fill(bytes: &mut [u8]) -> Result<(), VaultFault> {
-    getrandom::fill(bytes)
-        .map_err(|error| VaultFault::Invalid(format!("the operating system gave no random bytes: {error}")))
+    getrandom::fill(bytes).map_err(|error| {
+        VaultFault::Invalid(format!(
+            "failed to get random bytes from the operating system: {error}"
+        ))
+    })
 }
 
-/// Lets the statements of this transaction take as long as a whole registry needs.
+/// Raises the statement timeout of this transaction to what a whole registry of devices needs.
 async fn without_haste(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query("set local statement_timeout = '10min'")
         .execute(connection)

@@ -1,4 +1,4 @@
-//! Keys for reading: what `pulsegate open` asks for, by the ids that stand in sealed bytes.
+//! Keys for `pulsegate open`, read by the key ids in sealed bytes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use pulsegate_core::crypto::envelope::FieldKey;
 use pulsegate_core::crypto::kek::Kek;
 use pulsegate_core::crypto::keys::Wrapped;
 
-/// Key ids that one request asks for at most.
+/// Most key ids in one request.
 const REQUEST_KEYS_MAX: usize = 5_000;
 
-/// The vault as a reader of sealed fields sees it: it changes nothing.
+/// A read-only view of the vault, for readers of sealed fields.
 pub struct Opener {
     database: Database,
     kek: Kek,
@@ -25,7 +25,7 @@ impl Opener {
     /// Connects with the reader's login.
     ///
     /// # Errors
-    /// [`VaultFault`], also where the KEK at hand is not the vault's.
+    /// [`VaultFault`], also where the configured KEK is not the vault's.
     pub async fn connect(settings: &Settings) -> Result<Self, VaultFault> {
         let database = Database::connect(settings, "open_vault").await?;
         let kek = read_kek(settings)?;
@@ -39,8 +39,8 @@ impl Opener {
         })
     }
 
-    /// The data keys with these ids, current or not. One that is missing in the answer was never given, or its subject
-    /// was shredded.
+    /// Data keys with these ids, current or not. An id that is missing from the result was never assigned, or its
+    /// subject was shredded.
     ///
     /// # Errors
     /// [`VaultFault`].
@@ -52,7 +52,7 @@ impl Opener {
         Ok(keys)
     }
 
-    /// The keys with these ids that deadletter payloads are sealed to. Their ids are a space of their own.
+    /// Quarantine keys with these ids, to which deadletter payloads are sealed. Their ids are a separate space.
     ///
     /// # Errors
     /// [`VaultFault`].
@@ -130,7 +130,7 @@ impl Opener {
         let branch = read
             .into_iter()
             .next()
-            .ok_or_else(|| VaultFault::damaged("tenant", "a key's has no row"))?;
+            .ok_or_else(|| VaultFault::damaged("tenant", "the tenant of a key has no row"))?;
         Ok(Arc::clone(branches.entry(id).or_insert(Arc::new(branch))))
     }
 }

@@ -1,4 +1,4 @@
-//! The vault as whoever registers devices sees it: keys are added, revoked and listed. Subjects are none of its business.
+//! The registrar's view of the vault: it adds, revokes and lists device keys, and has no access to subjects.
 
 use serde::Serialize;
 use sqlx::Row;
@@ -6,43 +6,43 @@ use sqlx::Row;
 use super::{Database, Settings, VaultFault, read_kek};
 use pulsegate_core::crypto::kek::Kek;
 
-/// Device keys, for `pulsegate device`.
+/// Access to device keys, for `pulsegate device`.
 pub struct Registrar {
     pub(super) database: Database,
     pub(super) kek: Kek,
 }
 
-/// A device key as it is listed: without its secret.
+/// A listed device key, without its secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Listed {
-    /// The device id.
+    /// Device id.
     pub device: String,
-    /// The key id.
+    /// Key id.
     pub kid: String,
-    /// The tenant.
+    /// Name of the tenant.
     pub tenant: String,
-    /// The device class.
+    /// Device class, which selects the rate limit.
     pub class: String,
-    /// How the device signs.
+    /// Signing profile: `jws` or `webhook`.
     pub profile: String,
-    /// With what.
+    /// Signature algorithm: `HS256` or `Ed25519`.
     pub alg: String,
-    /// Where the key stands in its life.
+    /// State of the key, such as `active` or `revoked`.
     pub state: String,
-    /// When it was added, RFC 3339 in UTC.
+    /// Time at which it was added, RFC 3339 in UTC.
     pub created_at: String,
 }
 
-/// Which keys to list; each part that is given narrows.
+/// Which keys to list: those that match all conditions that are set.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Only this tenant's.
+    /// Only keys of this tenant.
     pub tenant: Option<String>,
-    /// Only this device's.
+    /// Only keys of this device.
     pub device: Option<String>,
-    /// Only those in this state.
+    /// Only keys in this state.
     pub state: Option<String>,
-    /// At most so many.
+    /// Most keys to list.
     pub keys_max: u32,
 }
 
@@ -95,8 +95,7 @@ impl Registrar {
         rows.iter().map(listed).collect()
     }
 
-    /// Revokes keys; those that are revoked already stay so. Returns the key ids that nobody knows: then nothing was
-    /// revoked.
+    /// Revokes keys; revoked ones stay revoked. Returns the unknown key ids; if there are any, nothing was revoked.
     ///
     /// # Errors
     /// [`VaultFault`].

@@ -1,9 +1,9 @@
-//! Subject keys: kept in memory with a bound, fetched and made in batches.
+//! Subject keys: cached with a bound, fetched and created in batches.
 //!
-//! A subject id is not kept: an entry is found by a keyed hash of tenant and id that is worth nothing outside this
-//! process. Use counts live in the keys themselves and are added to the vault's rows every `vault.report_interval_s`, and
-//! when an entry leaves. So a row lags its key by what all gates seal in one interval, and a gate that is killed loses
-//! one interval's count: nothing against the 2^32 that a key could bear beyond the 2^24 at which it is replaced.
+//! No subject id is kept: an entry is found by a keyed hash of tenant and id that is useless outside this process. Use
+//! counts live in the keys themselves and are added to the vault's rows every `vault.report_interval_s`, those of
+//! evicted entries included. So a row lags its key by what all gates seal in one interval, and a killed gate loses one
+//! interval's count: negligible, since a key is replaced after 2^24 uses and could bear 2^32.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -23,21 +23,21 @@ use pulsegate_core::crypto::envelope::Nonce;
 use pulsegate_core::crypto::keys::{Key32, ROTATE_AGE_MS, ROTATE_SEALS, SubjectKey, Wrapped};
 use pulsegate_core::crypto::token::Lookup;
 
-/// Subjects that one request asks for at most; more are asked for in several.
+/// Most subjects in one request; more are split over several requests.
 const REQUEST_SUBJECTS_MAX: usize = 5_000;
-/// Counts that one request reports at most.
+/// Most counts in one report request.
 const REPORT_KEYS_MAX: usize = 10_000;
-/// How often a subject without an answer is asked for again. A random key id is taken once in 4,000 times even with a
-/// million subjects, so a second time is rare and a fourth is a fault.
+/// How often a subject is requested until it has a key. Even with a million subjects a random key id is taken only once
+/// in 4,000 times, so a second round is rare and a failed fourth one is a fault.
 const ROUNDS_MAX: usize = 4;
-/// Random bytes that a new subject takes: its salt, its key and the nonce that wraps it.
+/// Random bytes per new subject: its salt, its key, and the nonce that wraps the key.
 const RANDOM_BYTES: usize = 16 + 32 + 12;
 
-/// The subject keys of one gate.
+/// The cache of subject keys of one gate.
 pub struct Subjects {
     shared: Arc<Shared>,
     cache: Cache<u128, Arc<Held>, UnitWeighter, DefaultHashBuilder, Farewell>,
-    /// Holds the secret that names entries.
+    /// Keyed with the secret from which the names of entries are made.
     names: SipHasher24,
     started: Instant,
     fresh_s: u32,
@@ -45,12 +45,12 @@ pub struct Subjects {
     unreported: Arc<Unreported>,
 }
 
-/// A key in memory.
+/// A cached key.
 struct Held {
     key: Arc<SubjectKey>,
-    /// When the vault last said that it is current, in seconds since the start.
+    /// When the vault last confirmed it as current, in seconds since the start.
     read_s: AtomicU32,
-    /// How many of its encryptions were reported, or are about to be.
+    /// Encryptions that were reported, or are in the next report.
     reported: AtomicU64,
 }
 
@@ -62,15 +62,15 @@ impl Held {
     }
 }
 
-/// Encryptions by key id that the vault does not know of yet. There are no more entries than keys were in memory since
-/// the last report; while the vault is down no key comes in, so none is driven out.
+/// Encryptions by key id that are not reported yet. There are at most as many entries as keys were cached since the
+/// last report; while the vault is down no key is added, so none is evicted.
 #[derive(Default)]
 struct Unreported(Mutex<HashMap<u32, u64>>);
 
 impl Unreported {
     fn add(&self, key_id: u32, uses: u64) {
         if uses > 0 {
-            // A panic in between would lose a count, not consistency.
+            // A panic under the lock can lose a count, but no consistency.
             *self
                 .0
                 .lock()
@@ -89,7 +89,7 @@ impl Unreported {
     }
 }
 
-/// Keeps the count of an entry that leaves.
+/// Keeps the use count of an evicted entry.
 #[derive(Clone)]
 struct Farewell(Arc<Unreported>);
 
@@ -101,7 +101,7 @@ impl Lifecycle<u128, Arc<Held>> for Farewell {
     }
 }
 
-/// A subject that is asked for, with what is made where there is nothing yet.
+/// A requested subject.
 struct Asked<'s> {
     name: u128,
     home: Arc<Home>,
@@ -109,7 +109,7 @@ struct Asked<'s> {
     lookup: Lookup,
 }
 
-/// What the vault answers about one subject.
+/// The vault's answer for one subject.
 struct Answer {
     salt: [u8; 16],
     key_id: u32,
@@ -143,8 +143,8 @@ impl Subjects {
 
     /// The current key of a subject of a tenant (by its number in the keyring), if it is in memory and may be used.
     ///
-    /// A key that was not confirmed for `vault.subject_fresh_s`, or is used up, has to be fetched again; while the vault
-    /// is down it is good until `vault.subject_stale_s`.
+    /// A key that was not confirmed for `vault.subject_fresh_s`, or is used up, must be fetched again; while the vault
+    /// is down it may be used until `vault.subject_stale_s`.
     #[must_use]
     pub fn get(&self, tenant: u16, subject: &[u8]) -> Option<Arc<SubjectKey>> {
         let held = self.cache.get(&self.name(tenant, subject))?;
@@ -154,24 +154,24 @@ impl Subjects {
         usable.then(|| Arc::clone(&held.key))
     }
 
-    /// How many keys are in memory.
+    /// Number of cached keys.
     #[must_use]
     pub fn len(&self) -> usize {
         self.cache.len()
     }
 
-    /// There are none.
+    /// Whether no key is cached.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Asks the vault for the current keys of these subjects, which makes those that do not exist: one round trip for
-    /// up to 5,000 subjects, whether they are known or new. Afterwards [`Subjects::get`] has them, and they are
-    /// returned in the order asked for, so that a batch larger than the memory's bound gets by as well.
+    /// Fetches the current keys of these subjects from the vault, which creates missing ones: one round trip for up to
+    /// 5,000 subjects, known or new. Afterwards [`Subjects::get`] has them. They are also returned, in the requested
+    /// order, so that a batch larger than the cache works as well.
     ///
     /// # Errors
-    /// [`VaultFault`], within the time that is configured. Keys that came before it are in memory.
+    /// [`VaultFault`], within the configured time. Keys that were fetched before it stay cached.
     pub async fn fetch_or_create(
         &self,
         subjects: &[(u16, &[u8])],
@@ -184,7 +184,7 @@ impl Subjects {
             names.push(name);
             if let std::collections::hash_map::Entry::Vacant(entry) = asked.entry(name) {
                 let home = keys.home(tenant).cloned();
-                let home = home.ok_or_else(|| VaultFault::damaged("tenant", "its number is not known"))?;
+                let home = home.ok_or_else(|| VaultFault::damaged("tenant", "its number is unknown"))?;
                 let lookup = home.branch.tenant.lookup(subject);
                 entry.insert(Asked {
                     name,
@@ -197,20 +197,20 @@ impl Subjects {
         self.report_used_up(&names).await?;
         let mut found = HashMap::with_capacity(asked.len());
         let mut asked: Vec<_> = asked.into_values().collect();
-        // One order for all gates, so that two which make the same subjects wait for each other and never in a circle.
+        // The same order in all gates, so that two that create the same subjects never deadlock.
         asked.sort_unstable_by_key(|asked| (asked.home.branch.id, asked.lookup));
         for chunk in asked.chunks(REQUEST_SUBJECTS_MAX) {
             let fetched = self.fetch(chunk.iter().collect(), &mut found).await;
             self.shared.heard(fetched)?;
         }
-        let missing = || VaultFault::damaged("subject key", "no answer for a subject");
+        let missing = || VaultFault::damaged("subject key", "the vault returned no key for a subject");
         names
             .iter()
             .map(|name| found.get(name).cloned().ok_or_else(missing))
             .collect()
     }
 
-    /// A key that is used up by the count in memory is only replaced when the vault knows of the count.
+    /// Reports use counts where a key is used up by the count in memory: the vault replaces it only by its own count.
     async fn report_used_up(&self, names: &[u128]) -> Result<(), VaultFault> {
         let used_up = |name| {
             let held: Option<Arc<Held>> = self.cache.peek(name);
@@ -244,7 +244,7 @@ impl Subjects {
             }
             asked = unanswered;
         }
-        Err(VaultFault::damaged("subject key", "no free id was found"))
+        Err(VaultFault::damaged("subject key", "no free key id was found"))
     }
 
     async fn request(&self, asked: &[&Asked<'_>]) -> Result<HashMap<(i32, Lookup), Answer>, VaultFault> {
@@ -271,7 +271,7 @@ impl Subjects {
         rows.iter().map(|row| Answer::read(row, action)).collect()
     }
 
-    /// Opens what the vault answered and keeps it. A key that is there already goes on with its count.
+    /// Opens the key in the answer and caches it. A key that is already cached keeps its count.
     fn keep(&self, asked: &Asked<'_>, answer: &Answer) -> Result<Arc<SubjectKey>, VaultFault> {
         let old = self.cache.peek(&asked.name);
         if let Some(held) = &old {
@@ -299,7 +299,7 @@ impl Subjects {
         Ok(key)
     }
 
-    /// Adds what keys were used to the vault's rows.
+    /// Adds the use counts of keys to the vault's rows.
     ///
     /// # Errors
     /// [`VaultFault`]; the counts are then kept for the next report.
@@ -325,7 +325,7 @@ impl Subjects {
                 .ask("reporting the use of subject keys", query)
                 .await
             {
-                // Whether it was counted is not known where the answer got lost: counting twice is the safe side.
+                // The vault may have counted although its answer got lost: counting twice is the safe side.
                 chunk
                     .into_iter()
                     .chain(waiting)
@@ -348,7 +348,7 @@ impl Subjects {
     }
 }
 
-/// Rows are locked in the order of their ids, so that two gates that report the same keys never wait in a circle.
+/// Rows are locked in the order of their ids, so that two gates that report the same keys never deadlock.
 const ADD_USES: &str = "
 with used as (select * from unnest($1::bigint[], $2::bigint[]) as u (key_id, more)),
      locked as (select k.key_id from subject_key k join used using (key_id) order by k.key_id for no key update of k)
@@ -367,7 +367,7 @@ struct Columns {
 }
 
 impl Columns {
-    /// Adds a subject with what is to be its salt and key, should it have none.
+    /// Adds a subject with the salt and the key that it gets if it has none.
     fn push(&mut self, asked: &Asked<'_>, random: &[u8]) -> Result<(), VaultFault> {
         let short = |_| VaultFault::Invalid("too few random bytes were drawn".to_owned());
         let (salt, rest) = random.split_at(16);
@@ -381,7 +381,7 @@ impl Columns {
             .branch
             .tenant
             .wrap_data_key(key_id, &asked.lookup, &key, nonce)
-            .map_err(|error| VaultFault::Invalid(format!("can't wrap a data key: {error}")))?;
+            .map_err(|error| VaultFault::Invalid(format!("failed to wrap a data key: {error}")))?;
         self.tenants.push(asked.home.branch.id);
         self.lookups.push(asked.lookup.to_vec());
         self.salts.push(salt.to_vec());

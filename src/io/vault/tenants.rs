@@ -12,7 +12,7 @@ use pulsegate_core::crypto::envelope::{FieldKey, Nonce};
 use pulsegate_core::crypto::kek::Kek;
 use pulsegate_core::crypto::keys::{Key32, ROTATE_AGE_MS, ROTATE_SEALS, Tenant, Wrapped};
 
-/// The tenant of records that nobody is known to have signed. No device can belong to it.
+/// Tenant of records without a known signer. No device can belong to it.
 pub const HOUSE: &str = "pulsegate";
 
 /// A tenant of the vault with its keys.
@@ -24,11 +24,11 @@ pub(super) struct Branch {
 /// The key that a tenant's deadletters are sealed to now.
 pub(super) struct Quarantine {
     pub(super) key: Arc<FieldKey>,
-    /// How many of its encryptions the vault knows of.
+    /// Encryptions that are already reported to the vault.
     reported: AtomicU64,
 }
 
-/// A tenant as a gate needs it.
+/// A tenant with its current quarantine key.
 pub(super) struct Home {
     pub(super) branch: Branch,
     pub(super) quarantine: ArcSwap<Quarantine>,
@@ -41,7 +41,7 @@ pub(super) enum Which<'w> {
     Numbered(&'w [i32]),
 }
 
-/// Checks that this KEK is the vault's. With `found`, the first one to come to an empty vault makes it so.
+/// Checks that this KEK is the vault's. With `found`, an empty vault is founded with this KEK.
 pub(super) async fn check_kek(
     connection: &mut PgConnection,
     kek: &Kek,
@@ -67,7 +67,7 @@ pub(super) async fn check_kek(
     }
     let mut answer = Err(VaultFault::damaged(
         "KEK row",
-        "there is none: no gate and no registrar has used this vault yet",
+        "it is missing; start a gate or import device keys first",
     ));
     for row in &rows {
         let (id, commitment): (&str, &[u8]) =
@@ -80,7 +80,7 @@ pub(super) async fn check_kek(
     answer
 }
 
-/// Makes the tenants that are missing, each with a branch key of its own.
+/// Creates missing tenants, each with a branch key of its own, and returns how many.
 pub(super) async fn ensure(
     connection: &mut PgConnection,
     kek: &Kek,
@@ -91,7 +91,7 @@ pub(super) async fn ensure(
         let branch = Key32::random(*random()?);
         let nonce = Nonce::from_random(*random()?);
         let wrapped = Tenant::wrap_branch(kek, name, &branch, nonce)
-            .map_err(|error| VaultFault::Invalid(format!("can't wrap a branch key: {error}")))?;
+            .map_err(|error| VaultFault::Invalid(format!("failed to wrap a branch key: {error}")))?;
         sealed.push(wrapped.sealed);
         commitments.push(wrapped.commitment.to_vec());
     }
@@ -108,11 +108,11 @@ pub(super) async fn ensure(
     .bind(commitments)
     .execute(connection)
     .await
-    .map_err(|error| VaultFault::database("making tenants", &error))?;
+    .map_err(|error| VaultFault::database("creating tenants", &error))?;
     Ok(inserted.rows_affected())
 }
 
-/// Reads and opens tenants.
+/// Reads tenants and opens their branch keys.
 pub(super) async fn read(
     connection: &mut PgConnection,
     kek: &Kek,
@@ -141,7 +141,7 @@ pub(super) async fn read(
             sealed: row.try_get(2).map_err(fault)?,
             commitment: commitment
                 .try_into()
-                .map_err(|_| VaultFault::damaged("tenant", "commitment"))?,
+                .map_err(|_| VaultFault::damaged("tenant", "its commitment has the wrong length"))?,
         };
         let tenant = Tenant::open(kek, row.try_get(1).map_err(fault)?, &wrapped)
             .map_err(|error| VaultFault::damaged("tenant", error))?;
@@ -153,14 +153,14 @@ pub(super) async fn read(
     Ok(branches)
 }
 
-/// Gives tenants their quarantine keys, made where there is none.
+/// Adds the quarantine keys of tenants; the vault creates missing ones.
 pub(super) async fn settle(database: &Database, branches: Vec<Branch>) -> Result<Vec<Arc<Home>>, VaultFault> {
     let ids: Vec<i32> = branches.iter().map(|branch| branch.id).collect();
     let mut keys = quarantine_ids(database, &ids).await?;
     let home = |branch: Branch| {
         let (key_id, seals) = keys
             .remove(&branch.id)
-            .ok_or_else(|| VaultFault::damaged("quarantine key", "none"))?;
+            .ok_or_else(|| VaultFault::damaged("quarantine key", "the vault returned none"))?;
         let quarantine = ArcSwap::from_pointee(Quarantine::new(&branch.tenant, key_id, seals));
         Ok(Arc::new(Home { branch, quarantine }))
     };
@@ -176,7 +176,7 @@ impl Quarantine {
     }
 }
 
-/// Tells the vault how often quarantine keys were used, and takes new ones where those are used up or old.
+/// Reports the use of quarantine keys to the vault, and switches to new ones where they are used up or old.
 pub(super) async fn renew_quarantines(shared: &Shared) -> Result<(), VaultFault> {
     let homes = shared.keys.load().homes();
     let mut used = HashMap::new();
@@ -219,15 +219,15 @@ pub(super) async fn renew_quarantines(shared: &Shared) -> Result<(), VaultFault>
     Ok(())
 }
 
-/// Rows are locked in the order of their ids, so that two gates that report the same keys never wait in a circle.
+/// Rows are locked in the order of their ids, so that two gates that report the same keys never deadlock.
 const ADD_USES: &str = "
 with used as (select * from unnest($1::bigint[], $2::bigint[]) as u (key_id, more)),
      locked as (select k.key_id from quarantine_key k join used using (key_id) order by k.key_id for no key update of k)
 update quarantine_key k set encryptions = k.encryptions + u.more
 from locked join used u using (key_id) where k.key_id = locked.key_id";
 
-/// The current quarantine key of each tenant, with its count. A tenant whose new key's random id was taken is asked for
-/// again.
+/// The current quarantine key of each tenant, with its use count. A tenant is requested again while the random id of
+/// its new key is already taken.
 async fn quarantine_ids(
     database: &Database,
     tenants: &[i32],
@@ -260,11 +260,11 @@ async fn quarantine_ids(
     }
     Err(VaultFault::damaged(
         "quarantine key",
-        "no free id was found four times",
+        "no free key id was found in four rounds",
     ))
 }
 
-/// An id for a new key: any but 0.
+/// A random id for a new key: any but 0.
 pub(super) fn random_key_id() -> Result<i64, VaultFault> {
     Ok(i64::from(u32::from_ne_bytes(*random()?).max(1)))
 }

@@ -1,6 +1,6 @@
 //! Every metric, and the only place that records one.
 //!
-//! Metrics are recorded once a batch, never once a record. Handles are made at the start, so recording is an atomic
+//! Metrics are recorded once per batch, never per record. Handles are made at the start, so recording is an atomic
 //! addition; there is no global recorder, and the macros of the `metrics` crate are banned by `clippy.toml`.
 
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub use self::watch::{Job, Took, WatchMetrics};
 use super::health::Health;
 use pulsegate_ledger::outcome::Outcome;
 
-/// What a metric counts as.
+/// Prometheus type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Only grows.
@@ -48,7 +48,7 @@ macro_rules! catalogue {
                 match self { $(Self::$variant => $name),+ }
             }
 
-            /// What it counts as.
+            /// The Prometheus type.
             #[must_use]
             pub const fn kind(self) -> Kind {
                 match self { $(Self::$variant => Kind::$kind),+ }
@@ -60,7 +60,7 @@ macro_rules! catalogue {
                 match self { $(Self::$variant => &[$($label),*]),+ }
             }
 
-            /// What it tells, in a sentence.
+            /// The help text, one sentence.
             #[must_use]
             pub const fn help(self) -> &'static str {
                 match self { $(Self::$variant => concat!($($help),+).trim_ascii()),+ }
@@ -70,7 +70,7 @@ macro_rules! catalogue {
 }
 
 catalogue! {
-    /// Always 1; its labels say what is running.
+    /// Always 1; its labels identify the running build.
     BuildInfo = Gauge "pulsegate_build_info" ["version"],
     /// Raw records whose outcome is committed.
     Records = Counter "pulsegate_records_total" ["outcome"],
@@ -78,7 +78,7 @@ catalogue! {
     BatchRecords = Histogram "pulsegate_batch_records" [],
     /// Received bytes in a committed batch.
     BatchBytes = Histogram "pulsegate_batch_bytes" [],
-    /// Time from the begin of a transaction to its commit.
+    /// Time from the beginning of a transaction to its commit.
     TransactionDuration = Histogram "pulsegate_transaction_duration_seconds" [],
     /// Time that a committed batch spent in a stage.
     StageDuration = Histogram "pulsegate_stage_duration_seconds" ["stage"],
@@ -90,13 +90,13 @@ catalogue! {
     WorkersJoined = Gauge "pulsegate_workers_joined" [],
     /// Lanes (raw partitions) that this process owns.
     LanesAssigned = Gauge "pulsegate_lanes_assigned" [],
-    /// Owned lanes that wait for us or for a service, by cause.
+    /// Owned lanes that are held, by cause.
     LanesHeld = Gauge "pulsegate_lanes_held" ["cause"],
     /// Records between an owned lane and the last stable offset.
     LaneLagRecords = Gauge "pulsegate_lane_lag_records" ["lane"],
     /// Age of the first unread record of an owned lane; 0 when there is none.
     LaneLagSeconds = Gauge "pulsegate_lane_lag_seconds" ["lane"],
-    /// Subject keys that were looked for in the cache.
+    /// Lookups of subject keys in the cache.
     KeyCacheLookups = Counter "pulsegate_key_cache_lookups_total" ["result"],
     /// Subject keys in the cache.
     KeyCacheEntries = Gauge "pulsegate_key_cache_entries" [],
@@ -108,59 +108,59 @@ catalogue! {
     KeyringChecked = Gauge "pulsegate_keyring_checked_timestamp_seconds" [],
     /// Connections to the vault database.
     VaultConnections = Gauge "pulsegate_vault_connections" ["state"],
-    /// Events of keys that were taken from the vault database to the audit log.
+    /// Key events that were relayed from the vault database to the audit log.
     KeyEventsRelayed = Counter "pulsegate_key_events_relayed_total" [],
-    /// Requests to a service that failed; each is tried again.
+    /// Failed requests to a service; each is retried.
     ServiceFailures = Counter "pulsegate_service_failures_total" ["service"],
     /// Clean records whose readings are stored.
     CleanRecords = Counter "pulsegate_clean_records_total" [],
-    /// Readings that are stored, by the verdict on them.
+    /// Stored readings, by their quality verdict.
     Readings = Counter "pulsegate_readings_total" ["quality"],
-    /// Findings that are stored.
+    /// Stored findings.
     Findings = Counter "pulsegate_findings_total" ["kind"],
-    /// Findings in their topic that people are told of.
+    /// Findings in the findings topic that people are notified of.
     FindingsNotified = Counter "pulsegate_findings_notified_total" [],
-    /// Findings that the findings topic has.
+    /// Findings that were produced to the findings topic.
     FindingsRelayed = Counter "pulsegate_findings_relayed_total" [],
-    /// Series that the detectors remember.
+    /// Series that the detectors keep in memory.
     Series = Gauge "pulsegate_series" [],
-    /// Series that the detectors forgot because others needed the room.
+    /// Series that were evicted to stay below the limit.
     SeriesEvicted = Counter "pulsegate_series_evicted_total" [],
-    /// Devices that lanes forgot because others needed the room.
+    /// Devices that lanes evicted to stay below the limit.
     DevicesEvicted = Counter "pulsegate_devices_evicted_total" [],
-    /// Rows in a batch that is stored.
+    /// Rows in a stored batch.
     SinkRows = Histogram "pulsegate_sink_rows" ["database"],
-    /// Time that storing a batch took, from its first statement to its commit.
+    /// Time to store a batch, from its first statement to its commit.
     SinkDuration = Histogram "pulsegate_sink_duration_seconds" ["database"],
-    /// Time that the commit of a batch took.
+    /// Time to commit a batch.
     SinkCommitDuration = Histogram "pulsegate_sink_commit_duration_seconds" ["database"],
-    /// Time from a clean record's append to its readings' visibility, of the last record of each batch.
+    /// Time from the append of a clean record until its readings are visible, for the last record of each batch.
     VisibleDuration = Histogram "pulsegate_reading_visible_duration_seconds" [],
     /// Connections to a database of the watch.
     SinkConnections = Gauge "pulsegate_sink_connections" ["database", "state"],
-    /// How often no connection to a database of the watch was free in time.
+    /// Timeouts while waiting for a connection to a database of the watch.
     SinkConnectionTimeouts = Gauge "pulsegate_sink_connection_timeouts" ["database"],
-    /// Connections that there may be to a database of the watch.
+    /// Most connections that may be open to a database of the watch.
     SinkConnectionsMax = Gauge "pulsegate_sink_connections_max" ["database"],
-    /// How often a connection to a database of the watch was asked for.
+    /// Requests for a connection to a database of the watch.
     SinkConnectionsAcquired = Gauge "pulsegate_sink_connections_acquired" ["database"],
-    /// For how long connections to a database of the watch were waited for, all told.
+    /// Total time spent waiting for connections to a database of the watch.
     SinkConnectionWait = Gauge "pulsegate_sink_connection_wait_seconds" ["database"],
-    /// 1 for the edition of TimescaleDB that is used.
+    /// 1 for the edition of TimescaleDB in use.
     TimescaleEdition = Gauge "pulsegate_timescale_edition" ["edition"],
-    /// Entries that the audit log was extended by.
+    /// Entries that were appended to the audit log.
     AuditEntries = Counter "pulsegate_audit_entries_total" [],
-    /// Entries that say that the ledger is not what it should be.
+    /// Audit entries that report a fault of the ledger.
     AuditAlerts = Counter "pulsegate_audit_alerts_total" [],
     /// Heads of audit lanes that were signed.
     AuditCheckpoints = Counter "pulsegate_audit_checkpoints_total" [],
-    /// Time that a run of a recurring job took.
+    /// Time that a run of a recurring job takes.
     JobDuration = Histogram "pulsegate_job_duration_seconds" ["job"],
-    /// Runs of a recurring job that failed; the next run does what is left.
+    /// Failed runs of a recurring job; the next run does the remaining work.
     JobFailures = Counter "pulsegate_job_failures_total" ["job"],
 }
 
-/// Where the time of a batch goes.
+/// A stage of the work on a batch, for measuring where its time goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// Signature, freshness and home.
@@ -169,7 +169,7 @@ pub enum Stage {
     Decode,
     /// Binding, replay and rate.
     Admit,
-    /// Finding, fetching and making subject keys.
+    /// Looking up, fetching and creating subject keys.
     Keys,
     /// Tokens and ciphertexts.
     Seal,
@@ -182,18 +182,18 @@ pub enum Stage {
 /// Why a transaction was aborted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AbortCause {
-    /// The group took lanes away.
+    /// The consumer group revoked lanes.
     LostAssignment,
-    /// A call of the producer failed, or took longer than it may.
+    /// A call of the producer failed or timed out.
     Kafka,
     /// Another producer has taken over this one's transactional id.
     Fenced,
 }
 
-/// A service that the process needs.
+/// A service that the process depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
-    /// Brokers.
+    /// The Kafka brokers.
     Kafka,
     /// The schema registry.
     SchemaRegistry,
@@ -227,7 +227,7 @@ label_values!(Stage { Verify = "verify", Decode = "decode", Admit = "admit", Key
 label_values!(AbortCause { LostAssignment = "lost_assignment", Kafka = "kafka", Fenced = "fenced" });
 label_values!(Service { Kafka = "kafka", SchemaRegistry = "schema_registry", Vault = "vault", Analytics = "analytics", Audit = "audit", Operations = "operations" });
 
-/// What one committed batch came to.
+/// Totals of one committed batch.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     /// Records by [`Outcome::index`].
@@ -236,7 +236,7 @@ pub struct Batch {
     pub bytes: u64,
     /// Time in each stage, in the order of [`Stage::ALL`].
     pub stages: [Duration; Stage::ALL.len()],
-    /// Time from begin to commit.
+    /// Time from the beginning of the transaction to its commit.
     pub transaction: Duration,
 }
 
@@ -260,7 +260,7 @@ pub struct Metrics {
     vault_used: Gauge,
     key_events_relayed: Counter,
     failures: Vec<Counter>,
-    /// What the watch records.
+    /// Metrics of the watch.
     pub watch: WatchMetrics,
 }
 
@@ -271,7 +271,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Makes every series, so that a scrape sees zeros instead of nothing before the first event.
+    /// Registers every series, so that a scrape sees zeros instead of nothing before the first event.
     #[must_use]
     pub fn new() -> Self {
         // The buckets are constants that a test builds with; a mistake there must not stop a gate.
@@ -314,7 +314,7 @@ impl Metrics {
         }
     }
 
-    /// A transaction was committed. To be called after the commit, never before: an aborted batch is read again and must
+    /// Records a committed transaction. Call it after the commit, never before: an aborted batch is read again and must
     /// not count twice.
     pub fn committed(&self, batch: &Batch) {
         for (counter, &count) in self.records.iter().zip(&batch.outcomes) {
@@ -330,42 +330,42 @@ impl Metrics {
         self.commits.increment(1);
     }
 
-    /// A transaction was aborted.
+    /// Records an aborted transaction.
     pub fn aborted(&self, cause: AbortCause) {
         self.aborts[cause as usize].increment(1);
     }
 
-    /// Subject keys were looked up for a batch; `entries` are in the cache now.
+    /// Records a batch's lookups of subject keys; `entries` is the size of the cache after them.
     pub fn key_cache(&self, hits: u64, misses: u64, entries: usize) {
         self.key_cache_hits.increment(hits);
         self.key_cache_misses.increment(misses);
         self.key_cache_entries.set(entries as f64);
     }
 
-    /// The keyring agrees with revision `revision` of the vault database, as of `checked` since the Unix epoch.
+    /// Records that the keyring has revision `revision` of the vault database, as of `checked` since the Unix epoch.
     pub fn keyring(&self, devices: usize, revision: u64, checked: Duration) {
         self.keyring_devices.set(devices as f64);
         self.keyring_revision.set(revision as f64);
         self.keyring_checked.set(checked.as_secs_f64());
     }
 
-    /// How the vault database's pool is used.
+    /// Records how many connections to the vault database are idle and used.
     pub fn vault_pool(&self, idle: usize, used: usize) {
         self.vault_idle.set(idle as f64);
         self.vault_used.set(used as f64);
     }
 
-    /// Events of keys are in the audit log and no longer in the vault database.
+    /// Records key events that moved from the vault database to the audit log.
     pub fn key_events_relayed(&self, events: usize) {
         self.key_events_relayed.increment(events as u64);
     }
 
-    /// A request to a service failed and will be tried again.
+    /// Records a failed request to a service, which will be retried.
     pub fn failed(&self, service: Service) {
         self.failures[service as usize].increment(1);
     }
 
-    /// Everything, in Prometheus' text format: the handles' own series and the gauges of `health`.
+    /// Renders all metrics in Prometheus' text format: the handles' own series and the gauges of `health`.
     #[must_use]
     pub fn render(&self, health: &Health) -> String {
         let mut text = self.exporter.render();
@@ -373,8 +373,8 @@ impl Metrics {
         text
     }
 
-    /// Moves recorded samples into their buckets. To be called every few seconds, because without scrapes nobody else does
-    /// and they would pile up.
+    /// Moves recorded samples into their buckets. Call it every few seconds: otherwise they would pile up between
+    /// scrapes.
     pub fn upkeep(&self) {
         self.exporter.run_upkeep();
     }
@@ -384,7 +384,7 @@ impl Metrics {
 const DURATION_BUCKETS: [f64; 15] = [
     0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0,
 ];
-/// Records, to the largest batch that is usual.
+/// Records, up to the usual largest batch.
 const RECORD_BUCKETS: [f64; 9] = [1.0, 10.0, 50.0, 100.0, 500.0, 1_000.0, 2_000.0, 5_000.0, 10_000.0];
 /// Bytes, from 1 KiB to 64 MiB in steps of four.
 const BYTE_BUCKETS: [f64; 9] = [
@@ -411,11 +411,11 @@ fn builder() -> Result<PrometheusBuilder, BuildError> {
 const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
 
 fn key(metric: Metric, kind: Kind, values: &[&'static str]) -> Key {
-    debug_assert_eq!(metric.kind(), kind, "{} is no {kind:?}", metric.name());
+    debug_assert_eq!(metric.kind(), kind, "{} is not a {kind:?}", metric.name());
     debug_assert_eq!(
         metric.labels().len(),
         values.len(),
-        "{} has other labels",
+        "{} has another number of labels",
         metric.name()
     );
     let labels = metric

@@ -1,4 +1,4 @@
-//! What the watch records.
+//! Metrics of the watch.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -26,7 +26,7 @@ pub struct WatchMetrics {
     series: Gauge,
     series_evicted: Counter,
     devices_evicted: Counter,
-    /// By lane, since the gauge is their sum.
+    /// Series by lane; the gauge is their sum.
     series_of: Mutex<BTreeMap<i32, u32>>,
     analytics: Sink,
     audit: Sink,
@@ -42,17 +42,17 @@ pub struct WatchMetrics {
 /// A recurring job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Job {
-    /// Minutes of the fleet.
+    /// Rolls readings up to minutes of the fleet.
     Rollup,
-    /// Dropping what is old.
+    /// Drops data that is past its retention.
     Retention,
-    /// KPIs of the pipeline.
+    /// Computes KPIs of the pipeline.
     Kpis,
-    /// Devices that show the same at once.
+    /// Groups devices with the same finding at the same time.
     Groups,
-    /// Cohorts after a rollout.
+    /// Compares cohorts after a rollout.
     Regressions,
-    /// KPIs and cohorts against their own past.
+    /// Compares KPIs and cohorts with their own past.
     Shifts,
 }
 
@@ -81,16 +81,16 @@ impl Job {
     }
 }
 
-/// How long storing a batch took.
+/// How long it took to store a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Took {
-    /// All of it.
+    /// From the first statement to the commit.
     pub batch: Duration,
-    /// The commit.
+    /// The commit alone.
     pub commit: Duration,
 }
 
-/// One database.
+/// Metrics of one database.
 struct Sink {
     rows: Histogram,
     duration: Histogram,
@@ -172,8 +172,8 @@ impl WatchMetrics {
         }
     }
 
-    /// A batch of clean records is stored. `verdicts` are its readings by [`Quality::code`]; `age_seconds` is how long ago
-    /// its last record was appended.
+    /// Records a stored batch of clean records. `verdicts` counts its readings by [`Quality::code`]; `age_seconds` is
+    /// how long ago its last record was appended.
     pub fn stored(
         &self,
         verdicts: &[u64; Quality::ALL.len()],
@@ -192,7 +192,7 @@ impl WatchMetrics {
         self.visible.record(age_seconds);
     }
 
-    /// Findings are stored.
+    /// Records stored findings.
     pub fn found(&self, findings: &[Finding]) {
         for finding in findings {
             if let Some(at) = Kind::ALL.iter().position(|kind| *kind == finding.kind) {
@@ -201,43 +201,43 @@ impl WatchMetrics {
         }
     }
 
-    /// So much had to make room for others.
+    /// Records series and devices that were evicted to stay below the limits.
     pub fn evicted(&self, evicted: Evicted) {
         self.series_evicted.increment(evicted.series);
         self.devices_evicted.increment(evicted.devices);
     }
 
-    /// Findings were produced; people are told of so many of them.
+    /// Records findings that were produced, and how many of them people are notified of.
     pub fn relayed(&self, findings: usize, notified: usize) {
         self.relayed.increment(findings as u64);
         self.notified.increment(notified as u64);
     }
 
-    /// A job ran, or failed.
+    /// Records a run of a job, and whether it failed.
     pub fn job(&self, job: Job, took: Duration, failed: bool) {
         let (duration, failures) = &self.jobs[job as usize];
         duration.record(took.as_secs_f64());
         failures.increment(u64::from(failed));
     }
 
-    /// A batch of ledger records is stored.
+    /// Records a stored batch of audit entries, and how many of them are alerts.
     pub fn appended(&self, entries: usize, alerts: usize, took: Took) {
         self.audit_entries.increment(entries as u64);
         self.audit_alerts.increment(alerts as u64);
         self.audit.stored(entries, took);
     }
 
-    /// A batch of counts for KPIs is stored.
+    /// Records a stored batch of counts for KPIs.
     pub fn counted(&self, counts: usize, took: Took) {
         self.operations.stored(counts, took);
     }
 
-    /// The heads of so many lanes were signed.
+    /// Records how many heads of lanes were signed.
     pub fn checkpoints(&self, signed: usize) {
         self.checkpoints.increment(signed as u64);
     }
 
-    /// A lane's detectors remember so many series; 0 when it was given back.
+    /// Sets the number of series that a lane's detectors keep; 0 once the lane is revoked.
     pub fn series(&self, lane: i32, series: u32) {
         let mut of = self.series_of.lock().unwrap_or_else(PoisonError::into_inner);
         if series == 0 {
@@ -249,24 +249,24 @@ impl WatchMetrics {
             .set(of.values().map(|&one| f64::from(one)).sum::<f64>());
     }
 
-    /// Which edition the analytics database has.
+    /// Sets the edition of the analytics database.
     pub fn edition(&self, edition: Edition) {
         for (gauge, one) in self.editions.iter().zip(EDITIONS) {
             gauge.set(u8::from(one == edition));
         }
     }
 
-    /// How the analytics database's pool is used.
+    /// Records how the analytics database's pool is used.
     pub fn analytics_pool(&self, statistics: PoolStatistics) {
         self.analytics.pool(statistics);
     }
 
-    /// How the audit database's pool is used.
+    /// Records how the audit database's pool is used.
     pub fn audit_pool(&self, statistics: PoolStatistics) {
         self.audit.pool(statistics);
     }
 
-    /// How the operations database's pool is used.
+    /// Records how the operations database's pool is used.
     pub fn operations_pool(&self, statistics: PoolStatistics) {
         self.operations.pool(statistics);
     }
