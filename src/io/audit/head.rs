@@ -1,4 +1,4 @@
-//! Heads of lanes: read from the database, and recomputed from what is signed.
+//! Heads of lanes: read from the database, and recomputed from signed checkpoints.
 
 use sqlx::{PgConnection, Row};
 
@@ -7,26 +7,26 @@ use crate::crypto::merkle::{self, Hash, MerkleRoot};
 use crate::crypto::note::{Note, PublicKey};
 use crate::io::timescale::TimescaleError;
 
-/// Entries that are read at once.
+/// Entries read in one query.
 pub(super) const PAGE_ENTRIES: i64 = 2_000;
 
-/// The head of a lane as the database has it.
+/// Head of a lane as stored in the database.
 pub(super) struct Stored {
     pub size: u64,
     pub frontier: Vec<u8>,
 }
 
-/// What the sink's errors are about.
+/// Makes errors of the audit database that name the action.
 pub(super) fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> TimescaleError {
     move |error| TimescaleError::new("audit", action, &error)
 }
 
-/// The hashes of a frontier side by side, as they are stored.
+/// Concatenates the hashes of a frontier, the form in which they are stored.
 pub(super) fn stored_frontier(tree: &MerkleRoot) -> Vec<u8> {
     tree.frontier().concat()
 }
 
-/// A tree from what is stored; `None` where the two do not belong together.
+/// Rebuilds a tree from its stored form; `None` if size and frontier do not match.
 pub(super) fn tree_of(size: u64, frontier: &[u8]) -> Option<MerkleRoot> {
     let (hashes, rest) = frontier.as_chunks::<32>();
     let hashes: &[Hash] = hashes;
@@ -35,7 +35,7 @@ pub(super) fn tree_of(size: u64, frontier: &[u8]) -> Option<MerkleRoot> {
         .flatten()
 }
 
-/// Makes a lane unless it is there.
+/// Creates a lane unless it exists.
 pub(super) async fn open_lane(connection: &mut PgConnection, lane: &str) -> Result<(), sqlx::Error> {
     sqlx::query("insert into audit_lane (lane) values ($1) on conflict do nothing")
         .bind(lane)
@@ -44,7 +44,7 @@ pub(super) async fn open_lane(connection: &mut PgConnection, lane: &str) -> Resu
     Ok(())
 }
 
-/// The stored head; `None` where there is no such lane.
+/// Reads the stored head; `None` if the lane does not exist.
 pub(super) async fn stored(connection: &mut PgConnection, lane: &str) -> Result<Option<Stored>, sqlx::Error> {
     let row = sqlx::query("select size, frontier from audit_lane where lane = $1")
         .bind(lane)
@@ -59,7 +59,7 @@ pub(super) async fn stored(connection: &mut PgConnection, lane: &str) -> Result<
     .transpose()
 }
 
-/// What a lane's newest checkpoint vouches for, or the empty tree where none was signed yet.
+/// Returns the tree that a lane's newest checkpoint vouches for; the empty tree if none has been signed yet.
 pub(super) async fn vouched(
     connection: &mut PgConnection,
     lane: &str,
@@ -94,7 +94,7 @@ pub(super) async fn vouched(
     tree.ok_or_else(|| tampered("its newest checkpoint is not the one that was signed".to_owned()))
 }
 
-/// Takes the entries that came after `tree` into it, and compares what comes of it with the stored head.
+/// Adds the entries after `tree` to it, and compares the result with the stored head.
 pub(super) async fn catch_up(
     connection: &mut PgConnection,
     lane: &str,
@@ -141,8 +141,8 @@ pub(super) async fn catch_up(
     Ok(())
 }
 
-/// Appends entries whose first one has the number `from`, and moves the head from there on. False where somebody else has
-/// moved it: nothing of the transaction may stay then.
+/// Appends entries starting with number `from`, and advances the head from there. Returns false if another process has
+/// moved the head: the transaction must be rolled back then.
 pub(super) async fn append(
     connection: &mut PgConnection,
     lane: &str,
