@@ -87,11 +87,11 @@ pub(super) async fn vouched(
     };
     let signed = Note::parse(note.as_bytes())
         .and_then(|note| note.open(keys))
-        .map_err(|error| tampered(format!("its newest checkpoint is {error}")))?
+        .map_err(|error| tampered(format!("its newest checkpoint is invalid: {error}")))?
         .checkpoint;
     let tree = tree_of(size, frontier)
         .filter(|tree| (signed.origin.as_str(), signed.size, signed.root) == (origin, size, tree.root()));
-    tree.ok_or_else(|| tampered("its newest checkpoint is not the one that was signed".to_owned()))
+    tree.ok_or_else(|| tampered("its newest checkpoint differs from the signed one".to_owned()))
 }
 
 /// Adds the entries after `tree` to it, and compares the result with the stored head.
@@ -136,7 +136,7 @@ pub(super) async fn catch_up(
         return Err(tampered(head.size, "it is shorter than its newest checkpoint"));
     }
     if stored_frontier(tree) != head.frontier {
-        return Err(tampered(tree.leaves(), "its entries do not give its head"));
+        return Err(tampered(tree.leaves(), "its entries do not match its head"));
     }
     Ok(())
 }

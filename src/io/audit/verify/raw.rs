@@ -1,10 +1,9 @@
-//! The ledger beside what it accounts for: each range's counts and Merkle root, recomputed from the raw, clean and
-//! deadletter topics.
+//! Checks the ledger against the topics it accounts for: recomputes each range's counts and Merkle root from the raw,
+//! clean and deadletter topics.
 //!
-//! A record that is in the deadletter was rejected for the reason that stands there; of the others the one whose event is
-//! in the clean topic was accepted, and one whose event is there no more often than it was taken is a repeat ([`pass`]).
-//! Ranges that retention has eaten into, or that were covered twice because of a rewind, can't be recomputed and are
-//! counted apart.
+//! A record in the deadletter topic was rejected for the reason given there. Of the others, a record whose event is in
+//! the clean topic was accepted, and one whose event's clean records are all taken is a repeat ([`pass`]). Ranges that
+//! retention has partly deleted, or that a rewind covered twice, cannot be recomputed and are counted separately.
 
 mod clean;
 mod dead;
@@ -31,19 +30,19 @@ use crate::gate::outcome::Outcome;
 use crate::io::kafka::Topics;
 use crate::io::kafka::raw::header;
 
-/// Clean and deadletter records of one lane that are kept in memory at most, at about 50 bytes each.
+/// Most clean or deadletter records of one lane kept in memory, at about 50 bytes each.
 const RECORDS_MAX: usize = 20_000_000;
 
-/// What a ledger record accounts for.
+/// Range accounted for by a ledger record.
 #[derive(Clone, Debug)]
 pub(super) struct Account {
-    /// Its number in the log.
+    /// Number of the entry in the log.
     pub entry: u64,
     pub offsets: Range<i64>,
     pub records: u64,
     pub outcomes: BTreeMap<String, u64>,
     pub root: String,
-    /// When the oldest and the newest of its records were appended, in ms; 0 without records.
+    /// Append times of its oldest and newest record, in ms; 0 without records.
     pub appended_ms: (i64, i64),
     pub lost: bool,
 }
@@ -61,50 +60,49 @@ impl Account {
         }
     }
 
-    /// How many of its records had this outcome.
+    /// Number of its records with this outcome.
     fn counted(&self, outcome: Outcome) -> u64 {
         self.outcomes.get(outcome.as_str()).copied().unwrap_or(0)
     }
 }
 
-/// What to recompute.
+/// Parameters of a recomputation.
 pub(super) struct Job<'a> {
     pub lane: &'a str,
     pub partition: i32,
     pub topics: &'a Topics,
-    /// The lane's ledger records in their order, those before the ones that are asked for included as far as they can
-    /// have had the same events.
+    /// The lane's ledger records in order, including those before the requested ones that may have had the same events.
     pub accounts: Vec<Account>,
-    /// The first account that is asked for.
+    /// First requested account.
     pub from: usize,
-    /// Offsets that more than one ledger record covers, because of a rewind.
+    /// Offsets covered by more than one ledger record, because of a rewind.
     pub covers: Vec<Range<i64>>,
-    /// The accounts end with the log; these accepted records are known to come behind it.
+    /// Accepted records known to follow the accounts, if the accounts end with the log.
     pub pending_clean: Option<Pending>,
-    /// When what belongs to the accounts was in the clean topic, in ms; where that is not known all of it is read.
+    /// Time by which the accounts' records were in the clean topic, in ms; if unknown, the whole topic is read.
     pub until_ms: Option<i64>,
-    /// How long an event can be repeated, in ms. No two clocks are further apart: the gate would take nothing.
+    /// How long an event can be repeated, in ms. No two clocks differ by more: the gate would accept nothing.
     pub repeat_ms: i64,
     pub raw: bool,
     pub clean: bool,
 }
 
 impl Job<'_> {
-    /// The offsets that are accounted for, from the lowest on to behind the highest.
+    /// Range from the lowest accounted offset to past the highest.
     fn offsets(&self) -> Option<Range<i64>> {
         let start = self.accounts.iter().map(|account| account.offsets.start).min()?;
         let end = self.accounts.iter().map(|account| account.offsets.end).max()?;
         Some(start..end)
     }
 
-    /// What belongs to the accounts was appended to clean and deadletter after this, in ms.
+    /// Time after which the accounts' records were appended to clean and deadletter, in ms.
     fn since_ms(&self) -> Option<i64> {
         let mut first_ms = self.accounts.iter().map(|account| account.appended_ms.0);
         Some(first_ms.find(|ms| *ms > 0)? - self.repeat_ms)
     }
 }
 
-/// What came of it.
+/// Result of a recomputation.
 #[derive(Default)]
 pub(super) struct Recomputed {
     pub ranges: u64,
@@ -125,7 +123,7 @@ pub(super) fn recompute(
     };
     let (low, _) = reader.watermarks(&job.topics.raw, job.partition)?;
     let (start, whole) = (first.max(low), low == 0 && first == 0);
-    // Nothing of the whole may be left out: what somebody has put before it shows, too.
+    // From the lane's beginning, read everything, so that records inserted before it show too.
     let since_ms = job.since_ms().filter(|_| !whole);
     let dead = read_dead(job, reader, since_ms, &(start..end))?;
     let clean = read_clean(job, reader, since_ms, events)?;
@@ -152,7 +150,7 @@ pub(super) fn recompute(
 
 fn take(pass: &mut Pass<'_>, message: &BorrowedMessage<'_>, events: &mut Events) -> Result<(), VerifyError> {
     let (offset, value) = (message.offset(), message.payload().unwrap_or_default());
-    // What was rejected need not be an event, and is not asked about at the registry.
+    // A rejected record need not be an event: the registry is not queried for it.
     let event = if pass.needs_event(offset) {
         events.raw(value)?
     } else {
@@ -167,8 +165,8 @@ fn take(pass: &mut Pass<'_>, message: &BorrowedMessage<'_>, events: &mut Events)
     Ok(())
 }
 
-/// Reads what is there of raw records in `offsets`, to the end of the topic: its times are the gates', and who writes to it
-/// by hand can give any.
+/// Reads the deadletter records of raw records in `offsets`, to the end of the topic: its timestamps are set by
+/// producers, and a record produced by hand can have any.
 fn read_dead(
     job: &Job<'_>,
     reader: &Reader,
@@ -209,7 +207,7 @@ fn read_clean(
     let end = job.pending_clean.map_or(i64::MAX, |pending| pending.before);
     let mut clean = Clean::default();
     reader.read(topic, job.partition, begin, |message| {
-        // The times of this topic are the brokers', and nobody else can give any.
+        // The brokers set the timestamps of this topic; producers cannot.
         let appended_ms = message.timestamp().to_millis().unwrap_or(0);
         if message.offset() >= end || appended_ms > until_ms {
             return Ok(false);
@@ -228,12 +226,12 @@ fn bounded(count: usize, topic: &str) -> Result<(), VerifyError> {
         return Ok(());
     }
     Err(VerifyError::Usage(format!(
-        "a partition of {topic} has more than {RECORDS_MAX} records: narrow the comparison with --from and --to, or leave \
+        "a partition of {topic} has more than {RECORDS_MAX} records: narrow the window with --from and --to, or leave \
          raw and clean out of --against"
     )))
 }
 
-/// The raw and clean topics are to be compared.
+/// Whether the raw or clean topic is to be compared.
 pub(super) fn is_wanted(against: &std::collections::BTreeSet<Against>) -> bool {
     against.contains(&Against::Raw) || against.contains(&Against::Clean)
 }

@@ -1,4 +1,4 @@
-//! The audit database as it was at one moment, read page by page.
+//! The audit database as of one moment, read page by page.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -9,7 +9,7 @@ use crate::io::audit::entry::{self, Entry};
 use crate::io::audit::head::{PAGE_ENTRIES, failed};
 use crate::io::timescale::TimescaleError;
 
-/// The head of a lane.
+/// Stored head of a lane.
 #[derive(Clone, Debug)]
 pub(in crate::io::audit) struct Head {
     pub lane: String,
@@ -17,14 +17,14 @@ pub(in crate::io::audit) struct Head {
     pub frontier: Vec<u8>,
 }
 
-/// An entry as it is stored.
+/// Stored entry.
 #[derive(Clone, Debug)]
 pub(in crate::io::audit) struct Row {
     pub seq: u64,
     pub bytes: Vec<u8>,
-    /// `None` where it can't be read.
+    /// `None` if the entry cannot be parsed.
     pub entry: Option<Entry>,
-    /// Of what is chained; alerts are not.
+    /// Link of a chained entry; alerts have none.
     pub link: Option<Link>,
 }
 
@@ -50,11 +50,11 @@ impl Row {
     }
 }
 
-/// A checkpoint as it is stored.
+/// Stored checkpoint.
 #[derive(Clone, Debug)]
 pub(in crate::io::audit) struct StoredCheckpoint {
     pub size: u64,
-    /// What the row says; the note says it too.
+    /// Time of signing according to the row; the note repeats it.
     pub signed_at_s: i64,
     pub note: String,
 }
@@ -77,7 +77,7 @@ pub(in crate::io::audit) async fn begin(connection: &mut PgConnection) -> Result
     Ok(())
 }
 
-/// All lanes that have a head.
+/// Reads all lanes that have a head.
 pub(in crate::io::audit) async fn heads(connection: &mut PgConnection) -> Result<Vec<Head>, TimescaleError> {
     let fault = failed("reading the lanes of the audit log");
     let rows = sqlx::query("select lane, size, frontier from audit_lane order by lane")
@@ -95,7 +95,7 @@ pub(in crate::io::audit) async fn heads(connection: &mut PgConnection) -> Result
         .collect()
 }
 
-/// How far the log has come in each partition of `topic`.
+/// Reads the log's next offset in each partition of `topic`.
 pub(in crate::io::audit) async fn offsets(
     connection: &mut PgConnection,
     topic: &str,
@@ -111,7 +111,7 @@ pub(in crate::io::audit) async fn offsets(
         .collect()
 }
 
-/// The size of the newest checkpoint of a lane.
+/// Size of the newest checkpoint of a lane.
 pub(in crate::io::audit) async fn newest_size(
     connection: &mut PgConnection,
     lane: &str,
@@ -124,11 +124,11 @@ pub(in crate::io::audit) async fn newest_size(
     Ok(size.map(i64::cast_unsigned))
 }
 
-/// The entries of a lane, in their order.
+/// Entries of a lane in order.
 pub(in crate::io::audit) struct Rows {
     lane: String,
     buffer: VecDeque<Row>,
-    /// The number after the last one that was read.
+    /// Number after the last entry read.
     next: i64,
     ended: bool,
 }
@@ -143,7 +143,7 @@ impl Rows {
         }
     }
 
-    /// Takes the next one. Behind it at least `ahead` more can be looked at, where there are as many.
+    /// Consumes the next entry. Afterwards [`Self::ahead`] has at least `ahead` more, if the lane has as many.
     pub(in crate::io::audit) async fn next(
         &mut self,
         connection: &mut PgConnection,
@@ -155,7 +155,7 @@ impl Rows {
         Ok(self.buffer.pop_front())
     }
 
-    /// What comes next, as far as it was read.
+    /// Entries read ahead of the next one.
     pub(in crate::io::audit) fn ahead(&self) -> impl Iterator<Item = &Row> {
         self.buffer.iter()
     }
@@ -182,7 +182,7 @@ impl Rows {
     }
 }
 
-/// The checkpoints of a lane, by size and time.
+/// Checkpoints of a lane by size and time.
 pub(in crate::io::audit) struct Checkpoints {
     lane: String,
     buffer: VecDeque<StoredCheckpoint>,
@@ -200,7 +200,7 @@ impl Checkpoints {
         }
     }
 
-    /// The next one, if its size is at most `size`.
+    /// Consumes the next checkpoint if its size is at most `size`.
     pub(in crate::io::audit) async fn next_up_to(
         &mut self,
         connection: &mut PgConnection,
