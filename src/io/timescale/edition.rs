@@ -1,20 +1,20 @@
-//! Which edition of TimescaleDB the server runs.
+//! Edition of TimescaleDB that the server runs.
 
 use sqlx::PgConnection;
 
 use super::TimescaleError;
 
-/// An edition of TimescaleDB, by what its licence lets it do.
+/// An edition of TimescaleDB, determined by its licence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Edition {
-    /// Hypertables, and nothing that runs by itself: the watch rolls up and drops what is old.
+    /// Hypertables without background jobs: the watch computes rollups and drops old data.
     Apache,
-    /// Columnstore, retention policies and continuous aggregates as well.
+    /// Adds columnstore, retention policies and continuous aggregates.
     Community,
 }
 
 impl Edition {
-    /// The name in the table `edition`, in metrics and to people.
+    /// Name in the table `edition`, in metrics and in messages.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -23,10 +23,10 @@ impl Edition {
         }
     }
 
-    /// Asks the server.
+    /// Queries the server.
     ///
     /// # Errors
-    /// Where the database has no TimescaleDB, or one with a licence that we do not know.
+    /// If the database has no TimescaleDB, or one with an unknown licence.
     pub async fn ask(connection: &mut PgConnection) -> Result<Self, TimescaleError> {
         let licence: Option<String> =
             sqlx::query_scalar("select current_setting('timescaledb.license', true)")
@@ -39,11 +39,11 @@ impl Edition {
             Some("apache") => Ok(Self::Apache),
             Some("timescale") => Ok(Self::Community),
             Some(other) => Err(TimescaleError::Invalid(format!(
-                "TimescaleDB has the licence `{other}`; it must be `apache` or `timescale`"
+                "TimescaleDB has the unsupported licence `{other}`; set timescaledb.license to `apache` or `timescale`"
             ))),
             None => Err(TimescaleError::Invalid(
-                "the analytics database has no TimescaleDB: the server needs shared_preload_libraries = 'timescaledb', \
-                 and the database `pulsegate topology apply`"
+                "the analytics database has no TimescaleDB: set shared_preload_libraries = 'timescaledb' on the \
+                 server and run `pulsegate topology apply`"
                     .to_owned(),
             )),
         }

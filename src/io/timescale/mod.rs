@@ -1,8 +1,8 @@
-//! TimescaleDB: what the watch stores, each thing exactly once.
+//! TimescaleDB: storage of the watch's results, each exactly once.
 //!
-//! A batch of one partition and the step of that partition's offset are one transaction ([`offsets`]), so that nothing
-//! has to be recognised as a duplicate. [`analytics`] is the sink for readings and findings; [`operations`] takes KPIs
-//! and the state of jobs. The two editions of TimescaleDB give the same results in different ways ([`edition`]).
+//! A batch of one partition and the step of that partition's offset are one transaction ([`offsets`]), so that no
+//! duplicates have to be detected. [`analytics`] is the sink for readings and findings; [`operations`] stores KPIs and
+//! the state of jobs. The two editions of TimescaleDB give the same results in different ways ([`edition`]).
 
 mod account;
 pub mod analytics;
@@ -39,34 +39,35 @@ pub use crate::detect::kpi::Kpi;
 pub use crate::detect::reading::{DeviceVersion, Metric, Name, Reading, Token, Version};
 use crate::io::topology::databases::check_url;
 
-/// How the databases of the watch are reached, and how long what is in them is kept.
+/// Connections to the watch's databases, and retention of their data.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The analytics database's URL, `postgres://role:password@host:port/database`. Default: none; then the login file of
-    /// the role in `databases.logins_directory` is read, which `pulsegate topology apply` has written.
+    /// The analytics database's URL, `postgres://role:password@host:port/database`. Default: none; the role's login
+    /// file in `databases.logins_directory`, written by `pulsegate topology apply`, is used then.
     pub analytics_url: Secret,
     /// The operations database's URL. Default: none, as above.
     pub operations_url: Secret,
-    /// Connections to the analytics database that one process keeps open. Default: 5.
+    /// Connections to the analytics database that each process keeps open. Default: 5.
     pub connections_min: u32,
-    /// Connections to the analytics database that one process opens at most. Default: 50.
+    /// Maximum number of connections to the analytics database per process. Default: 50.
     pub connections_max: u32,
     /// How long to wait for a connection, in milliseconds. Default: 2,000.
     pub acquire_time_max_ms: u64,
-    /// How long a batch or another request may take until the database counts as down, in milliseconds. Default: 30,000.
+    /// Time limit of a batch or another request, after which the database counts as down, in milliseconds. Default:
+    /// 30,000.
     pub request_time_max_ms: u64,
-    /// How long a recurring job may take, or one hour of readings of one that measures them hour by hour, in seconds.
-    /// Default: 600.
+    /// Time limit of a recurring job, or of one hour of readings in a job that works hour by hour, in seconds. Default:
+    /// 600.
     pub job_time_max_s: u64,
-    /// The range of time of one chunk of readings, in hours; `topology apply` sets it for chunks to come. The indexes of
-    /// the chunks that are written to should fit into a quarter of the server's memory: at 5,000 readings a second an
-    /// hour's is 1.6 GB. Default: 1.
+    /// Time range of one chunk of readings, in hours; `topology apply` sets it for future chunks. The indexes of the
+    /// chunks being written should fit into a quarter of the server's memory: at 5,000 readings a second one hour takes
+    /// 1.6 GB. Default: 1.
     pub chunk_interval_hours: u32,
-    /// How long readings are kept, in days; 9 at least, since rollouts of the last week are judged by them. What a device
-    /// claims to have measured before that is stored at the time when the broker took it. Default: 90.
+    /// Retention of readings, in days; at least 9, since rollouts of the last week are judged by them. A reading whose
+    /// claimed time is older is stored at the time when the broker received it. Default: 90.
     pub readings_days: u32,
-    /// How long findings, rollups and KPIs are kept, in days. Default: 730.
+    /// Retention of findings, rollups and KPIs, in days. Default: 730.
     pub rollups_days: u32,
 }
 
@@ -87,14 +88,14 @@ impl Default for Config {
     }
 }
 
-/// Chunks that readings may come to: PostgreSQL plans a query over some thousands of tables, not over tens of thousands.
+/// Most chunks of readings: PostgreSQL can plan a query over some thousands of tables, not over tens of thousands.
 const CHUNKS_MAX: u64 = 10_000;
-/// Readings have to be there as long as rollouts are judged by them: also those of the day before the oldest, until the
-/// present day is over.
+/// Readings must outlive the judgement of rollouts, including the day before the oldest rollout, until the present day
+/// is over.
 const READINGS_DAYS_MIN: u64 = ROLLOUT_DAYS as u64 + 2;
 
 impl Config {
-    /// What is wrong with the values.
+    /// Reports invalid settings to `check`.
     pub fn check(&self, check: &mut Check) {
         check_url("timescale.analytics_url", &self.analytics_url, check);
         check_url("timescale.operations_url", &self.operations_url, check);
@@ -133,46 +134,47 @@ impl Config {
         if u64::from(self.readings_days) * 24 > CHUNKS_MAX * u64::from(self.chunk_interval_hours) {
             check.problem(
                 "timescale.chunk_interval_hours",
-                format!("makes more than {CHUNKS_MAX} chunks in timescale.readings_days; make it longer"),
+                format!("yields more than {CHUNKS_MAX} chunks in timescale.readings_days; increase it"),
             );
         }
     }
 }
 
-/// Why a database did not do what was asked. Always a fault of ours: what needs it waits.
+/// Failure of a database request. Never the fault of a record: the work waits.
 #[derive(Debug, Error)]
 pub enum TimescaleError {
-    /// No answer in time, or an answer that says to come again: shutting down, out of space, out of connections.
-    #[error("the {database} database can't be reached ({action}): {reason}")]
+    /// The database did not answer in time, or answered that it is shutting down or out of space or connections: retry
+    /// later.
+    #[error("failed to reach the {database} database while {action}: {reason}")]
     Unreachable {
-        /// Which database.
+        /// Name of the database.
         database: &'static str,
-        /// What was asked.
+        /// The failed action, as a gerund.
         action: &'static str,
-        /// What the client library or the database said.
+        /// Message of the client library or the database.
         reason: String,
     },
-    /// The database answered with a refusal.
-    #[error("the {database} database refused ({action}): {reason}")]
+    /// The database refused the request.
+    #[error("the {database} database refused a request while {action}: {reason}")]
     Refused {
-        /// Which database.
+        /// Name of the database.
         database: &'static str,
-        /// What was asked.
+        /// The failed action, as a gerund.
         action: &'static str,
-        /// What the database said.
+        /// Message of the database.
         reason: String,
     },
-    /// The configuration or the state of the database does not allow it.
+    /// The configuration or the state of the database does not permit the request.
     #[error("{0}")]
     Invalid(String),
 }
 
 impl TimescaleError {
     pub(in crate::io) fn new(database: &'static str, action: &'static str, error: &sqlx::Error) -> Self {
-        // Class 57 is the operator's doing (shutting down, starting up, cancelled for time), 53 a lack of space, memory or
-        // connections, 40 a transaction that lost against another: all of them may be over the next time.
+        // Class 57 is the operator's doing (shutdown, startup, cancelled by timeout), 53 a lack of space, memory or
+        // connections, 40 a transaction that lost against another: all of them may succeed when retried.
         let passes = |code: &str| ["57", "53", "40"].iter().any(|class| code.starts_with(class));
-        // The message alone: a detail can quote a row.
+        // Only the message: a detail can quote a row.
         let (unreachable, reason) = match error {
             sqlx::Error::Database(database) => (
                 database.code().is_some_and(|code| passes(&code)),
@@ -202,23 +204,23 @@ impl TimescaleError {
     }
 }
 
-/// Why a batch was not written. Nothing of it is stored then.
+/// Reason for which a batch was not written. Nothing of it is stored then.
 #[derive(Debug, Error)]
 pub enum WriteError {
-    /// Another worker has claimed the partition since: this one has to stop working on it.
+    /// Another worker has claimed the partition: this one must stop working on it.
     #[error(
-        "partition {partition} of {topic} was taken over by another worker; this one writes no more of it"
+        "partition {partition} of {topic} was taken over by another worker; this worker no longer writes it"
     )]
     Fenced {
-        /// The topic.
+        /// Name of the topic.
         topic: String,
-        /// The partition.
+        /// Number of the partition.
         partition: i32,
     },
-    /// No answer, or one that says to come again: write the same batch again later.
+    /// The database is temporarily unavailable: retry the same batch later.
     #[error("{0}")]
     Unreachable(TimescaleError),
-    /// The database will not take it, whoever asks how often; an operator has to look.
+    /// The database refuses the batch regardless of retries; an operator must investigate.
     #[error("{0}")]
     Refused(TimescaleError),
 }
@@ -250,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_that_do_not_fit_together_are_named() {
+    fn contradicting_limits_are_reported() {
         assert_eq!(problems(&Config::default()), [""; 0]);
         let many = Config {
             readings_days: 3_650,

@@ -145,8 +145,8 @@ impl Accounts {
         }
         if self.accounts.len() == ACCOUNTS_MAX {
             return Err(VerifyError::Usage(format!(
-                "a lane has more than {ACCOUNTS_MAX} ledger records to compare: narrow the window with --from and --to, \
-                 or leave raw and clean out of --against"
+                "a lane has more than {ACCOUNTS_MAX} ledger records to compare: narrow the window with --from and \
+                 --to, or leave raw and clean out of --against"
             )));
         }
         self.accounts.push(Account::of(number, entry));
