@@ -319,7 +319,7 @@ impl AuditLog {
             next: batch.next,
         };
         let mut transaction = connection.begin().await.map_err(&fault)?;
-        // The step comes first because of its row lock: only the partition's owner goes on. That it is not the last
+        // The step comes first because of its row lock: only the partition's owner continues. That it is not the last
         // statement makes no difference, since the transaction is atomic.
         let stepped = offsets::step(&mut transaction, &step).await.map_err(&fault)?;
         offsets::verdict("audit", &step, stepped)?;

@@ -72,7 +72,7 @@ with waiting as materialized (
     union all
     select time, id, metric, group_id is null from waiting
 ), ranked as (
-    -- Not a join with those that wait: nobody has counted them, and the planner would take them for a few.
+    -- Not a join with the waiting findings: without statistics on them the planner would assume few.
     select time, id, bool_or(alone) as alone,
            row_number() over (partition by bool_or(alone) order by time, id) as rank,
            row_number() over (partition by metric, time_bucket($1 * interval '1 ms', time) order by time, id) as rank_in_window

@@ -124,7 +124,7 @@ pub async fn step(connection: &mut PgConnection, step: &Step<'_>) -> Result<Step
         .bind(step.partition)
         .fetch_optional(connection)
         .await?;
-    // A missing row was removed by hand; the next claim starts afresh.
+    // A missing row was removed by hand; the next claim starts anew.
     let Some(row) = row else {
         return Ok(Stepped::Fenced);
     };

@@ -120,7 +120,7 @@ async fn count(
     fault: impl Fn(sqlx::Error) -> TimescaleError,
 ) -> Result<Duration, WriteError> {
     let mut transaction = connection.begin().await.map_err(&fault)?;
-    // The step comes first because of its row lock: only the partition's owner goes on.
+    // The step comes first because of its row lock: only the partition's owner continues.
     let stepped = offsets::step(&mut transaction, &batch.step)
         .await
         .map_err(&fault)?;
