@@ -157,7 +157,7 @@ impl Clean {
         left.map(|record| record.offset)
     }
 
-    /// Range from the first to the last record taken for certain, namely by the only claim of its event.
+    /// Range from the first to the last record certainly taken: taken records that are the only one of their event.
     fn inside(&self, whole: bool) -> Range<usize> {
         let sure = self.events().filter_map(|same| match same {
             [(_, number)] => {
