@@ -1,4 +1,4 @@
-//! `pulsegate audit`: the audit log verified, and shown.
+//! `pulsegate audit`: verifies and shows the audit log.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,10 +18,10 @@ use crate::roles::Failure;
 use crate::roles::verify::{self, Against, Bound, Options, Report, VerifyError, Window};
 use pulsegate_ledger::note::{NOTE_BYTES_MAX, Note};
 
-/// The ending of a file with a checkpoint.
+/// Extension of checkpoint files.
 const CHECKPOINT: &str = "checkpoint";
 
-/// Checkpoint files that are read from one directory at most.
+/// Most checkpoint files read from one directory.
 const FILES_MAX: usize = 10_000;
 
 /// Arguments of `pulsegate audit`.
@@ -33,9 +33,9 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum Verb {
-    /// Recomputes the log and names the first of what does not agree in each lane; exit 1 if there is something
+    /// Recomputes the log and names the first discrepancy of each lane; exit 1 if there is one
     Verify(Verify),
-    /// Shows the lanes and their newest checkpoints, or one entry with the proof that it is in the log
+    /// Shows the lanes and their newest checkpoints, or one entry with its proof of inclusion
     Show(Show),
 }
 
@@ -44,26 +44,26 @@ struct Verify {
     /// Recomputes the ledger from raw and clean from here on: a raw offset, a date or a time (RFC 3339)
     #[arg(long, value_name = "BOUND")]
     from: Option<Bound>,
-    /// And up to here, this not included
+    /// Recomputes up to this bound, exclusive
     #[arg(long, value_name = "BOUND")]
     to: Option<Bound>,
-    /// What to hold the log against; its own database always is [default: all]
+    /// Sources to compare the log with; its own database is always checked [default: all]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "LIST")]
     against: Vec<Source>,
-    /// A checkpoint that was kept, as `show --checkpoint-out` writes it, or a directory of them: proves that the log has
-    /// only grown since; may be repeated
+    /// A saved checkpoint, as written by `show --checkpoint-out`, or a directory of them: proves that the log has only
+    /// grown since; may be repeated
     #[arg(long, value_name = "FILE")]
     checkpoint: Vec<PathBuf>,
 }
 
-/// What the log can be held against.
+/// Sources that the log can be compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Source {
     /// The raw and deadletter topics: counts and Merkle roots of the ledger
     Raw,
-    /// The clean topic: every accepted record is there, and nothing else
+    /// The clean topic: holds every accepted record, and nothing else
     Clean,
-    /// The ledger topic: byte for byte
+    /// The ledger topic, byte for byte
     Ledger,
     /// The database alone: entries, heads and checkpoints
     Db,
@@ -71,13 +71,13 @@ enum Source {
 
 #[derive(clap::Args)]
 struct Show {
-    /// Only this lane
+    /// Shows only this lane
     #[arg(long)]
     lane: Option<String>,
-    /// This entry of the lane, with its inclusion proof
+    /// Shows this entry of the lane with its inclusion proof
     #[arg(long, requires = "lane", value_name = "NUMBER")]
     entry: Option<u64>,
-    /// Writes the newest checkpoint of each lane into this directory, for safe keeping elsewhere
+    /// Writes the newest checkpoint of each lane into this directory, to be kept elsewhere
     #[arg(long, value_name = "DIRECTORY", conflicts_with = "entry")]
     checkpoint_out: Option<PathBuf>,
 }
@@ -119,7 +119,7 @@ impl From<VerifyError> for Failure {
 ///
 /// # Errors
 ///
-/// `Wrong` where something does not agree, `Unreachable` where a service does not answer.
+/// `Wrong` if there are discrepancies, `Unreachable` if a service does not answer.
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     match args.verb {
         Verb::Verify(args) => verify(args, context).await,
@@ -185,7 +185,7 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
     Failure::Usage(format!("{}: {error}", path.display()))
 }
 
-/// The file itself, or the checkpoints in a directory.
+/// Returns the file itself, or the checkpoint files of a directory.
 fn checkpoint_files(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
@@ -200,7 +200,7 @@ fn checkpoint_files(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     if files.is_empty() || files.len() > FILES_MAX {
         let count = files.len();
         let problem = format!(
-            "{}: {count} checkpoints (*.{CHECKPOINT}), not 1 to {FILES_MAX}",
+            "{}: found {count} checkpoints (*.{CHECKPOINT}), expected 1 to {FILES_MAX}",
             path.display()
         );
         return Err(Failure::Usage(problem));
@@ -215,7 +215,7 @@ fn read_note(file: &Path) -> Result<Note, Failure> {
         .len();
     if length > NOTE_BYTES_MAX as u64 {
         return Err(Failure::Usage(format!(
-            "{}: larger than any checkpoint",
+            "{}: not a checkpoint: the file is too large",
             file.display()
         )));
     }
@@ -223,7 +223,7 @@ fn read_note(file: &Path) -> Result<Note, Failure> {
     Note::parse(&bytes).map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))
 }
 
-/// On standard error, and only where somebody looks at it.
+/// Progress bar on standard error; hidden unless that is a terminal.
 fn bar(json: bool) -> ProgressBar {
     let bar = if json {
         ProgressBar::hidden()
@@ -246,7 +246,7 @@ fn table(report: &Report) -> String {
         "checkpoints",
         "signed",
         "ledger",
-        "not yet",
+        "pending",
         "ranges",
         "raw",
         "held",
@@ -284,7 +284,7 @@ fn verdict(report: &Report) -> Result<(), Failure> {
         .map(|problem| format!("  {problem}"))
         .collect();
     Err(Failure::Wrong(format!(
-        "the audit log does not agree:\n{}",
+        "discrepancies in the audit log:\n{}",
         lines.join("\n")
     )))
 }
@@ -325,7 +325,7 @@ async fn show(args: Show, context: &Context) -> Result<(), Failure> {
     print(&table.to_string())
 }
 
-/// One file a lane; those of an earlier time are replaced.
+/// Writes one file per lane, replacing earlier ones.
 fn write_checkpoints(lanes: &[LaneHead], directory: &Path) -> Result<(), Failure> {
     fs::create_dir_all(directory).map_err(|error| unreadable(directory, &error))?;
     for head in lanes {

@@ -1,4 +1,4 @@
-//! Changes that people make: in the audit log before they are made, and refused where that can't be.
+//! Changes by operators: recorded in the audit log before they are made, and refused if that fails.
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -10,7 +10,7 @@ use crate::io::audit::journal::{Journal, Role};
 use crate::roles::Failure;
 use pulsegate_ledger::log::entry::Deed;
 
-/// A change that stands in the audit log before it is made, and again when it is known what became of it.
+/// A change recorded in the audit log before it is made, and again once its outcome is known.
 pub(super) struct Audited {
     journal: Journal,
     deed: Deed,
@@ -18,10 +18,10 @@ pub(super) struct Audited {
 }
 
 impl Audited {
-    /// Says what is about to be done.
+    /// Records the change that is about to be made.
     ///
     /// # Errors
-    /// [`AuditError`]: then it must not be done.
+    /// [`AuditError`]: the change must not be made then.
     pub(super) async fn begin(
         config: &Config,
         deed: Deed,
@@ -36,16 +36,16 @@ impl Audited {
         Ok(audited)
     }
 
-    /// Adds what was only known when it was done.
+    /// Adds a detail that is only known after the change.
     pub(super) fn add(&mut self, name: &str, value: Value) {
         self.detail.insert(name.to_owned(), value);
     }
 
-    /// The change is made, or not; that this can't be said is no reason to say that it failed.
+    /// Records whether the change was made. A failure to do so is only logged: it does not make the change a failure.
     pub(super) async fn end<T>(self, result: &Result<T, Failure>) {
         let state = if result.is_ok() { "done" } else { "failed" };
         if let Err(error) = self.record(state).await {
-            warn!(%error, state, "what became of a change is not in the audit log, only that it was begun");
+            warn!(%error, state, "failed to record the outcome of a change: the audit log has only its beginning");
         }
         self.journal.close().await;
     }

@@ -1,4 +1,4 @@
-//! `pulsegate config`: what is set, where it came from and what is wrong with it.
+//! `pulsegate config`: shows the effective settings and their origins, and checks them.
 
 use std::collections::BTreeMap;
 
@@ -22,26 +22,26 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum Action {
-    /// Prints every effective value and where it came from; secrets stay hidden
+    /// Prints every effective value and its origin; secrets stay hidden
     Show,
-    /// Finds everything that is wrong with the configuration
+    /// Reports every problem of the configuration
     Check,
     /// Prints the JSON schema of the configuration file
     Schema,
 }
 
-/// One effective value.
+/// An effective value with its origin.
 #[derive(Serialize)]
 struct Setting<'a> {
     value: Value,
     source: &'a str,
 }
 
-/// Runs the command. It takes the inputs instead of a loaded configuration, because a broken one is its subject.
+/// Runs the command. Takes the inputs instead of a loaded configuration, because it must handle a broken one.
 ///
 /// # Errors
 ///
-/// [`Failure::Usage`] when the configuration can't be shown, [`Failure::Wrong`] when the check finds something.
+/// [`Failure::Usage`] if the configuration cannot be shown, [`Failure::Wrong`] if the check finds problems.
 pub fn run(args: &Args, inputs: &Inputs, json: bool) -> Result<(), Failure> {
     match args.action {
         Action::Show => show(inputs, json),
@@ -53,7 +53,7 @@ pub fn run(args: &Args, inputs: &Inputs, json: bool) -> Result<(), Failure> {
 fn show(inputs: &Inputs, json: bool) -> Result<(), Failure> {
     let loaded = layers::load(inputs)?;
     let tree = serde_json::to_value(&loaded.config)
-        .map_err(|error| Failure::Usage(format!("can't be shown: {error}")))?;
+        .map_err(|error| Failure::Usage(format!("failed to render the configuration: {error}")))?;
     let mut leaves = BTreeMap::new();
     flatten(String::new(), tree, &mut leaves);
     if json {
@@ -77,7 +77,7 @@ fn show(inputs: &Inputs, json: bool) -> Result<(), Failure> {
 
 fn check(inputs: &Inputs, json: bool) -> Result<(), Failure> {
     let problems = match layers::load(inputs) {
-        // What it points to is looked at only here: other commands read the key when they need it.
+        // Only the check reads the KEK: other commands read it when they need it.
         Ok(Loaded { config, .. }) => {
             let unread = io::kek::read(&config.kek, &config.environment).err();
             unread

@@ -1,4 +1,4 @@
-//! `pulsegate device`: keys that devices sign with, added, imported, revoked and listed.
+//! `pulsegate device`: adds, imports, revokes and lists the keys with which devices sign.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor};
@@ -31,14 +31,14 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum Verb {
-    /// Makes a key for a device and prints its secret, this once
+    /// Creates a key for a device and prints its secret, which is shown only once
     Add(Add),
-    /// Adds the keys of a file of JSON lines, all of them or none
+    /// Adds keys from a file of JSON lines, all of them or none
     Import {
-        /// One JSON object a line; - is standard input
+        /// One JSON object per line; - is standard input
         file: PathBuf,
     },
-    /// Revokes keys: what they sign from now on is rejected
+    /// Revokes keys: records signed with them are rejected from now on
     Revoke {
         /// The key ids
         #[arg(required = true)]
@@ -52,24 +52,24 @@ enum Verb {
 struct Add {
     /// The device id
     device: String,
-    /// The tenant that the device belongs to; made if it is new
+    /// The tenant that the device belongs to; created if it is new
     #[arg(long)]
     tenant: String,
-    /// The device class, which chooses its rate limit
+    /// The device class, which determines the rate limit
     #[arg(long, default_value = "wearable")]
     class: String,
-    /// The key id [default: the device id and a random part]
+    /// The key id [default: the device id and a random suffix]
     #[arg(long)]
     kid: Option<String>,
     /// How the device signs
     #[arg(long, value_enum, default_value_t = Kind::Hs256)]
     sign: Kind,
-    /// The Ed25519 public key in base64, of a device that keeps its private key to itself
+    /// The Ed25519 public key in base64, for a device that keeps its private key to itself
     #[arg(long, value_name = "BASE64")]
     public_key: Option<String>,
 }
 
-/// How a device signs, in one word.
+/// Signature scheme of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Kind {
     /// Detached JWS with HMAC-SHA-256
@@ -82,16 +82,16 @@ enum Kind {
 
 #[derive(clap::Args)]
 struct List {
-    /// Only this tenant's
+    /// Lists only keys of this tenant
     #[arg(long)]
     tenant: Option<String>,
-    /// Only this device's
+    /// Lists only keys of this device
     #[arg(long)]
     device: Option<String>,
-    /// Only those in this state: pending, active, verify_only or revoked
+    /// Lists only keys in this state: pending, active, verify_only or revoked
     #[arg(long, value_parser = ["pending", "active", "verify_only", "revoked"])]
     state: Option<String>,
-    /// At most so many
+    /// Lists at most this many keys
     #[arg(long, default_value_t = 1_000)]
     limit: u32,
 }
@@ -120,7 +120,7 @@ impl From<ImportError> for Failure {
 ///
 /// # Errors
 ///
-/// When the vault can't be reached, or what is asked for is wrong.
+/// If the vault cannot be reached, or the request is invalid.
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let registrar = Registrar::connect(&context.config.vault_settings()).await?;
     let audited = match deed(&args.verb) {
@@ -140,10 +140,10 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     result
 }
 
-/// Key ids that are named in one entry of the audit log at most, each by its digest.
+/// Most key ids named in one entry of the audit log, each by its digest.
 const KIDS_NAMED_MAX: usize = 500;
 
-/// What the audit log is told of a change; none where nothing is changed.
+/// Audit entry of a change; `None` if the command changes nothing.
 fn deed(verb: &Verb) -> Option<(Deed, Map<String, Value>)> {
     match verb {
         Verb::Add(args) => {
@@ -163,7 +163,7 @@ fn deed(verb: &Verb) -> Option<(Deed, Map<String, Value>)> {
             let detail = [("keys", kid.len().into()), ("kid_sha256", named.into())];
             Some((Deed::DeviceRevoke, journal::detail(detail)))
         }
-        // What a file brings is known when it has been read.
+        // The contents of the file are known only after it has been read.
         Verb::Import { .. } => Some((Deed::DeviceImport, Map::new())),
         Verb::List(_) => None,
     }
@@ -186,7 +186,7 @@ async fn add(registrar: &Registrar, args: Add, json: bool) -> Result<(), Failure
         .import(&mut Cursor::new(text.as_bytes()))
         .await
         .map_err(|error| match error {
-            // There is only one line, and nobody has written it.
+            // The only line was written by this command.
             ImportError::Line(problem) => {
                 let field = problem.field.unwrap_or("key");
                 Failure::Wrong(format!("{field}: {}; nothing was added", problem.reason))
@@ -195,13 +195,13 @@ async fn add(registrar: &Registrar, args: Add, json: bool) -> Result<(), Failure
         })?;
     if imported.keys == 0 {
         return Err(Failure::Wrong(format!(
-            "key {kid} is there already; nothing was added"
+            "key {kid} already exists; nothing was added"
         )));
     }
     let kept = secret.map(|(name, value)| {
         line.insert(name.to_owned(), value.as_str().into());
         format!(
-            "Its {name} is shown this once and can't be read again:\n{}",
+            "Its {name} is shown only once and cannot be retrieved later:\n{}",
             *value
         )
     });
@@ -215,15 +215,15 @@ async fn add(registrar: &Registrar, args: Add, json: bool) -> Result<(), Failure
     ))
 }
 
-/// Adds profile, algorithm and the key's public or shared part to the line. Returns what the device needs to sign, and
-/// under which name: nothing where the device has it already.
+/// Adds profile, algorithm and the key's public or shared part to the line. Returns the name and value of the part that
+/// the device needs to sign; `None` if the device already has it.
 fn describe_key(
     kind: Kind,
     public_key: Option<String>,
     line: &mut Map<String, Value>,
 ) -> Result<Option<(&'static str, Zeroizing<String>)>, Failure> {
     if public_key.is_some() && kind != Kind::Ed25519 {
-        return Err(Failure::Usage("--public-key goes with --sign ed25519".to_owned()));
+        return Err(Failure::Usage("--public-key requires --sign ed25519".to_owned()));
     }
     let mut set = |name: &str, value: &str| line.insert(name.to_owned(), value.into());
     set("profile", if kind == Kind::Webhook { "webhook" } else { "jws" });
@@ -256,8 +256,11 @@ fn describe_key(
 
 fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, Failure> {
     let mut bytes = Zeroizing::new([0; N]);
-    getrandom::fill(bytes.as_mut_slice())
-        .map_err(|error| Failure::Usage(format!("the operating system gave no random bytes: {error}")))?;
+    getrandom::fill(bytes.as_mut_slice()).map_err(|error| {
+        Failure::Usage(format!(
+            "failed to get random bytes from the operating system: {error}"
+        ))
+    })?;
     Ok(bytes)
 }
 
@@ -282,8 +285,8 @@ async fn import(registrar: &Registrar, file: &Path, json: bool) -> Result<(), Fa
         tenants,
     } = imported;
     print(&format!(
-        "Read {lines} lines: added {keys} keys, {devices} devices and {tenants} tenants; {unchanged} keys were there \
-         already."
+        "Read {lines} lines: added {keys} keys, {devices} devices and {tenants} tenants; {unchanged} keys \
+         already existed."
     ))
 }
 
@@ -291,7 +294,7 @@ async fn revoke(registrar: &Registrar, kids: &[String], json: bool) -> Result<()
     let unknown = registrar.revoke(kids).await?;
     if !unknown.is_empty() {
         return Err(Failure::Wrong(format!(
-            "nobody knows {}; nothing was revoked",
+            "unknown key {}: nothing was revoked",
             unknown.join(", ")
         )));
     }
@@ -338,7 +341,9 @@ async fn list(registrar: &Registrar, args: List, json: bool) -> Result<(), Failu
     }
     print(&table.to_string())?;
     if keys.len() == limit as usize {
-        print(&format!("The list ends at {limit} keys; --limit shows more."))?;
+        print(&format!(
+            "The list is cut off at {limit} keys; raise --limit to see more."
+        ))?;
     }
     Ok(())
 }

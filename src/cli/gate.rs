@@ -1,4 +1,4 @@
-//! `pulsegate gate`: runs until it is told to stop.
+//! `pulsegate gate`: runs the gate until it receives a signal.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,13 +18,14 @@ use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 use pulsegate_ledger::log::entry::Deed;
 
-/// How often recorded samples are moved into their buckets when nobody scrapes.
+/// Interval at which recorded samples are moved into their buckets when no scrape does so.
 const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Arguments of `pulsegate gate`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Goes on from the group's committed offsets where they are not what the ledger says, and has the ledger say so
+    /// Continues from the group's committed offsets if they differ from the ledger's, and records the rewind in the
+    /// ledger
     #[arg(long)]
     rewind: bool,
 }
@@ -33,8 +34,8 @@ pub struct Args {
 ///
 /// # Errors
 ///
-/// `Wrong` when a worker had to give up, `Usage` when something is configured that cannot work, `Unreachable` when a
-/// service does not answer at the start.
+/// `Wrong` if a worker failed permanently, `Usage` if the configuration cannot work, `Unreachable` if a service does
+/// not answer at the start.
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let config = &context.config;
     let (health, metrics) = (Health::new(config.gate.workers), Arc::new(Metrics::new()));
@@ -54,13 +55,13 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     result
 }
 
-/// Runs the workers until a signal comes or one of them gives up.
+/// Runs the workers until a signal arrives or one of them fails permanently.
 async fn until_told(gate: &Arc<Gate>) -> Result<(), Failure> {
     let listen =
-        |kind| signal(kind).map_err(|error| Failure::Wrong(format!("cannot listen for signals: {error}")));
+        |kind| signal(kind).map_err(|error| Failure::Wrong(format!("failed to listen for signals: {error}")));
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    let mut workers =
-        Workers::start(gate).map_err(|error| Failure::Wrong(format!("cannot start the workers: {error}")))?;
+    let mut workers = Workers::start(gate)
+        .map_err(|error| Failure::Wrong(format!("failed to start the workers: {error}")))?;
     let mut upkeep = interval(UPKEEP);
     let gave_up = loop {
         tokio::select! {
@@ -70,7 +71,7 @@ async fn until_told(gate: &Arc<Gate>) -> Result<(), Failure> {
             error = workers.gave_up() => break Err(error),
         }
     };
-    info!("draining");
+    info!("gate shutting down: draining the workers");
     gate.health.drain();
     let limit = Duration::from_millis(gate.config.gate.drain_timeout_ms);
     let drained = workers.drain(limit).await;
@@ -78,7 +79,8 @@ async fn until_told(gate: &Arc<Gate>) -> Result<(), Failure> {
     match drained {
         Ok(true) => Ok(()),
         Ok(false) => Err(Failure::Wrong(format!(
-            "not drained within {} ms (gate.drain_timeout_ms); what was not committed is read again at the next start",
+            "failed to drain within {} ms (gate.drain_timeout_ms); uncommitted records are read again at the next \
+             start",
             limit.as_millis()
         ))),
         Err(error) => Err(gave_up_with(&error)),
@@ -86,5 +88,5 @@ async fn until_told(gate: &Arc<Gate>) -> Result<(), Failure> {
 }
 
 fn gave_up_with(error: &WorkerError) -> Failure {
-    Failure::Wrong(format!("a worker gave up: {error}"))
+    Failure::Wrong(format!("a worker failed permanently: {error}"))
 }

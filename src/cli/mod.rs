@@ -1,4 +1,4 @@
-//! The command line: parses, loads the configuration, dispatches, and turns a failure into an exit code.
+//! The command line: parses arguments, loads the configuration, dispatches, and turns a failure into an exit code.
 
 pub mod audit;
 mod audited;
@@ -35,54 +35,54 @@ struct Cli {
 }
 
 const EXIT_CODES: &str =
-    "Exit codes: 0 good, 1 found wrong, 2 usage or configuration, 3 a service is unreachable.";
+    "Exit codes: 0 success, 1 problems found, 2 usage or configuration error, 3 a service is unreachable.";
 
 /// Options of every command.
 #[derive(clap::Args)]
 struct Global {
-    /// The configuration file [default: pulsegate.toml if it is there]
+    /// The configuration file [default: pulsegate.toml if it exists]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Presets: local, dev, staging or prod [default: the environment's name, else local]
     #[arg(long, global = true, value_name = "NAME")]
     profile: Option<String>,
-    /// Sets one value, above file and environment; may be repeated
+    /// Sets one value, overriding file and environment; may be repeated
     #[arg(long, global = true, value_name = "PATH=VALUE")]
     set: Vec<String>,
-    /// Answers in JSON, for machines
+    /// Prints answers as JSON
     #[arg(long, global = true)]
     json: bool,
 }
 
 #[derive(clap::Subcommand)]
 enum Command {
-    /// Runs the gate until it is told to stop: raw topic to clean topic, exactly once
+    /// Runs the gate until it receives a signal: raw topic to clean topic, exactly once
     Gate(gate::Args),
-    /// Runs the watch until it is told to stop: detection, and every reading stored exactly once
+    /// Runs the watch until it receives a signal: detection, and storage of every reading exactly once
     Watch(watch::Args),
-    /// Signs and produces a fleet, runs the gate on it and prints what became of every record
+    /// Signs and produces a fleet, runs the gate and the watch on it, and prints the outcome of every record
     Demo(demo::Args),
-    /// Topics, databases and roles: apply, check or show them
+    /// Applies, checks or shows topics, databases and roles
     Topology(topology::Args),
-    /// Device keys: add, import, revoke or list them
+    /// Adds, imports, revokes or lists device keys
     Device(device::Args),
-    /// The detectors alone, on a series from a file
+    /// Runs the detectors on a series from a file
     Detect(detect::Args),
-    /// Decrypts the PHI of clean records, for one who holds the key
+    /// Decrypts the PHI of clean records; requires the key-encryption key
     Open(open::Args),
-    /// The audit log: verify it, show it
+    /// Verifies or shows the audit log
     Audit(audit::Args),
-    /// Event schemas: check them, derive and register the clean ones
+    /// Checks event schemas, prints and registers the clean ones
     Schema(schema::Args),
-    /// The configuration: show it, check it, or print its schema
+    /// Shows or checks the configuration, or prints its schema
     Config(config::Args),
 }
 
-/// What every command is given.
+/// Input of every command.
 pub struct Context {
     /// The effective configuration.
     pub config: Config,
-    /// Answer in JSON.
+    /// Whether to print answers as JSON.
     pub json: bool,
 }
 
@@ -100,10 +100,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Tells the user, on standard error so that standard output holds nothing but answers.
+/// Prints the failure to standard error, so that standard output holds only answers.
 fn report(failure: &Failure, json: bool) {
     let mut stderr = std::io::stderr().lock();
-    // There is nobody left to tell when standard error is closed.
+    // If standard error is closed, there is no other place to report to.
     let _ = if json {
         writeln!(
             stderr,
@@ -119,7 +119,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let json = cli.global.json;
     let inputs = inputs(cli.global)?;
     if let Command::Config(args) = cli.command {
-        // It has an answer even where the configuration can't be used.
+        // `config` must answer even if the configuration is invalid.
         return config::run(&args, &inputs, json);
     }
     let config = layers::load(&inputs)?.config;
@@ -133,7 +133,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         .worker_threads(2)
         .enable_all()
         .build()
-        .map_err(|error| Failure::Usage(format!("can't start the runtime: {error}")))?;
+        .map_err(|error| Failure::Usage(format!("failed to start the runtime: {error}")))?;
     runtime.block_on(dispatch(cli.command, &context))
 }
 
@@ -162,7 +162,7 @@ fn inputs(global: Global) -> Result<Inputs, Failure> {
                     "the environment variable {name} is not UTF-8"
                 )));
             }
-            // Nobody's setting.
+            // Not a setting of pulsegate.
             _ => {}
         }
     }
@@ -180,37 +180,37 @@ fn inputs(global: Global) -> Result<Inputs, Failure> {
     })
 }
 
-/// Keeps memory with PHI and keys from core dumps, and from debuggers of the same user. Not in the environment `local`,
-/// where the data are made up and somebody may want to look.
+/// Keeps memory with PHI and keys from core dumps, and from debuggers of the same user. Not used in the environment
+/// `local`, where the data are synthetic and a developer may want to debug.
 fn forbid_core_dumps() -> Result<(), Failure> {
     use rustix::process::{DumpableBehavior, set_dumpable_behavior};
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .map_err(|error| Failure::Usage(format!("can't forbid core dumps: {error}")))
+        .map_err(|error| Failure::Usage(format!("failed to disable core dumps: {error}")))
 }
 
-/// Prints an answer for people. A reader who has left, such as `head`, is no error.
+/// Prints an answer for people. A closed pipe, as left by `head`, is not an error.
 ///
 /// # Errors
 ///
-/// When standard output can't be written.
+/// If standard output cannot be written.
 pub fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     match writeln!(stdout, "{}", text.trim_end()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::Usage(format!("can't write to standard output: {error}")))
-        }
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::Usage(format!(
+            "failed to write to standard output: {error}"
+        ))),
         _ => Ok(()),
     }
 }
 
-/// Prints an answer for machines.
+/// Prints an answer as JSON.
 ///
 /// # Errors
 ///
-/// When the value can't be shown as JSON or standard output can't be written.
+/// If the value cannot be serialized or standard output cannot be written.
 pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
-    let text =
-        serde_json::to_string_pretty(value).map_err(|error| Failure::Usage(format!("no JSON: {error}")))?;
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| Failure::Usage(format!("failed to write JSON: {error}")))?;
     print(&text)
 }
 

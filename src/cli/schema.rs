@@ -1,4 +1,4 @@
-//! `pulsegate schema`: what the event schemas protect, what their clean events look like, and the registry's ids of them.
+//! `pulsegate schema`: checks event schemas, prints their clean schemas, and registers both.
 
 use clap::Subcommand;
 use comfy_table::{Table, presets};
@@ -22,14 +22,14 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Compiles every schema and lists what is protected, and how
+    /// Compiles every schema and lists the protected fields and their protection
     Check,
     /// Prints the schema of an event type's clean events
     Clean {
         /// The event type [default: `event.default_event`]
         event: Option<String>,
     },
-    /// Registers raw and clean schemas under `<topic>-<record name>`, each in the audit log first
+    /// Registers raw and clean schemas under `<topic>-<record name>`, each recorded in the audit log first
     Register,
 }
 
@@ -37,8 +37,8 @@ enum Verb {
 ///
 /// # Errors
 ///
-/// `Usage` when a schema does not compile, `Wrong` when the registry refuses one, `Unreachable` when it or the audit
-/// database does not answer.
+/// `Usage` if a schema does not compile, `Wrong` if the registry refuses one, `Unreachable` if the registry or the
+/// audit database does not answer.
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let schemas = Schemas::read(&context.config.event)?;
     match args.command {
@@ -73,7 +73,7 @@ fn check(schemas: &Schemas, json: bool) -> Result<(), Failure> {
         }
     }
     print(&format!(
-        "{table}\n{} event types, revision {}: good.",
+        "{table}\n{} event types, revision {}: valid.",
         plans.len(),
         schemas.revision
     ))
@@ -82,14 +82,15 @@ fn check(schemas: &Schemas, json: bool) -> Result<(), Failure> {
 fn clean(schemas: &Schemas, event: Option<&str>, context: &Context) -> Result<(), Failure> {
     let name = event.unwrap_or(&context.config.event.default_event);
     let plan = schemas.catalog.plan(name);
-    let plan =
-        plan.ok_or_else(|| Failure::Usage(format!("there is no event type {name}: see `schema check`")))?;
+    let plan = plan
+        .ok_or_else(|| Failure::Usage(format!("unknown event type {name}: see `pulsegate schema check`")))?;
     print_json(plan.clean_schema())
 }
 
 async fn register(schemas: &Schemas, context: &Context) -> Result<(), Failure> {
     let registry = Registry::new(&context.config.registry)?;
-    let registry = registry.ok_or_else(|| Failure::Usage("registry.url is not set".to_owned()))?;
+    let registry =
+        registry.ok_or_else(|| Failure::Usage("registry.url must be set to register schemas".to_owned()))?;
     let topics = &context.config.topics;
     let mut registered = Vec::new();
     for plan in schemas.catalog.plans() {
@@ -111,7 +112,7 @@ async fn register(schemas: &Schemas, context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Registers a schema once the audit log has it that this is done.
+/// Registers a schema after recording it in the audit log.
 async fn register_one(
     registry: &Registry,
     subject: &str,

@@ -1,4 +1,4 @@
-//! `pulsegate topology`: topics, databases and roles as declared, applied, checked or shown.
+//! `pulsegate topology`: applies, checks or shows the declared topics, databases and roles.
 
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
@@ -11,7 +11,7 @@ use crate::io::topology::{self, Fault, Item, Report};
 use crate::roles::Failure;
 use pulsegate_ledger::log::entry::Deed;
 
-/// The arguments of `pulsegate topology`.
+/// Arguments of `pulsegate topology`.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -20,11 +20,11 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum Verb {
-    /// Creates what is missing and corrects what differs, where nothing is lost by it
+    /// Creates what is missing and corrects what differs, as far as no data are lost by it
     Apply,
-    /// Compares the live services with the declaration; exit 1 names each difference
+    /// Compares the live services with the declaration; exit 1 and a list if there are differences
     Check,
-    /// Shows everything that is declared or found
+    /// Shows all declared and live properties
     Show,
 }
 
@@ -42,7 +42,7 @@ impl From<Fault> for Failure {
 ///
 /// # Errors
 ///
-/// When a service does not answer or refuses, or when something differs (`apply`, `check`).
+/// If a service does not answer or refuses a request, or if something differs (`apply`, `check`).
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     match args.verb {
         Verb::Apply => apply(context).await,
@@ -67,7 +67,7 @@ async fn apply(context: &Context) -> Result<(), Failure> {
     verdict(&differences)
 }
 
-/// Says in the audit log what was changed. It can only be said afterwards: the audit log is part of the topology.
+/// Records the changes in the audit log. Only possible afterwards: the audit log is part of the topology.
 async fn record(context: &Context, report: &Report) -> Result<(), Failure> {
     let journal = Journal::connect(&context.config.audit_settings(), Role::Operator).await?;
     let detail = journal::detail([
@@ -82,7 +82,7 @@ async fn record(context: &Context, report: &Report) -> Result<(), Failure> {
     Ok(recorded?)
 }
 
-/// Grants come by the dozen; of everything else each change is named.
+/// Counts grants, of which there are dozens; lists every other change.
 fn summary(report: &Report) -> String {
     let is_grant = |change: &&String| change.starts_with("granted") || change.starts_with("revoked");
     let (grants, named): (Vec<_>, Vec<_>) = report.changes.iter().partition(is_grant);

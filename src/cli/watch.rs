@@ -1,4 +1,4 @@
-//! `pulsegate watch`: runs until it is told to stop.
+//! `pulsegate watch`: runs the watch until it receives a signal.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 use pulsegate_ledger::log::entry::Deed;
 
-/// How often recorded samples are moved into their buckets when nobody scrapes.
+/// Interval at which recorded samples are moved into their buckets when no scrape does so.
 const UPKEEP: Duration = Duration::from_secs(5);
 
 impl From<DatabaseError> for Failure {
@@ -38,19 +38,19 @@ pub struct Args {}
 ///
 /// # Errors
 ///
-/// `Wrong` when a part of it had to give up, `Usage` when something is configured that cannot work, `Unreachable` when
-/// Kafka does not answer at the start.
+/// `Wrong` if a part of the watch failed permanently, `Usage` if the configuration cannot work, `Unreachable` if Kafka
+/// does not answer at the start.
 pub async fn run(_args: Args, context: &Context) -> Result<(), Failure> {
     let config = &context.config;
     let (health, metrics) = (Health::new(Watch::workers(config)), Arc::new(Metrics::new()));
     let http = Server::start(&config.http, Arc::clone(&health), Arc::clone(&metrics));
     let http = http.await.map_err(|error| Failure::Usage(error.to_string()))?;
     let listen =
-        |kind| signal(kind).map_err(|error| Failure::Wrong(format!("cannot listen for signals: {error}")));
+        |kind| signal(kind).map_err(|error| Failure::Wrong(format!("failed to listen for signals: {error}")));
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     let mut watch = Watch::start(config, Arc::clone(&health), Arc::clone(&metrics)).await?;
     info!(http = %http.address(), workers = config.watch.workers, "watch started");
-    // The readings do not wait for the audit database, and that one may be down now.
+    // Storing readings does not wait for the audit database, which may be down now.
     tokio::spawn(journal::say_started(
         config.audit_settings(),
         Role::Watch,
@@ -66,14 +66,15 @@ pub async fn run(_args: Args, context: &Context) -> Result<(), Failure> {
             problem = watch.gave_up() => break Err(problem),
         }
     };
-    info!("draining");
+    info!("watch shutting down: draining the workers");
     health.drain();
     let drained = watch.drain().await;
     gave_up.map_err(|problem| gave_up_with(&problem))?;
     match drained {
         Ok(true) => Ok(()),
         Ok(false) => Err(Failure::Wrong(format!(
-            "not drained within {} ms (watch.drain_timeout_ms); what was not stored is read again at the next start",
+            "failed to drain within {} ms (watch.drain_timeout_ms); records not stored are read again at the next \
+             start",
             config.watch.drain_timeout_ms
         ))),
         Err(problem) => Err(gave_up_with(&problem)),

@@ -7,19 +7,19 @@ use pulsegate_settings::Invalid;
 use crate::io::registry::RegistryFault;
 use crate::io::schemas::SchemasError;
 
-/// Why a command did not succeed. The text says what, where and what to do next, and never holds a secret or PHI.
+/// Failure of a command. The text says what failed, where and what to do next, and never contains a secret or PHI.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The command worked and found something wrong.
+    /// The command ran and found a problem.
     Wrong(String),
-    /// The command line or the configuration can't be used.
+    /// The command line or the configuration is invalid.
     Usage(String),
-    /// A service that is needed did not answer.
+    /// A required service did not answer.
     Unreachable(String),
 }
 
 impl Failure {
-    /// The exit code.
+    /// Exit code of the process.
     #[must_use]
     pub const fn code(&self) -> u8 {
         match self {

@@ -1,8 +1,8 @@
-//! A series in a CSV file: rows of `timestamp,value`, with or without that header.
+//! Reads a series from a CSV file: rows of `timestamp,value`, with or without that header.
 //!
-//! A timestamp is RFC 3339, a date and time without a zone (`2026-01-31 23:59:59`, taken as UTC), or Unix time in seconds
-//! or, from 10^11, in milliseconds. A value is a number; an empty one, `NaN`, `NA` or `null` is missing. With a header the columns may
-//! stand in any order and among others.
+//! A timestamp is RFC 3339, a date and time without a zone (`2026-01-31 23:59:59`, taken as UTC), or Unix time in
+//! seconds or, from 10^11, in milliseconds. A value is a number; an empty one, `NaN`, `NA` or `null` is missing. With a
+//! header the columns may be in any order and among others.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -13,37 +13,37 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use thiserror::Error;
 
-/// The longest line, in bytes.
+/// Longest line, in bytes.
 pub const LINE_BYTES_MAX: usize = 16_384;
-/// The most rows of a series. Readers may hold them all.
+/// Most rows of a series. Callers may hold them all in memory.
 pub const ROWS_MAX: u64 = 10_000_000;
-/// From here on a numeric timestamp is in milliseconds: as seconds it would be the year 5138.
+/// Numeric timestamps from here on are milliseconds: in seconds this would be the year 5138.
 const MILLISECONDS_FROM: f64 = 1e11;
-/// Numeric timestamps beyond this many seconds or milliseconds, the year 287396, are no times.
+/// Numeric timestamps beyond this many seconds or milliseconds, the year 287396, are invalid.
 const NUMERIC_MAX: f64 = 9e15;
 
-/// One row.
+/// A row of a series.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
-    /// The line on which it begins, from 1.
+    /// Line on which the row begins, counted from 1.
     pub line: u64,
-    /// The timestamp as it was written.
+    /// Timestamp as written in the file.
     pub timestamp: String,
-    /// The value as it was written.
+    /// Value as written in the file.
     pub text: String,
-    /// The timestamp in milliseconds since 1970.
+    /// Timestamp in milliseconds since 1970; 0 if an untimed series has another label.
     pub time_ms: i64,
-    /// The value; NaN where it is missing.
+    /// Numeric value; NaN if missing.
     pub value: f64,
 }
 
-/// The rows of a file, in order. Ends after the first error.
+/// Iterator over the rows of a file. Ends after the first error.
 pub struct Rows<R> {
     reader: csv::Reader<Lines<R>>,
     record: StringRecord,
-    /// Positions of timestamp and value, once the first row has been looked at.
+    /// Positions of timestamp and value, known after the first row.
     columns: Option<(usize, usize)>,
-    /// Whether timestamps must be times; they may be any label, or not there, for one who needs the order alone.
+    /// Whether timestamps must be times; otherwise they may be any label or missing, as only the order matters.
     timed: bool,
     read: u64,
     failed: bool,
@@ -71,7 +71,7 @@ pub enum FileError {
 }
 
 impl<R: Read> Rows<R> {
-    /// The rows of a reader.
+    /// Reads rows from a reader.
     pub fn new(reader: R) -> Self {
         let reader = csv::ReaderBuilder::new()
             .has_headers(false)
@@ -87,7 +87,7 @@ impl<R: Read> Rows<R> {
         }
     }
 
-    /// Takes any text for a timestamp, and values alone in one column. What is no time is at 0 ms.
+    /// Accepts any text as a timestamp, and values alone in one column. A text that is not a time is at 0 ms.
     #[must_use]
     pub fn untimed(mut self) -> Self {
         self.timed = false;
@@ -109,7 +109,7 @@ impl<R: Read> Rows<R> {
                 let (columns, is_header) = columns(&self.record, self.timed).ok_or_else(|| {
                     wrong(
                         line,
-                        "neither a row `timestamp,value` nor a header with these names",
+                        "neither a row `timestamp,value` nor a header with these column names",
                     )
                 })?;
                 self.columns = Some(columns);
@@ -134,7 +134,7 @@ impl<R: Read> Rows<R> {
             let missing = || {
                 wrong(
                     line,
-                    format_args!("no {name}: {} columns, expected more", self.record.len()),
+                    format_args!("no {name}: the row has only {} columns", self.record.len()),
                 )
             };
             self.record.get(at).ok_or_else(missing)
@@ -181,18 +181,18 @@ fn wrong(line: u64, problem: impl fmt::Display) -> FileError {
     }
 }
 
-/// The CSV reader's own texts can quote the line, which may be of somebody's body.
+/// The CSV reader's own messages can quote the line, which may contain health data.
 fn unreadable(error: csv::Error, line: u64) -> FileError {
     let line = error.position().map_or(line, csv::Position::line);
     match error.into_kind() {
         csv::ErrorKind::Utf8 { .. } => wrong(line, "not UTF-8"),
         csv::ErrorKind::Io(error) if error.kind() == io::ErrorKind::InvalidData => wrong(line, error),
         csv::ErrorKind::Io(error) => FileError::Unreadable { line, error },
-        _ => wrong(line, "not CSV"),
+        _ => wrong(line, "not valid CSV"),
     }
 }
 
-/// Where timestamp and value stand, and whether the record is a header.
+/// Positions of timestamp and value, and whether the record is a header.
 fn columns(first: &StringRecord, timed: bool) -> Option<((usize, usize), bool)> {
     let named = |name: &str| {
         first
@@ -203,7 +203,7 @@ fn columns(first: &StringRecord, timed: bool) -> Option<((usize, usize), bool)> 
         return Some(((timestamp, value), true));
     }
     if !timed {
-        // One column holds values; of more, the second does when none has the name.
+        // A single column holds values; of several unnamed ones the second does.
         let value = named("value").unwrap_or_else(|| first.len().clamp(1, 2) - 1);
         let timestamp = named("timestamp").unwrap_or(0);
         return Some(((timestamp, value), number(first.get(value)?).is_none()));
@@ -213,7 +213,7 @@ fn columns(first: &StringRecord, timed: bool) -> Option<((usize, usize), bool)> 
     is_row.then_some(((0, 1), false))
 }
 
-/// A timestamp in milliseconds since 1970.
+/// Parses a timestamp into milliseconds since 1970.
 fn time_ms(text: &str) -> Option<i64> {
     let text = text.trim();
     if let Ok(number) = text.parse::<f64>() {
@@ -222,7 +222,7 @@ fn time_ms(text: &str) -> Option<i64> {
         } else {
             number
         };
-        // Truncation is meant: a fraction of a millisecond does not matter.
+        // Truncation is intended: a fraction of a millisecond does not matter.
         return (ms.abs() <= NUMERIC_MAX).then_some(ms as i64);
     }
     if let Ok(time) = text.parse::<Timestamp>() {
@@ -235,7 +235,7 @@ fn time_ms(text: &str) -> Option<i64> {
         .map(|time| time.timestamp().as_millisecond())
 }
 
-/// A value; NaN where it is missing.
+/// Parses a value; NaN if it is missing.
 fn number(text: &str) -> Option<f64> {
     match text.trim() {
         "" | "NA" | "null" => Some(f64::NAN),
@@ -243,10 +243,10 @@ fn number(text: &str) -> Option<f64> {
     }
 }
 
-/// Refuses lines that are too long before the CSV reader holds them.
+/// Refuses overlong lines before the CSV reader buffers them.
 struct Lines<R> {
     reader: R,
-    /// Bytes of the present line so far.
+    /// Bytes of the current line so far.
     length: usize,
 }
 
@@ -279,7 +279,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_rows_or_one_error(
+        fn any_bytes_yield_rows_or_one_error(
             bytes in proptest::collection::vec(prop_oneof![any::<u8>(), Just(b','), Just(b'\n'), Just(b'1')], 0..400),
         ) {
             let rows: Vec<_> = Rows::new(bytes.as_slice()).collect();
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_an_end_is_refused_before_it_is_held() {
+    fn an_endless_line_is_refused_before_it_is_buffered() {
         let endless = std::io::repeat(b'1');
         let error = Rows::new(endless).next().and_then(Result::err).expect("an error");
         assert_eq!(

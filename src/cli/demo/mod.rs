@@ -1,5 +1,5 @@
-//! `pulsegate demo`: a signed fleet, part of it hostile, through the gate and the watch; what became of every record, and
-//! what was found of what happened to the devices.
+//! `pulsegate demo`: sends a signed fleet, part of it hostile, through the gate and the watch, and reports the outcome
+//! of every record and the findings about the devices' incidents.
 
 mod watched;
 
@@ -33,16 +33,16 @@ use crate::telemetry::metrics::Metrics;
 use pulsegate_core::crypto::kek::Source;
 use watched::{Watched, Watching};
 
-/// How often the progress bar moves.
+/// Refresh interval of the progress bar.
 const TICK: Duration = Duration::from_millis(200);
 
-/// How many devices something known happens to, of each kind.
+/// Number of devices with a planted incident, per kind.
 const INCIDENTS: u32 = 10;
-/// From one event of a device to its next, in milliseconds: so far apart that the records reach over the six days that it
-/// takes to judge a rollout, and less than the ten minutes between which nobody says that a heart rate is stuck.
+/// Milliseconds between events of a device: long enough for the records to span the six days that it takes to judge a
+/// rollout, and below the ten minutes after which a gap prevents the finding of a stuck heart rate.
 const STEP_MS: i64 = 590_000;
 const DAY_MS: i64 = 24 * 3_600_000;
-/// The last day whose rollouts the watch judges now, in days before today: the three after it have to be over.
+/// Last day whose rollouts the watch judges now, in days before today: the three days after it must be over.
 const ROLLOUT_DAYS_AGO: i64 = 4;
 
 /// Arguments of `pulsegate demo`.
@@ -54,7 +54,7 @@ pub struct Args {
     /// Devices in the fleet
     #[arg(long, default_value_t = 220, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     devices: u32,
-    /// Makes the same fleet again; by default each run has another one, of which nothing is stored yet
+    /// Generates the same fleet again; by default each run has a new one, of which nothing is stored yet
     #[arg(long)]
     seed: Option<u64>,
 }
@@ -63,7 +63,7 @@ pub struct Args {
 ///
 /// # Errors
 ///
-/// `Wrong` when the oracle does not agree with the ledger; otherwise as the commands that it stands for.
+/// `Wrong` if the oracle disagrees with the ledger; otherwise as the commands that the demo runs.
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let mut config = context.config.clone();
     make_kek(&mut config)?;
@@ -80,15 +80,15 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
         Arc::new(Metrics::new()),
     )
     .await?;
-    // What an earlier run has left is not part of the account.
-    run_gate(&gate, "Finishing what was left").await?;
+    // Records left by an earlier run are not counted.
+    run_gate(&gate, "Earlier records").await?;
 
     let (kafka, topics) = (Kafka::at(&config.kafka.brokers), oracle_topics(&config));
     let mark = Mark::take(&kafka, &topics).map_err(unreachable)?;
     let clean_mark = watched::mark(&kafka, &config)?;
     let (fleet, made) = produce(fleet, kafka.clone(), args.records).await?;
     let watching = Watching::start(&config).await?;
-    let seconds = run_gate(&gate, "Gate, and watch").await?;
+    let seconds = run_gate(&gate, "Gate and watch").await?;
     let keys = gate.knowledge().keys;
     gate.vault.close().await;
     let happened = watched::Happened {
@@ -111,7 +111,7 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     tell(context, &made, &report, &watched, seconds)
 }
 
-/// In a local stack that has no KEK yet, one is made beside the logins.
+/// Creates a KEK next to the logins if a local stack has none yet.
 fn make_kek(config: &mut Config) -> Result<(), Failure> {
     let given = config.kek.source == Source::File || std::env::var_os(kek::VARIABLE).is_some();
     if given || config.environment != pulsegate_settings::LOCAL {
@@ -184,7 +184,7 @@ async fn produce(mut fleet: Fleet, kafka: Kafka, records: u64) -> Result<(Fleet,
     made.await.map_err(unreachable)?.map_err(unreachable)
 }
 
-/// Runs the workers until the group has committed everything. How many seconds it took.
+/// Runs the workers until the group has committed everything. Returns the duration in seconds.
 async fn run_gate(gate: &Arc<Gate>, what: &'static str) -> Result<f64, Failure> {
     let watcher = Arc::new(Watcher::new(&gate.config).map_err(unreachable)?);
     let look = || look(&watcher);
@@ -196,14 +196,15 @@ async fn run_gate(gate: &Arc<Gate>, what: &'static str) -> Result<f64, Failure> 
     let mut workers = Workers::start(gate).map_err(unreachable)?;
     let mut begun = None;
     let mut tick = interval(TICK);
-    let gave_up = |error: &dyn std::fmt::Display| Failure::Wrong(format!("a worker gave up: {error}"));
+    let gave_up =
+        |error: &dyn std::fmt::Display| Failure::Wrong(format!("a worker failed permanently: {error}"));
     loop {
         tokio::select! {
             _ = tick.tick() => {}
             error = workers.gave_up() => return Err(gave_up(&error)),
         }
         let now = look().await?;
-        // Joining the group and opening the lanes is not what is measured.
+        // Joining the group and opening the lanes are not measured.
         if now.settled > first.settled {
             begun.get_or_insert_with(Instant::now);
         }
@@ -219,7 +220,7 @@ async fn run_gate(gate: &Arc<Gate>, what: &'static str) -> Result<f64, Failure> 
     Ok(seconds)
 }
 
-/// Where the group stands.
+/// Returns the group's progress.
 async fn look(watcher: &Arc<Watcher>) -> Result<Progress, Failure> {
     let ask = || async {
         let watcher = Arc::clone(watcher);
@@ -235,7 +236,7 @@ async fn look(watcher: &Arc<Watcher>) -> Result<Progress, Failure> {
         .map_err(unreachable)
 }
 
-/// A broker that has just been made needs a moment until somebody coordinates its groups.
+/// Whether the groups have no coordinator yet, as for a moment after a broker was created.
 fn has_no_coordinator(error: &KafkaError) -> bool {
     use RDKafkaErrorCode::{CoordinatorLoadInProgress, CoordinatorNotAvailable, NotCoordinator};
     let code = error.rdkafka_error_code();
@@ -284,24 +285,24 @@ fn tell(
         ))?;
         print(&report.to_string())?;
         print(&format!(
-            "The gate took {seconds:.1} s beside the watch: {rate:.0} records a second, all stages, exactly once.\n"
+            "The gate took {seconds:.1} s next to the watch: {rate:.0} records a second, all stages, exactly once.\n"
         ))?;
         print(&watched.to_string())?;
     }
     let wrong = |what: &str| Err(Failure::Wrong(what.to_owned()));
     if !report.is_good() {
-        return wrong("the topics and the ledger do not agree");
+        return wrong("the topics and the ledger disagree");
     }
     if !watched.is_complete() {
-        return wrong("the clean topic and the analytics database do not agree");
+        return wrong("the clean topic and the analytics database disagree");
     }
     if !watched.is_audited() {
-        return wrong("the audit log does not agree; `pulsegate audit verify` says where");
+        return wrong("the audit log has discrepancies; run `pulsegate audit verify`");
     }
     Ok(())
 }
 
-/// On a terminal; anywhere else it is silent.
+/// Progress bar, drawn only on a terminal.
 fn bar(what: &'static str, length: u64) -> ProgressBar {
     let bar = ProgressBar::new(length).with_prefix(what);
     match ProgressStyle::with_template("{prefix:>24} {bar:40} {human_pos}/{human_len} {per_sec}") {

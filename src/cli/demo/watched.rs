@@ -1,4 +1,4 @@
-//! The demo's other half: the watch takes what the gate makes clean while it does, and is asked what it found.
+//! The watch's part of the demo: it processes the clean records while the gate writes them, and reports its findings.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,26 +25,26 @@ use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 use pulsegate_core::gate::keyring::Keyring;
 
-/// Where each partition of the clean topic stood before the demo's fleet.
+/// End of each partition of the clean topic before the demo's fleet.
 pub(super) type Mark = Vec<(i32, i64)>;
 
-/// What the watch has stored and found of the demo's fleet.
+/// Records stored and findings made of the demo's fleet.
 #[derive(Debug, Serialize)]
 pub(super) struct Watched {
     /// Readings in the clean topic since the mark.
     readings: u64,
-    /// Readings that are stored, by quality.
+    /// Stored readings, by quality.
     stored: BTreeMap<String, i64>,
-    /// Findings by kind: all that are stored, and those that somebody is told of.
+    /// Findings by kind: all stored ones, and those that notify an operator.
     findings: BTreeMap<String, [i64; 2]>,
-    /// What happened, and what was found of it.
+    /// Incidents and their first findings.
     incidents: Vec<Answer>,
     audit: Audited,
-    /// How long after the gate the watch was done.
+    /// Seconds by which the watch finished after the gate.
     seconds: f64,
 }
 
-/// What the audit log came to, recomputed from itself and from the ledger.
+/// Result of verifying the audit log against itself and the ledger.
 #[derive(Debug, Serialize)]
 struct Audited {
     lanes: usize,
@@ -53,14 +53,14 @@ struct Audited {
     agrees: bool,
 }
 
-/// What happened to the fleet.
+/// Incidents planted in the fleet.
 pub(super) struct Happened {
     pub(super) incidents: Vec<Incident>,
-    /// When the rollout began: at midnight.
+    /// Start of the rollout, at midnight, in milliseconds since 1970.
     pub(super) rollout_ms: i64,
 }
 
-/// One incident, and the first finding about its device and metric from then on; of a rollout, that about its cohort.
+/// An incident, and the first later finding about its device and metric; of a rollout, the one about its cohort.
 #[derive(Debug, Serialize)]
 struct Answer {
     #[serde(flatten)]
@@ -72,31 +72,31 @@ struct Answer {
 struct Found {
     kind: String,
     reason: String,
-    /// In event time.
+    /// Delay in event time.
     delay_seconds: i64,
 }
 
-/// The present ends of the clean topic.
+/// Returns the present ends of the clean topic.
 pub(super) fn mark(kafka: &Kafka, config: &Config) -> Result<Mark, Failure> {
     let ranges = watermarks(kafka, &config.topics.clean).map_err(unreachable)?;
     Ok(ranges.iter().map(|range| (range.partition, range.next)).collect())
 }
 
-/// The running watch.
+/// A running watch.
 pub(super) struct Watching<'c> {
     config: &'c Config,
     watch: Watch,
 }
 
 impl<'c> Watching<'c> {
-    /// Starts it.
+    /// Starts the watch.
     pub(super) async fn start(config: &'c Config) -> Result<Self, Failure> {
         let health = Health::new(Watch::workers(config));
         let watch = Watch::start(config, health, Arc::new(Metrics::new())).await?;
         Ok(Self { config, watch })
     }
 
-    /// Lets it run until all that is clean is stored, and asks what it found.
+    /// Runs the watch until every clean record is stored, and collects its findings.
     pub(super) async fn finish(
         self,
         kafka: Kafka,
@@ -115,7 +115,7 @@ impl<'c> Watching<'c> {
         let analytics = Analytics::connect(&config.timescale_settings()).await?;
         store(config, watch, &analytics, &ends).await?;
         let seconds = begun.elapsed().as_secs_f64();
-        // What the watch does by itself every few seconds, and every hour.
+        // The watch runs these jobs itself every few seconds and every hour.
         let table = metrics_table(config)?;
         let jobs = Jobs::new(analytics.clone(), table, config, Arc::new(Metrics::new()));
         jobs.gather().await?;
@@ -131,7 +131,7 @@ impl<'c> Watching<'c> {
     }
 }
 
-/// How the watch ran, before it is asked what it found.
+/// Results of the watch's run, before its findings are collected.
 struct Stored {
     readings: u64,
     seconds: f64,
@@ -152,7 +152,7 @@ async fn audit(config: &Config) -> Result<Audited, Failure> {
     })
 }
 
-/// The offset after each partition's last record, and how many readings came since the mark.
+/// Returns the offset after each partition's last record, and the number of readings since the mark.
 fn read_clean(kafka: &Kafka, topic: &str, mark: &[(i32, i64)]) -> Result<(BTreeMap<i32, i64>, u64), Failure> {
     let first = |range: &Range| {
         mark.iter()
@@ -195,7 +195,7 @@ async fn store(
         Ok(ends.iter().map(of).sum::<i64>().unsigned_abs())
     };
     let all = behind().await?;
-    let bar = bar("Watch, what is left", all);
+    let bar = bar("Watch, remaining", all);
     let mut tick = interval(TICK);
     loop {
         tokio::select! {
@@ -213,7 +213,7 @@ async fn store(
 }
 
 fn gave_up(problem: &Problem) -> Failure {
-    Failure::Wrong(format!("the watch gave up: {problem}"))
+    Failure::Wrong(format!("the watch failed permanently: {problem}"))
 }
 
 async fn ask(
@@ -274,12 +274,12 @@ async fn ask(
 }
 
 impl Watched {
-    /// The audit log is what was written, and what the ledger has.
+    /// Whether the audit log agrees with itself and with the ledger.
     pub(super) fn is_audited(&self) -> bool {
         self.audit.agrees
     }
 
-    /// Every reading of the clean topic is stored, and none twice.
+    /// Whether the number of stored readings equals that of the clean topic.
     pub(super) fn is_complete(&self) -> bool {
         self.stored.values().sum::<i64>().unsigned_abs() == self.readings
     }
@@ -305,11 +305,11 @@ impl std::fmt::Display for Watched {
         let findings: Vec<_> = self
             .findings
             .iter()
-            .map(|(kind, [all, told])| format!("{kind} {all} (told {told})"))
+            .map(|(kind, [all, told])| format!("{kind} {all} ({told} notified)"))
             .collect();
         writeln!(
             f,
-            "Findings: {}.",
+            "Findings by kind: {}.",
             if findings.is_empty() {
                 "none".to_owned()
             } else {
@@ -326,11 +326,11 @@ impl std::fmt::Display for Watched {
             f,
             "The audit log has {entries} entries in {lanes} lanes under {checkpoints} signed checkpoints, and {} with \
              itself and the ledger.",
-            if *agrees { "agrees" } else { "does not agree" }
+            if *agrees { "agrees" } else { "disagrees" }
         )?;
         let mut table = Table::new();
         table.load_style(UTF8_FULL_CONDENSED);
-        table.set_header(["what happened", "devices", "found", "median delay", "as"]);
+        table.set_header(["incident", "devices", "found", "median delay", "finding"]);
         for kind in Kind::ALL {
             let of: Vec<_> = self
                 .incidents

@@ -24,12 +24,12 @@ pub struct Args {
     input: PathBuf,
 }
 
-/// What was found.
+/// Changes found in the series.
 #[derive(Serialize)]
 struct Answer {
     model: &'static str,
     rows: usize,
-    /// Rows without a value.
+    /// Number of rows without a value.
     missing: usize,
     changes: Vec<Found>,
 }
@@ -38,7 +38,7 @@ struct Answer {
 struct Found {
     #[serde(flatten)]
     change: Change,
-    /// The row's timestamp as it was written.
+    /// Timestamp of the row as written in the file.
     timestamp: String,
 }
 
@@ -46,7 +46,7 @@ struct Found {
 ///
 /// # Errors
 ///
-/// `Wrong` with the line's number where a row can't be read, `Usage` where the file can't be.
+/// `Wrong` with the line number if a row is invalid, `Usage` if the file cannot be read.
 pub fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let answer = answer(open(&args.input)?.untimed())?;
     if context.json {
@@ -66,7 +66,7 @@ fn answer(rows: impl Iterator<Item = Result<Row, FileError>>) -> Result<Answer, 
         timestamps.push(row.timestamp);
     }
     let found = offline::changes(&values).into_iter().map(|change| {
-        // No index of a change is beyond the rows.
+        // No index of a change is past the rows.
         let row = usize::try_from(change.index)
             .ok()
             .and_then(|index| timestamps.get(index));
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn every_layout_gives_the_same_change() {
+    fn every_layout_yields_the_same_change() {
         let values: Vec<String> = (0..40)
             .map(|t| format!("{}", t % 3 + if t < 20 { 0 } else { 9 }))
             .collect();
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_value_is_named_by_its_line() {
+    fn an_invalid_value_is_reported_by_its_line() {
         let Err(Failure::Wrong(text)) = read("timestamp,value\n1,2\n2,secret\n") else {
             panic!("must be refused")
         };

@@ -1,4 +1,4 @@
-//! `pulsegate detect`: the detectors alone, on a series from a file.
+//! `pulsegate detect`: runs the detectors on a series from a file.
 
 pub mod changes;
 pub mod score;
@@ -21,9 +21,9 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Scores each value of a series from 0, nothing unusual, to 1
+    /// Scores each value of a series from 0 (nothing unusual) to 1
     Score(score::Args),
-    /// Finds where the level, the spread or the slope of a series changed
+    /// Finds changes of the level, spread or slope of a series
     Changes(changes::Args),
 }
 
@@ -31,9 +31,9 @@ enum Verb {
 ///
 /// # Errors
 ///
-/// `Wrong` where a row can't be read, `Usage` where a file can't be.
+/// `Wrong` if a row is invalid, `Usage` if a file cannot be read or written.
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
-    // Files and arithmetic: the runtime's other thread goes on meanwhile.
+    // File access and arithmetic block; the runtime's other thread continues meanwhile.
     tokio::task::block_in_place(|| match args.command {
         Verb::Score(args) => score::run(&args, context),
         Verb::Changes(args) => changes::run(&args, context),

@@ -14,26 +14,26 @@ use pulsegate_detect::file::{FileError, Row};
 /// Arguments of `pulsegate detect score`.
 #[derive(clap::Args)]
 #[command(
-    after_help = "One fresh detector reads the rows once, in their order, and knows of each row only what came \
-                        before it."
+    after_help = "A new detector reads the rows once, in order, and scores each row from the rows before it \
+                        alone."
 )]
 pub struct Args {
     /// The series: CSV with the columns timestamp and value
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
-    /// Where the rows go, with a third column anomaly_score; not written when a row is wrong
+    /// Output file: the rows with a third column anomaly_score; not written if a row is invalid
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
 }
 
-/// What was scored.
+/// Summary of the scores.
 #[derive(Serialize)]
 struct Summary {
     model: &'static str,
     rows: u64,
-    /// Rows without a value, scored 0.
+    /// Number of rows without a value, which score 0.
     missing: u64,
-    /// The row with the highest score, the first of equals; none where nothing stands out at all.
+    /// Row with the highest score, the first of equal ones; `None` if every score is 0.
     highest: Option<Highest>,
 }
 
@@ -50,11 +50,11 @@ struct Highest {
 ///
 /// # Errors
 ///
-/// `Wrong` with the line's number where a row can't be read, `Usage` where a file can't be read or written.
+/// `Wrong` with the line number if a row is invalid, `Usage` if a file cannot be read or written.
 pub fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     let (scored, summary) = scored(open(&args.input)?)?;
     fs::write(&args.output, scored)
-        .map_err(|error| Failure::Usage(format!("can't write {}: {error}", args.output.display())))?;
+        .map_err(|error| Failure::Usage(format!("failed to write {}: {error}", args.output.display())))?;
     if context.json {
         return print_json(&summary);
     }
@@ -66,7 +66,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), Failure> {
             reason,
             ..
         }) => format!("highest {score:.3} at {timestamp} (line {line}): {reason}"),
-        None => "nothing stands out".to_owned(),
+        None => "no row stands out".to_owned(),
     };
     print(&format!(
         "{} rows scored, {} without a value; {highest}",
@@ -74,7 +74,7 @@ pub fn run(args: &Args, context: &Context) -> Result<(), Failure> {
     ))
 }
 
-/// The output file, held in memory so that a wrong row leaves no half of it behind.
+/// Builds the output file in memory, so that an invalid row leaves no partial file.
 fn scored(rows: impl Iterator<Item = Result<Row, FileError>>) -> Result<(Vec<u8>, Summary), Failure> {
     let mut detector = Detector::new();
     let mut output = csv::Writer::from_writer(Vec::new());
@@ -107,7 +107,7 @@ fn scored(rows: impl Iterator<Item = Result<Row, FileError>>) -> Result<(Vec<u8>
     }
     let output = output
         .into_inner()
-        .map_err(|error| Failure::Usage(format!("no CSV: {error}")))?;
+        .map_err(|error| Failure::Usage(format!("failed to write CSV: {error}")))?;
     Ok((output, summary))
 }
 
@@ -117,5 +117,5 @@ fn write<'f>(
 ) -> Result<(), Failure> {
     output
         .write_record(fields)
-        .map_err(|error| Failure::Usage(format!("no CSV: {error}")))
+        .map_err(|error| Failure::Usage(format!("failed to write CSV: {error}")))
 }

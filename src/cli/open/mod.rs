@@ -1,4 +1,4 @@
-//! `pulsegate open`: the PHI of clean records in clear, for one who holds the KEK.
+//! `pulsegate open`: decrypts the PHI of clean records, with the KEK at hand.
 
 mod source;
 
@@ -24,14 +24,14 @@ use pulsegate_ledger::log::entry::Deed;
 
 use source::{Record, Source};
 
-/// Records that are opened with one question to the vault.
+/// Most records opened with one request to the vault.
 const BATCH_RECORDS_MAX: usize = 256;
 
 /// Arguments of `pulsegate open`.
 #[derive(clap::Args)]
 #[command(
     after_help = "Reads the lines of `kcat -C -J -t biometrics.clean …` on standard input, or the topic itself \
-                        with --partition and --offset. Every opened record is in the audit log before it is shown."
+                        with --partition and --offset. Every opened record is in the audit log before it is printed."
 )]
 pub struct Args {
     /// The clean topic [default: topics.clean]
@@ -51,12 +51,12 @@ pub struct Args {
 /// Runs the command.
 ///
 /// # Errors
-/// [`Failure::Wrong`] where a record is refused or the KEK is another one, [`Failure::Unreachable`] where the vault, the
+/// [`Failure::Wrong`] if a record is refused or the KEK does not match, [`Failure::Unreachable`] if the vault, the
 /// audit database or Kafka does not answer.
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let mut source = source(&args, context)?;
     let catalog = Schemas::read(&context.config.event)?.catalog;
-    // What can't be audited is not opened.
+    // Nothing is opened unless it can be audited.
     let journal = Journal::connect(&context.config.audit_settings(), Role::Operator).await?;
     let vault = Opener::connect(&context.config.vault_settings())
         .await
@@ -71,7 +71,7 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
         refused: 0,
     };
     loop {
-        // Reading blocks; the runtime's other thread goes on meanwhile.
+        // Reading blocks; the runtime's other thread continues meanwhile.
         let records = tokio::task::block_in_place(|| source.next(BATCH_RECORDS_MAX))?;
         if records.is_empty() {
             return reader.finish();
@@ -87,7 +87,7 @@ fn source(args: &Args, context: &Context) -> Result<Source, Failure> {
     }
     if std::io::stdin().is_terminal() {
         return Err(Failure::Usage(
-            "nothing to open: pipe the lines of `kcat -C -J` in, or give --partition and --offset".to_owned(),
+            "nothing to open: pipe in lines of `kcat -C -J`, or pass --partition and --offset".to_owned(),
         ));
     }
     Ok(Source::lines())
@@ -104,7 +104,7 @@ struct Reader<'c> {
 }
 
 impl Reader<'_> {
-    /// Opens and prints records in their order. One that is refused is named on standard error, and the next one opened.
+    /// Opens and prints records in order. A refused record is reported on standard error, and the next one is opened.
     async fn open(&mut self, records: &[Record], vault: &Opener) -> Result<(), Failure> {
         self.learn(records).await?;
         let read: Vec<_> = records.iter().map(|record| self.read(record)).collect();
@@ -132,14 +132,14 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Asks the registry about the schemas that the records are framed with.
+    /// Looks up the schemas with which the records are framed in the registry.
     async fn learn(&mut self, records: &[Record]) -> Result<(), Failure> {
         let Some(registry) = &self.registry else {
             return Ok(());
         };
         for value in records.iter().filter_map(|record| record.value.as_deref()) {
             if self.ids.len() >= self.context.config.registry.ids_max {
-                // No topic has that many schemas; a record whose id is not known by now is refused.
+                // No topic has that many schemas; a record whose schema id is still unknown is refused.
                 break;
             }
             if let Located::NeedsSchema(id) = self.catalog.locate_clean(value, &self.ids) {
@@ -165,10 +165,10 @@ impl Reader<'_> {
                 SealedEvent::read(plan, format, datum).map_err(|refusal| refusal.to_string())
             }
             Located::NeedsSchema(id) => Err(format!(
-                "its schema has the id {id} in a registry, which is not known here: is registry.url set?"
+                "unknown schema id {id}: check that registry.url names the registry in which it is registered"
             )),
             Located::UnknownSchema => {
-                Err("no schema in event.directory is the one that it was sealed with".to_owned())
+                Err("the schema with which it was sealed is missing from event.directory".to_owned())
             }
             Located::Undecodable => Err("not a clean event: neither JSON nor framed Avro".to_owned()),
         }
@@ -186,7 +186,7 @@ impl Reader<'_> {
             .map_err(|refusal: Refusal| refusal.to_string())
     }
 
-    /// Writes which records are about to be shown, and to whom, without a word of them.
+    /// Records which records are about to be printed, and for whom, without any of their contents.
     async fn audit(&self, records: &[Record], opened: &[Result<OpenedEvent, String>]) -> Result<(), Failure> {
         let opened = records
             .iter()
@@ -223,7 +223,7 @@ impl Reader<'_> {
 
     fn report(&self, record: &Record, problem: &str) {
         let mut stderr = std::io::stderr().lock();
-        // There is nobody left to tell when standard error is closed; the exit code still tells.
+        // If standard error is closed, the exit code still reports the refusal.
         let _ = if self.context.json {
             writeln!(
                 stderr,
@@ -237,7 +237,7 @@ impl Reader<'_> {
 
     fn finish(self) -> Result<(), Failure> {
         match (self.opened, self.refused) {
-            (0, 0) => Err(Failure::Wrong("there was no record to open".to_owned())),
+            (0, 0) => Err(Failure::Wrong("the input contains no record to open".to_owned())),
             (_, 0) => Ok(()),
             (opened, refused) => Err(Failure::Wrong(format!(
                 "{refused} of {} records were refused",
@@ -247,7 +247,7 @@ impl Reader<'_> {
     }
 }
 
-/// A wrong KEK is an answer of this command: it was asked to open, and it must not.
+/// A KEK that does not match makes this command refuse: a finding, not a failed service.
 fn failure(fault: VaultFault) -> Failure {
     match fault {
         VaultFault::Kek(error) => Failure::Wrong(error.to_string()),
@@ -255,9 +255,9 @@ fn failure(fault: VaultFault) -> Failure {
     }
 }
 
-/// Who saw what, without a word of it, for whoever watches the log of this host.
+/// Logs on this host who saw which record, without any of its contents.
 fn log(record: &Record, fields: usize) {
-    // The owner of this process as the kernel sees it: the environment could say anything.
+    // The process owner as reported by the kernel: environment variables can be forged.
     let uid = std::fs::metadata("/proc/self").map(|process| process.uid());
     let Record {
         topic,

@@ -1,4 +1,4 @@
-//! Where the records to open come from: lines as `kcat -J` writes them, or the topic itself.
+//! Sources of the records to open: lines as written by `kcat -J`, or the topic itself.
 
 use std::fmt;
 use std::io::{self, BufRead as _, BufReader, Read as _, Stdin};
@@ -12,18 +12,18 @@ use serde::de::{Deserialize, Deserializer, Visitor};
 use crate::io::kafka;
 use crate::roles::Failure;
 
-/// The longest line: a record of 10 MB whose every byte is escaped.
+/// Longest line: fits a record of 10 MB whose every byte is escaped.
 const LINE_BYTES_MAX: u64 = 64 << 20;
-/// How long Kafka may take to answer.
+/// Time limit of a request to Kafka.
 const KAFKA_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// One record and where it stands.
+/// A record and its place.
 #[derive(serde::Deserialize)]
 pub struct Record {
     pub topic: String,
     pub partition: i32,
     pub offset: i64,
-    /// The value; `None` where it is null. `kcat -J` calls it `payload`.
+    /// The value; `None` if it is null. `kcat -J` calls it `payload`.
     #[serde(rename = "payload", deserialize_with = "payload")]
     pub value: Option<Vec<u8>>,
 }
@@ -32,8 +32,8 @@ fn payload<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<u8>>
     Ok(Option::<Bytes>::deserialize(deserializer)?.map(|bytes| bytes.0))
 }
 
-/// A JSON string as bytes: `kcat` copies every byte from 0x80 on as it is, and serde_json gives bytes without asking for
-/// UTF-8, so Avro comes through as well.
+/// A JSON string as bytes: `kcat` copies every byte from 0x80 on unchanged, and serde_json passes bytes on without
+/// requiring UTF-8, so Avro survives as well.
 struct Bytes(Vec<u8>);
 
 impl<'de> Deserialize<'de> for Bytes {
@@ -66,7 +66,7 @@ impl fmt::Display for Record {
 pub enum Source {
     /// Standard input.
     Lines(Lines<BufReader<Stdin>>),
-    /// A partition.
+    /// A partition of a topic.
     Topic(Topic),
 }
 
@@ -89,7 +89,7 @@ impl Source {
         Topic::open(config, topic, partition, offset, count).map(Self::Topic)
     }
 
-    /// The next records, at most `count`; none at the end.
+    /// Returns the next records, at most `count`; none at the end.
     pub fn next(&mut self, count: usize) -> Result<Vec<Record>, Failure> {
         match self {
             Self::Lines(lines) => lines.next(count),
@@ -98,18 +98,18 @@ impl Source {
     }
 }
 
-/// Lines as `kcat -J` writes them.
+/// Lines as written by `kcat -J`.
 pub struct Lines<R> {
     reader: R,
-    /// Of the line that was read last, from 1.
+    /// Number of the last line read, counted from 1.
     number: u64,
-    /// What a line after the last records is refused for.
+    /// Error of the line after the records returned last.
     failed: Option<Failure>,
 }
 
 impl<R: io::Read> Lines<BufReader<R>> {
-    /// Waits for one line and takes what else is there already, so that a stream that is followed shows its records as
-    /// they come.
+    /// Waits for one line, and then takes only lines that are already buffered, so that a live stream is printed as it
+    /// arrives.
     fn next(&mut self, count: usize) -> Result<Vec<Record>, Failure> {
         if let Some(failed) = self.failed.take() {
             return Err(failed);
@@ -119,7 +119,7 @@ impl<R: io::Read> Lines<BufReader<R>> {
             match self.record() {
                 Ok(Some(record)) => records.push(record),
                 Ok(None) => break,
-                // What was read before it is opened first.
+                // Records read before the error are opened first.
                 Err(failed) if !records.is_empty() => {
                     self.failed = Some(failed);
                     break;
@@ -133,7 +133,7 @@ impl<R: io::Read> Lines<BufReader<R>> {
         Ok(records)
     }
 
-    /// The record of the next line that is not empty.
+    /// Returns the record of the next non-empty line.
     fn record(&mut self) -> Result<Option<Record>, Failure> {
         let mut line = Vec::new();
         loop {
@@ -142,7 +142,8 @@ impl<R: io::Read> Lines<BufReader<R>> {
             let read = (&mut self.reader)
                 .take(LINE_BYTES_MAX)
                 .read_until(b'\n', &mut line);
-            let read = read.map_err(|error| Failure::Usage(format!("can't read standard input: {error}")))?;
+            let read =
+                read.map_err(|error| Failure::Usage(format!("failed to read standard input: {error}")))?;
             if read as u64 == LINE_BYTES_MAX {
                 return Err(self.wrong(format_args!("longer than {LINE_BYTES_MAX} bytes")));
             }
@@ -150,7 +151,7 @@ impl<R: io::Read> Lines<BufReader<R>> {
                 return Ok(None);
             }
             if !line.trim_ascii().is_empty() {
-                // The error's own text would quote the line.
+                // The error's own message would quote the line.
                 return serde_json::from_slice(&line).map(Some).map_err(|error| {
                     let column = error.column();
                     self.wrong(format_args!(
@@ -166,10 +167,10 @@ impl<R: io::Read> Lines<BufReader<R>> {
     }
 }
 
-/// A partition, read to the last record that is committed.
+/// A partition, read up to its last committed record.
 pub struct Topic {
     consumer: BaseConsumer,
-    /// How many records are still asked for.
+    /// Number of records still to read.
     left: u64,
 }
 
@@ -183,26 +184,28 @@ impl Topic {
     ) -> Result<Self, Failure> {
         let consumer: BaseConsumer = config
             .client()
-            // The client wants a group's name, but no group is joined and no offset committed.
+            // The client requires a group name, but joins no group and commits no offset.
             .set("group.id", "pulsegate-open")
             .set("enable.auto.commit", "false")
             .set("isolation.level", "read_committed")
             .set("auto.offset.reset", "error")
             .set("enable.partition.eof", "true")
             .create()
-            .map_err(|error| Failure::Usage(format!("no Kafka client can be made: {error}")))?;
+            .map_err(|error| Failure::Usage(format!("failed to create a Kafka client: {error}")))?;
         let (low, high) = consumer
             .fetch_watermarks(topic, partition, KAFKA_TIME_MAX)
-            .map_err(|error| Failure::Unreachable(format!("Kafka ({topic}/{partition}): {error}")))?;
+            .map_err(|error| {
+                Failure::Unreachable(format!("failed to find {topic}/{partition} in Kafka: {error}"))
+            })?;
         if !(low..high).contains(&offset) {
-            let problem = format!("{topic}/{partition} has the offsets {low} to {high}, not {offset}");
+            let problem = format!("offset {offset} is not in {topic}/{partition}, which spans {low}..{high}");
             return Err(Failure::Wrong(problem));
         }
         let mut assignment = TopicPartitionList::new();
         assignment
             .add_partition_offset(topic, partition, Offset::Offset(offset))
             .and_then(|()| consumer.assign(&assignment))
-            .map_err(|error| Failure::Usage(format!("{topic}/{partition} can't be read: {error}")))?;
+            .map_err(|error| Failure::Usage(format!("failed to read {topic}/{partition}: {error}")))?;
         Ok(Self {
             consumer,
             left: count,
@@ -218,7 +221,11 @@ impl Topic {
                     self.left = 0;
                     break;
                 }
-                Some(Err(error)) => return Err(Failure::Unreachable(format!("Kafka: {error}"))),
+                Some(Err(error)) => {
+                    return Err(Failure::Unreachable(format!(
+                        "failed to read from Kafka: {error}"
+                    )));
+                }
                 None => {
                     let problem = format!("Kafka did not answer within {} s", KAFKA_TIME_MAX.as_secs());
                     return Err(Failure::Unreachable(problem));
@@ -249,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_read_as_kcat_writes_them() {
+    fn lines_written_by_kcat_are_read() {
         let text = r#"{"topic":"biometrics.clean","partition":3,"offset":42,"tstype":"create","ts":1,"broker":0,
             "headers":[],"key":"k","payload":"{\"a\":\"\u00e9\"}"}"#;
         let text = format!(
@@ -269,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_not_utf_8_come_through() {
+    fn bytes_that_are_not_utf_8_are_preserved() {
         let line = [
             &br#"{"topic":"t","partition":0,"offset":0,"payload":"\u0000\u0001"#[..],
             &[0xC3, 0xFF],
@@ -288,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_line_is_named_and_not_quoted() {
+    fn an_invalid_line_is_reported_by_number_and_not_quoted() {
         let good = r#"{"topic":"t","partition":0,"offset":0,"payload":"x"}"#;
         for bad in [
             "Jane Roe",

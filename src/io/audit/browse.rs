@@ -1,4 +1,4 @@
-//! The log for people who look at it: its lanes, their newest checkpoints, and entries with a proof that they are in it.
+//! Read access to the log: its lanes, their newest checkpoints, and entries with proofs of inclusion.
 
 use serde::Serialize;
 use sqlx::{Connection as _, PgConnection};
@@ -14,46 +14,46 @@ use pulsegate_ledger::merkle::tree_of;
 use pulsegate_ledger::merkle::{self, Hash};
 use pulsegate_ledger::note::{Checkpoint, Note, PublicKey};
 
-/// A lane, as its head says.
+/// A lane as described by its stored head.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LaneHead {
-    /// The lane.
+    /// Name of the lane.
     pub lane: String,
-    /// How many entries it has.
+    /// Number of entries.
     pub size: u64,
-    /// The Merkle root over them, in hex; `None` where the head is damaged.
+    /// Merkle root over the entries, in hex; `None` if the head is damaged.
     pub root: Option<String>,
-    /// Its newest checkpoint.
+    /// Newest checkpoint; `None` if there is none that a trusted key signed.
     pub checkpoint: Option<NewestCheckpoint>,
-    /// What other tools verify its checkpoints with (a C2SP verifier key), one for each trusted key.
+    /// C2SP verifier keys, one per trusted key, with which other tools verify the lane's checkpoints.
     pub verifier_keys: Vec<String>,
 }
 
-/// A checkpoint whose signature is good.
+/// A checkpoint with a valid signature.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NewestCheckpoint {
-    /// Entries that it covers.
+    /// Number of entries covered.
     pub size: u64,
-    /// When it was signed, RFC 3339.
+    /// Time of signing, RFC 3339.
     pub signed_at: String,
-    /// The signed note: who keeps it can later have it proved that the log continues it.
+    /// The signed note: whoever keeps a copy can later demand a proof that the log extends it.
     pub note: String,
 }
 
 /// An entry, with the proof that a signed checkpoint covers it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Proved {
-    /// The lane.
+    /// Name of the lane.
     pub lane: String,
-    /// The number of the entry.
+    /// Number of the entry.
     pub entry: u64,
-    /// The entry.
+    /// Bytes of the entry as text; invalid UTF-8 is replaced.
     pub value: String,
-    /// The hash of its leaf, in hex.
+    /// Hash of the entry's leaf, in hex.
     pub leaf: String,
-    /// The checkpoint.
+    /// Signed note of the covering checkpoint.
     pub checkpoint: String,
-    /// The inclusion proof (RFC 9162 §2.1.3), in hex.
+    /// Inclusion proof (RFC 9162 §2.1.3), in hex.
     pub proof: Vec<String>,
 }
 
@@ -138,10 +138,10 @@ async fn newest(
     }))
 }
 
-/// An entry, with a proof that the lane's newest checkpoint covers it.
+/// Returns an entry with a proof that the lane's newest checkpoint covers it.
 ///
 /// # Errors
-/// [`BrowseError`]; also where no trusted checkpoint covers it, or the log is not what it was when that was signed.
+/// [`VerifyError`], also if no trusted checkpoint covers the entry, or if the log differs from the signed one.
 pub async fn prove(settings: &Settings, lane: &str, entry: u64) -> Result<Proved, BrowseError> {
     let trusted = keys::trusted(settings)?;
     let pool = log::connect(settings, "verify_audit", 1).await?;

@@ -1,4 +1,4 @@
-//! Heads of lanes: read from the database, and recomputed from what is signed.
+//! Heads of lanes: read from the database, and recomputed from signed checkpoints.
 
 use sqlx::{PgConnection, Row};
 
@@ -7,21 +7,21 @@ use crate::io::postgres::DatabaseError;
 use pulsegate_ledger::merkle::{self, MerkleRoot, stored_frontier, tree_of};
 use pulsegate_ledger::note::{Note, PublicKey};
 
-/// Entries that are read at once.
+/// Entries read in one query.
 pub(super) const PAGE_ENTRIES: i64 = 2_000;
 
-/// The head of a lane as the database has it.
+/// Head of a lane as stored in the database.
 pub(super) struct Stored {
     pub size: u64,
     pub frontier: Vec<u8>,
 }
 
-/// What the sink's errors are about.
+/// Makes errors of the audit database that name the action.
 pub fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> DatabaseError {
     move |error| DatabaseError::new("audit", action, &error)
 }
 
-/// Makes a lane unless it is there.
+/// Creates a lane unless it exists.
 pub(super) async fn open_lane(connection: &mut PgConnection, lane: &str) -> Result<(), sqlx::Error> {
     sqlx::query("insert into audit_lane (lane) values ($1) on conflict do nothing")
         .bind(lane)
@@ -30,7 +30,7 @@ pub(super) async fn open_lane(connection: &mut PgConnection, lane: &str) -> Resu
     Ok(())
 }
 
-/// The stored head; `None` where there is no such lane.
+/// Reads the stored head; `None` if the lane does not exist.
 pub(super) async fn stored(connection: &mut PgConnection, lane: &str) -> Result<Option<Stored>, sqlx::Error> {
     let row = sqlx::query("select size, frontier from audit_lane where lane = $1")
         .bind(lane)
@@ -45,7 +45,7 @@ pub(super) async fn stored(connection: &mut PgConnection, lane: &str) -> Result<
     .transpose()
 }
 
-/// What a lane's newest checkpoint vouches for, or the empty tree where none was signed yet.
+/// Returns the tree that a lane's newest checkpoint vouches for; the empty tree if none has been signed yet.
 pub(super) async fn vouched(
     connection: &mut PgConnection,
     lane: &str,
@@ -73,14 +73,14 @@ pub(super) async fn vouched(
     };
     let signed = Note::parse(note.as_bytes())
         .and_then(|note| note.open(keys))
-        .map_err(|error| tampered(format!("its newest checkpoint is {error}")))?
+        .map_err(|error| tampered(format!("its newest checkpoint is invalid: {error}")))?
         .checkpoint;
     let tree = tree_of(size, frontier)
         .filter(|tree| (signed.origin.as_str(), signed.size, signed.root) == (origin, size, tree.root()));
-    tree.ok_or_else(|| tampered("its newest checkpoint is not the one that was signed".to_owned()))
+    tree.ok_or_else(|| tampered("its newest checkpoint differs from the signed one".to_owned()))
 }
 
-/// Takes the entries that came after `tree` into it, and compares what comes of it with the stored head.
+/// Adds the entries after `tree` to it, and compares the result with the stored head.
 pub(super) async fn catch_up(
     connection: &mut PgConnection,
     lane: &str,
@@ -122,13 +122,13 @@ pub(super) async fn catch_up(
         return Err(tampered(head.size, "it is shorter than its newest checkpoint"));
     }
     if stored_frontier(tree) != head.frontier {
-        return Err(tampered(tree.leaves(), "its entries do not give its head"));
+        return Err(tampered(tree.leaves(), "its entries do not match its head"));
     }
     Ok(())
 }
 
-/// Appends entries whose first one has the number `from`, and moves the head from there on. False where somebody else has
-/// moved it: nothing of the transaction may stay then.
+/// Appends entries starting with number `from`, and advances the head from there. Returns false if another process has
+/// moved the head: the transaction must be rolled back then.
 pub(super) async fn append(
     connection: &mut PgConnection,
     lane: &str,

@@ -1,7 +1,7 @@
-//! The lane of what people and programs did: keys made, renewed and revoked, PHI decrypted, configuration, schemas and
+//! The lane of administrative actions: keys created, rotated and revoked, PHI decrypted, configuration, schemas and
 //! topology changed.
 //!
-//! Each entry carries the hash of the one before it. Many processes append to it, seldom: they queue at its head.
+//! Each entry carries the hash of the previous one. Many processes append, rarely: they queue for the lock on its head.
 
 use std::time::Duration;
 
@@ -18,16 +18,16 @@ use crate::io::postgres::{DatabaseError, Pool};
 use pulsegate_ledger::log::entry::{self, ADMINISTRATION, Action, Deed, VERSION, Who};
 use pulsegate_ledger::merkle::{self, MerkleRoot};
 
-/// The most actions that are written at once.
+/// Most actions in one write.
 pub const ACTIONS_MAX: usize = 1_000;
 
-/// The longest pause before a start is told to the log again.
+/// Longest pause between attempts to record a start.
 const SAY_PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// Whose login is used.
+/// Database login that a journal uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// A command of a person.
+    /// A command run by an operator.
     Operator,
     /// The gate.
     Gate,
@@ -35,7 +35,7 @@ pub enum Role {
     Watch,
 }
 
-/// Says what is done.
+/// Records actions in the lane [`ADMINISTRATION`].
 pub struct Journal {
     pool: Pool,
     who: Who,
@@ -45,7 +45,7 @@ impl Journal {
     /// Connects with the login of `role`.
     ///
     /// # Errors
-    /// [`AuditError::Database`].
+    /// [`AuditError::Database`] if the connection fails or this host has no name.
     pub async fn connect(settings: &Settings, role: Role) -> Result<Self, AuditError> {
         let role = match role {
             Role::Operator => "operator_audit",
@@ -65,10 +65,10 @@ impl Journal {
         Ok(Self { pool, who })
     }
 
-    /// Writes that something was, or is about to be, done. When this returns, it is in the log.
+    /// Records an action that was, or is about to be, taken. The entry is in the log once this returns.
     ///
     /// # Errors
-    /// [`AuditError`]; nothing was written then, unless the answer was lost.
+    /// [`AuditError`]; nothing was written then, unless the database's answer was lost.
     pub async fn record(
         &self,
         at: Timestamp,
@@ -88,7 +88,7 @@ impl Journal {
         deeds: Vec<(Deed, Map<String, Value>)>,
     ) -> Result<(), AuditError> {
         if deeds.len() > ACTIONS_MAX {
-            let problem = format!("at most {ACTIONS_MAX} actions are written at once");
+            let problem = format!("too many actions in one write: at most {ACTIONS_MAX} are allowed");
             return Err(DatabaseError::Invalid(problem).into());
         }
         let action = "writing to the audit log";
@@ -106,7 +106,7 @@ impl Journal {
                 let from = tree.leaves();
                 let entries = self.entries(at, &deeds, from, last);
                 if entries.iter().any(|entry| entry.len() > entry::ENTRY_BYTES_MAX) {
-                    return Err(DatabaseError::Invalid("an action's detail is too long".to_owned()).into());
+                    return Err(DatabaseError::Invalid("the details of an action are too long for an audit entry".to_owned()).into());
                 }
                 entries.iter().for_each(|entry| tree.push(merkle::leaf(&[entry])));
                 let moved = head::append(&mut transaction, ADMINISTRATION, from, &entries, &tree).await;
@@ -149,8 +149,8 @@ impl Journal {
     }
 }
 
-/// Waits for the lane's head and keeps it until the transaction ends. Gives the tree and the last entry; `None` where the
-/// head is damaged.
+/// Locks the lane's head until the transaction ends. Returns the tree and the last entry; `None` if the head is
+/// damaged.
 pub(super) async fn lock(
     connection: &mut PgConnection,
 ) -> Result<Option<(MerkleRoot, Option<Vec<u8>>)>, sqlx::Error> {
@@ -174,13 +174,13 @@ fn damaged() -> AuditError {
     AuditError::Tampered {
         lane: ADMINISTRATION.to_owned(),
         seq: 0,
-        reason: "its head is not one that was written".to_owned(),
+        reason: "its head is damaged".to_owned(),
     }
 }
 
-/// Says that a process has started now, and with which configuration. Where it can't be said it is tried again until it is,
-/// or until the process ends: nothing else tells with which configuration it ran. It is said twice where the answer was
-/// lost.
+/// Records that a process has started, and with which configuration. Retries until it succeeds or the process ends,
+/// since nothing else tells which configuration the process ran with. A lost answer of the database leads to two
+/// entries.
 pub async fn say_started(settings: Settings, role: Role, deed: Deed, config_sha256: String) {
     let at = Timestamp::now();
     let say = async || {
@@ -195,14 +195,14 @@ pub async fn say_started(settings: Settings, role: Role, deed: Deed, config_sha2
         .with_jitter()
         .without_max_times();
     let said = say.retry(pauses).notify(|error: &AuditError, pause| {
-        warn!(%error, ?pause, "that this process started is not in the audit log yet; trying again");
+        warn!(%error, ?pause, "failed to record the start in the audit log; retrying");
     });
     if let Err(error) = said.await {
-        warn!(%error, "that this process started is not in the audit log");
+        warn!(%error, "gave up recording the start in the audit log");
     }
 }
 
-/// The members of an action's detail.
+/// Builds an action's detail from its members.
 #[must_use]
 pub fn detail<const N: usize>(members: [(&str, Value); N]) -> Map<String, Value> {
     members
@@ -211,7 +211,7 @@ pub fn detail<const N: usize>(members: [(&str, Value); N]) -> Map<String, Value>
         .collect()
 }
 
-/// The name of a key or device as it may stand in the log: its digest, in which whoever knows the name can recognise it.
+/// Pseudonym of a key or device for the log: the digest of its name, which only those who know the name can recognise.
 #[must_use]
 pub fn pseudonym(name: &str) -> String {
     entry::digest(name.as_bytes())

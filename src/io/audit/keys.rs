@@ -1,4 +1,4 @@
-//! The key that signs checkpoints, and the keys that are trusted: files, never the database.
+//! The key that signs checkpoints, and the keys that are trusted: read from files, never from the database.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use crate::io::private_file;
 use pulsegate_ledger::note::{LogKey, PublicKey};
 use pulsegate_settings::LOCAL;
 
-/// Far more than the keys of many years.
+/// Far more than many years of keys need.
 const FILE_BYTES_MAX: u64 = 16 * 1024;
 
-/// Where the key that signs is. In the environment `local` it need not be configured.
+/// Path of the signing key. In the environment `local` it has a default.
 fn key_file(settings: &Settings) -> Option<PathBuf> {
     let local = || {
         let databases = &settings.access.databases;
@@ -27,7 +27,7 @@ fn key_file(settings: &Settings) -> Option<PathBuf> {
     configured.or_else(|| (settings.access.environment == LOCAL).then(local))
 }
 
-/// Where the keys are that are trusted: beside the one that signs unless the configuration says otherwise.
+/// Path of the trusted keys: next to the signing key unless configured otherwise.
 fn public_keys_file(settings: &Settings) -> Option<PathBuf> {
     let beside = || {
         let mut name = key_file(settings)?.into_os_string();
@@ -37,10 +37,10 @@ fn public_keys_file(settings: &Settings) -> Option<PathBuf> {
     settings.audit.public_keys_file.clone().or_else(beside)
 }
 
-/// The key that signs checkpoints; in the environment `local` it is made when there is none.
+/// Reads the key that signs checkpoints; in the environment `local` a missing key is created.
 ///
 /// # Errors
-/// [`AuditError::Key`]; its text never shows a part of the key.
+/// [`AuditError::Key`]; its text never contains any part of the key.
 pub fn signing(settings: &Settings) -> Result<LogKey, AuditError> {
     let path = key_file(settings).ok_or_else(|| missing("audit.key_file"))?;
     if settings.access.environment == LOCAL && !path.exists() {
@@ -60,10 +60,10 @@ pub fn signing(settings: &Settings) -> Result<LogKey, AuditError> {
     }
 }
 
-/// The keys whose checkpoints are trusted: one a line in base64, also those that signed in the past.
+/// Reads the keys whose checkpoints are trusted, including former signing keys: one per line in base64.
 ///
 /// # Errors
-/// [`AuditError::Key`].
+/// [`AuditError::Key`] if the file is missing, invalid or empty.
 pub fn trusted(settings: &Settings) -> Result<Vec<PublicKey>, AuditError> {
     let path = public_keys_file(settings).ok_or_else(|| missing("audit.public_keys_file"))?;
     let text = private_file::read_public(&path, FILE_BYTES_MAX).map_err(|error| unreadable(&path, &error))?;
@@ -76,23 +76,23 @@ pub fn trusted(settings: &Settings) -> Result<Vec<PublicKey>, AuditError> {
         Some(keys) if !keys.is_empty() => Ok(keys),
         _ => Err(fault(
             &path,
-            "is not a list of Ed25519 public keys: 32 bytes in base64, one a line".to_owned(),
+            "is not a list of Ed25519 public keys: 32 bytes in base64, one per line".to_owned(),
         )),
     }
 }
 
-/// Makes a key, unless another process is faster.
+/// Creates a key, unless another process does so first.
 fn make(path: &Path, public_path: &Path) -> Result<(), AuditError> {
     let mut seed = Zeroizing::new([0_u8; 32]);
     getrandom::fill(seed.as_mut_slice()).map_err(|error| {
         fault(
             path,
-            format!("the operating system gave no random bytes: {error}"),
+            format!("failed to get random bytes from the operating system: {error}"),
         )
     })?;
     let text = Zeroizing::new(STANDARD.encode(seed.as_slice()));
     private_file::create(path, &text).map_err(|error| unreadable(path, &error))?;
-    // Whoever was faster decides what the public key is.
+    // The process that wrote the file first decides what the public key is.
     let written = private_file::read(path, FILE_BYTES_MAX).map_err(|error| unreadable(path, &error))?;
     let seed = Zeroizing::new(STANDARD.decode(written.trim()).unwrap_or_default());
     let Ok(seed) = <&[u8; 32]>::try_from(seed.as_slice()) else {
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn locally_a_key_is_made_once_and_read_by_its_owner_only() {
+    fn locally_a_key_is_created_once_and_readable_by_its_owner_only() {
         let directory = tempfile::tempdir().expect("a directory");
         let settings = settings(&directory);
         let public = signing(&settings).expect("made").public();
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn elsewhere_no_key_is_made() {
+    fn outside_the_environment_local_no_key_is_created() {
         let directory = tempfile::tempdir().expect("a directory");
         let mut settings = settings(&directory);
         settings.access.environment = "prod".to_owned();
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_the_past_are_trusted_and_what_is_no_key_is_refused() {
+    fn former_keys_are_trusted_and_invalid_keys_are_refused() {
         let directory = tempfile::tempdir().expect("a directory");
         let mut settings = settings(&directory);
         let file = directory.path().join("keys");
@@ -182,7 +182,7 @@ mod tests {
         let key = |number| STANDARD.encode(LogKey::new(&[number; 32]).public().to_bytes());
         fs::write(&file, format!("# since 2026\n{}\n\n{}\n", key(1), key(2))).expect("written");
         assert_eq!(trusted(&settings).expect("two").len(), 2);
-        // The neutral element, under which everybody can sign.
+        // The neutral element: any signature verifies under it.
         let weak = STANDARD.encode([[1].as_slice(), &[0; 31]].concat());
         for bad in [
             "",

@@ -1,4 +1,4 @@
-//! The log as the watch writes it: lanes that are claimed, extended and signed.
+//! The audit log as the watch writes it: lanes are claimed, extended and signed.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,66 +20,66 @@ use pulsegate_ledger::log::{lane_of, origin};
 use pulsegate_ledger::merkle::{self, MerkleRoot};
 use pulsegate_ledger::note::{Checkpoint, LogKey, PublicKey};
 
-/// The most ledger records of one batch: a watch whose last batch is still being written fills the next one to twice its
-/// limit, and a chunk more.
+/// Most ledger records in one batch: while its last batch is being written, a watch fills the next one to twice its
+/// limit plus one chunk.
 pub const BATCH_RECORDS_MAX: usize = 21_024;
 
-/// Connections that one watch opens at most: its lanes append one after the other, and seldom.
+/// Most connections of one watch: its lanes append one after another, and rarely.
 const CONNECTIONS_MAX: u32 = 5;
 
-/// How often a lane is signed that has not grown, in seconds: that shows that the log is alive. Signed as often as one
-/// that grows, idle lanes would fill 75 MB a day with it.
+/// Interval between checkpoints of an idle lane, in seconds: they show that the log is alive. At the interval of
+/// growing lanes, idle ones would fill 75 MB a day.
 pub const IDLE_CHECKPOINT_INTERVAL_S: i64 = 60;
 
 /// A record of the ledger topic.
 #[derive(Clone, Copy, Debug)]
 pub struct LedgerRecord<'a> {
-    /// Its offset there.
+    /// Offset in the ledger topic.
     pub offset: i64,
-    /// Its value; empty where it has none.
+    /// Value; empty if the record has none.
     pub value: &'a [u8],
 }
 
-/// Records of one partition of the ledger topic, in their order.
+/// Consecutive records of one partition of the ledger topic.
 #[derive(Clone, Copy, Debug)]
 pub struct LedgerBatch<'a> {
-    /// The partition.
+    /// Partition of the ledger topic.
     pub partition: i32,
-    /// From the claim.
+    /// Epoch of the claim.
     pub epoch: i64,
-    /// Where the log stands: the claim's `next`, and then that of the batch before.
+    /// Offset at which the log stands: the claim's `next`, then that of the previous batch.
     pub expected: Option<i64>,
-    /// The first offset after this batch.
+    /// First offset after this batch.
     pub next: i64,
-    /// The records; at most [`BATCH_RECORDS_MAX`].
+    /// At most [`BATCH_RECORDS_MAX`] records.
     pub records: &'a [LedgerRecord<'a>],
 }
 
-/// What a worker gets with a partition of the ledger topic.
+/// Result of claiming a partition of the ledger topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// Where to read on; `None` where nothing was ever stored.
+    /// Offset to continue reading at; `None` if nothing was ever stored.
     pub next: Option<i64>,
-    /// To be given with each batch; whoever claims the partition later has a higher one.
+    /// Epoch to pass with each batch; every later claim has a higher one.
     pub epoch: i64,
-    /// Where the ledger ended when it was found to end before `next`; as in [`Position`].
+    /// End of the ledger, if it was found to end before `next`; see [`Position`].
     pub log_end: Option<i64>,
-    /// How many entries the lane has.
+    /// Number of entries in the lane.
     pub size: u64,
 }
 
-/// What a batch added.
+/// Result of appending a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {
-    /// Entries, alerts included.
+    /// Entries added, alerts included.
     pub entries: usize,
-    /// How many of them say that the ledger is not what it should be.
+    /// Alerts among them.
     pub alerts: usize,
-    /// How long the commit took.
+    /// Duration of the commit.
     pub commit: Duration,
 }
 
-/// The audit log as the watch sees it.
+/// The watch's access to the audit log.
 pub struct AuditLog {
     pool: Pool,
     key: LogKey,
@@ -87,27 +87,27 @@ pub struct AuditLog {
     environment: String,
     raw_topic: String,
     ledger_topic: String,
-    /// The lanes that were claimed here.
+    /// Lanes claimed by this worker, by partition.
     lanes: Mutex<BTreeMap<i32, Claimed>>,
-    /// The lane of actions as far as it was seen here; everybody appends to it.
+    /// Last known tree of the lane of actions, to which every process appends.
     administration: tokio::sync::Mutex<Option<MerkleRoot>>,
 }
 
-/// A lane that was claimed.
+/// A claimed lane.
 #[derive(Clone)]
 struct Claimed {
     epoch: i64,
     lane: Arc<tokio::sync::Mutex<Lane>>,
 }
 
-/// A lane that was claimed, as of the last batch that was stored.
+/// State of a claimed lane after the last stored batch.
 struct Lane {
     tree: MerkleRoot,
     chain: Chain,
     signed: Option<Signed>,
 }
 
-/// What a lane was when it was last signed, and when that was.
+/// Size of a lane when it was last signed, and the time.
 #[derive(Clone, Copy)]
 struct Signed {
     size: u64,
@@ -115,24 +115,25 @@ struct Signed {
 }
 
 impl Signed {
-    /// Whether a checkpoint of `size` entries would say more than this one did.
+    /// Whether a checkpoint of `size` entries would add information to this one.
     fn is_outdated(self, size: u64, now_s: i64) -> bool {
         self.size != size || !(0..IDLE_CHECKPOINT_INTERVAL_S).contains(&(now_s - self.at_s))
     }
 }
 
 impl AuditLog {
-    /// Connects as the role `watch_audit` and reads the key that signs.
+    /// Connects as the role `watch_audit` and reads the signing key.
     ///
     /// # Errors
-    /// [`AuditError`].
+    /// [`AuditError`], also if the signing key is not among the trusted keys.
     pub async fn connect(settings: &Settings) -> Result<Self, AuditError> {
         let key = keys::signing(settings)?;
         let trusted = keys::trusted(settings)?;
         if !trusted.contains(&key.public()) {
             return Err(AuditError::Key {
                 path: "of public keys".to_owned(),
-                reason: "does not have the public key of audit.key_file; add it, nobody could verify this log's checkpoints"
+                reason: "does not contain the public key of audit.key_file; add it, or this log's \
+                         checkpoints cannot be verified"
                     .to_owned(),
             });
         }
@@ -149,16 +150,16 @@ impl AuditLog {
         })
     }
 
-    /// How the pool is used.
+    /// Usage of the connection pool.
     #[must_use]
     pub fn pool(&self) -> PoolStatistics {
         self.pool.statistics()
     }
 
-    /// To say what this process does in the lane `administration`.
+    /// Returns a journal of this process's own actions, on the same connections.
     ///
     /// # Errors
-    /// [`AuditError`] where this host has no name.
+    /// [`AuditError`] if this host has no name.
     pub fn journal(&self) -> Result<Journal, AuditError> {
         Journal::new(self.pool.clone())
     }
@@ -168,11 +169,11 @@ impl AuditLog {
         self.pool.close().await;
     }
 
-    /// Claims a partition of the ledger topic: whoever had it writes no more of it. The head of its lane is recomputed
-    /// from the newest signed checkpoint and the entries after it.
+    /// Claims a partition of the ledger topic: its previous owner can no longer write. The head of its lane is
+    /// recomputed from the newest signed checkpoint and the entries after it.
     ///
     /// # Errors
-    /// [`AuditError::Tampered`] where they do not give the head that is stored; [`AuditError::Database`].
+    /// [`AuditError::Tampered`] if they do not yield the stored head; [`AuditError::Database`].
     pub async fn claim(&self, partition: i32) -> Result<Claim, AuditError> {
         let action = "claiming a lane of the audit log";
         let name = lane_of(&self.raw_topic, partition);
@@ -199,12 +200,13 @@ impl AuditLog {
         })
     }
 
-    /// Notes that a partition of the ledger ends at `log_end`, before what is appended of it: it is held from now on.
+    /// Records that a partition of the ledger ends at `log_end`, before the offset already appended: it is held from
+    /// now on.
     ///
     /// # Errors
-    /// [`DatabaseError`].
+    /// [`TimescaleError`].
     pub async fn note_log_end(&self, partition: i32, log_end: i64) -> Result<(), DatabaseError> {
-        let action = "noting where a log ends";
+        let action = "recording the end of a log";
         self.pool
             .ask(action, async |connection| {
                 offsets::note_log_end(connection, &self.ledger_topic, partition, log_end)
@@ -214,7 +216,7 @@ impl AuditLog {
             .await
     }
 
-    /// Forgets a partition that was given back, unless it was claimed again since: it is signed here no more.
+    /// Forgets a revoked partition, unless it was claimed again meanwhile: this worker no longer signs its lane.
     pub fn release(&self, partition: i32, epoch: i64) {
         self.lanes()
             .retain(|of, claimed| *of != partition || claimed.epoch != epoch);
@@ -235,7 +237,7 @@ impl AuditLog {
             return Err(AuditError::Tampered {
                 lane: name.to_owned(),
                 seq: tree.leaves(),
-                reason: "it has entries, but how far it has come in the ledger is gone".to_owned(),
+                reason: "it has entries, but its offset in the ledger topic is missing".to_owned(),
             });
         }
         let chain = last_record(connection, name).await.map_err(&fault)?;
@@ -246,11 +248,11 @@ impl AuditLog {
         })
     }
 
-    /// Appends a batch: its entries, the head of the lane and the step of its partition, or nothing. After a failure the
-    /// same batch may be given again: if it was stored after all, this is noticed and counts as done.
+    /// Appends a batch: its entries, the lane's head and the partition's step, or nothing. A failed batch may be
+    /// retried: if it was stored after all, this is detected and counts as success.
     ///
     /// # Errors
-    /// [`WriteError`]; nothing of the batch is stored by this call.
+    /// [`WriteError`]; this call stored nothing of the batch then.
     pub async fn append(&self, batch: &LedgerBatch<'_>) -> Result<Appended, WriteError> {
         let claimed = self.lanes().get(&batch.partition).cloned();
         let Some(claimed) = claimed else {
@@ -262,7 +264,7 @@ impl AuditLog {
         }
         if batch.records.len() > BATCH_RECORDS_MAX {
             return Err(WriteError::Refused(DatabaseError::Invalid(format!(
-                "a batch of the audit log has at most {BATCH_RECORDS_MAX} ledger records"
+                "the batch has too many ledger records: at most {BATCH_RECORDS_MAX} can be appended at once"
             ))));
         }
         let (mut tree, mut chain) = (lane.tree.clone(), lane.chain.clone());
@@ -286,7 +288,8 @@ impl AuditLog {
         if alerts > 0 {
             warn!(
                 lane = lane.chain.lane(),
-                alerts, "the ledger is not what it should be; the audit log says where"
+                alerts,
+                "the ledger topic has faults: alerts appended to the audit log; run `pulsegate audit verify`"
             );
         }
         (lane.tree, lane.chain) = (tree, chain);
@@ -315,8 +318,8 @@ impl AuditLog {
             next: batch.next,
         };
         let mut transaction = connection.begin().await.map_err(&fault)?;
-        // First, because of its lock: what follows is done by the one who may. That it is not the last statement changes
-        // nothing, the transaction is one.
+        // The step comes first because of its row lock: only the partition's owner continues. That it is not the last
+        // statement makes no difference, since the transaction is atomic.
         let stepped = offsets::step(&mut transaction, &step).await.map_err(&fault)?;
         offsets::verdict("audit", &step, stepped)?;
         if stepped != Stepped::Taken {
@@ -329,7 +332,7 @@ impl AuditLog {
             .map_err(&fault)?;
         if !moved {
             return Err(WriteError::Refused(DatabaseError::Invalid(format!(
-                "the head of the audit log's lane {name} was changed by somebody else; run `pulsegate audit verify`"
+                "another process changed the head of the audit log's lane {name}; run `pulsegate audit verify`"
             ))));
         }
         offsets::commit(transaction)
@@ -337,12 +340,12 @@ impl AuditLog {
             .map_err(|error| fault(error).into())
     }
 
-    /// Signs the heads of the lanes that are claimed here and of the lane `administration`: those that have grown since
-    /// they were last signed, and any after [`IDLE_CHECKPOINT_INTERVAL_S`]. To be called every
-    /// `audit.checkpoint_interval_ms`, also where nothing came. Returns how many lanes were signed.
+    /// Signs the heads of the lanes claimed by this worker and of the lane `administration`: those that have grown
+    /// since they were last signed, and any after [`IDLE_CHECKPOINT_INTERVAL_S`]. To be called every
+    /// `audit.checkpoint_interval_ms`, also when no records arrive. Returns the number of lanes signed.
     ///
     /// # Errors
-    /// [`AuditError::Tampered`] where the lane `administration` is not what it was; [`AuditError::Database`].
+    /// [`AuditError::Tampered`] if the lane `administration` was changed; [`AuditError::Database`].
     pub async fn checkpoint(&self, now: Timestamp) -> Result<usize, AuditError> {
         let now_s = now.as_second();
         let lanes: Vec<_> = self
@@ -390,7 +393,7 @@ impl AuditLog {
                 .key
                 .sign(&checkpoint, now_s.unsigned_abs())
                 .map_err(|error| {
-                    DatabaseError::Invalid(format!("the checkpoint of {lane} can't be signed: {error}"))
+                    DatabaseError::Invalid(format!("failed to sign the checkpoint of {lane}: {error}"))
                 })?;
             rows.0.push(lane.as_str());
             rows.1.push(tree.leaves().cast_signed());
@@ -414,7 +417,7 @@ impl AuditLog {
         Ok(())
     }
 
-    /// Everybody appends to this lane, so what it grew by is read and recomputed before it is signed.
+    /// Every process appends to this lane, so its growth is read and recomputed before it is signed.
     async fn sign_administration(&self, now: Timestamp) -> Result<bool, AuditError> {
         let mut seen = self.administration.lock().await;
         let action = "signing the lane of actions";
@@ -424,7 +427,7 @@ impl AuditLog {
                 let fault = failed(action);
                 let mut transaction = connection.begin().await.map_err(&fault)?;
                 if !is_due(&mut transaction, now).await.map_err(&fault)? {
-                    // Dropped, it would hold its lock until the connection is used again.
+                    // A dropped transaction would hold its lock until the connection is used again.
                     transaction.rollback().await.map_err(&fault)?;
                     return Ok::<_, AuditError>(None);
                 }
@@ -478,7 +481,7 @@ pub async fn connect(
     Pool::connect(&settings.access, who).await
 }
 
-/// No other process signs it now, and a checkpoint would say something new.
+/// Whether no other process is signing this lane, and a checkpoint would add information.
 async fn is_due(connection: &mut PgConnection, now: Timestamp) -> Result<bool, sqlx::Error> {
     let free: bool = sqlx::query_scalar(
         "select pg_try_advisory_xact_lock(hashtextextended('pulsegate audit administration', 0))",
@@ -505,7 +508,7 @@ async fn is_due(connection: &mut PgConnection, now: Timestamp) -> Result<bool, s
     Ok(signed.is_outdated(size, now.as_second()))
 }
 
-/// The chain of a lane after its last ledger record: behind that there may be alerts.
+/// Restores a lane's chain from its last ledger record, which alerts may follow.
 async fn last_record(connection: &mut PgConnection, lane: &str) -> Result<Chain, sqlx::Error> {
     let mut chain = Chain::new(lane);
     let mut before = i64::MAX;

@@ -1,16 +1,16 @@
 //! The audit log: each ledger record extends its lane's Merkle log (RFC 6962) in the audit database, exactly once, and
-//! signed checkpoints say what the logs were at a time.
+//! signed checkpoints record the logs' states over time.
 //!
 //! ```text
-//! ledger topic ──▶ chain (what follows, what does not) ──▶ log: entries + head + offset, one transaction ──▶ checkpoints
+//! ledger topic ──▶ chain (checks each link) ──▶ log: entries + head + offset, one transaction ──▶ checkpoints
 //! commands ─────▶ journal (the lane `administration`) ──▶ the same log
 //! vault's key events ─▶ gate ─▶ journal
-//! verify ◀── raw, clean, deadletter and ledger topics, database, checkpoints that people held
+//! verify ◀── raw, clean, deadletter and ledger topics, database, checkpoints kept elsewhere
 //! ```
 //!
-//! Nothing in the database is believed. Whoever claims a lane takes its head from the newest checkpoint that a trusted
-//! key signed and recomputes what came after it, and refuses to go on from anything else: so no checkpoint is signed that
-//! does not contain the one before it.
+//! The database is not trusted. A worker that claims a lane takes its head from the newest checkpoint signed by a
+//! trusted key, recomputes everything after it, and refuses to continue from anything else: so every signed checkpoint
+//! contains the one before it.
 
 pub mod browse;
 mod head;
@@ -33,21 +33,21 @@ use crate::io::postgres::DatabaseError;
 use crate::io::postgres::{Access, check_url};
 use pulsegate_settings::{Check, Secret};
 
-/// The audit log. Timeouts are those of the section `timescale`.
+/// Settings of the audit log. Timeouts are those of the section `timescale`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The audit database's URL, `postgres://role:password@host:port/database`. Default: none; then the login file of the
-    /// command's role in `databases.logins_directory` is read, which `pulsegate topology apply` has written.
+    /// The audit database's URL, `postgres://role:password@host:port/database`. Default: none; the login file of the
+    /// command's role in `databases.logins_directory`, written by `pulsegate topology apply`, is used then.
     pub url: Secret,
-    /// The file with the Ed25519 private key that signs checkpoints: 32 bytes in base64, mode 0600. Default: none; in the
-    /// environment `local` one in `databases.logins_directory`, which is made when it is not there.
+    /// File with the Ed25519 private key that signs checkpoints: 32 bytes in base64, mode 0600. Default: none; in the
+    /// environment `local` a file in `databases.logins_directory`, which is created if missing.
     pub key_file: Option<PathBuf>,
-    /// The file with the public keys whose checkpoints are trusted, one a line in base64, also those of the past.
-    /// Default: `audit.key_file` with `.pub` after it.
+    /// File with the public keys whose checkpoints are trusted, including former ones, one per line in base64. Default:
+    /// `audit.key_file` with `.pub` appended.
     pub public_keys_file: Option<PathBuf>,
-    /// How often a checkpoint is signed of each lane that has grown, in milliseconds. One of a lane that has not is signed
-    /// every minute. Default: 5,000.
+    /// Interval between checkpoints of a lane that grows, in milliseconds. An idle lane gets one every minute. Default:
+    /// 5,000.
     pub checkpoint_interval_ms: u64,
 }
 
@@ -74,7 +74,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// What is wrong with the values.
+    /// Reports invalid settings to `check`.
     pub fn check(&self, check: &mut Check) {
         check_url("url", &self.url, check);
         check.range(
@@ -85,31 +85,31 @@ impl Config {
     }
 }
 
-/// Why the audit log did not do what was asked.
+/// Failure of an operation on the audit log.
 #[derive(Debug, Error)]
 pub enum AuditError {
-    /// The database.
+    /// The audit database is unreachable or refused the request.
     #[error(transparent)]
     Database(#[from] DatabaseError),
-    /// A key that signs or verifies can't be used.
-    #[error("the audit log's key file {path}: {reason}")]
+    /// A key that signs or verifies is missing or invalid.
+    #[error("failed to use the audit log's key file {path}: {reason}")]
     Key {
-        /// The file.
+        /// Path of the key file.
         path: String,
-        /// What is wrong and what to do.
+        /// What is wrong with the file, and what to do.
         reason: String,
     },
-    /// What the database has is not what was written. Nothing is signed or appended before somebody has looked.
+    /// The database does not hold what was written. Nothing is signed or appended until an operator has investigated.
     #[error(
-        "the audit log's lane {lane} was changed by somebody at or before entry {seq}: {reason}; run `pulsegate audit \
-         verify`, and restore the database from a backup"
+        "the audit log's lane {lane} was tampered with at or before entry {seq}: {reason}; run `pulsegate audit \
+         verify` and restore the database from a backup"
     )]
     Tampered {
-        /// The lane.
+        /// Name of the lane.
         lane: String,
-        /// The first entry that can't be vouched for.
+        /// First entry that no checkpoint vouches for.
         seq: u64,
-        /// What does not agree.
+        /// The discrepancy.
         reason: String,
     },
 }

@@ -1,4 +1,4 @@
-//! The audit database as it was at one moment, read page by page.
+//! The audit database as of one moment, read page by page.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub async fn begin(connection: &mut PgConnection) -> Result<(), DatabaseError> {
     Ok(())
 }
 
-/// All lanes that have a head.
+/// Reads all lanes that have a head.
 pub async fn heads(connection: &mut PgConnection) -> Result<Vec<Head>, DatabaseError> {
     let fault = failed("reading the lanes of the audit log");
     let rows = sqlx::query("select lane, size, frontier from audit_lane order by lane")
@@ -48,7 +48,7 @@ pub async fn heads(connection: &mut PgConnection) -> Result<Vec<Head>, DatabaseE
         .collect()
 }
 
-/// How far the log has come in each partition of `topic`.
+/// Reads the log's next offset in each partition of `topic`.
 pub async fn offsets(
     connection: &mut PgConnection,
     topic: &str,
@@ -64,7 +64,7 @@ pub async fn offsets(
         .collect()
 }
 
-/// The size of the newest checkpoint of a lane.
+/// Size of the newest checkpoint of a lane.
 pub async fn newest_size(connection: &mut PgConnection, lane: &str) -> Result<Option<u64>, DatabaseError> {
     let size: Option<i64> = sqlx::query_scalar("select max(size) from audit_checkpoint where lane = $1")
         .bind(lane)
@@ -74,11 +74,11 @@ pub async fn newest_size(connection: &mut PgConnection, lane: &str) -> Result<Op
     Ok(size.map(i64::cast_unsigned))
 }
 
-/// The entries of a lane, in their order.
+/// Entries of a lane in order.
 pub struct Rows {
     lane: String,
     buffer: VecDeque<Entry>,
-    /// The number after the last one that was read.
+    /// Number after the last entry read.
     next: i64,
     ended: bool,
 }
@@ -95,7 +95,7 @@ impl Rows {
         }
     }
 
-    /// Takes the next one. Behind it at least `ahead` more can be looked at, where there are as many.
+    /// Consumes the next entry. Afterwards [`Self::ahead`] has at least `ahead` more, if the lane has as many.
     pub async fn next(
         &mut self,
         connection: &mut PgConnection,
@@ -107,7 +107,7 @@ impl Rows {
         Ok(self.buffer.pop_front())
     }
 
-    /// The next entries, as far as they were read.
+    /// Entries read ahead of the next one.
     pub fn ahead(&self) -> &VecDeque<Entry> {
         &self.buffer
     }
@@ -134,7 +134,7 @@ impl Rows {
     }
 }
 
-/// The checkpoints of a lane, by size and time.
+/// Checkpoints of a lane by size and time.
 pub struct Checkpoints {
     lane: String,
     buffer: VecDeque<StoredCheckpoint>,
@@ -154,7 +154,7 @@ impl Checkpoints {
         }
     }
 
-    /// The next one, if its size is at most `size`.
+    /// Consumes the next checkpoint if its size is at most `size`.
     pub async fn next_up_to(
         &mut self,
         connection: &mut PgConnection,

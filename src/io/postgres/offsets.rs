@@ -1,8 +1,9 @@
-//! How far a sink has come in each partition, and who may take it further: the table `sink_offset`, which every database
-//! with a sink has.
+//! A sink's offset in each partition, and the claim that permits to advance it: the table `sink_offset` of every
+//! database with a sink.
 //!
-//! Two conditions stand in one `UPDATE`: the row is where the writer believes it to be, and nobody has claimed it since.
-//! Done last in the transaction that stores the batch, it makes both true of the batch or leaves nothing of it behind.
+//! One `UPDATE` checks two conditions: the row is at the offset that the writer expects, and no other worker has
+//! claimed it since. As the last statement of the batch's transaction it makes both true of the batch or stores nothing
+//! of it.
 
 use std::time::{Duration, Instant};
 
@@ -10,51 +11,51 @@ use sqlx::{PgConnection, Postgres, Row, Transaction};
 
 use super::{DatabaseError, WriteError};
 
-/// Where a sink stands in a partition.
+/// Position of a sink in a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
-    /// The first offset that is not stored yet; `None` where nothing was ever stored.
+    /// First offset not stored yet; `None` if nothing was ever stored.
     pub next: Option<i64>,
-    /// The number of the claim; every claim has a higher one.
+    /// Epoch of the claim; every later claim has a higher one.
     pub epoch: i64,
-    /// Where the log ended when it was found to end before `next`; `None` where it never was, or somebody has decided what
-    /// is to become of it.
+    /// End of the log, if it was found to end before `next`; `None` if it never was, or if an operator has resolved the
+    /// case.
     pub log_end: Option<i64>,
 }
 
-/// One step of one partition.
+/// A step of one partition.
 #[derive(Clone, Copy, Debug)]
 pub struct Step<'a> {
-    /// The topic.
+    /// Name of the topic.
     pub topic: &'a str,
-    /// The partition.
+    /// Number of the partition.
     pub partition: i32,
-    /// The writer's claim.
+    /// Epoch of the writer's claim.
     pub epoch: i64,
-    /// Where the writer believes the sink to be.
+    /// Offset at which the writer expects the sink.
     pub expected: Option<i64>,
-    /// Where it is once this batch is stored.
+    /// Offset of the sink once this batch is stored.
     pub next: i64,
 }
 
-/// What became of a step.
+/// Result of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stepped {
-    /// Taken: commit.
+    /// The step was taken: commit.
     Taken,
-    /// Taken already, by an earlier try of the same writer whose commit was not heard of: roll back, all is stored.
+    /// An earlier attempt took the step, and its commit was not confirmed: roll back, everything is stored.
     TakenBefore,
-    /// Somebody else has claimed the partition: roll back and stop.
+    /// Another worker has claimed the partition: roll back and stop.
     Fenced,
-    /// The claim still holds, but the sink stands somewhere else than the writer believes: roll back.
+    /// The claim still holds, but the sink is at another offset than the writer expects: roll back.
     Elsewhere(Option<i64>),
 }
 
-/// Claims a partition: whoever claimed it before can't write it any more. Not to be called within a transaction that
-/// stays open, because it would make the one who has it wait.
+/// Claims a partition: its previous owner can no longer write it. Must not run within a transaction that stays open,
+/// which would make the owner wait.
 ///
 /// # Errors
-/// What the database says.
+/// The database's error.
 pub async fn claim(
     connection: &mut PgConnection,
     topic: &str,
@@ -76,11 +77,11 @@ pub async fn claim(
     })
 }
 
-/// Notes where a log ends that ends before what is stored of it. It stays noted when the log has grown: what stands at the
-/// offsets that are stored is something else by then, and no later look at the log shows it.
+/// Records the end of a log that ends before the stored offset. The record persists when the log has grown: the stored
+/// offsets then hold other records, and no later look at the log reveals it.
 ///
 /// # Errors
-/// What the database says.
+/// The database's error.
 pub async fn note_log_end(
     connection: &mut PgConnection,
     topic: &str,
@@ -99,10 +100,10 @@ pub async fn note_log_end(
     .map(drop)
 }
 
-/// Takes a step, within the transaction that stores the batch and after everything else in it.
+/// Takes a step, as the last statement of the transaction that stores the batch.
 ///
 /// # Errors
-/// What the database says.
+/// The database's error.
 pub async fn step(connection: &mut PgConnection, step: &Step<'_>) -> Result<Stepped, sqlx::Error> {
     let done = sqlx::query(
         "update sink_offset set next = $5, updated_at = now()
@@ -123,7 +124,7 @@ pub async fn step(connection: &mut PgConnection, step: &Step<'_>) -> Result<Step
         .bind(step.partition)
         .fetch_optional(connection)
         .await?;
-    // A row that is gone was taken away by hand; whoever claims it afresh decides.
+    // A missing row was removed by hand; the next claim starts anew.
     let Some(row) = row else {
         return Ok(Stepped::Fenced);
     };
@@ -135,20 +136,20 @@ pub async fn step(connection: &mut PgConnection, step: &Step<'_>) -> Result<Step
     })
 }
 
-/// Commits the transaction of a step that was taken. Gives how long that took.
+/// Commits the transaction of a step that was taken. Returns the duration.
 ///
 /// # Errors
-/// What the database says; whether it is committed is then not known.
+/// The database's error; it is then unknown whether the transaction is committed.
 pub async fn commit(transaction: Transaction<'_, Postgres>) -> Result<Duration, sqlx::Error> {
     let begun = Instant::now();
     transaction.commit().await?;
     Ok(begun.elapsed())
 }
 
-/// What a step that was not taken means for its batch, for a writer to `database`.
+/// Translates the result of a step into the result of its batch, for a writer to `database`.
 ///
 /// # Errors
-/// [`WriteError`] unless the batch is stored already.
+/// [`WriteError`] unless the batch is already stored.
 pub fn verdict(database: &'static str, step: &Step<'_>, stepped: Stepped) -> Result<(), WriteError> {
     match stepped {
         Stepped::Taken | Stepped::TakenBefore => Ok(()),
@@ -160,7 +161,7 @@ pub fn verdict(database: &'static str, step: &Step<'_>, stepped: Stepped) -> Res
             let show =
                 |offset: Option<i64>| offset.map_or("the beginning".to_owned(), |offset| offset.to_string());
             Err(WriteError::Refused(DatabaseError::Invalid(format!(
-                "the {database} database stands at {} in partition {} of {}, not at {}; claim the partition anew",
+                "the {database} database stands at {} in partition {} of {}, not at {}; claim the partition again",
                 show(next),
                 step.partition,
                 step.topic,

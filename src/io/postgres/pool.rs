@@ -1,5 +1,5 @@
-//! One role's connections to one database: how many, how long anybody waits for one, and what is done with one that was
-//! left in the middle of something.
+//! Connections of one role to one database: how many, how long a request waits for one, and closing those that were
+//! left in the middle of a request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,15 +14,15 @@ use super::{Access, logins};
 use crate::telemetry::metrics::PoolStatistics;
 use pulsegate_settings::Secret;
 
-/// Which database, and who asks.
+/// A database and a role that connects to it.
 pub struct Who<'c> {
-    /// Its name in errors and in the configuration's file: `analytics`.
+    /// Name of the database in errors and in the configuration: `analytics`.
     pub database: &'static str,
-    /// The service role without prefix, such as `watch_analytics`.
+    /// Service role without prefix, such as `watch_analytics`.
     pub role: &'static str,
-    /// The URL of the configuration; empty for the role's login file.
+    /// Configured URL; if empty, the role's login file is used.
     pub url: &'c Secret,
-    /// The connections that are kept, and those that there may be.
+    /// Minimum and maximum number of connections.
     pub connections: (u32, u32),
 }
 
@@ -43,7 +43,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Connects with the login of the role, or with the URL that is configured.
+    /// Connects with the role's login file, or with the configured URL.
     pub async fn connect(access: &Access, who: Who<'_>) -> Result<Self, DatabaseError> {
         let Who {
             database,
@@ -56,7 +56,7 @@ impl Pool {
         let request_ms = access.request_time_max_ms;
         let options = options.options([
             ("statement_timeout", request_ms.to_string()),
-            // What a worker that stopped in the middle has locked is free after this.
+            // Locks of a worker that stopped in mid-transaction are released after this time.
             ("idle_in_transaction_session_timeout", request_ms.to_string()),
         ]);
         let pool = PgPoolOptions::new()
@@ -74,10 +74,10 @@ impl Pool {
         })
     }
 
-    /// Runs `request` on a connection, for as long as is configured and no longer.
+    /// Runs `request` on a connection within the configured time limit.
     ///
-    /// A request that failed, ran out of time or was dropped can have left its connection anywhere, such as in the
-    /// middle of a COPY; that connection is closed, and its transaction ends with it.
+    /// A request that failed, timed out or was dropped may have left its connection in any state, such as in the middle
+    /// of a COPY; that connection is closed, which ends its transaction.
     pub async fn ask<T, E: From<DatabaseError>>(
         &self,
         action: &'static str,
@@ -86,7 +86,7 @@ impl Pool {
         self.ask_for(self.request_time_max, action, request).await
     }
 
-    /// As [`Self::ask`], for what may take longer. The server's own limit is for the request to change.
+    /// As [`Self::ask`], with another time limit. The request itself must change the server's limit.
     pub async fn ask_for<T, E: From<DatabaseError>>(
         &self,
         time_max: Duration,
@@ -109,7 +109,7 @@ impl Pool {
         }
     }
 
-    /// A connection of the pool, for as long as is needed.
+    /// Takes a connection out of the pool for as long as needed.
     pub async fn lease(&self, action: &'static str) -> Result<Lease, DatabaseError> {
         let began = Instant::now();
         let acquired = self.pool.acquire().await;
@@ -128,7 +128,7 @@ impl Pool {
         }
     }
 
-    /// How the pool is used.
+    /// Usage of the pool.
     pub fn statistics(&self) -> PoolStatistics {
         let idle = u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX);
         PoolStatistics {
@@ -147,19 +147,19 @@ impl Pool {
     }
 }
 
-/// A connection that is closed in the end, unless it is given back.
+/// A connection that is closed when dropped, unless it is given back.
 pub struct Lease {
     connection: PoolConnection<Postgres>,
     in_order: bool,
 }
 
 impl Lease {
-    /// The connection.
+    /// The underlying connection.
     pub fn connection(&mut self) -> &mut PgConnection {
         &mut self.connection
     }
 
-    /// Nothing is left open on it: somebody else may have it.
+    /// Returns the connection to the pool; nothing may be left open on it.
     fn give_back(mut self) {
         self.in_order = true;
     }

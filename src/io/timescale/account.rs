@@ -1,25 +1,25 @@
-//! What is stored, for whoever wants to see it and not to work with it.
+//! Read access to what the watch has stored, for reports.
 
 use sqlx::Row as _;
 
 use super::Analytics;
 use crate::io::postgres::DatabaseError;
 
-/// The first finding about a device since a time.
+/// First finding about a device since a given time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// The device's token.
+    /// Token of the device.
     pub device: String,
-    /// What kind of finding: a name of [`pulsegate_detect::finding::Kind`].
+    /// Kind of finding: a name of [`crate::detect::finding::Kind`].
     pub kind: String,
-    /// The finding in words.
+    /// Description of the finding.
     pub reason: String,
-    /// The event time of what showed it, in milliseconds since 1970.
+    /// Event time of the reading that revealed it, in milliseconds since 1970.
     pub time_ms: i64,
 }
 
 impl Analytics {
-    /// The first offset that is not stored, of each partition of a topic that has one.
+    /// Returns the first offset not yet stored of each partition of a topic that has one.
     ///
     /// # Errors
     /// [`DatabaseError`].
@@ -31,7 +31,7 @@ impl Analytics {
         .await
     }
 
-    /// How many readings came from these offsets of a partition on, by quality.
+    /// Counts the readings from these offsets of each partition on, by quality.
     ///
     /// # Errors
     /// [`DatabaseError`].
@@ -48,8 +48,8 @@ impl Analytics {
         .await
     }
 
-    /// How many findings there are from these offsets of the clean topic on, those of their groups included, and how many of
-    /// them to notify of, by kind.
+    /// Counts the findings from these offsets of the clean topic on, including those of their groups, and how many of
+    /// them notify an operator, by kind.
     ///
     /// # Errors
     /// [`DatabaseError`].
@@ -77,7 +77,7 @@ impl Analytics {
         .await
     }
 
-    /// The first finding about each device and metric at or after the time given for it, in milliseconds since 1970.
+    /// Returns the first finding about each device and metric since the time given for it, in milliseconds since 1970.
     ///
     /// # Errors
     /// [`DatabaseError`].
@@ -107,8 +107,8 @@ impl Analytics {
         .await
     }
 
-    /// What the rollouts of the day that began at this time, in milliseconds since 1970, did to a metric: reason, and when
-    /// it was found.
+    /// Returns the regressions of a metric caused by rollouts of the day that began at this time, in milliseconds since
+    /// 1970: reason and time of detection.
     ///
     /// # Errors
     /// [`DatabaseError`].

@@ -18,81 +18,81 @@ use pulsegate_detect::reading::{DeviceVersion, Reading};
 pub(super) const ANALYTICS: &str = "analytics";
 const DAY_MS: i64 = 86_400_000;
 
-/// The largest snapshot of a partition's detectors, in bytes: a few hundred thousand series.
+/// Largest snapshot of a partition's detectors, in bytes: enough for a few hundred thousand series.
 pub const SNAPSHOT_BYTES_MAX: usize = 256 << 20;
 
-/// What the detectors of a partition knew at one point of it.
+/// State of a partition's detectors at one offset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// The first offset that they had not seen.
+    /// First offset that the detectors had not seen.
     pub next: i64,
-    /// The version of the models whose state it is; another version can't read it.
+    /// Version of the models; another version cannot read the state.
     pub model: String,
-    /// Their state, at most [`SNAPSHOT_BYTES_MAX`].
+    /// Serialized state, at most [`SNAPSHOT_BYTES_MAX`].
     pub state: Vec<u8>,
 }
 
-/// What a worker gets with a partition.
+/// Result of claiming a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// Where to read on; `None` where nothing was ever stored.
+    /// Offset to continue reading at; `None` if nothing was ever stored.
     pub next: Option<i64>,
-    /// To be given with each batch; whoever claims the partition later has a higher one.
+    /// Epoch to pass with each batch; every later claim has a higher one.
     pub epoch: i64,
-    /// Where the log ended when it was found to end before `next`; as in [`Position`].
+    /// End of the log, if it was found to end before `next`; see [`Position`].
     pub log_end: Option<i64>,
-    /// The newest snapshot. Its `next` is not beyond the claim's.
+    /// Newest snapshot. Its `next` is not beyond the claim's.
     pub snapshot: Option<Snapshot>,
 }
 
-/// Everything that a stretch of one partition came to.
+/// Results of a stretch of one partition.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
-    /// The clean topic.
+    /// Name of the clean topic.
     pub topic: &'a str,
-    /// The partition.
+    /// Partition of the clean topic.
     pub partition: i32,
-    /// From the claim.
+    /// Epoch of the claim.
     pub epoch: i64,
-    /// Where the sink stands: the claim's `next`, and then that of the batch before.
+    /// Offset at which the sink stands: the claim's `next`, then that of the previous batch.
     pub expected: Option<i64>,
-    /// The first offset after this batch.
+    /// First offset after this batch.
     pub next: i64,
-    /// Every reading of the stretch.
+    /// All readings of the stretch.
     pub readings: &'a [Reading],
-    /// What was found; a finding that is stored already is passed over.
+    /// Findings; those already stored are skipped.
     pub findings: &'a [Finding],
-    /// Devices that run something else than before, or are new. One of which the same is stored is passed over.
+    /// Devices that are new or changed firmware or model. Unchanged ones are skipped.
     pub devices: &'a [DeviceVersion],
-    /// What the detectors know after it, where it is time to keep that.
+    /// State of the detectors after the batch, when a snapshot is due.
     pub snapshot: Option<&'a Snapshot>,
 }
 
-/// The analytics database as the watch sees it.
+/// The watch's access to the analytics database.
 #[derive(Clone)]
 pub struct Analytics {
     pub(super) pool: Pool,
     pub(super) edition: Edition,
-    /// How far back a reading may lie.
+    /// Oldest age of a reading's time, in milliseconds.
     keep_ms: i64,
     pub(super) readings_days: u32,
     pub(super) rollups_days: u32,
-    /// How long a job may take.
+    /// Time limit of a job.
     pub(super) job_time_max: Duration,
-    /// How long findings about devices wait for others.
+    /// How long findings about devices wait to be grouped.
     pub(super) group_wait: Duration,
 }
 
-/// What a request that failed is to the caller.
+/// Makes errors of the analytics database that name the action.
 pub(super) fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> DatabaseError + Copy {
     move |error| DatabaseError::new(ANALYTICS, action, &error)
 }
 
 impl Analytics {
-    /// Connects as the role `watch_analytics`, and asks for the edition.
+    /// Connects as the role `watch_analytics`, and detects the edition.
     ///
     /// # Errors
-    /// [`DatabaseError`], also where the schema was completed for another edition than the server has.
+    /// [`TimescaleError`], also if the schema was completed for an edition other than the server's.
     pub async fn connect(settings: &Settings) -> Result<Self, DatabaseError> {
         let who = Who {
             database: ANALYTICS,
@@ -117,13 +117,13 @@ impl Analytics {
         })
     }
 
-    /// The edition that the server runs.
+    /// Edition of TimescaleDB that the server runs.
     #[must_use]
     pub const fn edition(&self) -> Edition {
         self.edition
     }
 
-    /// How the pool is used.
+    /// Usage of the connection pool.
     #[must_use]
     pub fn pool(&self) -> PoolStatistics {
         self.pool.statistics()
@@ -134,8 +134,8 @@ impl Analytics {
         self.pool.close().await;
     }
 
-    /// Claims a partition of a topic: whoever had it writes no more of it, and this worker reads on where that one's last
-    /// batch ended.
+    /// Claims a partition of a topic: its previous owner can no longer write, and this worker continues where the last
+    /// stored batch ended.
     ///
     /// # Errors
     /// [`DatabaseError`].
@@ -150,12 +150,12 @@ impl Analytics {
             .await
     }
 
-    /// Notes that a partition's log ends at `log_end`, before what is stored of it: it is held from now on.
+    /// Records that a partition's log ends at `log_end`, before the offset already stored: it is held from now on.
     ///
     /// # Errors
-    /// [`DatabaseError`].
+    /// [`TimescaleError`].
     pub async fn note_log_end(&self, topic: &str, partition: i32, log_end: i64) -> Result<(), DatabaseError> {
-        let action = "noting where a log ends";
+        let action = "recording the end of a log";
         self.pool
             .ask(action, async |connection| {
                 offsets::note_log_end(connection, topic, partition, log_end)
@@ -165,17 +165,17 @@ impl Analytics {
             .await
     }
 
-    /// Writes a batch, all of it or nothing. After a failure the same batch may be written again: if the one before was
-    /// stored after all, this is noticed and counts as done. Gives how long the commit took.
+    /// Writes a batch, all of it or nothing. A failed batch may be retried: if it was stored after all, this is
+    /// detected and counts as success. Returns the duration of the commit.
     ///
     /// # Errors
-    /// [`WriteError`]; nothing of the batch is stored by this call.
+    /// [`WriteError`]; this call stored nothing of the batch then.
     pub async fn write(&self, batch: &Batch<'_>) -> Result<Duration, WriteError> {
         if let Some(snapshot) = batch.snapshot
             && snapshot.state.len() > SNAPSHOT_BYTES_MAX
         {
             return Err(WriteError::Refused(DatabaseError::Invalid(format!(
-                "a snapshot of partition {} has more than {SNAPSHOT_BYTES_MAX} bytes; use more partitions",
+                "the snapshot of partition {} exceeds {SNAPSHOT_BYTES_MAX} bytes; use more partitions",
                 batch.partition
             ))));
         }
@@ -203,12 +203,12 @@ impl Analytics {
         if self.edition == Edition::Apache && !minutes.is_empty() {
             note_due(&mut transaction, &minutes)
                 .await
-                .map_err(failed("noting what to roll up"))?;
+                .map_err(failed("marking minutes to roll up"))?;
         }
         if !batch.devices.is_empty() {
             self.store_devices(&mut transaction, batch.devices)
                 .await
-                .map_err(failed("storing what devices run"))?;
+                .map_err(failed("storing devices' versions"))?;
         }
         if !batch.findings.is_empty() {
             findings::store(&mut transaction, batch.findings, self.group_wait)
@@ -229,7 +229,7 @@ impl Analytics {
         };
         match offsets::step(&mut transaction, &step)
             .await
-            .map_err(failed("stepping on"))?
+            .map_err(failed("advancing the offset"))?
         {
             Stepped::Taken => offsets::commit(transaction)
                 .await
@@ -238,13 +238,13 @@ impl Analytics {
                 transaction
                     .rollback()
                     .await
-                    .map_err(failed("rolling a batch back"))?;
+                    .map_err(failed("rolling back a batch"))?;
                 offsets::verdict(ANALYTICS, &step, stepped).map(|()| Duration::ZERO)
             }
         }
     }
 
-    /// What a question has for an answer, row by row.
+    /// Runs a query and maps its rows.
     pub(super) async fn rows<T>(
         &self,
         action: &'static str,
@@ -260,7 +260,7 @@ impl Analytics {
             .await
     }
 
-    /// Runs `work` in a transaction that may take as long as a job.
+    /// Runs `work` in a transaction with the time limit of a job.
     pub(super) async fn long<T>(
         &self,
         action: &'static str,
@@ -314,8 +314,8 @@ impl Analytics {
     }
 }
 
-/// A lane that has forgotten a device tells what it runs as if that were new. Only what differs from what it ran before is
-/// stored: before in this batch, or in the table.
+/// A worker that has forgotten a device reports its version as new. Only a version that differs from the previous one
+/// is stored, whether that is in this batch or in the table.
 const STORE_DEVICES: &str = "
 with given as (
     select device, to_timestamp(since_ms / 1000.0) as since, firmware, model, origin_partition, origin_offset
@@ -335,7 +335,7 @@ where array[firmware, model] is distinct from
       case when stored.since > since_before then stored.version else coalesce(before, stored.version) end
 on conflict do nothing";
 
-/// The server's own limit, for the rest of the transaction.
+/// Sets the server's own time limit for the rest of the transaction.
 async fn limit_time(connection: &mut PgConnection, time_max_ms: u128) -> Result<(), sqlx::Error> {
     sqlx::query("select set_config('statement_timeout', $1, true), set_config('plan_cache_mode', 'force_custom_plan', true)")
         .bind(time_max_ms.to_string())
@@ -381,7 +381,7 @@ async fn claim(connection: &mut PgConnection, topic: &str, partition: i32) -> Re
         next,
         epoch,
         log_end,
-        // Whoever moves `next` back in a log that was cut moves it before what a snapshot knows.
+        // An operator may have moved `next` back after a log was cut: a newer snapshot is unusable then.
         snapshot: snapshot
             .transpose()?
             .filter(|snapshot| next.is_some_and(|next| snapshot.next <= next)),
@@ -424,9 +424,9 @@ mod tests {
     static GROUPS: std::sync::LazyLock<pulsegate_detect::alert::GroupsConfig> =
         std::sync::LazyLock::new(Default::default);
 
-    /// The watch runs these on the threads of a runtime.
+    /// The watch runs these futures on the threads of a runtime.
     #[test]
-    fn what_the_sink_does_can_move_between_threads() {
+    fn the_sinks_futures_can_move_between_threads() {
         fn sent<T: Send>(_: impl FnOnce(&'static Analytics, &'static Batch<'static>) -> T) {}
         sent(|analytics, batch| analytics.write(batch));
         sent(|analytics, _| analytics.claim("t", 0));

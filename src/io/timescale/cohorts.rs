@@ -1,4 +1,4 @@
-//! What jobs ask about cohorts of devices, and what they have found.
+//! Queries of jobs about cohorts of devices, and storage of the jobs' findings.
 
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -10,12 +10,12 @@ use pulsegate_detect::finding::Finding;
 use pulsegate_detect::reading::{CohortWindow, FleetMinute};
 use pulsegate_detect::regression::{self, Known};
 
-/// Minutes that are one value of a cohort's series: devices that report every few minutes are in each of them.
+/// Minutes per value of a cohort's series: long enough for devices that report every few minutes to be in each.
 const WINDOW_MINUTES: i64 = 5;
 
 impl Analytics {
-    /// What was rolled up for the minutes (since 1970) from `from` on and before `until`, over all cohorts and metrics, in
-    /// order of time.
+    /// Returns the rollup of the minutes (since 1970) from `from` on and before `until`, over all cohorts and metrics,
+    /// in order of time.
     ///
     /// # Errors
     /// [`DatabaseError`].
@@ -29,9 +29,10 @@ impl Analytics {
             .await
     }
 
-    /// What cohorts measured in windows of five minutes, over the minutes (since 1970) from `from` on and before `until` (of
-    /// which only whole windows count), in order of time. Of the cohorts (firmware, model, metric) with the most readings, at most `cohorts_max`; devices that do
-    /// not say what they run are in none.
+    /// Returns the measurements of cohorts in windows of five minutes, over the minutes (since 1970) from `from` on and
+    /// before `until`, of which only whole windows count, in order of time. Covers the cohorts (firmware, model,
+    /// metric) with the most readings, at most `cohorts_max`; devices that do not report a firmware or model belong to
+    /// none.
     ///
     /// # Errors
     /// [`DatabaseError`].
@@ -56,7 +57,7 @@ impl Analytics {
             .map_err(failed(action))
     }
 
-    /// The shifts ([`regression::shifts`]) since `from_ms` that are stored.
+    /// Returns the stored shifts ([`regression::shifts`]) since `from_ms`.
     ///
     /// # Errors
     /// [`DatabaseError`].
@@ -70,7 +71,7 @@ impl Analytics {
         self.rows("reading shifts", query, known).await
     }
 
-    /// Stores what a job has found; what is stored already is passed over, so a job may run twice. Gives what is new.
+    /// Stores a job's findings; those already stored are skipped, so a job may run twice. Returns the new ones.
     ///
     /// # Errors
     /// [`DatabaseError`]; nothing is stored then.
@@ -80,7 +81,7 @@ impl Analytics {
         let new = self
             .pool
             .ask(action, async move |connection| {
-                // One statement, so a transaction by itself.
+                // A single statement is a transaction by itself.
                 findings::store(connection, all, wait)
                     .await
                     .map_err(failed(action))

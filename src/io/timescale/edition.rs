@@ -1,14 +1,14 @@
-//! Which edition of TimescaleDB the server runs.
+//! Edition of TimescaleDB that the server runs.
 
 use sqlx::PgConnection;
 
 use crate::io::postgres::DatabaseError;
 use crate::telemetry::metrics::Edition;
 
-/// Asks the server.
+/// Queries the server.
 ///
 /// # Errors
-/// Where the database has no TimescaleDB, or one with a licence that we do not know.
+/// If the database has no TimescaleDB, or one with an unknown licence.
 pub async fn ask(connection: &mut PgConnection) -> Result<Edition, DatabaseError> {
     let licence: Option<String> = sqlx::query_scalar("select current_setting('timescaledb.license', true)")
         .fetch_one(connection)
@@ -18,11 +18,11 @@ pub async fn ask(connection: &mut PgConnection) -> Result<Edition, DatabaseError
         Some("apache") => Ok(Edition::Apache),
         Some("timescale") => Ok(Edition::Community),
         Some(other) => Err(DatabaseError::Invalid(format!(
-            "TimescaleDB has the licence `{other}`; it must be `apache` or `timescale`"
+            "TimescaleDB has the unsupported licence `{other}`; set timescaledb.license to `apache` or `timescale`"
         ))),
         None => Err(DatabaseError::Invalid(
-            "the analytics database has no TimescaleDB: the server needs shared_preload_libraries = 'timescaledb', \
-             and the database `pulsegate topology apply`"
+            "the analytics database has no TimescaleDB: set shared_preload_libraries = 'timescaledb' on the \
+             server and run `pulsegate topology apply`"
                 .to_owned(),
         )),
     }

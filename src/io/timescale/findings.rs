@@ -1,4 +1,4 @@
-//! Findings: rows of their table, and documents on their way to the topic.
+//! Storage of findings: rows of their table, and documents in the outbox of their topic.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -9,11 +9,10 @@ use sqlx::PgConnection;
 use super::rows::place;
 use pulsegate_detect::finding::Finding;
 
-/// How far back a finding may lie, in milliseconds: beyond ten years nothing is kept.
+/// Greatest age of a finding, in milliseconds: nothing is kept longer than ten years.
 const KEEP_MS: i64 = 3_650 * 86_400_000;
 
-/// The columns are read from the document, so that table and topic can't say different things. Only what is new goes to
-/// the topic.
+/// Derives the columns from the document, so that table and topic cannot differ. Only new findings go to the topic.
 const STORE: &str = "
 with given as (
     select n, time_ms, document::json as d from unnest($1::text[], $2::bigint[]) with ordinality as g (document, time_ms, n)
@@ -37,8 +36,8 @@ select time, id, series, convert_to(document::text, 'UTF8'),
 from stored
 returning id::text";
 
-/// Stores what is not stored yet, and puts that into the outbox, where anomalies and their groups wait for so long. Gives the
-/// ids of what is new.
+/// Stores the findings that are not stored yet, and puts them into the outbox, where anomalies and their groups wait
+/// for the given time. Returns the ids of the new ones.
 pub(super) async fn store(
     connection: &mut PgConnection,
     findings: &[Finding],
@@ -58,7 +57,7 @@ pub(super) async fn store(
     Ok(new.into_iter().collect())
 }
 
-/// The finding's JSON. PostgreSQL can't hold a NUL in a text, so a name with one is cleaned first: a finding that the
+/// Serializes the finding. PostgreSQL cannot hold a NUL in a text, so NULs are replaced first: a finding that the
 /// database refuses would hold its partition for ever.
 fn document(finding: &Finding) -> String {
     let texts = [&finding.series, &finding.metric, &finding.unit, &finding.reason];

@@ -1,7 +1,7 @@
-//! Groups of devices that show the same at once, gathered from what is stored.
+//! Groups of devices with the same finding at the same time, gathered from stored findings.
 //!
-//! Findings about devices wait in the outbox until they are due. As long as they do, a group can come to speak for them: then
-//! their document says so, and that nobody is to be told. What is due before it was looked at speaks for itself.
+//! Findings about devices wait in the outbox until they are due. While they wait, a group may absorb them: their
+//! document then names the group and no longer notifies an operator. A finding that falls due first stands by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,15 +17,15 @@ use pulsegate_detect::alert::{
 use pulsegate_detect::finding::{Finding, FindingId, Severity};
 use pulsegate_detect::reading::Token;
 
-/// Findings that are looked at in one run.
+/// Most findings examined in one run.
 const SIGHTINGS_MAX: i64 = 50_000;
-/// At most so many of them are chosen because they wait and nobody speaks for them, the oldest first: whoever is silent makes
-/// room for the next. The others show whether there is a group and whether one goes on, as many of each window as of the next.
+/// At most this many of them are chosen because they wait ungrouped, oldest first: an absorbed finding frees its place
+/// for the next. The others show whether there is a group and whether it continues, equally many from each window.
 const WAITING_MAX: i64 = 40_000;
 
 impl Analytics {
-    /// Gathers what waits with what is at the same time, stores the findings of new groups, and silences those for whom they
-    /// speak. Gives what is new; `None` where another process is at it.
+    /// Gathers waiting findings with others of the same time, stores the findings of new groups, and silences the
+    /// members. Returns the new findings; `None` if another process is gathering.
     ///
     /// # Errors
     /// [`DatabaseError`]; nothing is changed then.
@@ -58,8 +58,8 @@ impl Analytics {
     }
 }
 
-/// What waits, and what was found at the same time: some windows back, so that it is known whether a group goes on; one ahead,
-/// because what came late may be what makes the next window a group.
+/// Waiting findings, and others of the same time: some windows back, to tell whether a group continues, and one ahead,
+/// because a late finding may make the next window a group.
 const SIGHTINGS: &str = "
 with waiting as materialized (
     select f.time, f.id, f.metric, f.group_id
@@ -75,7 +75,7 @@ with waiting as materialized (
     union all
     select time, id, metric, group_id is null from waiting
 ), ranked as (
-    -- Not a join with those that wait: nobody has counted them, and the planner would take them for a few.
+    -- Not a join with the waiting findings: without statistics on them the planner would assume few.
     select time, id, bool_or(alone) as alone,
            row_number() over (partition by bool_or(alone) order by time, id) as rank,
            row_number() over (partition by metric, time_bucket($1 * interval '1 ms', time) order by time, id) as rank_in_window
@@ -95,8 +95,8 @@ left join lateral (
 ) v on true
 order by f.time, f.id";
 
-/// The times between which all that matters lies, in seconds since 1970; `None` when nothing waits. As constants of a plan
-/// they keep it to the few chunks of findings that these times are in.
+/// Returns the time range of all findings that matter, in seconds since 1970; `None` if nothing waits. As constants of
+/// the plan the bounds restrict it to the few chunks of findings of that range.
 async fn times(connection: &mut PgConnection) -> Result<Option<(f64, f64)>, sqlx::Error> {
     let row = sqlx::query(
         "select extract(epoch from min(time))::float8, extract(epoch from max(time))::float8 from outbox
@@ -129,7 +129,7 @@ async fn sightings(
     rows.iter().filter_map(|row| sighting(row).transpose()).collect()
 }
 
-/// `None` for a device whose name is no token: somebody put it there by hand.
+/// Returns `None` for a device whose name is not a token: such a row was inserted by hand.
 fn sighting(row: &PgRow) -> Result<Option<Sighting>, sqlx::Error> {
     let Some(device) = Token::new(row.try_get::<&str, _>(1)?.as_bytes()) else {
         return Ok(None);
@@ -141,7 +141,7 @@ fn sighting(row: &PgRow) -> Result<Option<Sighting>, sqlx::Error> {
         // A uuid has 16 bytes.
         id: FindingId::from_bytes(id.try_into().map_err(|_| sqlx::Error::RowNotFound)?),
         device,
-        // Devices that do not say what they run have no more in common than that.
+        // Devices that do not report a version have nothing else in common.
         version: version.filter(|(firmware, model): &Version| !firmware.is_empty() || !model.is_empty()),
         metric: row.try_get(2)?,
         unit: row.try_get(3)?,
@@ -153,7 +153,7 @@ fn sighting(row: &PgRow) -> Result<Option<Sighting>, sqlx::Error> {
     }))
 }
 
-/// How many devices run what.
+/// Counts devices by version.
 async fn devices(connection: &mut PgConnection) -> Result<BTreeMap<Version, u32>, sqlx::Error> {
     let rows = sqlx::query(
         "select firmware, model, count(*) from (
@@ -170,10 +170,10 @@ async fn devices(connection: &mut PgConnection) -> Result<BTreeMap<Version, u32>
     rows.iter().map(of).collect()
 }
 
-/// Rows that the relay is about to take are left to it, and both take theirs in the same order.
+/// Leaves rows that the relay is about to take to the relay; both lock their rows in the same order.
 ///
-/// The two members of the document are replaced in its text, so that it stays what it is byte for byte. Within a string their
-/// quotation marks would be escaped: they stand nowhere else.
+/// Replaces the document's two members in its text, which otherwise stays the same byte for byte. Within a string their
+/// quotation marks would be escaped, so the replaced texts occur nowhere else.
 const SILENCE: &str = r#"
 with joined as (
     select * from unnest($1::uuid[], $2::uuid[]) as j (id, group_id)

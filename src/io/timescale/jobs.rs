@@ -1,5 +1,5 @@
-//! The recurring jobs over the analytics database. Any number of watches may run them: an advisory lock of the job's own
-//! transaction lets one at a time, and nothing of it outlives that transaction.
+//! Recurring jobs over the analytics database. Any number of watches may run them: an advisory lock in the job's own
+//! transaction admits one at a time, and nothing of the lock outlives that transaction.
 
 use std::time::Duration;
 
@@ -11,19 +11,19 @@ use crate::io::postgres::DatabaseError;
 use crate::io::postgres::Lease;
 use crate::telemetry::metrics::Edition;
 
-/// Minutes that one run of the rollup takes at most; what is left waits for the next.
+/// Most minutes rolled up in one run; the rest waits for the next run.
 const MINUTES_MAX: i64 = 1_440;
-/// Minutes that are computed at once.
+/// Most minutes computed by one statement.
 const RANGE_MINUTES_MAX: i64 = 60;
-/// How long a job waits for a lock that a batch holds before it lets the next run try.
+/// How long a job waits for a lock held by a batch before it leaves the work to the next run.
 const LOCK_TIME_MAX: &str = "5s";
 
-/// What a job came to: how many rows it wrote or chunks and rows it removed, or that another process is at it.
+/// Result of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ran {
-    /// It ran.
+    /// The job ran, and wrote this many rows or removed this many rows and chunks.
     Done(u64),
-    /// Another process has the lock.
+    /// Another process holds the lock.
     Elsewhere,
 }
 
@@ -34,11 +34,11 @@ impl Ran {
 }
 
 impl Analytics {
-    /// Rolls up the minutes whose readings have come since the last run. The Community edition does this by itself, and
-    /// nothing is done.
+    /// Rolls up the minutes that have received readings since the last run. Does nothing on the Community edition,
+    /// which rolls up by itself.
     ///
     /// # Errors
-    /// [`DatabaseError`]; the minutes then wait for the next run.
+    /// [`TimescaleError`]; the minutes wait for the next run then.
     pub async fn roll_up(&self) -> Result<Ran, DatabaseError> {
         if self.edition == Edition::Community {
             return Ok(Ran::Done(0));
@@ -52,12 +52,12 @@ impl Analytics {
         .map(Ran::of)
     }
 
-    /// Drops what is older than it is to be kept. Of the hypertables the Community edition does this by itself.
+    /// Drops data past its retention. On the Community edition the server does this for hypertables.
     ///
     /// # Errors
-    /// [`DatabaseError`]; what is left is dropped by the next run.
+    /// [`TimescaleError`]; the rest is dropped by the next run.
     pub async fn drop_old(&self) -> Result<Ran, DatabaseError> {
-        let action = "dropping what is old";
+        let action = "dropping old data";
         let (edition, readings_days, rollups_days) = (self.edition, self.readings_days, self.rollups_days);
         self.locked(action, "pulsegate retention", async move |connection| {
             let mut dropped = 0;
@@ -85,8 +85,8 @@ impl Analytics {
         .map(Ran::of)
     }
 
-    /// Takes the lock of a job that is more than one request, unless another process has it. Work that outlives the lock
-    /// (its connection can be lost) is done twice and must come to the same.
+    /// Takes the lock of a job that needs more than one request, unless another process holds it. Work that outlives
+    /// the lock, whose connection can be lost, is repeated elsewhere and must be idempotent.
     ///
     /// # Errors
     /// [`DatabaseError`].
@@ -104,7 +104,7 @@ impl Analytics {
         }))
     }
 
-    /// Runs `job` in a transaction of its own while no other process runs a job of that name; `None` where one does.
+    /// Runs `job` in its own transaction unless another process runs a job of that name; `None` if one does.
     pub(super) async fn locked<T>(
         &self,
         action: &'static str,
@@ -130,7 +130,7 @@ impl Analytics {
     }
 }
 
-/// The lock of a job, for as long as it lives.
+/// Holds the lock of a job until it is dropped.
 pub struct JobLock {
     /// Its transaction holds the lock and ends with the connection.
     lease: Lease,
@@ -138,11 +138,11 @@ pub struct JobLock {
 }
 
 impl JobLock {
-    /// Sees to it that the lock is still held. To be called within each [`super::Config::job_time_max_s`] by work that
-    /// takes longer, or the server ends the session as an idle one.
+    /// Confirms that the lock is still held. Work that takes longer must call this within each
+    /// [`super::Config::job_time_max_s`], or the server ends the session as idle.
     ///
     /// # Errors
-    /// [`DatabaseError`]; the lock is lost.
+    /// [`TimescaleError`] if the lock is lost.
     pub async fn keep(&mut self) -> Result<(), DatabaseError> {
         let action = "keeping the lock of a job";
         let asked = self.lease.connection().execute("select 1");
@@ -157,7 +157,7 @@ impl JobLock {
     }
 }
 
-/// Sets the limits of a job's transaction and tries for its lock.
+/// Sets the limits of a job's transaction and tries to take its lock.
 async fn begin(transaction: &mut PgConnection, name: &str, time_max: Duration) -> Result<bool, sqlx::Error> {
     let time_max_ms = time_max.as_millis().to_string();
     sqlx::query(
@@ -174,9 +174,8 @@ async fn begin(transaction: &mut PgConnection, name: &str, time_max: Duration) -
         .await
 }
 
-/// Takes the minutes that are due, and recomputes each from all of its readings. A batch commits its readings together
-/// with the note that they are due, so whatever a note is seen of, its readings are seen of too; what comes later brings
-/// a note of its own.
+/// Takes the due minutes, and recomputes each from all of its readings. A batch commits its readings together with
+/// their due marks: whoever sees a mark sees its readings too, and later readings bring a mark of their own.
 async fn roll_up(connection: &mut PgConnection, readings_days: u32) -> Result<u64, sqlx::Error> {
     let rows = sqlx::query(
         "with taken as (
@@ -196,7 +195,7 @@ async fn roll_up(connection: &mut PgConnection, readings_days: u32) -> Result<u6
         .iter()
         .map(|row| row.try_get(0))
         .collect::<Result<Vec<i64>, _>>()?;
-    // With the range in the plan, chunks outside of it are not even looked at.
+    // With the range in the plan, chunks outside of it are excluded.
     sqlx::query("set local plan_cache_mode = force_custom_plan")
         .execute(&mut *connection)
         .await?;
@@ -212,7 +211,7 @@ async fn roll_up(connection: &mut PgConnection, readings_days: u32) -> Result<u6
     Ok(rolled)
 }
 
-/// As the Community edition's view has it, column by column.
+/// Matches the Community edition's view column by column.
 const ROLL_UP: &str = "
 insert into fleet_minute (minute, metric, firmware, model, readings, good, total, least, greatest, deviation)
 select time_bucket(interval '1 minute', time), metric, firmware, model,
@@ -229,7 +228,7 @@ on conflict (metric, firmware, model, minute) do update
 set readings = excluded.readings, good = excluded.good, total = excluded.total, least = excluded.least,
     greatest = excluded.greatest, deviation = excluded.deviation";
 
-/// Runs of consecutive minutes, half open, each of at most [`RANGE_MINUTES_MAX`].
+/// Splits minutes into runs of consecutive ones, half open, each of at most [`RANGE_MINUTES_MAX`].
 fn ranges(minutes: &[i64]) -> Vec<(i64, i64)> {
     let mut ranges: Vec<(i64, i64)> = Vec::new();
     for &minute in minutes {
@@ -250,7 +249,7 @@ async fn drop_chunks(connection: &mut PgConnection, relation: &str, days: u32) -
         .map(i64::cast_unsigned)
 }
 
-/// What a device runs now is kept however long ago it began; what it ran before, as long as rollups are.
+/// A device's present version is kept regardless of age; previous ones are kept as long as rollups.
 async fn drop_versions(connection: &mut PgConnection, days: u32) -> Result<u64, sqlx::Error> {
     let done = sqlx::query(
         "delete from device_version d where since < now() - make_interval(days => $1)
@@ -268,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn minutes_are_computed_in_runs_that_have_a_limit() {
+    fn minutes_are_computed_in_runs_of_limited_length() {
         assert_eq!(ranges(&[]), []);
         assert_eq!(ranges(&[5, 6, 7, 9]), [(5, 8), (9, 10)]);
         let day: Vec<i64> = (0..1_440).collect();

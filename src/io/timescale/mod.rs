@@ -1,8 +1,8 @@
-//! TimescaleDB: what the watch stores, each thing exactly once.
+//! TimescaleDB: storage of the watch's results, each exactly once.
 //!
-//! A batch of one partition and the step of that partition's offset are one transaction ([`crate::io::postgres::offsets`]), so that nothing
-//! has to be recognised as a duplicate. [`analytics`] is the sink for readings and findings; [`operations`] takes KPIs
-//! and the state of jobs. The two editions of TimescaleDB give the same results in different ways ([`edition`]).
+//! A batch of one partition and the step of that partition's offset are one transaction ([`offsets`]), so that no
+//! duplicates have to be detected. [`analytics`] is the sink for readings and findings; [`operations`] stores KPIs and
+//! the state of jobs. The two editions of TimescaleDB give the same results in different ways ([`edition`]).
 
 mod account;
 pub mod analytics;
@@ -33,34 +33,35 @@ pub use pulsegate_detect::kpi::Kpi;
 pub use pulsegate_detect::reading::{DeviceVersion, Metric, Name, Reading, Token, Version};
 use pulsegate_settings::{Check, Secret};
 
-/// How the databases of the watch are reached, and how long what is in them is kept.
+/// Connections to the watch's databases, and retention of their data.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The analytics database's URL, `postgres://role:password@host:port/database`. Default: none; then the login file of
-    /// the role in `databases.logins_directory` is read, which `pulsegate topology apply` has written.
+    /// The analytics database's URL, `postgres://role:password@host:port/database`. Default: none; the role's login
+    /// file in `databases.logins_directory`, written by `pulsegate topology apply`, is used then.
     pub analytics_url: Secret,
     /// The operations database's URL. Default: none, as above.
     pub operations_url: Secret,
-    /// Connections to the analytics database that one process keeps open. Default: 5.
+    /// Connections to the analytics database that each process keeps open. Default: 5.
     pub connections_min: u32,
-    /// Connections to the analytics database that one process opens at most. Default: 50.
+    /// Maximum number of connections to the analytics database per process. Default: 50.
     pub connections_max: u32,
     /// How long to wait for a connection, in milliseconds. Default: 2,000.
     pub acquire_time_max_ms: u64,
-    /// How long a batch or another request may take until the database counts as down, in milliseconds. Default: 30,000.
+    /// Time limit of a batch or another request, after which the database counts as down, in milliseconds. Default:
+    /// 30,000.
     pub request_time_max_ms: u64,
-    /// How long a recurring job may take, or one hour of readings of one that measures them hour by hour, in seconds.
-    /// Default: 600.
+    /// Time limit of a recurring job, or of one hour of readings in a job that works hour by hour, in seconds. Default:
+    /// 600.
     pub job_time_max_s: u64,
-    /// The range of time of one chunk of readings, in hours; `topology apply` sets it for chunks to come. The indexes of
-    /// the chunks that are written to should fit into a quarter of the server's memory: at 5,000 readings a second an
-    /// hour's is 1.6 GB. Default: 1.
+    /// Time range of one chunk of readings, in hours; `topology apply` sets it for future chunks. The indexes of the
+    /// chunks being written should fit into a quarter of the server's memory: at 5,000 readings a second one hour takes
+    /// 1.6 GB. Default: 1.
     pub chunk_interval_hours: u32,
-    /// How long readings are kept, in days; 9 at least, since rollouts of the last week are judged by them. What a device
-    /// claims to have measured before that is stored at the time when the broker took it. Default: 90.
+    /// Retention of readings, in days; at least 9, since rollouts of the last week are judged by them. A reading whose
+    /// claimed time is older is stored at the time when the broker received it. Default: 90.
     pub readings_days: u32,
-    /// How long findings, rollups and KPIs are kept, in days. Default: 730.
+    /// Retention of findings, rollups and KPIs, in days. Default: 730.
     pub rollups_days: u32,
 }
 
@@ -92,14 +93,14 @@ impl Default for Config {
     }
 }
 
-/// Chunks that readings may come to: PostgreSQL plans a query over some thousands of tables, not over tens of thousands.
+/// Most chunks of readings: PostgreSQL can plan a query over some thousands of tables, not over tens of thousands.
 const CHUNKS_MAX: u64 = 10_000;
-/// Readings have to be there as long as rollouts are judged by them: also those of the day before the oldest, until the
-/// present day is over.
+/// Readings must outlive the judgement of rollouts, including the day before the oldest rollout, until the present day
+/// is over.
 const READINGS_DAYS_MIN: u64 = ROLLOUT_DAYS as u64 + 2;
 
 impl Config {
-    /// What is wrong with the values.
+    /// Reports invalid settings to `check`.
     pub fn check(&self, check: &mut Check) {
         check_url("analytics_url", &self.analytics_url, check);
         check_url("operations_url", &self.operations_url, check);
@@ -130,7 +131,7 @@ impl Config {
         if u64::from(self.readings_days) * 24 > CHUNKS_MAX * u64::from(self.chunk_interval_hours) {
             check.problem(
                 "chunk_interval_hours",
-                format!("makes more than {CHUNKS_MAX} chunks in readings_days; make it longer"),
+                format!("yields more than {CHUNKS_MAX} chunks in readings_days; increase it"),
             );
         }
     }
@@ -151,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_that_do_not_fit_together_are_named() {
+    fn contradicting_limits_are_reported() {
         assert_eq!(problems(&Config::default()), [""; 0]);
         let many = Config {
             readings_days: 3_650,

@@ -1,4 +1,4 @@
-//! The operations database as the watch sees it: KPIs of the pipeline, and how its jobs fared.
+//! The watch's access to the operations database: KPIs of the pipeline, and the state of its jobs.
 
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
@@ -11,25 +11,25 @@ use pulsegate_detect::kpi::Kpi;
 use pulsegate_detect::regression::{Point, Stored};
 
 pub(super) const OPERATIONS: &str = "operations";
-/// Jobs come one after another, lanes count what they have settled now and then, and one more is for whoever asks.
+/// Jobs run one after another, lanes count settled records now and then, and one connection is left for queries.
 const CONNECTIONS: (u32, u32) = (0, 4);
 
-/// The last run of a job.
+/// Last run of a job.
 #[derive(Clone, Debug)]
 pub struct JobRun<'a> {
-    /// Which job.
+    /// Name of the job.
     pub name: &'a str,
-    /// When it began, in milliseconds since 1970.
+    /// Start of the run, in milliseconds since 1970.
     pub started_ms: i64,
-    /// How long it took, in milliseconds.
+    /// Duration of the run, in milliseconds.
     pub took_ms: i64,
-    /// Rows that it wrote or removed.
+    /// Number of rows written or removed.
     pub rows: u64,
-    /// Why it failed.
+    /// Reason for a failure; `None` if the run succeeded.
     pub problem: Option<&'a str>,
 }
 
-/// The operations database.
+/// The watch's access to the operations database.
 #[derive(Clone)]
 pub struct Operations {
     pub(super) pool: Pool,
@@ -54,7 +54,7 @@ impl Operations {
         })
     }
 
-    /// How the pool is used.
+    /// Usage of the connection pool.
     #[must_use]
     pub fn pool(&self) -> PoolStatistics {
         self.pool.statistics()
@@ -65,8 +65,8 @@ impl Operations {
         self.pool.close().await;
     }
 
-    /// Stores KPIs in the place of those that were stored for the same minute and label. Two of one name, label and minute
-    /// in `kpis` count as one, the later.
+    /// Stores KPIs, replacing those stored for the same minute and label. Of two KPIs in `kpis` with equal name, label
+    /// and minute the later one counts.
     ///
     /// # Errors
     /// [`DatabaseError`]; nothing is stored then.
@@ -77,7 +77,7 @@ impl Operations {
         .await
     }
 
-    /// The KPIs of the minutes (since 1970) from `from` on and before `until`, each in order of time.
+    /// Returns the KPIs of the minutes (since 1970) from `from` on and before `until`, each in order of time.
     ///
     /// # Errors
     /// [`DatabaseError`].
@@ -98,7 +98,7 @@ impl Operations {
         .await
     }
 
-    /// The newest minute (since 1970) that a KPI is stored for.
+    /// Returns the newest minute (since 1970) stored of a KPI.
     ///
     /// # Errors
     /// [`DatabaseError`].
@@ -114,18 +114,18 @@ impl Operations {
         .await
     }
 
-    /// Notes how a job fared.
+    /// Records the last run of a job.
     ///
     /// # Errors
-    /// [`DatabaseError`].
+    /// [`TimescaleError`].
     pub async fn job_ran(&self, run: &JobRun<'_>) -> Result<(), DatabaseError> {
-        self.ask("noting a job", async move |connection| {
+        self.ask("recording a job's run", async move |connection| {
             job_ran(connection, run).await
         })
         .await
     }
 
-    /// Removes KPIs, and what they were counted from, that are older than they are to be kept; returns how many rows.
+    /// Removes KPIs, and the counts behind them, past their retention; returns the number of rows.
     ///
     /// # Errors
     /// [`DatabaseError`].

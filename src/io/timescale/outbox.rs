@@ -1,10 +1,10 @@
-//! Findings on their way to their topic, each exactly once.
+//! Outbox of findings, each delivered to its topic exactly once.
 //!
-//! One relay at a time takes findings in batches with consecutive numbers. A number is fixed in the database before its
-//! batch is produced, and the Kafka transaction that produces the batch commits the number as well (as the offset of a
-//! consumer group that exists for this). So after a crash at any point, the number in Kafka tells whether the newest
-//! batch in the database was produced: it is produced if it was not, and forgotten if it was. An older relay that still
-//! runs is fenced by the producer's `transactional.id`.
+//! One relay at a time takes findings in consecutively numbered batches. A batch's number is fixed in the database
+//! before the batch is produced, and the Kafka transaction that produces the batch commits the number as well (as the
+//! offset of a dedicated consumer group). So after a crash at any point, the number in Kafka tells whether the newest
+//! batch in the database was produced: if not, it is produced; if so, it is deleted. An older relay that is still
+//! running is fenced by the producer's `transactional.id`.
 
 use sqlx::{Connection, PgConnection, Row};
 
@@ -12,33 +12,33 @@ use super::Analytics;
 use super::analytics::failed;
 use crate::io::postgres::DatabaseError;
 
-/// One finding on its way.
+/// A finding in the outbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutboxRow {
-    /// The finding's id: the header by which consumers know it.
+    /// Id of the finding, the header by which consumers recognise it.
     pub id: [u8; 16],
-    /// The record's key: the series.
+    /// Key of the record: the series.
     pub key: String,
-    /// The record's value.
+    /// Value of the record.
     pub document: Vec<u8>,
-    /// Whether people are told of it, as the document says.
+    /// Whether the finding notifies an operator, as in the document.
     pub notify: bool,
 }
 
-/// Findings that go to the topic in one transaction.
+/// Findings to produce in one transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutboxBatch {
-    /// The number to commit with it. Numbers begin at 1 and have no gaps.
+    /// Number to commit with the batch. Numbers begin at 1 and have no gaps.
     pub number: i64,
-    /// In the order in which they were stored. What waited for others comes behind what was stored after it and did not.
+    /// Findings in the order in which they were stored, except that those that waited to be grouped come later.
     pub rows: Vec<OutboxRow>,
 }
 
 impl Analytics {
-    /// Fixes the next batch of at most `rows_max` findings that are due, or gives again the one that was fixed and not yet reported
-    /// sent. `None` where there is nothing to send.
+    /// Fixes the next batch of at most `rows_max` due findings, or returns the batch that was fixed but not yet
+    /// reported sent. `None` if there is nothing to send.
     ///
-    /// The caller is the only relay: it holds the topic's `transactional.id`.
+    /// The caller must be the only relay: it holds the topic's `transactional.id`.
     ///
     /// # Errors
     /// [`DatabaseError`].
@@ -54,15 +54,15 @@ impl Analytics {
             .await
     }
 
-    /// Forgets every batch up to `number`: the topic has them. Returns how many findings that were.
+    /// Deletes every batch up to `number`, which the topic has. Returns the number of findings.
     ///
-    /// No later batch gets one of these numbers either. The topic is ahead of a database that was rebuilt or restored; a
-    /// batch with a number that the topic has would pass for one that was sent.
+    /// No later batch gets one of these numbers either: the topic may be ahead of a database that was rebuilt or
+    /// restored, and a batch with a number already in the topic would pass for a sent one.
     ///
     /// # Errors
-    /// [`DatabaseError`]; it may be said again, and is, after a crash.
+    /// [`TimescaleError`]; the call may be repeated, as after a crash.
     pub async fn outbox_sent(&self, number: i64) -> Result<u64, DatabaseError> {
-        let action = "forgetting findings that were sent";
+        let action = "deleting sent findings from the outbox";
         self.pool
             .ask(action, async move |connection| {
                 let mut transaction = connection.begin().await.map_err(failed(action))?;
@@ -75,7 +75,7 @@ impl Analytics {
 }
 
 async fn take(connection: &mut PgConnection, rows_max: u32) -> Result<Option<OutboxBatch>, sqlx::Error> {
-    // The row lock also orders two relays that both believe to be the one.
+    // The row lock also orders two relays that both consider themselves the only one.
     let newest: i64 = sqlx::query_scalar("select batch from outbox_head for update")
         .fetch_one(&mut *connection)
         .await?;

@@ -1,7 +1,7 @@
-//! Rollouts of firmware: whose readings are compared, and the medians of them, measured an hour at a time.
+//! Rollouts of firmware: choice of the devices to compare, and medians of their readings, measured hour by hour.
 //!
-//! What is measured is stored, so that a job that is cut short goes on where it stopped. The mark that an hour is measured
-//! and its medians are one transaction: there are whole hours only, each measured once, whoever runs the job.
+//! Measurements are stored, so that an interrupted job continues where it stopped. An hour's medians and the mark that
+//! it is measured are one transaction: hours are complete, and each is measured once, whichever process runs the job.
 
 use sqlx::postgres::PgRow;
 use sqlx::{Executor, PgConnection, Row};
@@ -11,35 +11,35 @@ use super::analytics::failed;
 use crate::io::postgres::DatabaseError;
 use pulsegate_detect::reading::{DeviceMedian, Rollout, Token};
 
-/// How many days back rollouts are judged.
+/// Age in days up to which rollouts are judged.
 pub const ROLLOUT_DAYS: i32 = 7;
-/// How long what was measured of a rollout is kept: a day more, since the clocks of those who judge and of the database,
-/// whose clock retention goes by, can differ.
+/// Retention of a rollout's measurements: one day more, since the clock of the judging process and that of the
+/// database, which retention uses, can differ.
 const KEPT_DAYS: i32 = ROLLOUT_DAYS + 1;
-/// Good readings that the median of a day has to rest on.
+/// Minimum number of good readings behind a day's median.
 const DAY_READINGS_MIN: i64 = 20;
 const HOUR_MS: i64 = 3_600_000;
 
-/// A rollout whose devices are chosen.
+/// A rollout with its chosen devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chosen {
     id: i32,
     day_ms: i64,
-    /// The devices that came to the firmware.
+    /// Number of devices that received the firmware.
     pub treated: u32,
-    /// The devices that they are compared with.
+    /// Number of devices that they are compared with.
     pub controls: u32,
 }
 
-/// The hours that are compared, since the beginning of the rollout's day: those of the day before it and of the two days
+/// Hours to compare, counted from the beginning of the rollout's day: those of the day before it and of the two days
 /// after it.
 fn compared() -> impl Iterator<Item = i16> {
     (-24..0).chain(24..72)
 }
 
 impl Analytics {
-    /// The rollouts that began on a day (UTC) from `from_ms` on and before `until_ms`, each with at least `devices_min`
-    /// devices. A device that was never seen before is in none.
+    /// Returns the rollouts that began on a day (UTC) from `from_ms` on and before `until_ms` with at least
+    /// `devices_min` devices. A device never seen before belongs to none.
     ///
     /// # Errors
     /// [`DatabaseError`].
@@ -56,22 +56,22 @@ impl Analytics {
         self.rows("looking for rollouts", query, rollout).await
     }
 
-    /// Chooses whose readings are compared: at most `devices_max` devices that came to the firmware, and with their controls
-    /// twice as many, picked by a hash of their tokens. A rollout to few devices has more controls for it, which costs the
-    /// same and shows smaller differences. Those of a rollout are chosen once and stay, whatever comes to be known of devices
-    /// later: its hours have to be of the same ones.
+    /// Chooses the devices to compare: at most `devices_max` devices that received the firmware, and including their
+    /// controls twice as many, picked by a hash of their tokens. A rollout to few devices gets more controls, which
+    /// costs the same and reveals smaller differences. The choice is made once and stays, whatever is learnt of devices
+    /// later: all hours of a rollout must cover the same devices.
     ///
     /// # Errors
-    /// [`DatabaseError`].
+    /// [`TimescaleError`].
     pub async fn choose_devices(&self, rollout: &Rollout, devices_max: u32) -> Result<Chosen, DatabaseError> {
-        let action = "choosing devices of a rollout";
+        let action = "choosing the devices of a rollout";
         self.long(action, async |connection| {
             choose(connection, rollout, devices_max).await
         })
         .await
     }
 
-    /// The hours of a rollout that are still to be measured, in order of time, counted from the beginning of its day.
+    /// Returns the hours of a rollout still to be measured, in order of time, counted from the beginning of its day.
     ///
     /// # Errors
     /// [`DatabaseError`].
@@ -90,7 +90,8 @@ impl Analytics {
         Ok(compared().filter(|hour| !measured.contains(hour)).collect())
     }
 
-    /// Measures an hour of a rollout, unless it is measured. All of it is stored, or nothing. Says whether it did.
+    /// Measures an hour of a rollout, unless it is already measured. Stores all of it or nothing. Returns whether it
+    /// measured.
     ///
     /// # Errors
     /// [`DatabaseError`].
@@ -100,8 +101,8 @@ impl Analytics {
             .await
     }
 
-    /// The medians of each device of a rollout, and of its controls, in the day before and the two days after it, as far as
-    /// its hours are measured.
+    /// Returns the medians of each device of a rollout, and of its controls, on the day before and the two days after
+    /// it, as far as its hours are measured.
     ///
     /// # Errors
     /// [`DatabaseError`].
@@ -135,9 +136,9 @@ where d.since >= to_timestamp($1 / 1000.0) and d.since < to_timestamp($2 / 1000.
 group by 1, 2, 3 having count(distinct d.device) >= $3
 order by day, d.firmware, d.model";
 
-/// Treated devices and controls are compared over the same days, so that what the world did to both falls out. A treated
-/// device ran something else when the day began. A control is of the same model, was there before, changed nothing meanwhile
-/// and ran something else.
+/// Treated devices and controls are compared over the same days, so that external influences on both cancel out. A
+/// treated device ran other firmware when the day began. A control is of the same model, existed before, did not change
+/// meanwhile and ran other firmware.
 const CHOOSE: &str = "
 with days (rollout, first, after) as (
     select to_timestamp($3 / 1000.0), to_timestamp($3 / 1000.0) - interval '1 day', to_timestamp($3 / 1000.0) + interval '3 days'
@@ -162,10 +163,10 @@ with days (rollout, first, after) as (
 insert into rollout_device (rollout, device, treated)
 select $5, device, true from treated union all select $5, device, false from control";
 
-/// Measured over a chunk of 18,000,000 readings (10,000 devices, four metrics, an hour at 5,000 a second) for 4,000 devices:
-/// 11 to 22 s for 15,680 medians of 7,056,000 readings, on 2 cores with the server's default of 4 MB `work_mem`; the time
-/// goes into reading the chunk and sorting, and more memory or an aggregate that hashes makes it no faster. So the 72 hours
-/// of a rollout take 13 to 26 minutes the first time.
+/// Measured over a chunk of 18,000,000 readings (10,000 devices, four metrics, an hour at 5,000 a second) for 4,000
+/// devices: 11 to 22 s for 15,680 medians of 7,056,000 readings, on 2 cores with the server's default of 4 MB
+/// `work_mem`; the time goes into reading and sorting the chunk, and neither more memory nor a hash aggregate makes it
+/// faster. So the 72 hours of a rollout take 13 to 26 minutes the first time.
 const MEASURE: &str = "
 insert into rollout_median (rollout, hour, device, metric, unit, median, readings)
 select $1, $2, device, metric, unit, percentile_cont(0.5) within group (order by value), count(*)
@@ -175,8 +176,8 @@ where chosen.rollout = $1
   and quality = 0 and abs(value) <= 1e100
 group by device, metric, unit";
 
-/// The median of the hours' medians: each hour counts the same, however often a device reported in it, and a few odd ones
-/// count for nothing. Over the 1,128,960 medians of 72 such hours as [`MEASURE`] has: 2.2 s.
+/// Median of the hours' medians: each hour has the same weight, however often a device reported in it, and a few
+/// outliers have no effect. Over the 1,128,960 medians of 72 hours as in [`MEASURE`]: 2.2 s.
 const DEVICE_MEDIANS: &str = "
 select device, treated, metric, unit, floor(hour / 24.0)::integer as day,
        percentile_cont(0.5) within group (order by median), sum(readings)
@@ -189,7 +190,7 @@ async fn choose(
     rollout: &Rollout,
     devices_max: u32,
 ) -> Result<Chosen, sqlx::Error> {
-    // Whoever comes second waits here until the first is done.
+    // A second process waits here until the first is done.
     let new: Option<i32> = sqlx::query_scalar(
         "insert into rollout (firmware, model, day) values ($1, $2, to_timestamp($3 / 1000.0))
          on conflict do nothing returning id",
@@ -228,7 +229,7 @@ async fn choose(
 }
 
 async fn measure(connection: &mut PgConnection, chosen: &Chosen, hour: i16) -> Result<bool, sqlx::Error> {
-    // Whoever else is at this hour has to end before this goes on.
+    // Waits until another process that measures this hour has ended.
     let marked =
         sqlx::query("insert into rollout_hour (rollout, hour) values ($1, $2) on conflict do nothing")
             .bind(chosen.id)
@@ -238,8 +239,8 @@ async fn measure(connection: &mut PgConnection, chosen: &Chosen, hour: i16) -> R
     if marked.rows_affected() == 0 {
         return Ok(false);
     }
-    // The devices are new to the planner, which takes them for a few as long as it has not counted them. It would look each
-    // up in the index of readings, which is four times slower where all is in memory: 72 to 79 s, seven million pages.
+    // The planner assumes few devices until it has statistics on them, and would look each up in the index of readings,
+    // which is four times slower with everything in memory: 72 to 79 s, seven million pages.
     connection.execute("set local enable_nestloop = off").await?;
     sqlx::query(MEASURE)
         .bind(chosen.id)
@@ -250,7 +251,7 @@ async fn measure(connection: &mut PgConnection, chosen: &Chosen, hour: i16) -> R
     Ok(true)
 }
 
-/// What belongs to rollouts that are judged no more; their devices, hours and medians go with them.
+/// Drops rollouts that are no longer judged; their devices, hours and medians go with them.
 pub(super) async fn drop_rollouts(connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
     let done = sqlx::query("delete from rollout where day < now() - make_interval(days => $1)")
         .bind(KEPT_DAYS)
@@ -273,7 +274,7 @@ fn rollout(row: &PgRow) -> Result<Rollout, sqlx::Error> {
     })
 }
 
-/// `None` for a device whose name is no token: somebody put it there by hand.
+/// Returns `None` for a device whose name is not a token: such a row was inserted by hand.
 fn median(row: &PgRow) -> Result<Option<DeviceMedian>, sqlx::Error> {
     let Some(device) = Token::new(row.try_get::<&str, _>(0)?.as_bytes()) else {
         return Ok(None);
@@ -293,9 +294,9 @@ fn median(row: &PgRow) -> Result<Option<DeviceMedian>, sqlx::Error> {
 mod tests {
     use super::*;
 
-    /// The watch runs these on the threads of a runtime.
+    /// The watch runs these futures on the threads of a runtime.
     #[test]
-    fn what_is_asked_about_rollouts_can_move_between_threads() {
+    fn queries_about_rollouts_can_move_between_threads() {
         fn sent<T: Send>(_: impl FnOnce(&'static Analytics, &'static Rollout, &'static Chosen) -> T) {}
         sent(|analytics, _, _| analytics.rollouts(0, 1, 1));
         sent(|analytics, rollout, _| analytics.choose_devices(rollout, 1));
@@ -305,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn three_days_are_compared_without_that_of_the_rollout() {
+    fn three_days_are_compared_excluding_the_rollouts_own() {
         let days: Vec<i16> = compared().map(|hour| hour.div_euclid(24)).collect();
         assert_eq!(days.len(), 72);
         for day in [-1, 1, 2] {

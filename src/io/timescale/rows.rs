@@ -1,4 +1,4 @@
-//! Readings in the form in which they go to the database.
+//! Encodes readings for the database's binary COPY.
 
 use std::collections::BTreeSet;
 
@@ -7,22 +7,24 @@ use sqlx::PgConnection;
 use crate::io::postgres::copy::{Rows, timestamp};
 use pulsegate_detect::reading::Reading;
 
-/// The columns in the order in which [`push`] writes them.
+/// Columns in the order in which [`push`] writes them.
 const COPY: &str = "COPY readings (time, value, origin_offset, claimed_time, origin_partition, origin_index, quality, \
                     device, metric, unit, firmware, model) FROM STDIN (FORMAT binary)";
 const COLUMNS: usize = 12;
 
-/// What is sent at once: while the server stores it, the next is put together.
+/// Bytes sent at once: the next part is encoded while the server stores this one.
 const SEND_BYTES: usize = 256 * 1024;
 
-/// How far ahead of the broker a device's clock may be and still be believed, in milliseconds: a day covers any time zone.
+/// How far a device's clock may be ahead of the broker's before it is disbelieved, in milliseconds: a day covers any
+/// time zone.
 const AHEAD_MAX_MS: i64 = 24 * 3_600 * 1_000;
 
-/// Where what was measured at `time_ms`, as a device claims, and taken by the broker at `append_ms` belongs: at the
-/// claimed time, unless that is `keep_ms` or more before the broker's or a day or more after it.
+/// Returns the time at which to store a reading measured at `time_ms`, according to the device, and received by the
+/// broker at `append_ms`: the claimed time, unless it is `keep_ms` or more before the broker's or a day or more after
+/// it.
 ///
-/// It bounds the chunks that there can ever be, whatever devices claim; and a device whose clock was never set does not
-/// have its readings dropped at once for their age.
+/// This bounds the number of chunks whatever devices claim, and keeps readings of a device whose clock was never set
+/// from being dropped at once for their age.
 pub(super) const fn place(time_ms: i64, append_ms: i64, keep_ms: i64) -> i64 {
     if time_ms > append_ms.saturating_sub(keep_ms) && time_ms < append_ms.saturating_add(AHEAD_MAX_MS) {
         time_ms
@@ -31,7 +33,7 @@ pub(super) const fn place(time_ms: i64, append_ms: i64, keep_ms: i64) -> i64 {
     }
 }
 
-/// Copies the readings, and returns the minutes (since 1970) that they belong to.
+/// Copies the readings, and returns their minutes (since 1970).
 pub(super) async fn copy(
     connection: &mut PgConnection,
     readings: &[Reading],
@@ -45,7 +47,7 @@ pub(super) async fn copy(
         let time_ms = place(reading.time_ms, reading.append_ms, keep_ms);
         push(&mut rows, reading, time_ms);
         let minute = time_ms.div_euclid(60_000);
-        // Most readings are of the same minute as the one before.
+        // Most readings fall into the same minute as the previous one.
         if newest != Some(minute) {
             newest = Some(minute);
             minutes.insert(minute);
@@ -91,7 +93,7 @@ mod tests {
     const NOW_MS: i64 = 1_790_000_000_000;
 
     #[test]
-    fn a_time_that_cannot_be_is_the_brokers() {
+    fn an_impossible_time_is_replaced_by_the_brokers() {
         let keep = 90 * DAY_MS;
         let cases = [
             ("late by a week", NOW_MS - 7 * DAY_MS, NOW_MS - 7 * DAY_MS),
@@ -107,7 +109,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_claim_makes_more_chunks_than_retention_has(claimed in any::<i64>(), keep in 1..3_650 * DAY_MS) {
+        fn no_claimed_time_creates_chunks_beyond_retention(claimed in any::<i64>(), keep in 1..3_650 * DAY_MS) {
             let placed = place(claimed, NOW_MS, keep);
             prop_assert!(placed > NOW_MS - keep && placed < NOW_MS + DAY_MS);
             prop_assert!(placed == claimed || placed == NOW_MS);

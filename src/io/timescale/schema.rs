@@ -1,8 +1,8 @@
-//! What `pulsegate topology apply` does to the analytics database beyond its common migrations: it asks the server for
-//! its edition, applies that edition's migrations, and sets intervals and policies as configured.
+//! Completes the analytics database after its common migrations, as part of `pulsegate topology apply`: detects the
+//! server's edition, applies that edition's migrations, and sets intervals and policies as configured.
 //!
-//! A database that was made for the Apache edition is taken over by the Community edition. The way back is refused: what
-//! is in the columnstore can't be read without it.
+//! The Community edition can take over a database made for the Apache edition. The reverse is refused: the Apache
+//! edition cannot read the columnstore.
 
 use std::sync::LazyLock;
 
@@ -14,7 +14,7 @@ use crate::io::postgres::DatabaseError;
 use crate::telemetry::metrics::Edition;
 use pulsegate_detect::quality::Quality;
 
-/// The migrations that both editions share.
+/// Migrations that both editions share.
 pub static COMMON: Migrator = sqlx::migrate!("topology/databases/analytics");
 
 static APACHE: LazyLock<Migrator> = LazyLock::new(|| {
@@ -28,7 +28,7 @@ static COMMUNITY: LazyLock<Migrator> = LazyLock::new(|| {
     migrator
 });
 
-/// The migrations of an edition.
+/// Migrations of an edition.
 #[must_use]
 pub fn migrations(edition: Edition) -> &'static Migrator {
     match edition {
@@ -37,7 +37,7 @@ pub fn migrations(edition: Edition) -> &'static Migrator {
     }
 }
 
-/// The table that records which of them are applied.
+/// Table that records which of them are applied.
 #[must_use]
 pub const fn table(edition: Edition) -> &'static str {
     match edition {
@@ -52,13 +52,13 @@ fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> DatabaseError {
     move |error| DatabaseError::new(DATABASE, action, &error)
 }
 
-/// A property of the database: how it is called, how it should be, and how it is.
+/// A property of the database: name, declared value, live value.
 pub type Property = (&'static str, String, Option<String>);
 
-/// Completes the schema, whose common migrations are applied, and says in `changes` what it did.
+/// Completes the schema, whose common migrations are applied, and appends to `changes` what it did.
 ///
 /// # Errors
-/// [`DatabaseError`], also where the database was made for the Community edition and the server runs another.
+/// [`TimescaleError`], also if the database was made for the Community edition and the server runs another.
 pub async fn complete(
     connection: &mut PgConnection,
     config: &Config,
@@ -69,8 +69,8 @@ pub async fn complete(
     if made_for.as_deref() == Some("community") && edition == Edition::Apache {
         return Err(DatabaseError::Invalid(
             "the analytics database was made for TimescaleDB's Community edition, and the server runs the Apache \
-             edition, which can't read the columnstore; set timescaledb.license = 'timescale' again, or begin with a \
-             new database (databases.prefix)"
+             edition, which cannot read the columnstore; set timescaledb.license = 'timescale' again, or start with \
+             a new database (databases.prefix)"
                 .to_owned(),
         ));
     }
@@ -100,7 +100,7 @@ pub async fn complete(
     Ok(())
 }
 
-/// What [`complete`] sees to, as it should be and as it is.
+/// Returns the properties that [`complete`] maintains, declared and live.
 ///
 /// # Errors
 /// [`DatabaseError`].
@@ -122,7 +122,7 @@ async fn made_for(connection: &mut PgConnection) -> Result<Option<String>, Datab
         .map_err(failed("asking for the schema's edition"))
 }
 
-/// The code knows the verdicts; the table is for those who ask the database.
+/// The code knows the qualities; the table is for those who query the database.
 async fn name_qualities(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let (codes, names): (Vec<i16>, Vec<&str>) = Quality::ALL
         .iter()
@@ -177,7 +177,7 @@ fn retention(config: &Config) -> String {
     format!("findings {rollups} d, fleet_minute {rollups} d, readings {readings} d")
 }
 
-/// The policies of the three hypertables; that of a continuous aggregate goes by the name of what it is stored in.
+/// The policies of the three hypertables; that of a continuous aggregate is listed under its materialization's name.
 async fn live_retention(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
     let rows = sqlx::query(
         "select coalesce(c.view_name, j.hypertable_name)::text as name,
@@ -200,8 +200,8 @@ async fn live_retention(connection: &mut PgConnection) -> Result<Option<String>,
     Ok((!shown.is_empty()).then(|| shown.join(", ")))
 }
 
-/// The rollup looks back as far as there are readings, and not to where they begin to be dropped: a minute whose readings
-/// are gone would be rolled up to nothing.
+/// The rollup looks back as far as readings are kept, but not to the edge of retention: a minute whose readings have
+/// been dropped would be rolled up to nothing.
 const fn rollup_days(config: &Config) -> u32 {
     if config.readings_days > 1 {
         config.readings_days - 1

@@ -1,4 +1,4 @@
-//! The sink for what the gate settled: counts of the ledger's records, each exactly once, and the KPIs that follow from them.
+//! The sink for settled records: counts of the ledger's records, each exactly once, and the KPIs derived from them.
 
 use std::time::Duration;
 
@@ -11,15 +11,15 @@ use crate::io::postgres::{DatabaseError, WriteError};
 use pulsegate_detect::kpi::{Count, Settled};
 use pulsegate_ledger::outcome::Outcome;
 
-/// Minutes whose KPIs are computed in one run; what is left waits for the next.
+/// Most minutes whose KPIs are computed in one run; the rest waits for the next run.
 const MINUTES_MAX: i64 = 1_440;
 
-/// What a stretch of one partition of the ledger came to.
+/// Counts of a stretch of one partition of the ledger.
 #[derive(Clone, Copy, Debug)]
 pub struct SettledBatch<'a> {
-    /// The step of the partition.
+    /// Step of the partition's offset.
     pub step: Step<'a>,
-    /// What was settled.
+    /// Counts of settled records.
     pub settled: &'a Settled,
 }
 
@@ -28,7 +28,7 @@ fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> DatabaseError + Copy 
 }
 
 impl Operations {
-    /// Claims a partition of the ledger topic: whoever counted it before counts no more of it.
+    /// Claims a partition of the ledger topic: its previous owner can no longer count it.
     ///
     /// # Errors
     /// [`DatabaseError`].
@@ -43,12 +43,12 @@ impl Operations {
             .await
     }
 
-    /// Notes that a partition's log ends at `log_end`, before what is counted of it: it is held from now on.
+    /// Records that a partition's log ends at `log_end`, before the offset already counted: it is held from now on.
     ///
     /// # Errors
-    /// [`DatabaseError`].
+    /// [`TimescaleError`].
     pub async fn note_log_end(&self, topic: &str, partition: i32, log_end: i64) -> Result<(), DatabaseError> {
-        let action = "noting where a log ends";
+        let action = "recording the end of a log";
         self.pool
             .ask(action, async |connection| {
                 offsets::note_log_end(connection, topic, partition, log_end)
@@ -58,13 +58,13 @@ impl Operations {
             .await
     }
 
-    /// Adds a batch to the minutes, all of it or nothing. After a failure the same batch may be given again: if the one before
-    /// was stored after all, this is noticed and counts as done. Gives how long the commit took.
+    /// Adds a batch to the minutes, all of it or nothing. A failed batch may be retried: if it was stored after all,
+    /// this is detected and counts as success. Returns the duration of the commit.
     ///
     /// # Errors
-    /// [`WriteError`]; nothing of the batch is stored by this call.
+    /// [`WriteError`]; this call stored nothing of the batch then.
     pub async fn count(&self, batch: &SettledBatch<'_>) -> Result<Duration, WriteError> {
-        let action = "counting what was settled";
+        let action = "counting settled records";
         self.pool
             .ask(action, async |connection| {
                 count(connection, batch, failed(action)).await
@@ -72,12 +72,12 @@ impl Operations {
             .await
     }
 
-    /// Computes the KPIs of the minutes that something has come to since they were last computed; returns how many KPIs. A
-    /// minute is computed from all of its counts, so what comes late is counted late and nothing is counted twice. Two
-    /// processes that do this at once take turns.
+    /// Computes the KPIs of the minutes whose counts have changed since their last computation; returns the number of
+    /// KPIs. A minute is computed from all of its counts, so late counts are included late and nothing is counted
+    /// twice. Two processes that do this at once take turns.
     ///
     /// # Errors
-    /// [`DatabaseError`]; the minutes then wait for the next run.
+    /// [`TimescaleError`]; the minutes wait for the next run then.
     pub async fn compute_kpis(&self) -> Result<u64, DatabaseError> {
         let action = "computing KPIs";
         self.pool
@@ -90,7 +90,7 @@ impl Operations {
             .await
     }
 
-    /// Whether something has come to a minute (since 1970) before `until` since its KPIs were last computed.
+    /// Whether the counts of a minute (since 1970) before `until` have changed since its KPIs were last computed.
     ///
     /// # Errors
     /// [`DatabaseError`].
@@ -116,7 +116,7 @@ async fn count(
     fault: impl Fn(sqlx::Error) -> DatabaseError,
 ) -> Result<Duration, WriteError> {
     let mut transaction = connection.begin().await.map_err(&fault)?;
-    // First, because of its lock: what follows is done by the one who may.
+    // The step comes first because of its row lock: only the partition's owner continues.
     let stepped = offsets::step(&mut transaction, &batch.step)
         .await
         .map_err(&fault)?;
@@ -131,7 +131,7 @@ async fn count(
         .map_err(|error| fault(error).into())
 }
 
-/// Lanes add to the same rows. All take them in the same order, or two could wait for each other.
+/// Lanes add to the same rows. All lock them in the same order, or two could deadlock.
 async fn add(connection: &mut PgConnection, settled: &Settled) -> Result<(), sqlx::Error> {
     let (mut minutes, mut outcomes) = (Vec::new(), Vec::new());
     let (mut records, mut waited) = (Vec::new(), Vec::new());
@@ -158,7 +158,7 @@ async fn add(connection: &mut PgConnection, settled: &Settled) -> Result<(), sql
     .map(drop)
 }
 
-/// All rows of a minute are locked, in the order in which lanes take them; a lane that waits for one makes it due again.
+/// Locks all rows of a minute in the order in which lanes lock them; a lane that waits for one makes it due again.
 async fn compute_kpis(connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
     let due: Vec<i64> = sqlx::query_scalar(
         "with due as (
@@ -182,7 +182,7 @@ async fn compute_kpis(connection: &mut PgConnection) -> Result<u64, sqlx::Error>
     let mut settled = Settled::default();
     for row in &rows {
         let outcome: &str = row.try_get(1)?;
-        // Another name was written by another version, or by hand.
+        // An unknown name was written by another version, or by hand.
         let Some(outcome) = Outcome::all().find(|one| one.as_str() == outcome) else {
             continue;
         };

@@ -1,4 +1,4 @@
-//! Which event a raw or clean record is: its event id stands in clear in both.
+//! Identifies the event of a raw or clean record: both carry its event id in plain text.
 
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
@@ -10,7 +10,7 @@ use crate::io::schemas::Schemas;
 use pulsegate_core::event::{Arena, Catalog, Ids, Located, Role, Verdict};
 use pulsegate_ledger::verify::account::EventId;
 
-/// Reads event ids. Blocking: it asks the schema registry where records ask for it.
+/// Reads event ids. Blocking: it fetches schemas that it does not know from the schema registry.
 pub(super) struct Events {
     catalog: Catalog,
     registry: Option<Registry>,
@@ -37,7 +37,7 @@ impl Events {
         })
     }
 
-    /// The event of a raw record; `None` where it is none.
+    /// Returns the event of a raw record; `None` if the record is not an event.
     pub(super) fn raw(&mut self, value: &[u8]) -> Result<Option<EventId>, VerifyError> {
         if let Located::NeedsSchema(id) = self.catalog.locate(value, &self.raw_ids)
             && self.raw_ids.len() < self.ids_max
@@ -59,7 +59,7 @@ impl Events {
         Ok(walk.map(|walk| digest(walk.event_id.of(value, &self.arena))))
     }
 
-    /// The event of a clean record; `None` where it is none.
+    /// Returns the event of a clean record; `None` if the record is not an event.
     pub(super) fn clean(&mut self, value: &[u8]) -> Result<Option<EventId>, VerifyError> {
         if let Located::NeedsSchema(id) = self.catalog.locate_clean(value, &self.clean_ids)
             && self.clean_ids.len() < self.ids_max
@@ -96,7 +96,7 @@ impl Events {
     }
 }
 
-/// Formats may write a UUID in different letters.
+/// Upper and lower case are equal, since formats write a UUID differently.
 fn digest(id: &[u8]) -> EventId {
     let digest = Sha256::digest(id.to_ascii_lowercase());
     let half = digest.iter().take(16);

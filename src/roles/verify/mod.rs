@@ -1,8 +1,8 @@
-//! Verification: everything is recomputed, and the first of what does not agree is named in each lane.
+//! Verification: recomputes everything, and reports the first discrepancy of each lane.
 //!
-//! - `db`: entries, heads and checkpoints of the database agree with each other and with checkpoints that people held.
-//! - `ledger`: the log has the records of the ledger topic, byte for byte.
-//! - `raw`, `clean`: the ledger's counts and Merkle roots are those that the raw, clean and deadletter topics give.
+//! - `db`: entries, heads and checkpoints of the database agree with each other and with checkpoints kept elsewhere.
+//! - `ledger`: the log holds the records of the ledger topic, byte for byte.
+//! - `raw`, `clean`: the ledger's counts and Merkle roots match the raw, clean and deadletter topics.
 
 mod events;
 mod raw;
@@ -31,7 +31,7 @@ use pulsegate_ledger::verify::stored::Head;
 use pulsegate_ledger::verify::window::Accounts;
 pub use pulsegate_ledger::verify::window::{Bound, Window};
 
-/// What the log is compared with.
+/// Sources that the log is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Against {
     /// The raw and deadletter topics.
@@ -40,53 +40,53 @@ pub enum Against {
     Clean,
     /// The ledger topic.
     Ledger,
-    /// The database itself, and checkpoints that were held.
+    /// The database itself, and checkpoints kept elsewhere.
     Database,
 }
 
-/// What to verify.
+/// Scope of a verification.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Against what.
+    /// Sources to compare with.
     pub against: BTreeSet<Against>,
-    /// Checkpoints that people held, each with a name.
+    /// Checkpoints kept elsewhere, each with its name.
     pub held: Vec<(String, Note)>,
-    /// What of the ledger is compared with the raw and clean topics. The log itself is always recomputed as a whole.
+    /// Part of the ledger to compare with the raw and clean topics. The log itself is always recomputed as a whole.
     pub window: Window,
 }
 
-/// How far a verification is.
+/// Progress of a verification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Progress<'a> {
-    /// The lane.
+    /// Lane being verified.
     pub lane: &'a str,
-    /// Of all lanes together: what was done.
+    /// Entries verified so far, over all lanes.
     pub done: u64,
-    /// Of all lanes together: what there is.
+    /// Entries in total, over all lanes.
     pub total: u64,
 }
 
-/// Why there is no report.
+/// Reason for which a verification produced no report.
 #[derive(Debug, Error)]
 pub enum VerifyError {
-    /// The database or a key.
+    /// The audit database failed, or a key is missing or invalid.
     #[error(transparent)]
     Audit(#[from] AuditError),
-    /// Kafka.
-    #[error("Kafka does not answer (kafka.brokers): {0}")]
+    /// Kafka did not answer.
+    #[error("failed to read from Kafka; check kafka.brokers: {0}")]
     Kafka(String),
-    /// The schema registry.
-    #[error("the schema registry does not answer (registry.url): {0}")]
+    /// The schema registry did not answer.
+    #[error("failed to query the schema registry; check registry.url: {0}")]
     Registry(String),
-    /// A checkpoint that was given can't be used.
-    #[error("the checkpoint {name} is {error}")]
+    /// A given checkpoint cannot be used.
+    #[error("failed to use the checkpoint {name}: {error}")]
     Checkpoint {
-        /// Which.
+        /// Name of the checkpoint.
         name: String,
-        /// Why.
+        /// The note's error.
         error: NoteError,
     },
-    /// The command asks for something that is not there.
+    /// The command asks for something that does not exist.
     #[error("{0}")]
     Usage(String),
 }
@@ -103,10 +103,10 @@ impl From<DatabaseError> for VerifyError {
     }
 }
 
-/// Verifies the log as it is at the moment of the call.
+/// Verifies the log as of the moment of the call.
 ///
 /// # Errors
-/// [`VerifyError`] where it could not be looked at. What is wrong is in the report.
+/// [`VerifyError`] if the log could not be examined. Discrepancies are in the report.
 pub async fn verify(
     config: &Config,
     options: &Options,
@@ -124,12 +124,12 @@ pub async fn verify(
         .await;
     pool.close().await;
     let mut report = verified?;
-    // Of lanes that are gone altogether.
+    // Checkpoints of lanes that no longer exist.
     for (origin, lost) in held {
         for (name, signed) in lost.into_iter().filter(|(_, signed)| signed.checkpoint.size > 0) {
             let lane = origin.clone();
             let detail = format!(
-                "the checkpoint {name} says {} entries, and there is no such lane",
+                "the checkpoint {name} covers {} entries of a lane that does not exist",
                 signed.checkpoint.size
             );
             problems.push(Problem::new(Kind::Truncated, &lane, detail).at(0, None));
@@ -140,7 +140,7 @@ pub async fn verify(
     Ok(report)
 }
 
-/// Checkpoints that were held, by the lane's origin.
+/// Checkpoints kept elsewhere, by their lane's origin.
 type Held = BTreeMap<String, Vec<(String, Signed)>>;
 
 fn open_held(
@@ -160,11 +160,11 @@ fn open_held(
             }
             Ok(_) => {
                 return Err(VerifyError::Usage(format!(
-                    "the checkpoint {name} is of another environment"
+                    "the checkpoint {name} belongs to another environment"
                 )));
             }
             Err(error @ (NoteError::UnknownKey | NoteError::BadSignature)) => {
-                let detail = format!("the checkpoint {name} is {error}");
+                let detail = format!("the checkpoint {name} is forged: {error}");
                 problems.push(Problem::new(Kind::CheckpointForged, name, detail));
             }
             Err(error) => {
@@ -195,10 +195,10 @@ async fn look(
     let offsets = snapshot::offsets(&mut transaction, &config.topics.ledger).await?;
     let (mut report, mut done) = (Report::default(), 0);
     for (lane, taken) in lanes_without_head(config, options, &heads, &offsets)? {
-        // The comparison with the ledger says which record is the first that is missing.
+        // With the ledger topic at hand, the comparison reports the first missing record.
         if taken > 0 && !options.against.contains(&Against::Ledger) {
             let detail =
-                format!("the log has taken the ledger up to offset {taken}, and there is no such lane");
+                format!("the log has processed the ledger up to offset {taken}, but the lane does not exist");
             let problem = Problem::new(Kind::Truncated, &lane, detail);
             report.problems.push(problem.at(0, None));
         }
@@ -239,8 +239,8 @@ async fn look(
     Ok(report)
 }
 
-/// The lanes that are not in the log, and up to which offset it has taken the ledger of each. One that was taken out of it
-/// altogether shows as an empty one, beside that or beside what the ledger has of it.
+/// Lanes that are missing from the log, each with the ledger offset up to which the log has processed it. A lane that
+/// was removed altogether shows as an empty one next to that offset, or next to its records in the ledger.
 fn lanes_without_head(
     config: &Config,
     options: &Options,
@@ -260,7 +260,7 @@ fn lanes_without_head(
         .collect())
 }
 
-/// How long after it was accepted an event can come again: a signature holds for one freshness window on each side.
+/// How long after its acceptance an event can be repeated: a signature is valid for one freshness window on each side.
 fn repeat_ms(config: &Config) -> i64 {
     2_000 * i64::from(config.gate.verify.freshness_seconds.get())
 }
@@ -269,7 +269,7 @@ fn accounts(config: &Config, options: &Options) -> Option<Accounts> {
     raw::is_wanted(&options.against).then(|| Accounts::new(options.window, repeat_ms(config)))
 }
 
-/// Recomputes the lane's ledger records from the raw, clean and deadletter topics, where that is asked for.
+/// Recomputes the lane's ledger records from the raw, clean and deadletter topics, if requested.
 fn recompute(config: &Config, options: &Options, verified: &mut Verified) -> Result<(), VerifyError> {
     let name = verified.report.lane.clone();
     let Some(accounts) = verified.accounts.take() else {
@@ -298,7 +298,7 @@ fn recompute(config: &Config, options: &Options, verified: &mut Verified) -> Res
         raw: options.against.contains(&Against::Raw),
         clean: options.against.contains(&Against::Clean),
     };
-    // Reading Kafka blocks; the runtime's other thread goes on meanwhile.
+    // Reading Kafka blocks; the runtime's other thread continues meanwhile.
     let recomputed = tokio::task::block_in_place(|| {
         let mut events = Events::new(config, Handle::current())?;
         raw::recompute(&job, &reader, &mut events)
@@ -312,7 +312,7 @@ fn recompute(config: &Config, options: &Options, verified: &mut Verified) -> Res
     Ok(())
 }
 
-/// The ledger topic of a lane, where the log is compared with it.
+/// Compares a lane with its partition of the ledger topic, if requested.
 fn ledger(config: &Config, options: &Options, head: &Head) -> Result<Option<Ledger>, VerifyError> {
     if !options.against.contains(&Against::Ledger) {
         return Ok(None);

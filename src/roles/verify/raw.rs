@@ -1,4 +1,9 @@
-//! Reads what [`pulsegate_ledger::verify::ranges`] recomputes: the raw, clean and deadletter records of one lane.
+//! Checks the ledger against the topics it accounts for: recomputes each range's counts and Merkle root from the raw,
+//! clean and deadletter topics.
+//!
+//! A record in the deadletter topic was rejected for the reason given there. Of the others, a record whose event is in
+//! the clean topic was accepted, and one whose event's clean records are all taken is a repeat ([`pass`]). Ranges that
+//! retention has partly deleted, or that a rewind covered twice, cannot be recomputed and are counted separately.
 
 use std::ops::Range;
 
@@ -14,7 +19,7 @@ use pulsegate_ledger::verify::account::{Job, Recomputed};
 use pulsegate_ledger::verify::ranges::{Clean, Dead, Pass, Record};
 use pulsegate_ledger::verify::report::Kind;
 
-/// Clean and deadletter records of one lane that are kept in memory at most, at about 50 bytes each.
+/// Most clean or deadletter records of one lane kept in memory, at about 50 bytes each.
 const RECORDS_MAX: usize = 20_000_000;
 
 /// Recomputes a lane. Blocking.
@@ -28,7 +33,7 @@ pub(super) fn recompute(
     };
     let (low, _) = reader.watermarks(job.topics.raw, job.partition)?;
     let (start, whole) = (first.max(low), low == 0 && first == 0);
-    // Nothing of the whole may be left out: what somebody has put before it shows, too.
+    // From the lane's beginning, read everything, so that records inserted before it show too.
     let since_ms = job.since_ms().filter(|_| !whole);
     let dead = read_dead(job, reader, since_ms, &(start..end))?;
     let clean = read_clean(job, reader, since_ms, events)?;
@@ -55,7 +60,7 @@ pub(super) fn recompute(
 
 fn take(pass: &mut Pass<'_>, message: &BorrowedMessage<'_>, events: &mut Events) -> Result<(), VerifyError> {
     let (offset, value) = (message.offset(), message.payload().unwrap_or_default());
-    // What was rejected need not be an event, and is not asked about at the registry.
+    // A rejected record need not be an event: the registry is not queried for it.
     let event = if pass.needs_event(offset) {
         events.raw(value)?
     } else {
@@ -70,8 +75,8 @@ fn take(pass: &mut Pass<'_>, message: &BorrowedMessage<'_>, events: &mut Events)
     Ok(())
 }
 
-/// Reads what is there of raw records in `offsets`, to the end of the topic: its times are the gates', and who writes to it
-/// by hand can give any.
+/// Reads the deadletter records of raw records in `offsets`, to the end of the topic: its timestamps are set by
+/// producers, and a record produced by hand can have any.
 fn read_dead(
     job: &Job<'_>,
     reader: &Reader,
@@ -112,7 +117,7 @@ fn read_clean(
     let end = job.pending_clean.map_or(i64::MAX, |pending| pending.before);
     let mut clean = Clean::default();
     reader.read(topic, job.partition, begin, |message| {
-        // The times of this topic are the brokers', and nobody else can give any.
+        // The brokers set the timestamps of this topic; producers cannot.
         let appended_ms = message.timestamp().to_millis().unwrap_or(0);
         if message.offset() >= end || appended_ms > until_ms {
             return Ok(false);
@@ -131,12 +136,12 @@ fn bounded(count: usize, topic: &str) -> Result<(), VerifyError> {
         return Ok(());
     }
     Err(VerifyError::Usage(format!(
-        "a partition of {topic} has more than {RECORDS_MAX} records: narrow the comparison with --from and --to, or leave \
+        "a partition of {topic} has more than {RECORDS_MAX} records: narrow the window with --from and --to, or leave \
          raw and clean out of --against"
     )))
 }
 
-/// The raw and clean topics are to be compared.
+/// Whether the raw or clean topic is to be compared.
 pub(super) fn is_wanted(against: &std::collections::BTreeSet<Against>) -> bool {
     against.contains(&Against::Raw) || against.contains(&Against::Clean)
 }

@@ -1,4 +1,4 @@
-//! Partitions of topics, read once from beginning to end.
+//! Reads partitions of topics once, from beginning to end.
 
 use std::time::Duration;
 
@@ -15,15 +15,15 @@ use crate::io::kafka::{self, Topics};
 use pulsegate_ledger::verify::comparison::Ends;
 use pulsegate_ledger::verify::stored::LedgerRecord;
 
-/// How long a broker may take to answer.
+/// Time limit of a request to a broker.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
-/// Records that are read ahead of their comparison.
+/// Records read ahead of their comparison.
 const AHEAD_RECORDS: usize = 1_000;
-/// How often it is looked whether transactions have ended, and how many times: longer than a broker lets one stay open.
+/// Interval and number of checks for open transactions: together longer than a broker lets a transaction stay open.
 const LOOK: Duration = Duration::from_millis(50);
 const LOOKS_MAX: usize = 2_400;
 
-/// A client that reads whole partitions and commits nothing.
+/// A client that reads whole partitions and commits no offsets.
 pub(super) struct Reader {
     client: BaseConsumer,
 }
@@ -36,7 +36,7 @@ impl Reader {
     fn isolated(config: &kafka::Config, level: &str) -> Result<Self, VerifyError> {
         let mut settings = config.client();
         settings
-            // The client wants a group's name, but no group is joined and no offset committed.
+            // The client requires a group name, but joins no group and commits no offset.
             .set("group.id", "pulsegate-audit")
             .set("enable.auto.commit", "false")
             .set("isolation.level", level)
@@ -48,7 +48,7 @@ impl Reader {
         Ok(Self { client })
     }
 
-    /// How many partitions a topic has; 0 where there is none.
+    /// Number of partitions of a topic; 0 if the topic does not exist.
     pub(super) fn partitions(&self, topic: &str) -> Result<i32, VerifyError> {
         let metadata = self
             .client
@@ -63,14 +63,15 @@ impl Reader {
         }))
     }
 
-    /// The first offset that is still there, and the first that is not committed yet.
+    /// Returns the first offset that retention has kept, and the first that is not committed yet.
     pub(super) fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), VerifyError> {
         self.client
             .fetch_watermarks(topic, partition, ASK_TIMEOUT)
             .map_err(unreachable)
     }
 
-    /// The first offset that is still there and was not appended before `time_ms`, where that is given.
+    /// Returns the first retained offset, or with `time_ms` the first retained one that was appended at that time or
+    /// later.
     pub(super) fn begin(
         &self,
         topic: &str,
@@ -87,19 +88,19 @@ impl Reader {
             .and_then(|()| self.client.offsets_for_times(times, ASK_TIMEOUT))
             .map_err(unreachable)?;
         let found = found.find_partition(topic, partition).map(|found| found.offset());
-        // Where nothing was appended since, the answer is the end.
+        // If nothing was appended since, the result is the end.
         Ok(found
             .and_then(Offset::to_raw)
             .map_or(end, |offset| if offset < 0 { end } else { offset.max(low) }))
     }
 
-    /// Waits until every transaction that has written to a partition up to now has ended there.
+    /// Waits for the end of every transaction that has written to the partition so far.
     fn settled(&self, config: &kafka::Config, topic: &str, partition: i32) -> Result<(), VerifyError> {
         let (_, written) = Self::isolated(config, "read_uncommitted")?.watermarks(topic, partition)?;
         let look = || match self.watermarks(topic, partition)? {
             (_, committed) if committed >= written => Ok(()),
             _ => Err(VerifyError::Kafka(format!(
-                "a transaction of {topic}/{partition} does not end"
+                "a transaction on {topic}/{partition} stayed open too long; abort it or try again later"
             ))),
         };
         let looks = ConstantBuilder::default()
@@ -108,7 +109,7 @@ impl Reader {
         look.retry(looks).call()
     }
 
-    /// Hands over every committed record from offset `from` on, until there is none or `take` has enough (false).
+    /// Passes every committed record from offset `from` on to `take`, until the end or until `take` returns false.
     pub(super) fn read(
         &self,
         topic: &str,
@@ -139,7 +140,7 @@ pub(super) fn unreachable(error: KafkaError) -> VerifyError {
     VerifyError::Kafka(error.to_string())
 }
 
-/// The ledger records of a partition, read by a thread of their own.
+/// Ledger records of a partition, read by a separate thread.
 pub(super) struct Ledger {
     pub partition: i32,
     records: mpsc::Receiver<Result<LedgerRecord, VerifyError>>,
@@ -150,8 +151,9 @@ pub(super) struct Ledger {
 impl Ledger {
     pub(super) fn open(config: &kafka::Config, topics: &Topics, partition: i32) -> Result<Self, VerifyError> {
         let reader = Reader::new(config)?;
-        // A gate goes on meanwhile. It writes both in one transaction, so what is committed to clean before the ledger is
-        // asked for its end comes before that end, although the one may hear of the commit later than the other.
+        // Gates keep writing meanwhile. A gate writes both topics in one transaction, so records committed to clean
+        // before the ledger's end is queried lie before that end, although the two partitions may learn of the commit
+        // at different times.
         let (_, clean_end) = reader.watermarks(&topics.clean, partition)?;
         let (low, _) = reader.watermarks(&topics.ledger, partition)?;
         let (sender, records) = mpsc::channel(AHEAD_RECORDS);
@@ -160,11 +162,11 @@ impl Ledger {
             let settled = reader.settled(&config, &topic, partition);
             let take = |message: &BorrowedMessage<'_>| {
                 let value = message.payload().unwrap_or_default();
-                // An invalid one is an alert in the log, and no record.
+                // An invalid value is an alert in the log, not a record.
                 let Some(record) = LedgerRecord::read(message.offset(), value) else {
                     return Ok(true);
                 };
-                // Nobody listens any more once the comparison is done.
+                // The receiver is dropped once the comparison is done.
                 Ok(sender.blocking_send(Ok(record)).is_ok())
             };
             let read = settled.and_then(|()| reader.read(&topic, partition, low, take));

@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-/// An edition of TimescaleDB, by what its licence lets it do.
+/// An edition of TimescaleDB, determined by its licence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Edition {
-    /// Hypertables, and nothing that runs by itself: the watch rolls up and drops what is old.
+    /// Hypertables without background jobs: the watch computes rollups and drops old data.
     Apache,
-    /// Columnstore, retention policies and continuous aggregates as well.
+    /// Adds columnstore, retention policies and continuous aggregates.
     Community,
 }
 
 impl Edition {
-    /// The name in the table `edition`, in metrics and to people.
+    /// Name in the table `edition`, in metrics and in messages.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

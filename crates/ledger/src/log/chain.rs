@@ -1,16 +1,16 @@
-//! The ledger of one lane as its log takes it: each record, and what is wrong with it before it. A pure function of the
-//! records, so that whoever reads the topic again comes to the same entries.
+//! Turns the ledger records of one lane into entries of its log: each record, preceded by alerts about its faults. A
+//! pure function of the records, so every reader of the topic arrives at the same entries.
 
 use sha2::{Digest, Sha256};
 
 use super::entry::{self, Alert, Fault, VERSION};
 use crate::entry as ledger;
 
-/// Where the ledger of a lane stands.
+/// State of one lane's ledger chain.
 #[derive(Clone, Debug)]
 pub struct Chain {
     lane: String,
-    /// Of the last record that could be read.
+    /// The last readable record.
     last: Option<Link>,
 }
 
@@ -21,11 +21,11 @@ struct Link {
     next: i64,
 }
 
-/// The hash before the first record.
+/// `prev` of the first record.
 const NOTHING: [u8; 32] = [0; 32];
 
 impl Chain {
-    /// Before the first record of `lane` (`<raw topic>/<partition>`).
+    /// An empty chain of `lane` (`<raw topic>/<partition>`).
     #[must_use]
     pub fn new(lane: &str) -> Self {
         Self {
@@ -34,13 +34,14 @@ impl Chain {
         }
     }
 
-    /// The lane.
+    /// Name of the lane, `<raw topic>/<partition>`.
     #[must_use]
     pub fn lane(&self) -> &str {
         &self.lane
     }
 
-    /// Goes on after a record that was observed before. False where it is none: the chain stays as it is.
+    /// Continues after a record that was observed earlier. Returns false, and leaves the chain as it is, if `value` is
+    /// not a ledger record.
     pub fn resume(&mut self, value: &[u8]) -> bool {
         let link = ledger::Entry::parse(value)
             .ok()
@@ -50,7 +51,7 @@ impl Chain {
         is_record
     }
 
-    /// The entries that the record at `offset` of the ledger topic adds to the log.
+    /// Returns the log entries for the record at `offset` of the ledger topic.
     pub fn observe(&mut self, offset: i64, value: &[u8]) -> Vec<Vec<u8>> {
         let (alerts, kept) = self.judge(offset, value);
         let mut entries: Vec<Vec<u8>> = alerts.iter().map(entry::bytes).collect();
@@ -60,12 +61,12 @@ impl Chain {
         entries
     }
 
-    /// What is wrong with a record whose place in the topic is not known; the chain goes on after it.
+    /// Returns the faults of a record whose offset is unknown, and advances the chain past it.
     pub(crate) fn alerts(&mut self, value: &[u8]) -> Vec<Alert> {
         self.judge(0, value).0
     }
 
-    /// What is wrong with the record, and whether it is one at all.
+    /// Returns the record's faults, and whether it is a ledger record at all.
     fn judge(&mut self, offset: i64, value: &[u8]) -> (Vec<Alert>, bool) {
         let mut alerts = Vec::new();
         let lane = self.lane.clone();
@@ -115,7 +116,7 @@ impl Chain {
             alert(Fault::Sequence, expected, read.seq.to_string());
         }
         if read.prev != prev {
-            // What is there can be any text: only its digest is kept.
+            // The field can hold arbitrary text: only its digest is kept.
             let found = match hex::decode(&read.prev) {
                 Ok(bytes) if bytes.len() == NOTHING.len() => read.prev.clone(),
                 _ => entry::digest(read.prev.as_bytes()),
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unbroken_chain_is_its_records() {
+    fn an_unbroken_chain_yields_exactly_its_records() {
         let records = vectors();
         assert_eq!(faults(&records), [vec![], vec![], vec![]]);
         let mut chain = Chain::new(LANE);
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_breaks_the_chain_is_said_and_kept() {
+    fn what_breaks_the_chain_gets_an_alert_and_is_kept() {
         let good = vectors();
         let text = |index: usize| String::from_utf8(good[index].clone()).expect("JSON");
         let changed = |index: usize, from: &str, to: &str| {
@@ -264,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_a_foreign_record_but_its_digest_is_kept() {
+    fn only_the_digest_of_an_unreadable_record_is_kept() {
         let mut chain = Chain::new(LANE);
         let entries = chain.observe(5, b"Jane Roe, born 1970");
         let [alert] = entries.as_slice() else {

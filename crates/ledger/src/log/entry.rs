@@ -1,11 +1,11 @@
-//! What stands in the audit log. Every entry is the bytes that its leaf hashes, and says by itself what it is.
+//! Entries of the audit log. A leaf hashes an entry's bytes, and every entry is self-describing.
 //!
-//! - In a lane of the ledger: each ledger record, byte for byte, and before one that does not follow from the one before it
-//!   an [`Alert`].
+//! - In a lane of the ledger: each ledger record, byte for byte; a record that does not follow from its predecessor is
+//!   preceded by an [`Alert`].
 //! - In the lane [`ADMINISTRATION`]: each [`Action`].
 //!
-//! Alerts and actions are canonical JSON: UTF-8, the members in the order of the structures here, no white space. None of
-//! them has PHI, a device id or a key: hashes, counts, places, who and when.
+//! Alerts and actions are canonical JSON: UTF-8, members in the order of the structures below, no white space. They
+//! hold hashes, counts, places, actors and times, and never PHI, device ids or keys.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -13,28 +13,28 @@ use sha2::{Digest, Sha256};
 
 use crate::entry as ledger;
 
-/// The version that this code writes and reads.
+/// Version of the entry format that this code writes and reads.
 pub const VERSION: u32 = 1;
 
-/// The largest entry, as the database has it.
+/// Largest entry in bytes; the database enforces the same limit.
 pub const ENTRY_BYTES_MAX: usize = 65_535;
 
-/// The lane of what people and programs did.
+/// Lane of the actions of operators and programs.
 pub const ADMINISTRATION: &str = "administration";
 
-/// An entry, read.
+/// A parsed entry.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Entry {
     /// A ledger record.
     Ledger(Box<ledger::Entry>),
-    /// What is wrong with the ledger at this place.
+    /// A fault of the ledger at this place.
     Alert(Alert),
-    /// What somebody did.
+    /// An action of an operator or a program.
     Action(Action),
 }
 
 impl Entry {
-    /// Reads an entry; `None` where this version has written none like it.
+    /// Parses an entry; `None` if it has no form that this version writes.
     #[must_use]
     pub fn read(bytes: &[u8]) -> Option<Self> {
         if let Ok(entry) = ledger::Entry::parse(bytes) {
@@ -46,7 +46,7 @@ impl Entry {
         serde_json::from_slice(bytes).ok().map(Self::Action)
     }
 
-    /// Its kind, in one word.
+    /// Kind of the entry in one word.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -57,66 +57,66 @@ impl Entry {
     }
 }
 
-/// What is wrong with a ledger record where it stands. The words are the values of the member `alert`.
+/// A fault of a ledger record in its place. The variants' names are the values of the member `alert`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
-    /// It is not a ledger record: it is not kept, only its digest.
+    /// The value is not a ledger record: only its digest is kept.
     Unreadable,
-    /// It is another lane's.
+    /// The record belongs to another lane.
     Foreign,
-    /// It is not in the canonical form.
+    /// The record is not in canonical form.
     NotCanonical,
-    /// Its number is not the next one: records before it are missing, or it came twice.
+    /// The record's number is not the next one: records before it are missing, or it is a duplicate.
     Sequence,
-    /// It does not carry the hash of the record before it: one of the two was changed.
+    /// The record does not carry its predecessor's hash: one of the two was changed.
     Previous,
-    /// It does not begin where the one before it ended, or contradicts itself.
+    /// The record does not begin where its predecessor ended, or contradicts itself.
     Range,
 }
 
-/// An entry that says what is wrong with the ledger.
+/// An entry that reports a fault of the ledger.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Alert {
-    /// The version of this format.
+    /// Version of this format.
     pub v: u32,
-    /// What is wrong.
+    /// Kind of fault.
     pub alert: Fault,
-    /// The lane.
+    /// Lane of the faulty record.
     pub lane: String,
-    /// Where the record stands in its partition of the ledger topic.
+    /// Offset of the record in its partition of the ledger topic.
     pub ledger_offset: i64,
-    /// What should be there: a number or a hash.
+    /// Expected value: a number or a hash.
     pub expected: String,
-    /// What is there.
+    /// Value found instead.
     pub found: String,
 }
 
-/// An entry that says what somebody did.
+/// An entry that records an action.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Action {
-    /// The version of this format.
+    /// Version of this format.
     pub v: u32,
-    /// The number of this entry in its lane.
+    /// Number of this entry in its lane.
     pub seq: u64,
-    /// SHA-256 of the entry before it in hex; zeros for the first.
+    /// SHA-256 of the previous entry in hex; zeros in the first.
     pub prev: String,
-    /// When, RFC 3339 in UTC with milliseconds.
+    /// Time of the action, RFC 3339 in UTC with milliseconds.
     pub at: String,
-    /// What, such as `device.add`.
+    /// Kind of action, such as `device.add`.
     pub action: Deed,
-    /// Who.
+    /// Actor.
     pub who: Who,
-    /// What there is to say of it, by name: counts, places, hashes.
+    /// Details by name: counts, places, hashes.
     pub detail: Map<String, Value>,
 }
 
-/// What can be done.
+/// Kinds of action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Deed {
-    /// A device key was made.
+    /// A device key was created.
     #[serde(rename = "device.add")]
     DeviceAdd,
     /// Device keys were imported.
@@ -125,19 +125,19 @@ pub enum Deed {
     /// Device keys were revoked.
     #[serde(rename = "device.revoke")]
     DeviceRevoke,
-    /// The PHI of a record was decrypted for somebody to see.
+    /// The PHI of a record was decrypted to be read by a person.
     #[serde(rename = "phi.open")]
     PhiOpen,
-    /// A KEK was made known to the vault.
+    /// A KEK was registered with the vault.
     #[serde(rename = "kek.add")]
     KekAdd,
-    /// A tenant was made, with its branch key.
+    /// A tenant and its branch key were created.
     #[serde(rename = "tenant.add")]
     TenantAdd,
-    /// Data keys of a tenant's subjects were made, each a first one or in the place of an older one.
+    /// Data keys of a tenant's subjects were created, each a subject's first or a replacement.
     #[serde(rename = "data_key.make")]
     DataKeyMake,
-    /// A key that a tenant's deadletters are sealed to was made, the first one or in the place of an older one.
+    /// A tenant's quarantine key, to which its deadletters are sealed, was created: its first or a replacement.
     #[serde(rename = "quarantine_key.make")]
     QuarantineKeyMake,
     /// A schema was registered.
@@ -154,24 +154,24 @@ pub enum Deed {
     WatchStart,
 }
 
-/// Who did it, as far as this machine knows.
+/// Actor of an action, as far as its host knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Who {
-    /// The owner of the process, as the kernel sees it.
+    /// User id that owns the process, as reported by the kernel.
     pub uid: u32,
-    /// The host.
+    /// Name of the host.
     pub host: String,
-    /// The version of the program.
+    /// Version of the program.
     pub version: String,
 }
 
-/// The bytes of an alert or an action.
+/// Encodes an alert or an action.
 pub fn bytes(entry: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(entry).expect("an entry has only strings, numbers and maps with string keys")
 }
 
-/// SHA-256 in hex.
+/// SHA-256 of `bytes` in hex.
 #[must_use]
 pub fn digest(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))

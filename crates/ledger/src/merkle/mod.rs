@@ -120,13 +120,13 @@ impl MerkleRoot {
     }
 }
 
-/// The hashes of a frontier side by side, as they are stored.
+/// Concatenates the hashes of a frontier, the form in which they are stored.
 #[must_use]
 pub fn stored_frontier(tree: &MerkleRoot) -> Vec<u8> {
     tree.frontier().concat()
 }
 
-/// A tree from its size and stored frontier; `None` where the two do not belong together.
+/// Rebuilds a tree from its stored form; `None` if size and frontier do not match.
 #[must_use]
 pub fn tree_of(size: u64, frontier: &[u8]) -> Option<MerkleRoot> {
     let (hashes, rest) = frontier.as_chunks::<32>();

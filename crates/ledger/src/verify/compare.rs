@@ -1,6 +1,6 @@
-//! What was done to a sequence, from where it first differs: removed, added, swapped or changed. Pure.
+//! Classifies how a sequence was altered from its first difference on: removed, added, swapped or changed. Pure.
 
-/// What was done to a sequence.
+/// Alteration of a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     Missing,
@@ -9,8 +9,8 @@ pub(super) enum Change {
     Changed,
 }
 
-/// Compares what is `found` with what should be there, from the first place on where they differ. A few elements of each
-/// are enough.
+/// Compares the `found` elements with the expected ones, starting at their first difference. A few elements of each
+/// suffice.
 pub(super) fn classify<T: PartialEq>(found: &[T], expected: &[T]) -> Change {
     let [first, after_found @ ..] = found else {
         return Change::Missing;
@@ -28,7 +28,7 @@ pub(super) fn classify<T: PartialEq>(found: &[T], expected: &[T]) -> Change {
     }
 }
 
-/// How an entry is chained: its number, the hash that it carries, and its own.
+/// Position of an entry in its chain: its number, its predecessor's hash, and its own hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
     /// Its number.
@@ -39,17 +39,17 @@ pub struct Link {
     pub hash: String,
 }
 
-/// Where in a chain a change is.
+/// Place of an alteration in a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Where {
     /// The entry that does not follow.
     Here,
-    /// The entry before it, which follows its own.
+    /// The entry before it, although it follows its own predecessor.
     Before,
 }
 
-/// What was done to a chain, from the entry on that does not follow: `before` are the last two that did (the newest
-/// last), `after` is that entry and the two behind it.
+/// Classifies the alteration of a chain at the first entry that does not follow: `before` are the last two entries that
+/// did (newest last), `after` is that entry and the two behind it.
 pub(super) fn diagnose(before: [Option<&Link>; 2], after: &[&Link]) -> (Change, Where) {
     let [older, last] = before;
     let Some(here) = after.first() else {
@@ -59,7 +59,7 @@ pub(super) fn diagnose(before: [Option<&Link>; 2], after: &[&Link]) -> (Change, 
     let expected = last.map_or(0, |last| last.seq.wrapping_add(1));
     let follows = |one: &Link, other: &Link| other.prev == one.hash;
     let goes_on = next.is_some_and(|next| follows(here, next));
-    // It follows the one before the last: the last one does not belong between them.
+    // The entry follows the one before the last: the last one does not belong between them.
     if let (Some(older), Some(last)) = (older, last)
         && follows(older, here)
         && here.seq == last.seq
@@ -67,7 +67,7 @@ pub(super) fn diagnose(before: [Option<&Link>; 2], after: &[&Link]) -> (Change, 
         return (Change::Inserted, Where::Before);
     }
     if here.seq == expected {
-        // Its own place, but another past. Which of the two was changed shows by what comes after.
+        // The place is right, but the past differs. The entries after it tell which of the two was changed.
         return if goes_on && last.is_some() {
             (Change::Changed, Where::Before)
         } else {
@@ -152,7 +152,7 @@ mod tests {
             let mut reordered = good.clone();
             reordered.swap(at, at + 1);
             assert_eq!(walk(&reordered), Some((at, Change::Reordered)), "{at}");
-            // One that fits to what is before it, and one that fits nowhere.
+            // One link that fits its predecessor, and one that fits nowhere.
             let mut fitting = good.clone();
             fitting.insert(
                 at,

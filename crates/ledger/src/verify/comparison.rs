@@ -1,4 +1,4 @@
-//! The ledger topic beside the log: record by record, from the first on that both have.
+//! Compares the ledger topic with the log, record by record, from the first record that both have.
 
 use std::collections::VecDeque;
 
@@ -10,7 +10,7 @@ use super::stored::{LedgerRecord, Row};
 use super::window::Accounts;
 use crate::entry as ledger;
 
-/// Records that tell what was done where the two differ.
+/// Records examined to classify a difference.
 const WINDOW: usize = 3;
 
 /// Where the topics of a lane begin and end.
@@ -22,8 +22,8 @@ pub struct Ends {
     pub clean_end: i64,
 }
 
-/// A comparison on its way. It is fed with the records of the topic: while [`Comparison::needs_record`], whoever reads the
-/// topic gives it the next one.
+/// A comparison in progress. While it [needs a record](Comparison::needs_record), its caller passes it the next one of the
+/// topic.
 pub struct Comparison {
     pub(super) topic: String,
     partition: i32,
@@ -31,7 +31,7 @@ pub struct Comparison {
     ahead: VecDeque<LedgerRecord>,
     ended: bool,
     ends: Ends,
-    /// The first offset of the topic that the log has not taken.
+    /// First offset of the topic that the log has not processed.
     next: i64,
     compared: u64,
     /// Records behind the end of the log, and how many accepted records they account for.
@@ -40,19 +40,19 @@ pub struct Comparison {
     difference: Option<Difference>,
 }
 
-/// Where log and topic differ first.
+/// First difference between log and topic.
 pub(super) struct Difference {
     change: Change,
-    /// The number in the log; `None` behind its end.
+    /// Number of the entry in the log; `None` past its end.
     pub entry: Option<u64>,
     raw_offset: Option<i64>,
     topic: String,
     partition: i32,
-    /// In the topic; `None` behind its end.
+    /// Offset in the topic; `None` past its end.
     offset: Option<i64>,
 }
 
-/// What a comparison came to.
+/// Result of a comparison.
 pub(super) struct Outcome {
     pub compared: u64,
     pub pending: u64,
@@ -78,8 +78,7 @@ impl Comparison {
         }
     }
 
-    /// Compares the ledger record that the log has next: the first of `records`, which are the ledger records of the log
-    /// from there on.
+    /// Compares the log's next ledger record, the first of `records`, which are the log's ledger records from there on.
     pub(super) fn take<'r>(
         &mut self,
         entry: &ledger::Entry,
@@ -97,7 +96,7 @@ impl Comparison {
             .take_while(|record| record.offset < next)
             .collect();
         if low > 0 && self.compared == 0 && taken.first().is_some_and(|first| entry.seq < first.seq) {
-            // Retention has taken it from the topic; the log has it still.
+            // Retention has deleted the record from the topic; the log still has it.
             return;
         }
         let found: Vec<&Row> = records.take(WINDOW).collect();
@@ -176,25 +175,21 @@ impl Comparison {
 }
 
 impl Difference {
-    /// The log was changed: it lacks, or has too much, in comparison with the topic.
+    /// The log was changed: compared with the topic it lacks records or has extra ones.
     pub(super) fn of_log(self, lane: &str, size: u64) -> Problem {
         let kind = match (self.change, self.entry) {
             (Change::Missing, None) => Kind::Truncated,
             (change, _) => entry_kind(change),
         };
         let (entry, raw_offset) = (self.entry.unwrap_or(size), self.raw_offset);
-        self.place(Problem::new(
-            kind,
-            lane,
-            "the log is not what the ledger topic has",
-        ))
-        .at(entry, raw_offset)
+        self.place(Problem::new(kind, lane, "the log differs from the ledger topic"))
+            .at(entry, raw_offset)
     }
 
-    /// The topic was changed, the log is as it was signed.
+    /// The topic was changed, and the log is as it was signed.
     pub(super) fn of_topic(self, lane: &str) -> Problem {
         let kind = match self.change {
-            // What one lacks, the other has too much.
+            // A record missing from one is an extra record of the other.
             Change::Missing => Kind::LedgerInserted,
             Change::Inserted => Kind::LedgerMissing,
             Change::Reordered => Kind::LedgerReordered,
@@ -204,7 +199,7 @@ impl Difference {
         let problem = self.place(Problem::new(
             kind,
             lane,
-            "the ledger topic is not what the log has, whose checkpoints are right",
+            "the ledger topic differs from the log, whose checkpoints are valid",
         ));
         match entry {
             Some(entry) => problem.at(entry, raw_offset),

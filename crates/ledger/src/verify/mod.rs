@@ -19,8 +19,8 @@ use thiserror::Error;
 /// A lane has more ledger records than can be compared at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error(
-    "a lane has more than {limit} ledger records to compare: narrow it with --from and --to, or leave raw and clean out of \
-     --against"
+    "a lane has more than {limit} ledger records to compare: narrow the window with --from and --to, or leave raw and clean \
+     out of --against"
 )]
 pub struct TooMany {
     /// The limit.

@@ -1,10 +1,10 @@
-//! What a verification says: what it looked at, and what does not agree.
+//! Report of a verification: what was examined, and the discrepancies.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// What does not agree.
+/// Kind of discrepancy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -18,60 +18,60 @@ pub enum Kind {
     EntriesReordered,
     /// The end of the log was cut off.
     Truncated,
-    /// The stored head of a lane is not what its entries give.
+    /// The stored head of a lane does not match its entries.
     HeadChanged,
-    /// A checkpoint is not signed by a key that is trusted, or was changed.
+    /// A checkpoint is not signed by a trusted key, or was changed.
     CheckpointForged,
-    /// A checkpoint is truly signed, but the log is not its continuation.
+    /// A checkpoint has a valid signature, but the log does not continue it.
     CheckpointContradicted,
-    /// The ledger was broken already when it came to the log, which says so in an alert.
+    /// The ledger already had a fault when the log read it, recorded in an alert.
     LedgerBroken,
-    /// A record of the ledger topic is gone.
+    /// A record of the ledger topic is missing.
     LedgerMissing,
-    /// A record of the ledger topic is not what it was.
+    /// A record of the ledger topic was changed.
     LedgerChanged,
-    /// The ledger topic has a record that it had not.
+    /// The ledger topic has an extra record.
     LedgerInserted,
-    /// Records of the ledger topic are in another order than they were.
+    /// Records of the ledger topic changed places.
     LedgerReordered,
-    /// A raw record is gone.
+    /// A raw record is missing.
     RawMissing,
-    /// A raw record, or what became of it, is not what the ledger was written for.
+    /// A raw record, or its outcome, differs from what the ledger accounts for.
     RawChanged,
     /// The raw topic has a record that the ledger does not count.
     RawInserted,
     /// An accepted record is not in the clean topic.
     CleanMissing,
-    /// The clean topic has a record that nobody accounts for.
+    /// The clean topic has a record that the ledger does not account for.
     CleanInserted,
     /// A rejected record is not in the deadletter topic.
     DeadletterMissing,
-    /// The deadletter topic has a record that nobody accounts for.
+    /// The deadletter topic has a record that the ledger does not account for.
     DeadletterInserted,
 }
 
-/// One thing that does not agree.
+/// A discrepancy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// What it is.
+    /// Kind of discrepancy.
     pub kind: Kind,
-    /// The lane.
+    /// Name of the lane.
     pub lane: String,
-    /// The number of the first entry of the log that is concerned.
+    /// Number of the first affected entry of the log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entry: Option<u64>,
-    /// The first offset of the raw topic that is concerned.
+    /// First affected offset of the raw topic.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offset: Option<i64>,
-    /// Where it is in Kafka, as `topic/partition/offset`.
+    /// Place in Kafka, as `topic/partition/offset`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub place: Option<String>,
-    /// In words.
+    /// Description in words.
     pub detail: String,
 }
 
 impl Problem {
-    /// A problem of a lane as a whole.
+    /// A problem that concerns a lane as a whole.
     #[must_use]
     pub fn new(kind: Kind, lane: &str, detail: impl Into<String>) -> Self {
         Self {
@@ -117,67 +117,67 @@ impl fmt::Display for Problem {
     }
 }
 
-/// What was looked at in one lane.
+/// Scope and results of one lane's verification.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct LaneReport {
-    /// The lane.
+    /// Name of the lane.
     pub lane: String,
-    /// Entries that were recomputed.
+    /// Number of entries recomputed.
     pub entries: u64,
-    /// The Merkle root over them, in hex.
+    /// Merkle root over the entries, in hex.
     pub root: String,
-    /// Checkpoints whose signature and root are good.
+    /// Number of checkpoints with a valid signature and a matching root.
     pub checkpoints: u64,
-    /// When the newest good one was signed, RFC 3339.
+    /// Time of signing of the newest valid checkpoint, RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signed_at: Option<String>,
-    /// Ledger records of the topic that were compared.
+    /// Number of records of the ledger topic compared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ledger_records: Option<u64>,
-    /// Ledger records that have not come to the log yet.
+    /// Number of ledger records that have not reached the log yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ledger_pending: Option<u64>,
-    /// Ledger ranges whose root was recomputed from the raw, clean and deadletter topics.
+    /// Number of ledger ranges whose root was recomputed from the raw, clean and deadletter topics.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ranges: Option<u64>,
-    /// Ledger ranges for which the topics no longer have what it takes.
+    /// Number of ledger ranges that the topics no longer have enough records to recompute.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ranges_unknown: Option<u64>,
-    /// Raw records that were hashed for it.
+    /// Number of raw records hashed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub raw_records: Option<u64>,
-    /// Clean records that were read for it.
+    /// Number of clean records read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clean_records: Option<u64>,
-    /// Checkpoints held by others that the log continues.
+    /// Checkpoints kept elsewhere that the log continues.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub continued: Vec<Continued>,
 }
 
-/// A checkpoint that somebody held, and the proof that the log has only grown since.
+/// A checkpoint kept elsewhere, with a proof that the log has only grown since.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Continued {
-    /// The size in the checkpoint.
+    /// Size in the checkpoint.
     pub from: u64,
-    /// The size of the newest checkpoint of the log.
+    /// Size of the newest checkpoint of the log.
     pub to: u64,
-    /// The root at that size, in hex.
+    /// Root at that size, in hex.
     pub to_root: String,
-    /// The consistency proof (RFC 9162 §2.1.4), in hex.
+    /// Consistency proof (RFC 9162 §2.1.4), in hex.
     pub proof: Vec<String>,
 }
 
-/// What a verification came to.
+/// Result of a verification.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Report {
-    /// What was looked at.
+    /// Results by lane.
     pub lanes: Vec<LaneReport>,
-    /// The first of what does not agree in each lane and each comparison, in the order of lanes.
+    /// First discrepancy of each lane and each comparison, in the order of lanes.
     pub problems: Vec<Problem>,
 }
 
 impl Report {
-    /// Everything agrees.
+    /// Whether no discrepancies were found.
     #[must_use]
     pub fn is_good(&self) -> bool {
         self.problems.is_empty()

@@ -1,4 +1,4 @@
-//! Which ledger records are compared with the raw and clean topics.
+//! Selects the ledger records that are compared with the raw and clean topics.
 
 use std::ops::Range;
 use std::str::FromStr;
@@ -11,22 +11,22 @@ use super::TooMany;
 use super::account::Account;
 use crate::entry as ledger;
 
-/// Ledger records of one lane that are compared at once, at about 300 bytes each.
+/// Most ledger records of one lane compared in one run, at about 300 bytes each.
 const ACCOUNTS_MAX: usize = 5_000_000;
 
-/// A beginning or an end.
+/// Start or end of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bound {
     /// An offset of the raw topic, in every lane.
     Offset(i64),
-    /// When raw records were appended.
+    /// Append time of raw records.
     Time(Timestamp),
 }
 
 impl FromStr for Bound {
     type Err = String;
 
-    /// An offset, a date (its midnight in UTC), or a time of RFC 3339.
+    /// Parses an offset, a date (its midnight in UTC), or an RFC 3339 time.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if let Ok(offset) = text.parse() {
             return Ok(Self::Offset(offset));
@@ -40,12 +40,12 @@ impl FromStr for Bound {
     }
 }
 
-/// From where to where; without a bound to the end of what there is.
+/// Part of the ledger to compare; without a bound it extends to that end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Window {
-    /// The first that is compared.
+    /// First record compared.
     pub from: Option<Bound>,
-    /// The first that is not compared any more.
+    /// First record no longer compared.
     pub to: Option<Bound>,
 }
 
@@ -67,23 +67,23 @@ impl Window {
     }
 }
 
-/// The ledger records that are in the window, and those just before it.
+/// Ledger records inside the window and just before it.
 #[derive(Debug)]
 pub struct Accounts {
     window: Window,
     repeat_ms: i64,
     /// The ledger records.
     pub accounts: Vec<Account>,
-    /// The first that is in the window; as many as there are before the first came.
+    /// Index of the first account inside the window; the number of accounts until it has arrived.
     pub from: usize,
-    /// Offsets that more than one ledger record of the lane covers, in the window or not: somebody said `--rewind`.
+    /// Offsets covered by more than one ledger record of the lane, inside the window or not, after a `--rewind`.
     pub covers: Vec<Range<i64>>,
-    /// The first offset that no ledger record covers.
+    /// First offset not covered by any ledger record.
     next: i64,
     begun: bool,
     /// A record behind the window was seen.
     pub ended: bool,
-    /// When what belongs to the accounts was in all topics, in ms; known only of a window that has ended.
+    /// Time by which all records of the accounts were in every topic, in ms; known only of a window that has ended.
     pub until_ms: Option<i64>,
 }
 
@@ -104,15 +104,15 @@ impl Accounts {
         }
     }
 
-    /// A checkpoint was signed of all that has come so far. What is in the log then was committed before, in one
-    /// transaction with its clean records.
+    /// Notes a checkpoint over everything taken so far. The log's records were committed before it, in one transaction
+    /// with their clean records.
     pub fn signed(&mut self, signed_s: i64) {
         if self.ended && self.until_ms.is_none() {
             self.until_ms = Some((signed_s + 1) * 1_000);
         }
     }
 
-    /// Sees which offsets the lane's next ledger record covers, which need not be in the log yet.
+    /// Notes the offsets covered by the lane's next ledger record, which need not be in the log yet.
     pub fn cover(&mut self, offsets: Range<i64>) {
         let again = offsets.start..offsets.end.min(self.next);
         self.next = self.next.max(offsets.end);
@@ -135,7 +135,7 @@ impl Accounts {
         }
         if !self.begun {
             self.begun = self.window.has_begun(entry);
-            // An event can have been accepted so long before its repeat.
+            // An event may have been accepted this long before its repeat.
             let old =
                 |account: &Account| account.appended_ms.1 < entry.t_first.saturating_sub(self.repeat_ms);
             let gone = self
@@ -143,8 +143,8 @@ impl Accounts {
                 .iter()
                 .take_while(|account| entry.t_first > 0 && old(account))
                 .count();
-            // In one go now and then, or every record would move all of them. The last of them stays: what comes so long
-            // after it is no repeat of what is gone.
+            // Drained in batches, or every record would move all others. The last of them stays: records this much
+            // later cannot repeat a drained one.
             if self.begun || gone > 1_000 {
                 self.accounts.drain(..gone.saturating_sub(1));
             }
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_begins_just_before_the_window() {
+    fn accounts_are_kept_from_just_before_the_window() {
         let offsets = |from: &str, to: &str| {
             let window = Window {
                 from: from.parse().ok(),
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_covered_twice_is_known_wherever_the_window_is() {
+    fn offsets_covered_twice_are_known_wherever_the_window_is() {
         let window = Window {
             from: Some(Bound::Offset(20)),
             to: Some(Bound::Offset(30)),
@@ -219,7 +219,7 @@ mod tests {
             accounts.take(0, &entry(number)).expect("few");
         }
         assert_eq!(accounts.covers, [10..30, 40..50]);
-        // What the log does not have yet is in the ledger.
+        // Records that the log does not have yet are in the ledger.
         accounts.cover(0..5);
         assert_eq!(accounts.covers, [10..30, 40..50, 0..5]);
     }

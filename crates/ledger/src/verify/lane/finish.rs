@@ -1,4 +1,4 @@
-//! What is known of a lane when all of its entries have passed.
+//! Conclusions about a lane after its last entry.
 
 use super::{Bad, Verification, Verified};
 use crate::merkle::MerkleRoot;
@@ -15,7 +15,7 @@ impl Verification<'_> {
             self.change(
                 Kind::Truncated,
                 size,
-                format!("the head says {} entries", self.lane.head.size),
+                format!("the head counts {} entries", self.lane.head.size),
             );
         }
         let largest_held = self
@@ -28,11 +28,11 @@ impl Verification<'_> {
             self.change(
                 Kind::Truncated,
                 size,
-                format!("a checkpoint that was held says {held} entries"),
+                format!("a checkpoint kept elsewhere covers {held} entries"),
             );
         }
         if let Some(Bad { size: bad, name, .. }) = self.bad.as_ref().filter(|bad| bad.size > size) {
-            let detail = format!("{name} is of {bad} entries");
+            let detail = format!("{name} covers {bad} entries");
             self.change(Kind::Truncated, size, detail);
         }
         let vouched = self.bad.as_ref().map_or(self.good.unwrap_or(0), |bad| bad.good);
@@ -47,7 +47,7 @@ impl Verification<'_> {
             pending_clean = Some(outcome.pending_clean);
             if let Some(difference) = outcome.difference {
                 let at = difference.entry.unwrap_or(size);
-                // What a signed checkpoint covers is as it was signed: then it is the topic that was changed.
+                // Entries covered by a signed checkpoint are as signed: then the topic was changed.
                 let in_order = self
                     .changed
                     .as_ref()
@@ -75,7 +75,7 @@ impl Verification<'_> {
         }
     }
 
-    /// A root that is not what was signed has its reason in the entries, or in whoever signed.
+    /// Attributes a root that differs from the signed one to the entries or to the signer.
     fn check_roots(&mut self) {
         let Some(Bad { size, name, good }) = self.bad.take() else {
             return;
@@ -89,13 +89,13 @@ impl Verification<'_> {
         }
         let compared = self.report.ledger_records.is_some();
         if compared {
-            let detail =
-                format!("the entries are those of the ledger, but not those that {name} was signed for");
+            let detail = format!("the entries match the ledger, but not those for which {name} was signed");
             let problem = Problem::new(Kind::CheckpointContradicted, &self.report.lane, detail);
             self.note(problem.at(size, None));
         } else {
             let last = size.saturating_sub(1);
-            let detail = format!("one of the entries {good} to {last} is not what {name} was signed for");
+            let detail =
+                format!("one of the entries {good} to {last} differs from what {name} was signed for");
             (self.changed, self.raw_next) = (None, self.raw_next.filter(|_| good == last));
             self.change(Kind::EntryChanged, good, detail);
         }
@@ -108,13 +108,13 @@ impl Verification<'_> {
             let problem = Problem::new(
                 Kind::HeadChanged,
                 &head.lane,
-                "the head is not what the entries give",
+                "the head does not match the entries",
             );
             self.note(problem.at(head.size, None));
         }
     }
 
-    /// Proves that the log continues the checkpoints that were held.
+    /// Proves that the log continues the checkpoints kept elsewhere.
     fn prove(&mut self) {
         let (Some(newest_root), lane) = (self.newest.1, self.report.lane.clone()) else {
             return;

@@ -1,4 +1,4 @@
-//! One lane: its entries beside its head, its checkpoints, checkpoints that others held, and the ledger topic.
+//! Verifies one lane's entries against its head, its checkpoints, checkpoints kept elsewhere, and the ledger topic.
 
 mod finish;
 
@@ -17,10 +17,10 @@ use crate::merkle::proof::{RangeRoots, consistency_ranges};
 use crate::merkle::{self, Hash, MerkleRoot};
 use crate::note::{Note, NoteError, PublicKey, Signed};
 
-/// Rows that have to be at hand behind one that does not follow, alerts included.
+/// Rows read ahead of an entry that does not follow, alerts included, to classify the alteration.
 pub const AHEAD_ROWS: usize = 64;
 
-/// What a lane is held against.
+/// A lane and what it is verified against.
 pub struct Lane<'a> {
     /// Its head.
     pub head: Head,
@@ -28,27 +28,27 @@ pub struct Lane<'a> {
     pub origin: String,
     /// The keys whose checkpoints are trusted.
     pub keys: &'a [PublicKey],
-    /// Checkpoints of this lane that others held, with their names.
+    /// Checkpoints of this lane kept elsewhere, with their names.
     pub held: Vec<(String, Signed)>,
-    /// The ledger topic, where it is compared.
+    /// Comparison with the ledger topic, if requested.
     pub comparison: Option<Comparison>,
-    /// Takes the ledger records that are to be recomputed, where they are.
+    /// Collects the ledger records to recompute, if requested.
     pub accounts: Option<Accounts>,
 }
 
-/// What came of it.
+/// Result of verifying a lane.
 pub struct Verified {
     /// What was looked at.
     pub report: LaneReport,
-    /// The first change of its entries comes first.
+    /// Discrepancies; the first change of the lane's entries comes first.
     pub problems: Vec<Problem>,
-    /// The ledger records to recompute; `None` where the log itself is not what it was.
+    /// The ledger records to recompute; `None` if the log itself was changed.
     pub accounts: Option<Accounts>,
-    /// Accepted records of the ledger that have not come to the log yet.
+    /// Accepted records of the ledger that have not reached the log yet.
     pub pending_clean: Option<Pending>,
 }
 
-/// A checkpoint that somebody held, on its way to a proof.
+/// A checkpoint kept elsewhere, while its proof is being collected.
 struct Held {
     name: String,
     size: u64,
@@ -57,36 +57,36 @@ struct Held {
     roots: RangeRoots,
 }
 
-/// A checkpoint that is truly signed, and not of these entries.
+/// A checkpoint with a valid signature that does not match the entries.
 struct Bad {
     size: u64,
     name: String,
-    /// The size of the largest good one before it.
+    /// Size of the largest matching checkpoint before it.
     good: u64,
 }
 
-/// A verification of a lane on its way through the entries.
+/// A verification in progress over a lane's entries.
 pub struct Verification<'a> {
     lane: Lane<'a>,
     tree: MerkleRoot,
     chain: Chain,
     /// Alerts since the last ledger record, each with its number.
     alerts: Vec<(u64, Alert)>,
-    /// The last two entries of the chain, the newest last.
+    /// Last two entries of the chain, newest last.
     links: [Option<(u64, Link)>; 2],
-    /// The number that the next entry must have.
+    /// Expected number of the next entry.
     next: u64,
-    /// The first raw offset that is not covered yet.
+    /// First raw offset not covered yet.
     raw_next: Option<i64>,
-    /// The same before the last entry.
+    /// The value of `raw_next` before the last entry.
     raw_before: Option<i64>,
     held: Vec<Held>,
-    /// The size and root of the newest checkpoint.
+    /// Size and root of the newest checkpoint.
     newest: (u64, Option<Hash>),
-    /// The size of the largest checkpoint whose root is right, and the smallest whose root is not.
+    /// Size of the largest checkpoint whose root matches; `bad` is the smallest whose root does not.
     good: Option<u64>,
     bad: Option<Bad>,
-    /// The first change of the sequence of entries.
+    /// First change of the sequence of entries.
     changed: Option<Problem>,
     problems: Vec<Problem>,
     report: LaneReport,
@@ -191,8 +191,8 @@ impl<'a> Verification<'a> {
         );
         let opened = Note::parse(stored.note.as_bytes()).and_then(|note| note.open(self.lane.keys));
         let forged = match &opened {
-            Err(NoteError::UnknownKey) => Some("is not signed by a key that is trusted here".to_owned()),
-            Err(error) => Some(format!("is {error}")),
+            Err(NoteError::UnknownKey) => Some("is not signed by a trusted key".to_owned()),
+            Err(error) => Some(format!("is invalid: {error}")),
             Ok(signed) => {
                 let said = (
                     signed.checkpoint.origin.as_str(),
@@ -204,7 +204,7 @@ impl<'a> Verification<'a> {
                     stored.size,
                     Some(stored.signed_at_s.unsigned_abs()),
                 );
-                (said != row).then(|| "was moved: its note is of another lane, size or time".to_owned())
+                (said != row).then(|| "was moved: its note names another lane, size or time".to_owned())
             }
         };
         if let Some(reason) = forged {
@@ -225,7 +225,7 @@ impl<'a> Verification<'a> {
             }
             self.report.signed_at = Some(timestamp(stored.signed_at_s)).max(self.report.signed_at.take());
         } else {
-            // Sizes come in their order, so the first is the smallest.
+            // Checkpoints are ordered by size, so the first is the smallest.
             self.bad.get_or_insert_with(|| Bad {
                 size: stored.size,
                 name,
@@ -247,7 +247,7 @@ impl<'a> Verification<'a> {
             self.change(
                 Kind::EntryInserted,
                 row.seq,
-                "it is beyond the head of its lane".to_owned(),
+                "the entry lies beyond the head of its lane".to_owned(),
             );
         }
         self.next = row.seq.saturating_add(1);
@@ -270,14 +270,14 @@ impl<'a> Verification<'a> {
         Ok(())
     }
 
-    /// Whether the entry follows from those before it.
+    /// Checks that the entry follows from those before it.
     fn check_chain(&mut self, row: &Row, ahead: &VecDeque<Row>) {
         let administration = self.report.lane == ADMINISTRATION;
         match &row.entry {
             None => self.change(
                 Kind::EntryChanged,
                 row.seq,
-                "it is nothing that was ever written".to_owned(),
+                "the entry has no known form".to_owned(),
             ),
             Some(Entry::Alert(alert)) if !administration => self.alerts.push((row.seq, alert.clone())),
             Some(Entry::Ledger(_)) if !administration => self.check_record(row, ahead),
@@ -291,7 +291,7 @@ impl<'a> Verification<'a> {
                 }
             }
             Some(entry) => {
-                let found = format!("an entry of kind {} does not belong into this lane", entry.kind());
+                let found = format!("an entry of kind {} does not belong in this lane", entry.kind());
                 self.change(Kind::EntryInserted, row.seq, found);
             }
         }
@@ -301,7 +301,7 @@ impl<'a> Verification<'a> {
         }
     }
 
-    /// A ledger record has before it exactly the alerts that it gives reason for.
+    /// Checks that a ledger record is preceded by exactly the alerts that its faults require.
     fn check_record(&mut self, row: &Row, ahead: &VecDeque<Row>) {
         let alerts = std::mem::take(&mut self.alerts);
         let reasons = self.chain.alerts(&row.bytes);
@@ -324,7 +324,7 @@ impl<'a> Verification<'a> {
             self.change(
                 Kind::EntryInserted,
                 first.0,
-                "an alert without a reason".to_owned(),
+                "the alert does not correspond to any fault".to_owned(),
             );
         } else {
             self.diagnose(row, ahead);
@@ -341,7 +341,7 @@ impl<'a> Verification<'a> {
         } = alert;
         let fault = serde_json::to_value(fault).unwrap_or_default();
         let detail = format!(
-            "the log noted a fault of the ledger when it came: {}, expected {expected}, found {found}",
+            "the ledger had a fault when the log read it: {}, expected {expected}, found {found}",
             fault.as_str().unwrap_or_default()
         );
         let problem = Problem::new(Kind::LedgerBroken, &self.report.lane, detail);
@@ -352,7 +352,7 @@ impl<'a> Verification<'a> {
         });
     }
 
-    /// Says what was done to the entries where `row` does not follow.
+    /// Classifies how the entries were altered where `row` does not follow.
     fn diagnose(&mut self, row: &Row, ahead: &VecDeque<Row>) {
         let behind = ahead.iter().filter_map(|row| row.link.as_ref()).take(2);
         let after: Vec<&Link> = row.link.as_ref().into_iter().chain(behind).collect();
@@ -381,7 +381,7 @@ impl<'a> Verification<'a> {
         }
     }
 
-    /// Notes a problem unless the lane has one of its kind.
+    /// Notes a problem unless the lane already has one of its kind.
     fn note(&mut self, problem: Problem) {
         if !self.problems.iter().any(|noted| noted.kind == problem.kind) {
             self.problems.push(problem);
@@ -394,7 +394,7 @@ impl<'a> Verification<'a> {
     }
 }
 
-/// A change of the log itself.
+/// Kind of a change of the log itself.
 pub(super) const fn entry_kind(change: Change) -> Kind {
     match change {
         Change::Missing => Kind::EntryMissing,

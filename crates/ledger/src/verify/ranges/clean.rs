@@ -1,7 +1,7 @@
-//! The clean records of a lane, by event. Pure.
+//! Clean records of a lane, by event. Pure.
 //!
-//! Raw records claim them one after the other: the first that claims an event takes the first record that has it. An event
-//! that several claim is `shared`: which of them have got a record is then known only by the ledger's root.
+//! Raw records claim them in order: the first raw record that claims an event takes the event's first clean record. An
+//! event claimed by several raw records is `shared`: only the ledger's root tells which of them were accepted.
 
 use std::ops::Range;
 
@@ -12,45 +12,45 @@ use crate::verify::account::EventId;
 /// The clean records of a lane.
 #[derive(Default)]
 pub struct Clean {
-    /// By event, and in the order of the topic within one.
+    /// Record numbers by event, and within an event in the order of the topic.
     by_event: Vec<(EventId, u32)>,
     records: Vec<Record>,
 }
 
 struct Record {
-    /// Where it stands in the topic.
+    /// Offset in the clean topic.
     offset: i64,
-    /// How many raw records have claimed its event, as far as that can be counted here; at the first that has it.
+    /// Number of raw records that have claimed its event, as far as countable; kept at the event's first record.
     claims: u32,
     state: State,
 }
 
-/// More claims than there can be: of ranges that can't be recomputed.
+/// Number of claims that stands for "unknown": the event occurs in a range that cannot be recomputed.
 const LOOSE: u32 = u32::MAX;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     /// No raw record has taken it.
     Free,
-    /// One has.
+    /// A raw record has taken it.
     Taken,
-    /// One of a range that can't be recomputed may have.
+    /// A raw record of a range that cannot be recomputed may have taken it.
     Loose,
 }
 
-/// Whether an event was in clean.
+/// Result of claiming an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Claim {
-    /// Now it is taken.
+    /// The claim took a clean record of the event.
     Taken,
-    /// It was, as often as it is there.
+    /// All clean records of the event were already taken.
     Before,
-    /// No record has it.
+    /// No clean record has the event.
     Nowhere,
 }
 
 impl Clean {
-    /// Takes the next record of the topic. One that is no event is nobody's: it is left over.
+    /// Adds the next record of the topic. A record that is not an event is never claimed, hence left over.
     pub fn add(&mut self, offset: i64, event: Option<EventId>) {
         self.by_event
             .extend(event.map(|event| (event, self.records.len() as u32)));
@@ -78,7 +78,7 @@ impl Clean {
         self.by_event.sort_unstable();
     }
 
-    /// The places by event of those that have this one.
+    /// Places in `by_event` of the records with this event.
     fn having(&self, event: EventId) -> Range<usize> {
         let from = self.by_event.partition_point(|(other, _)| *other < event);
         let count = self.by_event[from..].partition_point(|(other, _)| *other == event);
@@ -93,7 +93,7 @@ impl Clean {
         &mut self.records[self.by_event[place].1 as usize]
     }
 
-    /// A raw record has this event.
+    /// Claims the event for a raw record.
     pub(super) fn claim(&mut self, event: EventId) -> Claim {
         let Some(first) = self.having(event).next() else {
             return Claim::Nowhere;
@@ -107,7 +107,7 @@ impl Clean {
         }
     }
 
-    /// A raw record has this event, and nobody can say whether, or how often, it was accepted.
+    /// Notes a raw record with this event of which it is unknown whether, or how often, it was accepted.
     pub(super) fn loosen(&mut self, event: EventId) {
         for place in self.having(event) {
             let record = self.record_mut(place);
@@ -118,13 +118,13 @@ impl Clean {
         }
     }
 
-    /// It is in clean, and more than one raw record claims it.
+    /// Whether the event is in clean and more than one raw record claims it.
     pub(super) fn is_shared(&self, event: EventId) -> bool {
         let first = self.having(event).next();
         first.is_some_and(|first| self.record(first).claims > 1)
     }
 
-    /// The raw record that took the last of this event was a repeat.
+    /// Takes back the last claim of this event: its raw record was a repeat.
     pub(super) fn give_back(&mut self, event: EventId) {
         let mut having = self.having(event);
         let is_loose = having.any(|place| self.record(place).claims == LOOSE);
@@ -132,12 +132,12 @@ impl Clean {
         self.turn(event, State::Taken, to);
     }
 
-    /// A raw record that was taken for a repeat of this event was accepted. False where there is no record left for it.
+    /// Takes a clean record for a raw record that was mistaken for a repeat. Returns false if no record is left.
     pub(super) fn take(&mut self, event: EventId) -> bool {
         self.turn(event, State::Free, State::Taken) || self.turn(event, State::Loose, State::Taken)
     }
 
-    /// Turns one record that has the event: the first that is to be taken, the last that is not any more.
+    /// Changes the state of one record of the event: the first one to take it, the last one to give it back.
     fn turn(&mut self, event: EventId, from: State, to: State) -> bool {
         let mut places = self.having(event);
         let is_from = |place: &usize| self.record(*place).state == from;
@@ -151,8 +151,8 @@ impl Clean {
         found.is_some()
     }
 
-    /// The first one that no raw record has taken and that can be neither older than what was read (unless that is the
-    /// `whole`), nor of the `pending` ones behind it.
+    /// Returns the first record that no raw record has taken, and that can neither be older than the records read
+    /// (unless they are the `whole` topic) nor belong to the `pending` ones behind it.
     pub(super) fn left(&mut self, whole: bool, pending: Option<u64>) -> Option<i64> {
         let inside = self.inside(whole);
         self.prefer_from(inside.start);
@@ -166,7 +166,7 @@ impl Clean {
         left.map(|record| record.offset)
     }
 
-    /// From the first to the last that was taken for certain: because no other has its event.
+    /// Range from the first to the last record certainly taken: taken records that are the only one of their event.
     fn inside(&self, whole: bool) -> Range<usize> {
         let sure = self.events().filter_map(|same| match same {
             [(_, number)] => {
@@ -180,8 +180,8 @@ impl Clean {
         }
     }
 
-    /// What raw records took of an event that others have, too, they took from this place on if they could: those before
-    /// it are of raw records that were not read.
+    /// Moves claims of shared events to records from this place on where possible: earlier ones belong to raw records
+    /// that were not read.
     fn prefer_from(&mut self, first: usize) {
         let mut turned = Vec::new();
         for same in self.events().filter(|same| same.len() > 1) {
@@ -201,7 +201,7 @@ impl Clean {
         }
     }
 
-    /// What each event has.
+    /// Records grouped by event.
     fn events(&self) -> impl Iterator<Item = &[(EventId, u32)]> {
         self.by_event.chunk_by(|(one, _), (other, _)| one == other)
     }

@@ -1,4 +1,4 @@
-//! The deadletter records of a lane, by the raw offset that they are of. Pure.
+//! Deadletter records of a lane, by the offset of their raw record. Pure.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -13,14 +13,14 @@ pub struct Dead {
 
 struct Rejected {
     outcome: Outcome,
-    /// Where it stands in the deadletter topic.
+    /// Offset in the deadletter topic.
     at: i64,
-    /// How many there are that no raw record has taken.
+    /// Number of these records not taken by a raw record.
     left: u32,
 }
 
 impl Dead {
-    /// Takes the next record of the topic, which stands there `at`.
+    /// Adds the next record of the topic, at offset `at`.
     pub fn add(&mut self, origin: i64, outcome: Outcome, at: i64) {
         let rejected = Rejected { outcome, at, left: 0 };
         self.by_origin.entry(origin).or_insert(rejected).left += 1;
@@ -48,12 +48,12 @@ impl Dead {
         Some(rejected.outcome)
     }
 
-    /// Nobody can say how often this one may be there.
+    /// Drops a record of which it is unknown how often it may occur.
     pub(super) fn forget(&mut self, origin: i64) {
         self.by_origin.remove(&origin);
     }
 
-    /// The first one of `read` that no raw record has taken, and where it stands.
+    /// Returns the first record of the `read` raw offsets that no raw record has taken, and its offset.
     pub(super) fn left_in(&self, read: &Range<i64>) -> Option<(i64, i64)> {
         let left = self
             .by_origin

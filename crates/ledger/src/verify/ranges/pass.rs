@@ -1,8 +1,8 @@
 //! One pass over the raw records of a lane. Pure.
 //!
-//! What became of a record is first guessed: of those that claim an event the first one was accepted. The root proves a
-//! guess. Where it does not, a device may have signed an event more than once, which the gate allows: then it is for the
-//! root to say which of those that share an event were accepted.
+//! The outcome of a record is first guessed: of the records that claim an event, the first was accepted. The root
+//! proves the guess. If it does not match, a device may have signed an event more than once, which the gate allows:
+//! then the root decides which of the records that share an event were accepted.
 
 use std::ops::Range;
 
@@ -17,10 +17,9 @@ use crate::verify::account::EventId;
 use crate::verify::account::{Account, Job, Recomputed};
 use crate::verify::report::{Kind, Problem};
 
-/// Raw records of ranges whose guess was wrong that are kept in memory, at about 80 bytes each.
+/// Most raw records kept in memory of ranges whose guess was wrong, at about 80 bytes each.
 const DOUBTED_RECORDS_MAX: usize = 1_000_000;
-/// Ways to choose the accepted ones that are tried for one range. A device that makes more of them has its ranges counted
-/// as unknown.
+/// Most choices of accepted records tried for one range. Ranges of a device that needs more are counted as unknown.
 const WAYS_MAX: usize = 1_000;
 
 /// A raw record.
@@ -35,45 +34,45 @@ pub struct Record<'a> {
     pub event: Option<EventId>,
 }
 
-/// What was done so far.
+/// State of the pass.
 pub struct Pass<'a> {
     job: &'a Job<'a>,
-    /// What is read of the raw topic.
+    /// Range of the raw topic that is read.
     read: Range<i64>,
-    /// Nothing is missing before the first account.
+    /// Whether nothing is missing before the first account.
     whole: bool,
-    /// Repeats of what is gone could come until then.
+    /// Until this time a replay may still arrive whose original has been deleted by retention.
     warm_until_ms: Option<i64>,
     dead: Dead,
     clean: Clean,
-    /// The account that is being recomputed.
+    /// Index of the account being recomputed.
     at: usize,
     tally: Tally,
     doubted: Vec<Doubted>,
     doubted_records: usize,
-    /// There were ranges with more ways than could be tried.
+    /// Whether a range had more choices than may be tried.
     gave_up: bool,
     done: Recomputed,
 }
 
-/// What was found of one account.
+/// Records found for one account.
 #[derive(Default)]
 struct Tally {
     leaves: Vec<Leaf>,
-    /// The first record whose event is nowhere.
+    /// First record whose event is not in clean.
     nowhere: Option<i64>,
 }
 
-/// A raw record of the account.
+/// A raw record of an account.
 struct Leaf {
     offset: u64,
     digest: Hash,
-    /// Its event, where that is in clean.
+    /// The record's event, if it is in clean.
     event: Option<EventId>,
     outcome: Outcome,
 }
 
-/// An account that does not agree with what was guessed.
+/// An account that does not match the guess.
 struct Doubted {
     at: usize,
     tally: Tally,
@@ -81,18 +80,18 @@ struct Doubted {
     detail: String,
 }
 
-/// Which of the records that share an event were accepted.
+/// Choices of accepted records among those that share an event.
 enum Ways {
-    /// Those of these outcomes, one for each leaf.
+    /// The only choice that yields the root: one outcome per leaf.
     One(Vec<Outcome>),
-    /// No choice gives the root.
+    /// No choice yields the root.
     None,
-    /// There are too many to try.
+    /// There are too many choices to try.
     TooMany,
 }
 
 impl<'a> Pass<'a> {
-    /// Begins before the first raw record of `read`.
+    /// Starts before the first raw record of `read`.
     pub fn new(job: &'a Job<'a>, read: Range<i64>, whole: bool, dead: Dead, clean: Clean) -> Self {
         let mut pass = Self {
             job,
@@ -112,7 +111,7 @@ impl<'a> Pass<'a> {
         pass
     }
 
-    /// Accounts whose beginning is gone can't be recomputed.
+    /// Skips accounts whose beginning has been deleted: they cannot be recomputed.
     fn skip_before_start(&mut self) {
         let start = self.read.start;
         while self
@@ -128,12 +127,12 @@ impl<'a> Pass<'a> {
         self.job.accounts.get(self.at)
     }
 
-    /// The event of the record there plays a part.
+    /// Whether the event of the record at `offset` matters.
     pub fn needs_event(&self, offset: i64) -> bool {
         !self.dead.has(offset) || self.job.covers.iter().any(|twice| twice.contains(&offset))
     }
 
-    /// Takes the next raw record.
+    /// Processes the next raw record.
     pub fn take(&mut self, record: &Record<'_>) {
         if !self.whole && self.warm_until_ms.is_none() {
             self.warm_until_ms = Some(record.appended_ms + self.job.repeat_ms);
@@ -155,7 +154,7 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// It was lost, covered more than once, or can have repeats of what is gone.
+    /// Whether the account was lost, covered more than once, or may have replays of deleted records.
     fn is_unknown(&self, account: &Account) -> bool {
         let Range { start, end } = account.offsets;
         let overlaps = |twice: &Range<i64>| twice.start < end && start < twice.end;
@@ -218,7 +217,7 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// What came of it, when all raw records were taken.
+    /// Returns the result after the last raw record.
     pub fn finish(mut self) -> Recomputed {
         self.close_up_to(i64::MAX);
         self.settle();
@@ -227,7 +226,7 @@ impl<'a> Pass<'a> {
         self.done
     }
 
-    /// Has the roots decide about what was guessed wrong.
+    /// Lets the roots decide where the guess was wrong.
     fn settle(&mut self) {
         self.doubted_records = 0;
         let (mut settled, mut accepted) = (Vec::new(), Vec::new());
@@ -238,7 +237,7 @@ impl<'a> Pass<'a> {
                 Ways::TooMany => self.give_up(&doubted),
             }
         }
-        // One may have what another has to get.
+        // Records given back by one account may be needed by another: take only after all are given back.
         for (Doubted { at, tally, .. }, outcomes) in settled {
             for (leaf, outcome) in tally.leaves.iter().zip(outcomes) {
                 match (leaf.event, leaf.outcome, outcome) {
@@ -250,14 +249,14 @@ impl<'a> Pass<'a> {
         }
         for (at, event) in accepted {
             if !self.clean.take(event) {
-                let detail = "an event was accepted more often than it is there";
+                let detail = "an event was accepted more often than the clean topic has it";
                 let problem = Problem::new(Kind::CleanMissing, self.job.lane, detail);
                 self.note_at(at, problem, None);
             }
         }
     }
 
-    /// Looks for the choice that gives the account's root.
+    /// Searches for the choice that yields the account's root.
     fn ways(&self, doubted: &Doubted) -> Ways {
         if !matches!(
             doubted.kind,
@@ -284,8 +283,8 @@ impl<'a> Pass<'a> {
         events.for_each(|event| self.clean.loosen(event));
     }
 
-    /// Where ranges were given up, what is missing from them shows in the sum at least: of a lane that is known from its
-    /// beginning, and once.
+    /// Checks the total of clean records if ranges were given up, so that a missing record still shows: only for a lane
+    /// known from its beginning, and reported once.
     fn balance(&mut self) {
         let Job { accounts, covers, .. } = self.job;
         if !self.gave_up || !self.whole || !covers.is_empty() || accounts.iter().any(|account| account.lost) {
@@ -303,23 +302,24 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// What is in clean and deadletter without a raw record.
+    /// Reports records of clean and deadletter that no raw record accounts for.
     fn leftovers(&mut self) {
         let topics = self.job.topics;
         if let Some((origin, at)) = self.dead.left_in(&self.read) {
-            let detail = format!("its raw record {origin} is not there, or it is there twice");
+            let detail =
+                format!("its raw record {origin} is missing, or has more than one deadletter record");
             let problem = Problem::new(Kind::DeadletterInserted, self.job.lane, detail);
             self.note(problem.in_topic(&topics.deadletter, self.job.partition, at));
         }
         let pending = self.job.pending_clean.map(|pending| pending.records);
         if let Some(at) = self.clean.left(self.whole, pending) {
-            let detail = "no raw record is accounted for by it";
+            let detail = "no raw record corresponds to it";
             let problem = Problem::new(Kind::CleanInserted, self.job.lane, detail);
             self.note(problem.in_topic(&topics.clean, self.job.partition, at));
         }
     }
 
-    /// Notes what does not agree with an account, if that was asked for.
+    /// Notes a discrepancy of an account, if the account was requested.
     fn note_at(&mut self, at: usize, problem: Problem, offset: Option<i64>) {
         let account = &self.job.accounts[at];
         if at >= self.job.from {
@@ -335,7 +335,7 @@ impl<'a> Pass<'a> {
 }
 
 impl Tally {
-    /// What does not agree with the account, if something does not.
+    /// Returns the account's discrepancy, if there is one.
     fn difference(&self, account: &Account) -> Option<(Kind, String)> {
         let Range { start, end } = account.offsets;
         let said = |what: &str, found: u64, wanted: u64| {
@@ -368,7 +368,7 @@ impl Tally {
                 return Some((kind, said(what, found, wanted)));
             }
         }
-        let detail = || format!("a record of {start}..{end}, or its outcome, is not what it was");
+        let detail = || format!("a record of {start}..{end}, or its outcome, was changed");
         (hex::encode(self.root(&self.outcomes())) != account.root).then(|| (Kind::RawChanged, detail()))
     }
 
@@ -384,7 +384,7 @@ impl Tally {
         self.leaves.iter().map(|leaf| leaf.outcome).collect()
     }
 
-    /// Looks for outcomes that give the account's root, where each record whose event `is_shared` can have been accepted
+    /// Searches for outcomes that yield the account's root, where each record whose event `is_shared` may be accepted
     /// or a repeat.
     fn ways(&self, account: &Account, is_shared: impl Fn(EventId) -> bool) -> Ways {
         let mut outcomes = self.outcomes();

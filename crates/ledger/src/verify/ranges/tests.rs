@@ -1,4 +1,4 @@
-//! A gate in a few lines, what it writes of raw records that are like each other, and what can be done to that.
+//! A minimal gate, the topics it writes for similar raw records, and tampering with them.
 
 use std::ops::Range;
 
@@ -16,11 +16,11 @@ use crate::verify::account::{Job, Recomputed, TopicNames};
 use crate::verify::report::Kind;
 use crate::verify::window::{Accounts, Bound, Window};
 
-/// From one raw record to the next.
+/// Time between raw records.
 const STEP_MS: i64 = 1_000;
-/// How many raw records later a repeat is one, and not stale.
+/// Distance in raw records up to which a repeat is a duplicate, and not stale.
 const REPEAT_RECORDS: i64 = 10;
-/// How many are committed at once when it was not said how many.
+/// Size of the commits after the given steps.
 const REST: u8 = 7;
 const LANE: &str = "raw/0";
 
@@ -28,9 +28,9 @@ const LANE: &str = "raw/0";
 #[derive(Clone, Debug)]
 struct Sent {
     event: EventId,
-    /// The number that the device has signed it with.
+    /// Number with which the device signed it.
     number: u8,
-    /// Its fault, if it has one; and one that it has only when it is read again.
+    /// Its fault, if any, and a fault that it has only when read again.
     faults: [Option<Reason>; 2],
     value: Vec<u8>,
 }
@@ -44,7 +44,7 @@ fn sent(event: u8, number: u8) -> Sent {
     }
 }
 
-/// What there is in the topics.
+/// Contents of the topics.
 #[derive(Clone, Debug)]
 struct Lab {
     raw: Vec<Sent>,
@@ -52,21 +52,21 @@ struct Lab {
     dead: Vec<(i64, Outcome)>,
     ledger: Vec<Entry>,
     head: Head,
-    /// What was read before is read again.
+    /// End of the records read before, which are read again after a rewind.
     read: i64,
 }
 
-/// What the gate does next.
+/// Next action of the gate.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// Commits so many records.
+    /// Commits this many records.
     Commit(u8),
-    /// Goes back by so many because somebody said `--rewind`.
+    /// Goes back by this many records, as with `--rewind`.
     Rewind(u8),
 }
 
 impl Lab {
-    /// Lets the gate take these steps, and then commit what is left in small parts.
+    /// Lets the gate take these steps, and then commit the rest in small parts.
     fn new(raw: Vec<Sent>, steps: &[Step]) -> Self {
         let mut lab = Self {
             raw,
@@ -138,7 +138,7 @@ impl Lab {
         }
     }
 
-    /// Verifies what is in the window, when the log has the first `logged` ledger records.
+    /// Verifies the window, with the first `logged` ledger records in the log.
     fn verify(&self, window: Window, logged: usize) -> Recomputed {
         let (mut accounts, mut pending) = (Accounts::new(window, REPEAT_RECORDS * STEP_MS), 0);
         for (number, entry) in (0..).zip(&self.ledger) {
@@ -214,7 +214,7 @@ fn kinds(found: &Recomputed) -> Vec<Kind> {
     found.problems.iter().map(|problem| problem.kind).collect()
 }
 
-/// Number 1, its repeat, and the same event signed anew with number 2.
+/// Number 1, its repeat, and the same event signed again with number 2.
 #[test]
 fn a_device_may_sign_an_event_more_than_once() {
     let raw = vec![sent(9, 1), sent(9, 1), sent(9, 2), sent(8, 3)];
@@ -231,7 +231,7 @@ fn a_device_may_sign_an_event_more_than_once() {
     }
 }
 
-/// The first of the event was a repeat of another event's number.
+/// The event's first record repeats another event's number.
 #[test]
 fn a_device_may_sign_several_events_with_one_number() {
     let raw = vec![sent(9, 1), sent(8, 1), sent(8, 2)];
@@ -242,14 +242,14 @@ fn a_device_may_sign_several_events_with_one_number() {
 }
 
 #[test]
-fn more_ways_than_can_be_tried_are_no_finding() {
+fn too_many_choices_to_try_are_not_a_finding() {
     let raw = (0..40).map(|number| sent(9, number / 2)).collect();
     let found = Lab::new(raw, &[Step::Commit(20), Step::Commit(20)]).verify_all();
     assert_eq!((kinds(&found), found.ranges, found.unknown), (vec![], 0, 2));
 }
 
 #[test]
-fn a_record_that_is_nowhere_is_missing_however_many_ways_there_are() {
+fn a_missing_clean_record_is_found_however_many_choices_there_are() {
     let mut raw: Vec<Sent> = (0..40).map(|number| sent(9, number / 2)).collect();
     raw[3] = sent(8, 99);
     let gone = raw[3].event;
@@ -260,7 +260,7 @@ fn a_record_that_is_nowhere_is_missing_however_many_ways_there_are() {
 }
 
 #[test]
-fn what_was_covered_again_is_there_again() {
+fn offsets_covered_again_have_their_records_again() {
     let mut raw: Vec<Sent> = (0..12).map(|number| sent(number, number)).collect();
     raw[2].faults = [Some(Reason::BadSignature); 2];
     raw[4].faults = [None, Some(Reason::KeyNotActive)];
@@ -275,7 +275,7 @@ fn what_was_covered_again_is_there_again() {
 }
 
 fn raw_records() -> impl Strategy<Value = Vec<Sent>> {
-    // Few events and numbers, so that they meet.
+    // Few events and numbers, so that they collide.
     let fault = || option::weighted(0.1, Just(Reason::BadSignature));
     vec((0..6_u8, 0..4_u8, fault(), fault()), 1..60).prop_map(|drawn| {
         let one = |(offset, (event, number, fault, later))| Sent {
@@ -299,7 +299,7 @@ fn bound() -> impl Strategy<Value = Option<Bound>> {
 
 proptest! {
     #[test]
-    fn what_the_gate_wrote_agrees_whatever_is_looked_at(
+    fn what_the_gate_wrote_agrees_in_any_window(
         raw in raw_records(),
         steps in steps(1),
         (from, to) in (bound(), bound()),
@@ -311,7 +311,7 @@ proptest! {
     }
 
     #[test]
-    fn what_was_done_once_is_all_known(raw in raw_records(), steps in steps(0)) {
+    fn without_rewinds_every_range_is_known(raw in raw_records(), steps in steps(0)) {
         let lab = Lab::new(raw, &steps);
         let found = lab.verify_all();
         prop_assert_eq!((kinds(&found), found.unknown), (vec![], 0));
@@ -319,7 +319,7 @@ proptest! {
     }
 
     #[test]
-    fn what_was_done_to_the_topics_shows(raw in raw_records(), steps in steps(0), at: prop::sample::Index) {
+    fn tampering_with_the_topics_shows(raw in raw_records(), steps in steps(0), at: prop::sample::Index) {
         let lab = Lab::new(raw, &steps);
         let tampered = |tamper: &dyn Fn(&mut Lab)| {
             let mut lab = lab.clone();
