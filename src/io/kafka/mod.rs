@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!            consumer ──▶ filling ──▶ settle ──▶ broker
-//! worker ─┬─ opening (a thread a lane, before its first record)
-//!         └─ gate (what all workers share)
+//! worker ─┬─ opening (one thread per lane, before its first record)
+//!         └─ gate (state shared by all workers)
 //! ```
 //!
-//! [`watch`] reads what the gate produces.
+//! [`watch`] consumes the topics that the gate produces.
 
 pub mod committed;
 pub mod config;
