@@ -17,7 +17,7 @@ pub enum Slot {
     Opening(Arc<AtomicBool>),
     /// Open.
     Open(Box<Lane>),
-    /// Open, but waiting, since the record at its position could not be decided or written for want of a dependency.
+    /// Open, but waiting: a dependency is missing, so the record at its position could not be decided or written.
     Held {
         /// The lane as it was before that record.
         lane: Box<Lane>,
