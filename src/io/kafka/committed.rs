@@ -6,11 +6,11 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaResult;
 use rdkafka::{Offset, TopicPartitionList};
 
-/// The offset that the group of `client` has committed in each of `partitions`, in their order; `None` where it has committed
-/// none.
+/// The offset that the group of `client` has committed in each of `partitions`, in their order; `None` where it has
+/// committed none.
 ///
-/// librdkafka reports success once each partition has an answer, which can be an error: for such a partition it gives no
-/// offset, as for one without a committed offset.
+/// librdkafka reports success once each partition has an answer, which can be an error: for such a partition it gives
+/// no offset, as for one without a committed offset.
 ///
 /// # Errors
 ///

@@ -18,8 +18,8 @@ pub struct Config {
     pub brokers: String,
     /// Encryption and authentication of connections.
     pub security: Security,
-    /// Any other librdkafka property, by its own name (`"session.timeout.ms" = "45000"`). Properties that the gate must set
-    /// itself are refused. In environment variables, underscores stand for the dots:
+    /// Any other librdkafka property, by its own name (`"session.timeout.ms" = "45000"`). Properties that the gate must
+    /// set itself are refused. In environment variables, underscores stand for the dots:
     /// `PULSEGATE_KAFKA__PROPERTIES__SESSION_TIMEOUT_MS`.
     pub properties: Properties,
 }

@@ -227,7 +227,7 @@ impl Filling {
         self.messages.forget(partition);
     }
 
-    /// Sends the chunk that was taken through the stages, as far as the batch has room. Returns the lanes that were cut.
+    /// Sends the taken chunk through the stages, as far as the batch has room. Returns the lanes that were cut.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! The librdkafka calls that the safe wrapper lacks or panics in, and the reason for each.
 //!
-//! - A batch of messages is taken from one queue with `rd_kafka_consume_batch_queue`: the wrapper's `poll` costs an event
-//!   object and an `Arc` per message, three times the CPU of the batch call.
+//! - A batch of messages is taken from one queue with `rd_kafka_consume_batch_queue`: the wrapper's `poll` costs an
+//!   event object and an `Arc` per message, three times the CPU of the batch call.
 //! - Partition queues are forwarded to that one queue, so that rebalances stay on the consumer's own queue, where the
 //!   batch call would lose them.
 //! - Records are produced with `rd_kafka_produce_batch` from memory that we own, without a copy.

@@ -111,8 +111,9 @@ pub(super) fn consumer(base: &ClientConfig, group: &str, id: &str) -> ClientConf
         .set("isolation.level", "read_committed")
         // A lane always starts at a known offset; if that is gone, it must be an error.
         .set("auto.offset.reset", "error")
-        // Bounds memory to one batch ahead, however large the backlog. A gate with a backlog takes 98 MiB instead of 147
-        // with four times these limits, is as fast, and does not grow over ten million events (`--bench gate -- --soak`).
+        // Bounds memory to one batch ahead, however large the backlog. A gate with a backlog takes 98 MiB instead of
+        // 147 with four times these limits, is as fast, and does not grow over ten million events
+        // (`--bench gate -- --soak`).
         .set("queued.min.messages", "40000")
         .set("queued.max.messages.kbytes", "8192")
         // Pause before a partition is fetched again once that much is queued. With the default of one second the queue
