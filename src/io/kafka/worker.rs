@@ -47,7 +47,7 @@ const ABORTS_REFUSED: u32 = 2;
 /// How often a lane that waits for a schema checks whether the registry has answered.
 const SCHEMA_PAUSE: Duration = Duration::from_millis(20);
 
-/// Why a worker stopped without being told to.
+/// Why a worker stopped before `stop` was set.
 #[derive(Debug, Error)]
 pub enum WorkerError {
     /// The Kafka client cannot continue.

@@ -51,7 +51,7 @@ impl Workers {
         Ok(Self { stop, ended })
     }
 
-    /// Waits until a worker fails with an error or a panic. No worker ends otherwise before it is told to.
+    /// Waits until a worker fails with an error or a panic. No worker ends otherwise before it is drained.
     pub async fn gave_up(&mut self) -> WorkerError {
         let ended = self.ended.recv().await;
         ended.and_then(Result::err).unwrap_or(WorkerError::Panicked)
@@ -81,7 +81,7 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(60);
 
-    /// Works until told to stop, as a worker does.
+    /// Works until `stop` is set, as a worker does.
     fn work(stop: &AtomicBool) -> Result<(), WorkerError> {
         while !stop.load(Ordering::Relaxed) {
             thread::yield_now();

@@ -45,7 +45,7 @@ const KPI_BATCH_TIME_MS: u64 = 5_000;
 /// How often the state of the connection pools is sampled.
 const POOL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Why the watch ended without being told to.
+/// Why the watch ended before it was drained.
 #[derive(Debug, Error)]
 pub enum Problem {
     /// A worker failed.
@@ -126,7 +126,7 @@ impl Watch {
         })
     }
 
-    /// Waits until a part fails with a problem or a panic. No part ends otherwise before it is told to.
+    /// Waits until a part fails with a problem or a panic. No part ends otherwise before the watch is drained.
     pub async fn gave_up(&mut self) -> Problem {
         tokio::select! {
             // A part reports its problem before it ends.

@@ -43,7 +43,7 @@ const FENCED_PAUSE: Duration = Duration::from_secs(10);
 /// How long a lane that is closed or revoked may take to store what it holds.
 const REVOKE_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// Why a worker stopped without being told to.
+/// Why a worker stopped before `stop` was set.
 #[derive(Debug, Error)]
 pub enum WorkerError {
     /// The Kafka client cannot continue.
