@@ -273,7 +273,7 @@ fn settings_must_fit_together() {
         ),
         ("registry.url=host", "registry.url: is not a URL"),
         ("kek.source=file", "kek.file: must name the key file"),
-        ("topics.clean=a/b", "topics.clean: must be 1 to 249 of letters"),
+        ("topics.clean=a/b", "topics.clean: must be 1 to 249 letters"),
         ("event.items_max=0", "event.items_max: must be between 1 and"),
         ("vault.url=nonsense", "vault.url: is not a PostgreSQL URL"),
     ] {

@@ -8,49 +8,49 @@ use serde::{Deserialize, Serialize};
 use pulsegate_detect::{alert, lane, quality};
 use pulsegate_settings::Check;
 
-/// The highest limit of a batch's rows.
+/// The highest value of `watch.batch.rows_max`.
 pub const ROWS_MAX: usize = 10_000;
 
 /// The watch: its workers, batches and stages.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// What the names of the consumer groups begin with; one is for the clean topic and two are for the ledger.
+    /// Prefix of the names of the consumer groups; one group reads the clean topic and two read the ledger.
     /// Default: `pulsegate-watch`.
     pub group: String,
-    /// This process among the group's, part of its clients' names. Default: empty, which takes the host's name.
+    /// Name of this process within the group, part of its clients' names. Default: empty, which means the host's name.
     pub instance: String,
     /// Worker threads for the clean topic, each with its own consumer. The ledger has two more. Default: 2.
     pub workers: usize,
-    /// What one write to a database may hold.
+    /// Limits of one write to a database.
     pub batch: Batch,
-    /// The file that says what metrics mean. Default: `schemas/metrics.toml`.
+    /// The file that describes the metrics. Default: `schemas/metrics.toml`.
     pub metrics_file: PathBuf,
     /// What counts as a fault of clock or transport.
     pub quality: quality::Config,
     /// How lanes score.
     pub lane: lane::Config,
-    /// When people are told of what was found.
+    /// When a finding notifies people.
     pub alert: alert::Config,
-    /// When one finding speaks for many devices.
+    /// When one finding stands for many devices.
     pub groups: alert::GroupsConfig,
-    /// How often what a lane's detectors know is stored, in seconds; a restart reads the clean log again from there.
-    /// Default: 300.
+    /// Interval at which the state of a lane's detectors is stored, in seconds; after a restart the clean log is read
+    /// again from there. Default: 300.
     pub snapshot_interval_s: u64,
-    /// After how many records it is stored although the time is not up. Default: 1,000,000.
+    /// Number of records after which the state is stored before the interval is over. Default: 1,000,000.
     pub snapshot_records_max: u64,
     /// How long a stop may take to store what was read, in milliseconds. Default: 10,000.
     pub drain_timeout_ms: u64,
 }
 
-/// What one write to a database may hold; the first limit that is reached ends it. There is one open batch a lane.
+/// Limits of one write to a database; the first limit reached closes the batch. Each lane has one open batch.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Batch {
-    /// Readings, or ledger records. Default: 10,000.
+    /// Maximum number of readings or ledger records. Default: 10,000.
     pub rows_max: usize,
-    /// Time from its first record, in milliseconds. It is most of what a reading waits for from its append to its row: at
-    /// 5,000 readings a second half are there after 106 ms, 99 % after 168 ms (`benches/watch.rs`). Default: 100.
+    /// Maximum time from its first record, in milliseconds. It is most of the delay from a reading's append to its row:
+    /// at 5,000 readings a second, half are stored after 106 ms, 99 % after 168 ms (`benches/watch.rs`). Default: 100.
     pub time_max_ms: u64,
 }
 
@@ -83,7 +83,7 @@ impl Default for Batch {
 }
 
 impl Config {
-    /// Notes what makes no sense.
+    /// Reports invalid settings.
     pub fn check(&self, check: &mut Check) {
         if self.group.is_empty() {
             check.problem("group", "must not be empty");

@@ -1,4 +1,4 @@
-//! What the gate asks of the topics before it starts.
+//! Checks of the topics before the gate or the watch starts.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -12,17 +12,17 @@ use rdkafka::error::KafkaError;
 use crate::config::Config;
 use crate::roles::Failure;
 
-/// How long one question to the broker may take.
+/// Timeout of one request to the broker.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
-/// The topic setting on which every decision of time rests, and what it has to be.
+/// The topic setting that every time-based decision relies on, and its required value.
 const TIMESTAMPS: (&str, &str) = ("message.timestamp.type", "LogAppendTime");
 
-/// How many partitions the raw topic has, if the topics are what they must be: they all exist, they have as many
-/// partitions each, and raw timestamps are the broker's.
+/// Returns the raw topic's number of partitions after checking that all topics exist and have that number, and that raw
+/// timestamps are the broker's.
 ///
 /// # Errors
 ///
-/// `Unreachable` when no broker answers, `Wrong` when a topic is not what it must be.
+/// `Unreachable` when no broker answers, `Wrong` when a topic is missing or misconfigured.
 pub async fn check(config: &Config) -> Result<NonZeroU32, Failure> {
     let client = config.kafka.client();
     let topics = [
@@ -47,22 +47,22 @@ pub async fn check(config: &Config) -> Result<NonZeroU32, Failure> {
     for (name, &count) in topics.iter().zip(&counts) {
         if count == 0 {
             return Err(Failure::Wrong(format!(
-                "there is no topic {name}: run `pulsegate topology apply`"
+                "the topic {name} does not exist: run `pulsegate topology apply`"
             )));
         }
         if count != wanted {
             let raw = &config.topics.raw;
             return Err(Failure::Wrong(format!(
-                "{name} has {count} partitions and {raw} has {wanted}: records keep their partition, so all four \
-                 topics need the same number"
+                "the topic {name} has {count} partitions but {raw} has {wanted}: records keep their partition, so \
+                 all four topics need the same number of partitions"
             )));
         }
     }
     check_timestamps(config).await?;
-    NonZeroU32::new(wanted).ok_or_else(|| Failure::Wrong("the raw topic has no partition".to_owned()))
+    NonZeroU32::new(wanted).ok_or_else(|| Failure::Wrong("the raw topic has no partitions".to_owned()))
 }
 
-/// Zero when there is no such topic.
+/// The number of partitions of a topic; zero if it does not exist.
 fn partitions(consumer: &BaseConsumer, name: &str) -> Result<u32, KafkaError> {
     let metadata = consumer.fetch_metadata(Some(name), ASK_TIMEOUT)?;
     let topic = metadata
@@ -90,7 +90,8 @@ async fn check_timestamps(config: &Config) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::Wrong(format!(
-        "{raw} has {name}={}, but freshness, replay and rate rest on {wanted}: run `pulsegate topology apply`",
+        "the topic {raw} has {name}={}, but freshness, replay and rate decisions need {wanted}: run `pulsegate \
+         topology apply`",
         found.as_deref().unwrap_or("unknown")
     )))
 }

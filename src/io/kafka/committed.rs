@@ -1,4 +1,4 @@
-//! What a consumer group has committed.
+//! The committed offsets of a consumer group.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaResult;
 use rdkafka::{Offset, TopicPartitionList};
 
-/// The offset that the group of `client` has committed in each of `partitions`, in their order; `None` where it has committed
-/// none.
+/// The offset that the group of `client` has committed in each of `partitions`, in their order; `None` where it has
+/// committed none.
 ///
-/// librdkafka calls an answer a success when each partition has one, which can be an error: of those it gives no offset, as of
-/// those that have none.
+/// librdkafka reports success once each partition has an answer, which can be an error: for such a partition it gives
+/// no offset, as for one without a committed offset.
 ///
 /// # Errors
 ///
@@ -45,7 +45,7 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_secs(20);
 
     #[test]
-    fn what_cannot_be_told_does_not_pass_for_nothing() {
+    fn an_error_for_a_partition_is_not_taken_for_no_committed_offset() {
         let cluster = MockCluster::new(1).expect("a cluster");
         cluster.create_topic("there", 2, 1).expect("created");
         let client: BaseConsumer = ClientConfig::new()
@@ -62,7 +62,7 @@ mod tests {
         both.add_partition_range("there", 0, 1);
         let known = committed(&client, both.clone(), TIMEOUT).expect("an answer");
         assert_eq!(known, [(0, None), (1, Some(7))]);
-        // Of this one the broker knows nothing, and says so.
+        // This partition does not exist, so the broker answers with an error.
         both.add_partition("there", 2);
         assert!(committed(&client, both, TIMEOUT).is_err());
     }

@@ -1,4 +1,4 @@
-//! How to reach Kafka, and what its topics are called.
+//! The connection to Kafka, and the names of the topics.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,20 +10,21 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use pulsegate_settings::{Check, Secret};
 
-/// How to reach Kafka.
+/// The connection to Kafka.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Bootstrap brokers, `host:port` separated by commas. No default; the profile `local` has `127.0.0.1:9092`.
     pub brokers: String,
-    /// How connections are protected.
+    /// Encryption and authentication of connections.
     pub security: Security,
-    /// Any other librdkafka property, by its own name (`"session.timeout.ms" = "45000"`). What the gate must decide itself
-    /// is refused. In the environment underscores stand for the dots: `PULSEGATE_KAFKA__PROPERTIES__SESSION_TIMEOUT_MS`.
+    /// Any other librdkafka property, by its own name (`"session.timeout.ms" = "45000"`). Properties that the gate must
+    /// set itself are refused. In environment variables, underscores stand for the dots:
+    /// `PULSEGATE_KAFKA__PROPERTIES__SESSION_TIMEOUT_MS`.
     pub properties: Properties,
 }
 
-/// How connections to Kafka are protected.
+/// Encryption and authentication of connections to Kafka.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Security {
@@ -35,7 +36,7 @@ pub struct Security {
     pub sasl_username: String,
     /// The SASL password.
     pub sasl_password: Secret,
-    /// A PEM file with the authorities that brokers are checked against. Default: those of the system.
+    /// A PEM file with the certificate authorities that brokers are verified against. Default: those of the system.
     pub ca_file: Option<PathBuf>,
     /// A PEM file with this client's certificate, for mutual TLS.
     pub certificate_file: Option<PathBuf>,
@@ -49,7 +50,7 @@ pub struct Security {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Protocol {
-    /// Neither.
+    /// Neither encryption nor authentication.
     #[default]
     Plaintext,
     /// TLS, with a client certificate if one is given.
@@ -61,7 +62,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// The name that librdkafka knows.
+    /// The name that librdkafka uses.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -84,20 +85,20 @@ impl Protocol {
 /// A SASL mechanism.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Mechanism {
-    /// The password as it is; only inside TLS.
+    /// The password in clear; allowed only inside TLS.
     #[serde(rename = "PLAIN")]
     Plain,
-    /// RFC 7677.
+    /// SCRAM with SHA-256 (RFC 7677).
     #[serde(rename = "SCRAM-SHA-256")]
     ScramSha256,
-    /// As RFC 7677, with SHA-512.
+    /// SCRAM as in RFC 7677, with SHA-512.
     #[default]
     #[serde(rename = "SCRAM-SHA-512")]
     ScramSha512,
 }
 
 impl Mechanism {
-    /// The name that librdkafka knows.
+    /// The name that librdkafka uses.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -114,7 +115,7 @@ impl Mechanism {
 pub struct Properties(pub BTreeMap<String, String>);
 
 impl Properties {
-    /// By parts of the name, because plugins and later versions bring properties that no list knows.
+    /// Matches parts of the name, because plugins and later versions bring properties that are in no list.
     fn is_secret(name: &str) -> bool {
         const PARTS: [&str; 9] = [
             "password",
@@ -156,7 +157,7 @@ impl Serialize for Properties {
     }
 }
 
-/// Why a property can't be passed through.
+/// Properties that can't be passed through, each with the reason or the setting to use instead.
 const REFUSED: [(&str, &str); 22] = [
     ("bootstrap.servers", "use kafka.brokers"),
     ("metadata.broker.list", "use kafka.brokers"),
@@ -172,7 +173,7 @@ const REFUSED: [(&str, &str); 22] = [
     ("group.id", "use gate.group"),
     (
         "transactional.id",
-        "it is made of gate.group, gate.instance and the worker",
+        "it is composed of gate.group, gate.instance and the worker's index",
     ),
     ("transaction.timeout.ms", "use gate.transaction_timeout_ms"),
     (
@@ -189,25 +190,25 @@ const REFUSED: [(&str, &str); 22] = [
     ),
     (
         "auto.offset.reset",
-        "a lane whose next offset is gone has to say what is lost, and not go on elsewhere",
+        "a lane whose next offset is gone must report what is lost, and not continue elsewhere",
     ),
     (
         "enable.partition.eof",
-        "the end of a log is no gap in it, and each client knows whether it asks for it",
+        "each client sets it itself; elsewhere the end of a log would be taken for a gap in it",
     ),
     (
         "partition.assignment.strategy",
-        "lanes are handed over one by one: cooperative-sticky",
+        "lanes are handed over one by one, which takes cooperative-sticky",
     ),
     ("group.protocol", "lanes are handed over by the classic protocol"),
     (
         "delivery.report.only.error",
-        "only failed deliveries are looked at",
+        "only failed deliveries are evaluated",
     ),
 ];
 
 impl Config {
-    /// The settings that every client shares. Callers add what their role needs after it.
+    /// The settings that all clients share; callers add those of their role.
     #[must_use]
     pub fn client(&self) -> ClientConfig {
         let mut client = ClientConfig::new();
@@ -219,7 +220,7 @@ impl Config {
         client
     }
 
-    /// Notes what makes no sense.
+    /// Reports invalid settings.
     pub fn check(&self, check: &mut Check) {
         if self.brokers.is_empty() {
             check.problem("brokers", "must name at least one broker as host:port");
@@ -307,15 +308,15 @@ impl Security {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Topics {
-    /// What devices produce to. Default: `biometrics.raw`.
+    /// The topic that devices produce to. Default: `biometrics.raw`.
     pub raw: String,
-    /// Sealed events. Default: `biometrics.clean`.
+    /// The topic of sealed events. Default: `biometrics.clean`.
     pub clean: String,
-    /// Rejected records, sealed as received. Default: `biometrics.deadletter`.
+    /// The topic of rejected records, sealed as received. Default: `biometrics.deadletter`.
     pub deadletter: String,
-    /// What became of every raw offset. Default: `biometrics.ledger`.
+    /// The topic with the outcome of every raw offset. Default: `biometrics.ledger`.
     pub ledger: String,
-    /// What watch found. Default: `biometrics.findings`.
+    /// The topic of the watch's findings. Default: `biometrics.findings`.
     pub findings: String,
 }
 
@@ -333,7 +334,7 @@ impl Default for Topics {
 }
 
 impl Topics {
-    /// Notes what makes no sense.
+    /// Reports invalid settings.
     pub fn check(&self, check: &mut Check) {
         let all = [
             ("raw", &self.raw),
@@ -350,7 +351,7 @@ impl Topics {
             if name.is_empty() || name.len() > 249 || !letters || matches!(name.as_str(), "." | "..") {
                 check.problem(
                     field,
-                    "must be 1 to 249 of letters, digits, dot, underscore and hyphen",
+                    "must be 1 to 249 letters, digits, dots, underscores and hyphens",
                 );
             }
             if all[..index].iter().any(|(_, other)| other == name) {

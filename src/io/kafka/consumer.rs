@@ -1,4 +1,4 @@
-//! The worker's consumer: group membership on the wrapper's safe side, records through one queue of our own.
+//! The worker's consumer: group membership through the safe wrapper, records through one queue of our own.
 //!
 //! Rebalances are only noted while polling and answered by the worker afterwards, when it can finish or drop the
 //! transaction that they concern: librdkafka waits for the answer (`RD_KAFKA_EVENT_REBALANCE`).
@@ -25,20 +25,20 @@ const SEEK_TIMEOUT: Duration = Duration::from_secs(10);
 /// What the group coordinator asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Rebalance {
-    /// These partitions are now ours.
+    /// These partitions are now assigned to this consumer.
     Assign(Vec<i32>),
-    /// These partitions go to somebody else; `lost` when they already have.
+    /// These partitions are reassigned to another consumer.
     Revoke {
-        /// Which.
+        /// Partitions of the topic.
         partitions: Vec<i32>,
-        /// The assignment was lost: what was consumed from it must not be committed.
+        /// The reassignment has already happened: what was consumed from them must not be committed.
         lost: bool,
     },
 }
 
 /// A consumer of the raw topic. It never commits by itself.
 pub struct Consumer {
-    // Before the client, which it points into.
+    // Declared, hence dropped, before the client, which it points into.
     queue: Queue,
     client: BaseConsumer<Events>,
     topic: String,
@@ -61,20 +61,20 @@ impl Consumer {
         })
     }
 
-    /// Serves the group protocol without waiting. Returns a fatal error, after which the consumer is of no use.
+    /// Serves the group protocol without waiting. Returns a fatal error, after which the consumer is unusable.
     pub fn serve(&self) -> Option<KafkaError> {
         loop {
             match self.client.poll(Duration::ZERO) {
                 None => return None,
                 Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => return Some(error),
-                Some(Err(error)) => warn!(%error, "consumer"),
-                // Fetched before its queue was forwarded: lanes that are not open yet seek before they begin.
+                Some(Err(error)) => warn!(%error, "librdkafka reported an error of the consumer"),
+                // Fetched before its queue was forwarded. Nothing is lost: lanes seek before they begin.
                 Some(Ok(_)) => {}
             }
         }
     }
 
-    /// The oldest rebalance that is not answered.
+    /// Takes the oldest rebalance that is not answered yet.
     pub fn rebalance(&self) -> Option<Rebalance> {
         self.events()
             .rebalances
@@ -83,8 +83,8 @@ impl Consumer {
             .pop_front()
     }
 
-    /// Whether, since the last call, a partition could not be read on because its next offset is not in the log, as when
-    /// retention has overtaken it. Which one it is librdkafka tells nobody who consumes in batches.
+    /// Whether, since the last call, the next offset of a partition was missing from its log, for example because
+    /// retention deleted it. librdkafka does not tell a consumer of batches which partition it was.
     pub fn take_gap(&self) -> bool {
         self.events().gap.swap(false, Ordering::AcqRel)
     }
@@ -93,11 +93,11 @@ impl Consumer {
     ///
     /// The offset here is never fetched from, but it must be a number. For `End` librdkafka asks the broker, and an
     /// answer that a seek has overtaken makes it ask again (`outdated offset response`): half a second after the seek
-    /// the partition jumps to its end, and what lies between is lost without a word.
+    /// the partition jumps to its end, and the records between are silently skipped.
     ///
     /// # Errors
     ///
-    /// When librdkafka does not know them.
+    /// When librdkafka does not know the partitions.
     pub fn assign(&self, partitions: &[i32]) -> KafkaResult<()> {
         let mut list = TopicPartitionList::new();
         for &partition in partitions {
@@ -113,7 +113,7 @@ impl Consumer {
     ///
     /// # Errors
     ///
-    /// When librdkafka does not know them.
+    /// When librdkafka does not know the partitions.
     pub fn unassign(&self, partitions: &[i32]) -> KafkaResult<()> {
         self.client.incremental_unassign(&self.list(partitions))
     }
@@ -137,30 +137,31 @@ impl Consumer {
             .client
             .seek(&self.topic, partition, Offset::Offset(offset), SEEK_TIMEOUT)
         {
-            // One that librdkafka has given up, as when its next offset was deleted, takes no seek until it is assigned
-            // anew. The error that says so is lost where a seek was already on its way. The group does not hear of this.
+            // A partition that librdkafka has stopped, for example because its next offset was deleted, takes no seek
+            // until it is reassigned. The error that says so is lost if a seek was already on its way. Reassigning is
+            // local: the group does not notice.
             self.unassign(&[partition])?;
             self.assign(&[partition])?;
             return Err(refused);
         }
-        // Once more: if the partition was ours before, librdkafka stopped it only after `assign` had returned, and a
-        // stop undoes the forwarding (`rd_kafka_toppar_fetch_stop`). After a seek there is no stop left to come.
+        // Forward again: if the partition was ours before, librdkafka stopped it only after `assign` had returned, and
+        // a stop undoes the forwarding (`rd_kafka_toppar_fetch_stop`). After a seek no stop is pending.
         self.queue.forward(&self.topic, partition)?;
         self.client.resume(&self.list(&[partition]))
     }
 
-    /// Takes up to `records_max` of what was fetched, waiting at most `timeout` for as many.
+    /// Takes up to `records_max` fetched messages, waiting at most `timeout` for as many.
     pub fn consume(&self, messages: &mut Messages, records_max: usize, timeout: Duration) {
         self.queue.consume(messages, records_max, timeout);
     }
 
-    /// Who is consuming, as of now.
+    /// This consumer's current group metadata.
     #[must_use]
     pub fn group(&self) -> Option<ConsumerGroupMetadata> {
         self.client.group_metadata()
     }
 
-    /// The last stable offset of each partition, when librdkafka has reported since the last call.
+    /// The last stable offset of each partition, if librdkafka has reported them since the last call.
     pub fn take_stable_offsets(&self) -> Option<BTreeMap<i32, i64>> {
         self.events()
             .stable_offsets
@@ -183,23 +184,23 @@ impl Consumer {
 }
 
 impl Drop for Consumer {
-    /// Leaving the group revokes what is left, which the client must answer by itself: nobody polls any more.
+    /// Leaving the group revokes the remaining partitions. The callback answers that itself, since polling has ended.
     fn drop(&mut self) {
         self.events().closing.store(true, Ordering::Release);
-        // What nobody has answered: librdkafka does not leave before it has its answer.
+        // Answer pending rebalances: librdkafka does not leave the group before.
         while let Some(rebalance) = self.rebalance() {
             let answered = match rebalance {
                 Rebalance::Assign(partitions) => self.client.incremental_assign(&self.list(&partitions)),
                 Rebalance::Revoke { partitions, .. } => self.unassign(&partitions),
             };
             if let Err(error) = answered {
-                warn!(%error, "while leaving the group");
+                warn!(%error, "failed to answer a rebalance while leaving the group");
             }
         }
     }
 }
 
-/// What librdkafka says between records.
+/// Events that librdkafka reports between records.
 struct Events {
     topic: String,
     rebalances: Mutex<VecDeque<Rebalance>>,
@@ -222,7 +223,7 @@ impl Events {
 
 impl ClientContext for Events {
     fn error(&self, error: KafkaError, reason: &str) {
-        warn!(%error, reason, "consumer");
+        warn!(%error, reason, "librdkafka reported an error of the consumer");
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) {
             self.gap.store(true, Ordering::Release);
         }
@@ -234,7 +235,7 @@ impl ClientContext for Events {
                 let offsets = statistics.stable_offsets(&self.topic);
                 *self.stable_offsets.lock().unwrap_or_else(PoisonError::into_inner) = Some(offsets);
             }
-            Err(error) => warn!(%error, "librdkafka's statistics are not what they were"),
+            Err(error) => warn!(%error, "failed to parse librdkafka's statistics: lag is not updated"),
         }
     }
 }
@@ -254,7 +255,7 @@ impl ConsumerContext for Events {
                 consumer.incremental_unassign(list)
             };
             if let Err(error) = answered {
-                warn!(%error, "while leaving the group");
+                warn!(%error, "failed to answer a rebalance while leaving the group");
             }
             return;
         } else if assigns {
@@ -272,7 +273,7 @@ impl ConsumerContext for Events {
     }
 }
 
-/// The few of librdkafka's statistics that matter here (`STATISTICS.md`).
+/// The part of librdkafka's statistics that is used here (`STATISTICS.md`).
 #[derive(Deserialize)]
 struct Statistics {
     #[serde(default)]

@@ -1,4 +1,12 @@
-//! Kafka: the consumer, the transactional producer, and the few calls of librdkafka that the safe wrapper lacks.
+//! Kafka: the worker loop, its consumer and its transactions.
+//!
+//! ```text
+//!            consumer ──▶ filling ──▶ settle ──▶ broker
+//! worker ─┬─ opening (one thread per lane, before its first record)
+//!         └─ gate (state shared by all workers)
+//! ```
+//!
+//! [`watch`] consumes the topics that the gate produces.
 
 pub mod committed;
 pub mod config;

@@ -1,14 +1,14 @@
-//! The librdkafka calls that the safe wrapper lacks or does not survive, and the reason for each.
+//! The librdkafka calls that the safe wrapper lacks or panics in, and the reason for each.
 //!
-//! - A batch of messages is taken from one queue with `rd_kafka_consume_batch_queue`: the wrapper's `poll` costs an event
-//!   object and an `Arc` a message, three times the CPU of the batch call.
+//! - A batch of messages is taken from one queue with `rd_kafka_consume_batch_queue`: the wrapper's `poll` costs an
+//!   event object and an `Arc` per message, three times the CPU of the batch call.
 //! - Partition queues are forwarded to that one queue, so that rebalances stay on the consumer's own queue, where the
 //!   batch call would lose them.
 //! - Records are produced with `rd_kafka_produce_batch` from memory that we own, without a copy.
 //! - Headers are read with `rd_kafka_header_get_all`: the wrapper panics on a name that is not UTF-8.
 //! - `rd_kafka_flush` is called with a real timeout: the wrapper's `flush` polls for 100 ms at a time.
 //!
-//! Unsafe code stands here, and once in `settle`, which keeps the promise that [`Topic::produce`] asks for.
+//! Unsafe code is confined to this module and one call in `settle`, which upholds the contract of [`Topic::produce`].
 #![expect(unsafe_code, reason = "librdkafka calls that rdkafka 0.39 does not wrap")]
 
 use std::ffi::{CStr, CString, c_void};
@@ -31,7 +31,7 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Makes an empty queue on a client, which the caller keeps alive for longer than the queue.
+    /// Creates an empty queue on a client, which the caller keeps alive for longer than the queue.
     #[must_use]
     pub fn new<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Self {
         let client = consumer.client().native_ptr();
@@ -40,8 +40,8 @@ impl Queue {
         Self { client, queue }
     }
 
-    /// Sends what is fetched for one partition here instead of to the consumer's own queue. Call it before the
-    /// partition is assigned, or messages may already stand in the consumer's queue.
+    /// Sends the messages fetched for one partition to this queue instead of to the consumer's own. Call it before the
+    /// partition is assigned, or messages may already be in the consumer's queue.
     ///
     /// # Errors
     ///
@@ -53,7 +53,7 @@ impl Queue {
             let source = sys::rd_kafka_queue_get_partition(self.client, topic.as_ptr(), partition);
             if source.is_null() {
                 return Err(KafkaError::Subscription(
-                    "no such partition to forward".to_owned(),
+                    "failed to forward a partition: unknown to librdkafka".to_owned(),
                 ));
             }
             sys::rd_kafka_queue_forward(source, self.queue);
@@ -63,7 +63,7 @@ impl Queue {
     }
 
     /// Takes up to `records_max` messages, waiting at most `timeout` for as many: librdkafka does not return early with
-    /// fewer. A zero timeout takes what is there.
+    /// fewer. A zero timeout takes what is available.
     pub fn consume(&self, messages: &mut Messages, records_max: usize, timeout: Duration) {
         messages.clear();
         let records_max = records_max.min(messages.pointers.capacity());
@@ -97,7 +97,7 @@ pub struct Messages {
 }
 
 impl Messages {
-    /// Room for at most `records_max` messages.
+    /// Allocates room for at most `records_max` messages.
     #[must_use]
     pub fn with_capacity(records_max: usize) -> Self {
         Self {
@@ -105,19 +105,19 @@ impl Messages {
         }
     }
 
-    /// How many there are.
+    /// Number of messages.
     #[must_use]
     pub fn len(&self) -> usize {
         self.pointers.len()
     }
 
-    /// None at all.
+    /// Whether there are no messages.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.pointers.is_empty()
     }
 
-    /// One after the other.
+    /// Iterates over the messages in the order in which they were fetched.
     pub fn iter(&self) -> impl Iterator<Item = Message<'_>> {
         self.pointers.iter().map(|&pointer| Message {
             pointer,
@@ -125,7 +125,7 @@ impl Messages {
         })
     }
 
-    /// Returns the first `count` to librdkafka.
+    /// Returns the first `count` messages to librdkafka.
     pub fn release(&mut self, count: usize) {
         for message in self.pointers.drain(..count) {
             // SAFETY: each pointer is ours and is destroyed once, as it leaves the vector.
@@ -133,7 +133,7 @@ impl Messages {
         }
     }
 
-    /// Returns those of a partition to librdkafka.
+    /// Returns the messages of a partition to librdkafka.
     pub fn forget(&mut self, partition: i32) {
         self.pointers.retain(|&message| {
             // SAFETY: each pointer is ours, live until it is destroyed here, once, as it leaves the vector.
@@ -166,14 +166,14 @@ pub struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
-    /// The partition that it is of, even when it is an error.
+    /// Partition of the message, also when it is an error.
     #[must_use]
     pub fn partition(self) -> i32 {
         // SAFETY: the message lives as long as `messages`.
         unsafe { (*self.pointer).partition }
     }
 
-    /// The offset that it is at.
+    /// Offset of the message.
     #[must_use]
     pub fn offset(self) -> i64 {
         // SAFETY: the message lives as long as `messages`.
@@ -194,19 +194,19 @@ impl<'a> Message<'a> {
         unsafe { bytes((*self.pointer).payload, (*self.pointer).len).unwrap_or_default() }
     }
 
-    /// Bytes of key and value.
+    /// Size of key and value, in bytes.
     #[must_use]
     pub fn bytes(self) -> usize {
         self.value().len() + self.key().map_or(0, <[u8]>::len)
     }
 
-    /// It says that the log ends here for now; asked for by `enable.partition.eof`.
+    /// Whether it marks the present end of the log; such messages come only with `enable.partition.eof`.
     #[must_use]
     pub fn is_end(self) -> bool {
         self.error() == Some(RDKafkaErrorCode::PartitionEOF)
     }
 
-    /// The error that stands in the place of a record, if it is one.
+    /// The error that was delivered in place of a record, if any.
     #[must_use]
     pub fn error(self) -> Option<RDKafkaErrorCode> {
         // SAFETY: the message lives as long as `messages`.
@@ -257,7 +257,7 @@ unsafe fn signature_headers<'a>(message: *const sys::rd_kafka_message_t) -> Sign
     taken
 }
 
-/// The value of the first header of that name which has one.
+/// The value of the first header of this name that has a value.
 #[must_use]
 pub fn header<'m>(message: &'m BorrowedMessage<'_>, name: &[u8]) -> Option<&'m [u8]> {
     // SAFETY: the message is live for as long as it is borrowed.
@@ -265,9 +265,9 @@ pub fn header<'m>(message: &'m BorrowedMessage<'_>, name: &[u8]) -> Option<&'m [
     headers.find_map(|(found, value)| value.filter(|_| found == name))
 }
 
-/// The headers of a message, their names as bytes: the wrapper panics on one that is not UTF-8.
+/// The headers of a message, with names as bytes: the wrapper panics on a name that is not UTF-8.
 struct Headers<'a> {
-    /// Null where there are none.
+    /// Null if the message has no headers.
     headers: *mut sys::rd_kafka_headers_t,
     next: usize,
     message: PhantomData<&'a ()>,
@@ -348,7 +348,7 @@ impl Topic {
             sys::rd_kafka_topic_new(producer.client().native_ptr(), name.as_ptr(), ptr::null_mut())
         };
         if topic.is_null() {
-            return Err(KafkaError::ClientCreation("topic handle refused".to_owned()));
+            return Err(KafkaError::ClientCreation("topic name refused".to_owned()));
         }
         Ok(Self {
             topic,
@@ -360,7 +360,7 @@ impl Topic {
     ///
     /// # Errors
     ///
-    /// The first refusal. Some records may be enqueued: the transaction must be aborted.
+    /// The error of the first refused record. Others may be enqueued: the transaction must be aborted.
     ///
     /// # Safety
     ///

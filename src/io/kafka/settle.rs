@@ -25,52 +25,55 @@ use super::config::Topics;
 use super::raw::{self, Outgoing, Topic};
 use pulsegate_core::gate::seal::SealedBatch;
 
-/// How often a wait looks for failed deliveries and at its deadline.
+/// How often a wait checks for failed deliveries and for its deadline.
 const DRAIN_STEP: Duration = Duration::from_millis(20);
 
 /// One transaction to settle.
 pub struct Job {
-    /// What is produced.
+    /// The records to produce.
     pub batch: SealedBatch,
-    /// What is consumed: the next offset of each lane.
+    /// The offsets to commit: the next one of each lane.
     pub offsets: TopicPartitionList,
-    /// Who consumed it, taken fresh, so that a worker that lost its lanes is refused (KIP-447).
+    /// The consumer's group metadata, taken fresh, so that a worker that lost its lanes is refused (KIP-447).
     pub group: ConsumerGroupMetadata,
 }
 
-/// What became of a job.
+/// A finished job.
 pub struct Settled {
     /// The batch, to be cleared and filled again.
     pub batch: SealedBatch,
-    /// Committed, or why not.
+    /// Timings of the commit, or why it failed.
     pub result: Result<Timings, SettleError>,
 }
 
 /// How long the parts of a settlement took.
 #[derive(Clone, Copy, Debug)]
 pub struct Timings {
-    /// Enqueueing.
+    /// Enqueueing the records.
     pub produce: Duration,
     /// Sending the offsets and waiting for deliveries.
     pub deliver: Duration,
-    /// Committing.
+    /// Committing the transaction.
     pub commit: Duration,
 }
 
 /// Why a transaction did not commit.
 #[derive(Debug, Error)]
 pub enum SettleError {
-    /// Aborted for certain: rewind and go on with the same producer.
+    /// The transaction was certainly aborted: rewind and continue with the same producer.
     #[error("the transaction was aborted: {0}")]
     Aborted(KafkaError),
     /// Another producer has this transactional id, or the coordinator timed this one out: stop.
-    #[error("fenced: {0}; another worker has this transactional id, or this one was away for too long")]
+    #[error(
+        "the producer was fenced: {0}; another worker has this transactional id (gate.instance must be unique in the \
+         group), or this worker was unresponsive for too long"
+    )]
     Fenced(KafkaError),
-    /// Nobody knows whether it committed: a new producer must find out.
+    /// It is unknown whether the transaction committed: a new producer must find out.
     #[error("the outcome of the transaction is unknown: {0}")]
     Unknown(KafkaError),
     /// The deadline passed: as [`SettleError::Unknown`], and the thread is abandoned.
-    #[error("a transaction call hung for longer than its deadline")]
+    #[error("a transaction call did not return before its deadline")]
     Hung,
 }
 
@@ -82,24 +85,24 @@ pub struct Settler {
     limit: Duration,
 }
 
-/// Which producer to make, and how long its calls may take.
+/// Settings of a settler's producer.
 #[derive(Clone)]
 pub struct Settings {
-    /// Everything librdkafka has to know.
+    /// librdkafka settings of the producer.
     pub client: ClientConfig,
-    /// Where records go.
+    /// Names of the topics that records go to.
     pub topics: Topics,
-    /// The bound on one settlement.
+    /// Upper bound on the time of one settlement.
     pub settle_timeout: Duration,
 }
 
 impl Settler {
-    /// Makes the producer, which fences every earlier one with its transactional id and ends what it left open, and
-    /// starts the thread.
+    /// Creates the producer, which fences every earlier one with its transactional id and ends the transaction it left
+    /// open, and starts the thread.
     ///
     /// # Errors
     ///
-    /// When the producer cannot be made or the coordinator does not answer in time.
+    /// When the producer cannot be created or the coordinator does not answer in time.
     pub fn start(settings: &Settings) -> Result<Self, KafkaError> {
         let mut producer = SettlingProducer::new(settings)?;
         producer.client.init_transactions(settings.settle_timeout)?;
@@ -131,7 +134,7 @@ impl Settler {
                     }
                 }
             })
-            .map_err(|error| KafkaError::ClientCreation(format!("no thread to settle on: {error}")))?;
+            .map_err(|error| KafkaError::ClientCreation(format!("failed to start its thread: {error}")))?;
         Ok(Self {
             jobs,
             settled,
@@ -140,7 +143,7 @@ impl Settler {
         })
     }
 
-    /// A job is under way.
+    /// Whether a job is under way.
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.deadline.is_some()
@@ -150,11 +153,11 @@ impl Settler {
     pub fn begin(&mut self, job: Job) {
         debug_assert!(!self.is_busy(), "one transaction at a time");
         self.deadline = Some(Instant::now() + self.limit);
-        // A thread that has ended shows in `wait`.
+        // If the thread has ended, `wait` reports it.
         let _ = self.jobs.send(job);
     }
 
-    /// Waits for the job under way, at most for `patience`. None when there is none or it is not done yet; the error
+    /// Waits for the job under way, at most for `patience`. `None` when there is none or it is not done yet; the error
     /// `Hung` when its deadline has passed: then the settler must be dropped.
     pub fn wait(&mut self, patience: Duration) -> Option<Result<Settled, SettleError>> {
         let deadline = self.deadline?;
@@ -179,7 +182,7 @@ struct Deliveries {
     failed: Mutex<Option<Failed>>,
 }
 
-/// The first delivery of a transaction that failed, which mostly says it all, and how many did.
+/// The first failed delivery of a transaction, which usually explains the others, and how many failed.
 struct Failed {
     error: KafkaError,
     topic: String,
@@ -195,7 +198,7 @@ impl Deliveries {
 
 impl ClientContext for Deliveries {
     fn error(&self, error: KafkaError, reason: &str) {
-        warn!(%error, reason, "producer");
+        warn!(%error, reason, "librdkafka reported an error of the producer");
     }
 }
 
@@ -216,7 +219,7 @@ impl ProducerContext for Deliveries {
     }
 }
 
-/// The producer and its topics; the topics go first.
+/// The producer and its topics; the topics are dropped first.
 struct SettlingProducer {
     clean: Topic,
     ledger: Topic,
@@ -252,7 +255,7 @@ impl SettlingProducer {
         }
     }
 
-    /// The one path on which a transaction commits.
+    /// The only path on which a transaction commits.
     fn attempt(&mut self, job: &Job, deadline: Instant) -> Result<Timings, Failure> {
         let started = Instant::now();
         self.produce(&job.batch)?;
@@ -337,7 +340,7 @@ impl SettlingProducer {
             partition,
             records,
         } = failed;
-        warn!(%error, topic, partition, records, "deliveries failed; this is the first");
+        warn!(%error, topic, partition, records, "deliveries failed: aborting the transaction; this is the first");
         Err(Failure::Abortable(error))
     }
 
@@ -351,14 +354,14 @@ impl SettlingProducer {
             Ok(()) => SettleError::Aborted(cause),
             Err(Failure::Fenced(error)) => SettleError::Fenced(error),
             Err(Failure::Abortable(error) | Failure::Unknown(error)) => {
-                error!(%cause, %error, "the abort failed as well");
+                error!(%cause, %error, "failed to abort the transaction: its outcome is unknown");
                 SettleError::Unknown(error)
             }
         }
     }
 }
 
-/// What a failed call asks for.
+/// How to react to a failed call.
 enum Failure {
     Abortable(KafkaError),
     Fenced(KafkaError),
@@ -366,8 +369,8 @@ enum Failure {
 }
 
 impl From<KafkaError> for Failure {
-    /// In librdkafka's own order: fatal, then abortable; a retriable error that is still one at the deadline, and
-    /// anything else, leaves the outcome unknown.
+    /// Checks in librdkafka's own order: fatal, then abortable. A retriable error that persists until the deadline, and
+    /// any other error, leaves the outcome unknown.
     fn from(error: KafkaError) -> Self {
         use RDKafkaErrorCode::{Fenced, InvalidProducerEpoch, ProducerFenced};
         let KafkaError::Transaction(inner) = &error else {
@@ -383,13 +386,13 @@ impl From<KafkaError> for Failure {
     }
 }
 
-/// Repeats the same call while librdkafka says that it may be repeated: a commit that timed out must be retried and
-/// never aborted. Each call waits inside librdkafka, so there is no pause to add.
+/// Repeats the same call while librdkafka calls its error retriable: a commit that timed out must be retried and
+/// never aborted. Each call waits inside librdkafka, so no pause is added.
 fn retry(deadline: Instant, call: impl Fn() -> Result<(), KafkaError>) -> Result<(), Failure> {
     loop {
         match call() {
             Err(KafkaError::Transaction(error)) if error.is_retriable() && Instant::now() < deadline => {
-                warn!(%error, "repeating a transaction call");
+                warn!(%error, "a transaction call failed: retrying");
             }
             result => return result.map_err(Failure::from),
         }

@@ -1,4 +1,4 @@
-//! Filling: the batch that is open, and what happens to the records that are taken for it.
+//! Filling: the open batch, and the stages that records pass through on their way into it.
 //!
 //! Records are taken in chunks and go through the stages a chunk at a time, each stage over all records of the chunk:
 //!
@@ -6,8 +6,8 @@
 //! take ─▶ verify ─▶ decode ─▶ subject keys ─▶ admit ─▶ seal ─▶ account
 //! ```
 //!
-//! Up to the subject keys nothing is changed that could not be forgotten. Where something of ours is missing (a key, a
-//! schema) the lane is cut there: the records before go on, the others are taken again when the lane goes on.
+//! Up to the subject keys every change can be undone. Where something of ours is missing (a key, a schema) the lane is
+//! cut: the records before that point go on, the others are taken again when the lane resumes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,7 +34,7 @@ use pulsegate_ledger::record::Received;
 /// How many records go through the stages at once: few enough that they stay in the processor's cache between stages,
 /// many enough that a round trip for missing subject keys is shared.
 const CHUNK_RECORDS: usize = 256;
-/// How long a lane that has said what is wrong with an event says nothing of others.
+/// Minimum time between two warnings about invalid events of one lane.
 const WARNING_PAUSE: Duration = Duration::from_secs(60);
 
 /// The open batch.
@@ -50,24 +50,24 @@ pub struct Filling {
     warnings: Warnings,
 }
 
-/// What the open batch has taken, and what it cost.
+/// Size of the open batch, and the time it took.
 #[derive(Clone, Debug, Default)]
 pub struct Size {
-    /// Records.
+    /// Number of records.
     pub records: usize,
     /// Received bytes of keys and values.
     pub bytes: usize,
-    /// The revision of the device keys that decided last.
+    /// Revision of the device keys that the last chunk was checked with.
     pub key_rev: u64,
     /// Time in the stages, in the order of [`Stage::ALL`].
     pub stages: [Duration; Stage::ALL.len()],
 }
 
-/// When each lane last said what is wrong with an event.
+/// Time of the last warning about an invalid event, by lane.
 struct Warnings(Vec<Option<Instant>>);
 
 impl Warnings {
-    /// Says so now and then: a firmware with a bad field makes every event of its devices such a one.
+    /// Warns once per [`WARNING_PAUSE`]: a firmware with a bad field makes every event of its devices invalid.
     fn violation(&mut self, record: &Received, violation: &Violation) {
         let Some(last) = self.0.get_mut(record.partition as usize) else {
             return;
@@ -75,24 +75,24 @@ impl Warnings {
         if last.is_none_or(|last| last.elapsed() >= WARNING_PAUSE) {
             *last = Some(Instant::now());
             let (lane, offset) = (record.partition, record.offset);
-            warn!(lane, offset, %violation, "rejected; others are not told of for a while");
+            warn!(lane, offset, %violation, "invalid event rejected: no more warnings of this lane for a minute");
         }
     }
 }
 
-/// A lane that cannot go on from where it is now.
+/// A lane that cannot continue from its present position.
 #[derive(Clone, Copy, Debug)]
 pub struct Cut {
-    /// Which.
+    /// Partition of the raw topic.
     pub partition: i32,
-    /// What it waits for.
+    /// What the lane waits for.
     pub need: Need,
 }
 
-/// A record on its way through the stages, with what the last stage made of it.
+/// A record on its way through the stages, with the result of the last stage.
 struct Item<'r, S> {
     record: Received<'r>,
-    /// The lane's budget before this record, to go back to when the lane is cut here.
+    /// The lane's budget before this record, restored when the lane is cut here.
     budget: Budget,
     stage: S,
 }
@@ -107,14 +107,14 @@ impl<'r, S> Item<'r, S> {
     }
 }
 
-/// What is known of a record when everything that needs no past is known.
+/// A record's result after the stages that do not depend on the lane's past.
 enum Keyed<'k> {
     Ready(Admissible<'k>, Arc<SubjectKey>),
     Rejected(Reason, Option<Key<'k>>),
     Waiting(Need),
 }
 
-/// What becomes of a record.
+/// The final decision about a record.
 enum Verdict<'k> {
     Admitted(Admissible<'k>, Arc<SubjectKey>),
     Duplicate,
@@ -145,26 +145,26 @@ impl Filling {
         }
     }
 
-    /// Starts the batch's clock, if it does not run.
+    /// Starts the batch's clock, unless it is running.
     pub fn begin(&mut self) {
         self.begun.get_or_insert_with(Instant::now);
     }
 
-    /// It has reached its limit of records or bytes.
+    /// Whether the batch has reached its limit of records or bytes.
     #[must_use]
     pub fn is_full(&self, gate: &Gate) -> bool {
         let limits = &gate.config.gate.batch;
         self.size.records >= limits.records_max || self.size.bytes >= limits.bytes_max
     }
 
-    /// How long it may stay open yet; none when it is empty.
+    /// Time left until the batch is due; `None` when it is empty.
     #[must_use]
     pub fn patience(&self, gate: &Gate) -> Option<Duration> {
         let limit = Duration::from_millis(gate.config.gate.batch.time_max_ms);
         self.begun.map(|begun| limit.saturating_sub(begun.elapsed()))
     }
 
-    /// When the last record that was taken from a partition was appended, in ms.
+    /// Append time of the last record accounted for in a partition, in ms since the Unix epoch; 0 before the first.
     #[must_use]
     pub fn last_appended_ms(&self, partition: i32) -> i64 {
         usize::try_from(partition)
@@ -174,7 +174,7 @@ impl Filling {
             .unwrap_or_default()
     }
 
-    /// Gives the batch away and opens the next one, which takes over the memory of `spare`.
+    /// Returns the batch and opens the next one, which reuses the memory of `spare`.
     pub fn close(&mut self, spare: SealedBatch) -> (SealedBatch, Size) {
         self.begun = None;
         self.nonces.discard();
@@ -184,7 +184,7 @@ impl Filling {
         )
     }
 
-    /// Forgets everything.
+    /// Discards the open batch.
     pub fn clear(&mut self) {
         self.nonces.discard();
         self.batch.clear();
@@ -192,8 +192,8 @@ impl Filling {
         self.begun = None;
     }
 
-    /// Takes the next chunk. An empty batch waits for its first record alone, so that its clock starts with it. What the
-    /// last batch had no room for comes first.
+    /// Takes the next chunk and returns its number of records. An empty batch waits for a single record, so that its
+    /// clock starts with it. Records that the last batch had no room for come first.
     pub fn take(&mut self, consumer: &Consumer, gate: &Gate, patience: Duration) -> usize {
         if self.messages.is_empty() {
             self.consume(consumer, gate, patience);
@@ -219,16 +219,16 @@ impl Filling {
         );
     }
 
-    /// Forgets what was taken from a lane and has had no room yet: it is taken again when the lane starts.
+    /// Discards records of a lane that were taken but had no room yet: they are taken again when the lane starts.
     pub fn forget(&mut self, partition: i32) {
         self.messages.forget(partition);
     }
 
-    /// Sends the chunk that was taken through the stages, as far as the batch has room. Returns the lanes that were cut.
+    /// Sends the taken chunk through the stages, as far as the batch has room. Returns the lanes that were cut.
     ///
     /// # Errors
     ///
-    /// [`WorkerError`] when the topic is not what it must be, or sealing is impossible: the worker must rewind.
+    /// [`WorkerError`] when a record carries its producer's timestamp or cannot be sealed: the batch must not commit.
     pub fn process(&mut self, gate: &Arc<Gate>, slots: &mut [Slot]) -> Result<Vec<Cut>, WorkerError> {
         let knowledge = gate.knowledge();
         self.size.key_rev = knowledge.keys.revision();
@@ -256,7 +256,7 @@ impl Filling {
         let verified = self.verify(messages, &rules, slots, &mut cuts)?;
         self.spent(Stage::Verify, &mut since);
         let checked = self.decode(&rules, verified);
-        // Of all, and not only of the first in each lane: an id more would cost the lane one hold more.
+        // Resolve the ids of all records, not only of the first in each lane: each later id would cost another hold.
         gate.resolve_schemas(checked.iter().filter_map(|item| match item.stage {
             Checked::NeedsSchema(id) => Some(id),
             Checked::Admissible(_) | Checked::Rejected(..) | Checked::Violates(..) => None,
@@ -277,7 +277,7 @@ impl Filling {
         *since = now;
     }
 
-    /// Records of lanes that are not open are left out: they are taken again when the lane opens.
+    /// Skips the records of lanes that are not open: they are taken again when the lane opens.
     fn verify<'r, 'k>(
         &mut self,
         messages: impl Iterator<Item = Message<'r>>,
@@ -289,8 +289,8 @@ impl Filling {
         for message in messages {
             let partition = message.partition();
             if let Some(error) = message.error() {
-                warn!(lane = partition, %error, "instead of a record");
-                // What came before it is settled; behind it nothing comes.
+                warn!(lane = partition, %error, "fetch failed: committing what was consumed and reopening the lanes");
+                // The records before it are settled; nothing follows it.
                 cuts.push(Cut {
                     partition,
                     need: Need::Log,
@@ -330,8 +330,8 @@ impl Filling {
         items.into_iter().map(|item| item.map(&mut decode)).collect()
     }
 
-    /// Finds the key of each record's subject. Those that are not in memory are fetched or made together, in one round
-    /// trip.
+    /// Finds the key of each record's subject. Keys that are not in memory are fetched or created together, in one
+    /// round trip.
     fn find_keys<'r, 'k>(
         &mut self,
         gate: &Gate,
@@ -436,7 +436,12 @@ impl Filling {
                     Err(error) => {
                         let reason = error.reason().ok_or(error)?;
                         if error == SealError::Untranscodable {
-                            error!(lane = record.partition, offset = record.offset, %error, "a record is rejected for it");
+                            error!(
+                                lane = record.partition,
+                                offset = record.offset,
+                                %error,
+                                "failed to seal a valid event: rejected as a schema violation"
+                            );
                         }
                         (reason, Some(found.bound.key))
                     }
@@ -459,7 +464,7 @@ impl Filling {
     }
 }
 
-/// How many records of these sizes go into that much room: the one that reaches its end is the last.
+/// How many records of these sizes fit into `room` bytes: the record that reaches the limit is the last.
 fn fitting(sizes: impl Iterator<Item = usize>, room: usize) -> usize {
     let mut taken = 0;
     sizes
@@ -482,8 +487,8 @@ fn open(slots: &mut [Slot], partition: i32) -> Option<&mut Lane> {
     }
 }
 
-/// Ends each lane's part of the chunk before the first record that has to wait, and undoes what the records behind it
-/// have spent. Gives what may go on.
+/// Ends each lane's part of the chunk before the first record that has to wait, and restores the budget that it and
+/// the records behind it have spent. Returns the records that go on.
 fn cut<'r, 'k>(
     slots: &mut [Slot],
     items: Vec<Item<'r, Keyed<'k>>>,
@@ -505,13 +510,13 @@ fn cut<'r, 'k>(
         }
         waiting.push(Cut { partition, need });
     }
-    // A lane that waits for a key is taken from there again, and meets what ended its log then.
+    // A lane that waits for a key is read again from there, and meets the error that ended its log then.
     cuts.retain(|cut| waiting.iter().all(|other| other.partition != cut.partition));
     cuts.append(&mut waiting);
     ready
 }
 
-/// Decides, in the order of each lane's log, what depends on its past.
+/// Decides replays and rates, which depend on each lane's past, in the order of its log.
 fn admit<'r, 'k>(
     slots: &mut [Slot],
     keyring: &Keyring,

@@ -1,5 +1,5 @@
-//! What the workers of one process share: the configuration, what is known of devices, subjects and schemas, and how
-//! they are told about.
+//! State shared by the workers of one process: the configuration, the keys of devices and subjects, the schemas, and
+//! health and metrics.
 
 use std::collections::HashSet;
 use std::num::NonZeroU32;
@@ -28,23 +28,23 @@ use pulsegate_core::gate::admit::Admission;
 use pulsegate_core::gate::seal::{Sealer, Topics};
 use pulsegate_core::gate::verify::{self, Budget};
 
-/// How long the registry is left alone after it has not answered.
+/// Pause before the registry is asked again after a failed request.
 const QUESTION_PAUSE: Duration = Duration::from_secs(1);
 
-/// What the workers of one process share.
+/// State shared by the workers of one process.
 pub struct Gate {
-    /// As it was when the process started.
+    /// Configuration as it was when the process started.
     pub config: Config,
-    /// What librdkafka is told.
+    /// librdkafka settings of all clients.
     pub settings: Settings,
-    /// The operator allows lanes to be moved: each once, as it is opened for the first time.
+    /// The operator passed `--rewind`: each lane may continue from a moved offset once, when it is first opened.
     rewind: bool,
     opened: Mutex<HashSet<i32>>,
-    /// Which schemas decide: the first 8 bytes of a hash over all of them, in hex.
+    /// Revision of the schemas: the first 8 bytes of a hash over all of them, in hex.
     pub schema_rev: String,
-    /// What `/healthz` and `/readyz` say.
+    /// State served at `/healthz` and `/readyz`.
     pub health: Arc<Health>,
-    /// What `/metrics` says.
+    /// Metrics served at `/metrics`.
     pub metrics: Arc<Metrics>,
     /// Device and subject keys.
     pub vault: Arc<Vault>,
@@ -56,9 +56,9 @@ pub struct Gate {
     runtime: Handle,
 }
 
-/// One snapshot of what is known, for one chunk of records.
+/// A snapshot of keys and schema ids, used for one chunk of records.
 pub struct Knowledge {
-    /// Devices and tenants.
+    /// Keys of devices and tenants.
     pub keys: Arc<Keys>,
     ids: Option<Arc<Ids>>,
 }
@@ -68,8 +68,8 @@ impl Gate {
     ///
     /// # Errors
     ///
-    /// `Usage` when something is configured that cannot work, `Unreachable` when a service does not answer, `Wrong`
-    /// when the topics are not what they must be.
+    /// `Usage` when the configuration is invalid, `Unreachable` when a service does not answer, `Wrong` when a topic
+    /// is missing or misconfigured.
     pub async fn connect(
         config: &Config,
         rewind: bool,
@@ -108,13 +108,13 @@ impl Gate {
         }))
     }
 
-    /// A lane may go on from where the group stands although the ledger stands elsewhere.
+    /// Whether a lane may continue from the group's committed offset although the ledger ends elsewhere.
     #[must_use]
     pub fn may_rewind(&self, partition: i32) -> bool {
         self.rewind && !self.lanes_opened().contains(&partition)
     }
 
-    /// A lane was opened: whoever moves its offsets from now on was not foreseen.
+    /// Notes that a lane was opened: `--rewind` no longer covers offsets that are moved from now on.
     pub fn opened(&self, partition: i32) {
         self.lanes_opened().insert(partition);
     }
@@ -123,13 +123,13 @@ impl Gate {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The raw topic's partitions, each of which is a lane.
+    /// Number of partitions of the raw topic, each of which is a lane.
     #[must_use]
     pub fn partitions(&self) -> usize {
         self.partitions.get() as usize
     }
 
-    /// What is known now.
+    /// Takes a snapshot of the current keys and schema ids.
     #[must_use]
     pub fn knowledge(&self) -> Knowledge {
         let ids = self.registry.as_ref().map(Registry::ids);
@@ -139,29 +139,29 @@ impl Gate {
         }
     }
 
-    /// A lane's limits, of which nothing is spent.
+    /// A lane's verification budget, with nothing spent.
     #[must_use]
     pub fn budget(&self) -> Budget {
         self.verify.budget()
     }
 
-    /// A lane that remembers nothing.
+    /// Admission state of a lane that has seen no record.
     #[must_use]
     pub fn admission(&self) -> Admission {
         Admission::new(&self.config.gate.admit, self.freshness_ms())
     }
 
-    /// From when on the log has to be read again to know what a lane knew at `time_ms`.
+    /// Append time from which the log must be replayed to restore a lane's state at `time_ms`.
     #[must_use]
     pub fn rebuild_start_ms(&self, time_ms: i64) -> i64 {
         Admission::rebuild_start_ms(self.freshness_ms(), time_ms)
     }
 
-    /// What seals for one worker.
+    /// Creates the sealer of one worker.
     ///
     /// # Errors
     ///
-    /// When a name does not fit into an encryption context.
+    /// [`TooLong`] when the environment's or a topic's name does not fit into an encryption context.
     pub fn sealer(&self) -> Result<Sealer, TooLong> {
         let topics = &self.config.topics;
         let topics = Topics {
@@ -184,9 +184,9 @@ impl Gate {
             .key_cache(hits as u64, misses as u64, self.vault.subjects().len());
     }
 
-    /// Fetches, and makes where there are none, the keys of subjects: one round trip, as long as the vault may take.
-    /// What is still missing then has to wait. A vault that is known to be away is not asked: a worker that waits for it
-    /// keeps the subjects waiting that are in memory. Whoever follows the device keys finds out when it is back.
+    /// Fetches the keys of subjects, creating missing ones, in one round trip bounded by the vault's timeout. Records
+    /// whose keys are still missing then have to wait. A vault known to be down is not asked: waiting for it would also
+    /// delay subjects whose keys are in memory. The task that follows the device keys notices when it is back.
     pub fn fetch_subject_keys(&self, subjects: &[(u16, &[u8])]) {
         if self.vault.is_down() {
             return;
@@ -196,11 +196,11 @@ impl Gate {
             .block_on(self.vault.subjects().fetch_or_create(subjects))
         {
             self.metrics.failed(Service::Vault);
-            warn!(%error, subjects = subjects.len(), "no subject keys from the vault");
+            warn!(%error, subjects = subjects.len(), "failed to fetch subject keys from the vault: their lanes wait");
         }
     }
 
-    /// The registry has answered about a schema id, or there is none to ask.
+    /// Whether the registry has resolved a schema id, or no registry is configured.
     #[must_use]
     pub fn knows_schema(&self, id: u32) -> bool {
         self.registry
@@ -208,11 +208,11 @@ impl Gate {
             .is_none_or(|registry| registry.ids().get(id).is_some())
     }
 
-    /// Asks the registry about a schema id, and waits for its answer.
+    /// Resolves a schema id at the registry, blocking until it answers.
     ///
     /// # Errors
     ///
-    /// [`RegistryFault`]: nothing was found out.
+    /// [`RegistryFault`]: the id is still unresolved.
     pub fn ask_about_schema(&self, id: u32) -> Result<Verdict, RegistryFault> {
         let Some(registry) = &self.registry else {
             return Ok(Verdict::Denied);
@@ -222,8 +222,8 @@ impl Gate {
             .inspect_err(|_| self.metrics.failed(Service::SchemaRegistry))
     }
 
-    /// Asks the registry about schema ids, one after the other, in the background. Those that it is asked about already
-    /// are left out.
+    /// Resolves schema ids at the registry in the background, one after the other. Ids that are already being resolved
+    /// are skipped.
     pub fn resolve_schemas(self: &Arc<Self>, ids: impl IntoIterator<Item = u32>) {
         let ids: Vec<_> = ids.into_iter().filter(|&id| self.questions.begin(id)).collect();
         if ids.is_empty() {
@@ -235,14 +235,14 @@ impl Gate {
                 && let Err(error) = registry.resolve_all(&ids, &gate.catalog).await
             {
                 gate.metrics.failed(Service::SchemaRegistry);
-                warn!(%error, schemas = ids.len(), first = ids[0], "no answer from the schema registry");
+                warn!(%error, schemas = ids.len(), first = ids[0], "failed to resolve schema ids: their lanes wait");
                 tokio::time::sleep(QUESTION_PAUSE).await;
             }
             ids.into_iter().for_each(|id| gate.questions.end(id));
         });
     }
 
-    /// What has to be done now and then.
+    /// Periodic maintenance of the metrics and of the registry's cached answers.
     pub async fn upkeep(&self) {
         self.metrics.upkeep();
         if let Some(registry) = &self.registry {
@@ -256,7 +256,7 @@ impl Gate {
 }
 
 impl Knowledge {
-    /// What the checks need of it.
+    /// The rules that records are checked against.
     #[must_use]
     pub fn rules<'k>(&'k self, gate: &'k Gate) -> Rules<'k> {
         Rules {
@@ -268,7 +268,7 @@ impl Knowledge {
     }
 }
 
-/// Clean Avro values carry the registry's ids of their schemas, which are registered for that.
+/// Registers the clean Avro schemas: clean Avro values carry the registry's id of their schema.
 async fn frame_clean(config: &Config, registry: &Registry, catalog: &mut Catalog) -> Result<(), Failure> {
     let framed = |plan: &Plan| {
         (

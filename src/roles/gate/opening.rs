@@ -1,5 +1,5 @@
-//! Opening a lane: what the group committed, what the ledger says, what the raw log still has, and the replay windows
-//! and rates rebuilt from the log itself. Everything here blocks, so each lane opens on a thread of its own.
+//! Opening a lane: reconciles the group's committed offset, the ledger and the range of the raw log, then rebuilds the
+//! replay windows and rates from the log itself. Everything here blocks, so each lane opens on a thread of its own.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -27,11 +27,11 @@ use pulsegate_core::gate::verify::Budget;
 use pulsegate_core::gate::{Checked, Checker, Rules};
 use pulsegate_ledger::entry::{EntryError, Head, Outset, Refusal, Standing};
 
-/// How long one question to the broker may take.
+/// Timeout of one request to the broker.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
-/// How many records are taken at once while rescanning.
+/// Maximum number of records taken at once during a rescan.
 const RESCAN_RECORDS: usize = 1000;
-/// How far back the first look for the last ledger record goes: records and the markers between them.
+/// How many offsets before the end the search for the last ledger record starts; transaction markers take offsets too.
 const TAIL_OFFSETS: i64 = 16;
 /// How long a rescan waits for a full chunk.
 const RESCAN_WAIT: Duration = Duration::from_millis(50);
@@ -39,56 +39,56 @@ const RESCAN_WAIT: Duration = Duration::from_millis(50);
 /// Why a lane did not open.
 #[derive(Debug, Error)]
 pub enum OpenError {
-    /// A person has to decide.
+    /// The ledger and the group's offsets disagree: an operator has to decide.
     #[error("lane {partition}: {refusal}")]
     Refused {
-        /// Which lane.
+        /// Partition of the raw topic.
         partition: i32,
-        /// What does not agree.
+        /// The disagreement, and what to do about it.
         refusal: Refusal,
     },
-    /// The last ledger record is not one.
+    /// The last ledger record is invalid.
     #[error("lane {partition}: the last ledger record cannot be read: {error}")]
     Ledger {
-        /// Which lane.
+        /// Partition of the raw topic.
         partition: i32,
-        /// What is wrong with it.
+        /// Why the record is invalid.
         error: EntryError,
     },
-    /// A broker or registry that does not answer: open again later.
-    #[error("lane {partition}: {error}")]
+    /// A request to Kafka failed: the lane is opened again later.
+    #[error("lane {partition}: a request to Kafka failed: {error}")]
     Kafka {
-        /// Which lane.
+        /// Partition of the raw topic.
         partition: i32,
-        /// What the client says.
+        /// The client's error.
         error: KafkaError,
     },
-    /// The log has a record with a schema that the registry has not answered for: open again when it has.
-    #[error("lane {partition}: what schema {id} is, is not known yet: {error}")]
+    /// The registry has not resolved the schema of a record in the log: the lane is opened again later.
+    #[error("lane {partition}: schema id {id} is not resolved yet: {error}")]
     Schema {
-        /// Which lane.
+        /// Partition of the raw topic.
         partition: i32,
-        /// The schema's id.
+        /// Id of the schema in the registry.
         id: u32,
-        /// Why there is no answer.
+        /// Why the registry gave no answer.
         error: RegistryFault,
     },
-    /// A defect.
-    #[error("lane {partition}: opening it panicked; this is a defect, please report it")]
+    /// Opening the lane panicked, which is a defect.
+    #[error("lane {partition}: opening the lane panicked; this is a defect, please report it")]
     Panicked {
-        /// Which lane.
+        /// Partition of the raw topic.
         partition: i32,
     },
-    /// The lane is not ours any more.
+    /// The lane was revoked before it was open.
     #[error("lane {partition} was revoked while it was being opened")]
     Cancelled {
-        /// Which lane.
+        /// Partition of the raw topic.
         partition: i32,
     },
 }
 
 impl OpenError {
-    /// What the lane waits for, if it is to be opened again.
+    /// The service that the lane waits for; `None` if it is not opened again.
     #[must_use]
     pub const fn cause(&self) -> Option<HoldCause> {
         match self {
@@ -100,7 +100,7 @@ impl OpenError {
         }
     }
 
-    /// It would be no different the next time.
+    /// Whether opening the lane again would fail in the same way.
     #[must_use]
     pub const fn is_final(&self) -> bool {
         matches!(
@@ -110,16 +110,16 @@ impl OpenError {
     }
 }
 
-/// Opens `partition`; `cancelled` ends it early. Blocks for as long as that takes.
+/// Opens `partition`, blocking until it is open; setting `cancelled` ends it early.
 ///
 /// # Errors
 ///
-/// [`OpenError`] says who has to act.
+/// [`OpenError`]; retrying does not help if it [is final](OpenError::is_final).
 pub fn open(gate: Arc<Gate>, partition: i32, cancelled: Arc<AtomicBool>) -> Result<Lane, OpenError> {
     answered(partition, || Opening::new(gate, partition, cancelled)?.run())
 }
 
-/// A panic is an answer too: the worker would wait for another one for ever.
+/// Turns a panic into an error: without an answer the worker would wait for this lane forever.
 fn answered<T>(partition: i32, open: impl FnOnce() -> Result<T, OpenError>) -> Result<T, OpenError> {
     catch_unwind(AssertUnwindSafe(open)).unwrap_or(Err(OpenError::Panicked { partition }))
 }
@@ -164,8 +164,8 @@ impl Opening {
         Ok(lane)
     }
 
-    /// Asks all three until they agree: the markers of the transaction that was committed last may still be on their
-    /// way to the ledger's partition, for as long as a transaction may take.
+    /// Retries until the group, the ledger and the log agree: the markers of the last committed transaction may reach
+    /// the ledger's partition later, by up to the transaction timeout.
     fn agree(&self) -> Result<Outset, OpenError> {
         let gate = &self.gate;
         let reconcile = |rewind| {
@@ -191,7 +191,8 @@ impl Opening {
             })
             .call();
         match agreed {
-            // Only now: on a ledger whose last record is still on its way, the chain would go on from the one before.
+            // Only after the retries: while the last ledger record is not visible yet, the chain would continue from
+            // the record before it.
             Err(OpenError::Refused { .. }) if gate.may_rewind(self.partition) => reconcile(true),
             agreed => agreed,
         }
@@ -199,8 +200,8 @@ impl Opening {
 
     fn standing(&self) -> Result<Standing, OpenError> {
         let topics = &self.gate.config.topics;
-        // The committed offset first: the broker answers only when no transaction has offsets pending here, so the
-        // ledger that is read afterwards cannot be older.
+        // Read the committed offset first: the broker answers only when no transaction has offsets pending here, so
+        // the ledger read afterwards cannot be older.
         let committed = self.committed(&topics.raw)?;
         let head = self.head(&topics.ledger)?;
         let (low, high) = self.watermarks(&topics.raw)?;
@@ -223,7 +224,8 @@ impl Opening {
         self.kafka(self.client.fetch_watermarks(topic, self.partition, ASK_TIMEOUT))
     }
 
-    /// The last record of the lane's ledger partition: looks at the end, and further back while it sees only markers.
+    /// The last record of the lane's ledger partition: searches at the end, then further back while it finds only
+    /// transaction markers.
     fn head(&self, topic: &str) -> Result<Option<Head>, OpenError> {
         let (low, high) = self.watermarks(topic)?;
         let mut back = TAIL_OFFSETS;
@@ -278,7 +280,7 @@ impl Opening {
         let Some(from) = self.rescan_start(position)? else {
             return Ok((past, 0));
         };
-        // A client of its own: one that had the partition assigned before takes the forwarding back when it lets it go.
+        // Use a separate client: one that had the partition assigned before undoes the forwarding when it unassigns it.
         let client = self.kafka(BaseConsumer::from_config(&self.gate.settings.opener))?;
         let topic = &self.gate.config.topics.raw;
         let queue = Queue::new(&client);
@@ -329,7 +331,7 @@ impl Opening {
             if record.offset >= position {
                 return Ok(true);
             }
-            // No worker has admitted it: the lane was moved past it.
+            // The timestamp is the producer's: no worker admitted this record, and the lane was moved past it.
             if !by_broker {
                 continue;
             }
@@ -346,7 +348,7 @@ impl Opening {
             };
             if let Some(bound) = bound {
                 let (key, time_ms) = (bound.key, record.appended_ms);
-                // Whatever comes of it, the admission has seen it.
+                // The verdict does not matter: the call updates the admission's state.
                 let _ = past.admission.admit(key.slot, key.class, bound.sequence, time_ms);
             }
         }
@@ -356,8 +358,8 @@ impl Opening {
             .is_some_and(|message| message.offset() + 1 >= position))
     }
 
-    /// Waits for the registry's answer, on this thread: an opening that began again after each id would find the first
-    /// ones forgotten once there are many.
+    /// Resolves a schema id on this thread: if the opening started over after each id, the first of many ids would be
+    /// evicted from the cache before the last were resolved.
     fn ask_about_schema(&self, ids: &mut Option<Ids>, id: u32) -> Result<(), OpenError> {
         let verdict = self
             .gate
@@ -367,7 +369,7 @@ impl Opening {
                 id,
                 error,
             })?;
-        // Made-up ids must not grow without bound.
+        // Senders can make up ids: bound how many are kept.
         let kept = ids
             .take()
             .filter(|ids| ids.len() < self.gate.config.registry.ids_max);
@@ -375,8 +377,8 @@ impl Opening {
         Ok(())
     }
 
-    /// The first offset of the generation before the one of the record at `position`; none when there is nothing
-    /// before it.
+    /// The first offset of the generation before the one of the record at `position`; `None` when there is nothing to
+    /// replay before it.
     fn rescan_start(&self, position: i64) -> Result<Option<i64>, OpenError> {
         let topic = &self.gate.config.topics.raw;
         let (low, _) = self.watermarks(topic)?;
@@ -386,7 +388,7 @@ impl Opening {
         let last_ms = match self.timestamp(topic, position - 1)? {
             None => return Ok(None),
             Some(Timestamp::LogAppendTime(last_ms)) => last_ms,
-            // A producer's word says nothing about how far back the generation began.
+            // A producer's timestamp does not tell how far back the generation began.
             Some(_) => return Ok(Some(low)),
         };
         let start_ms = self.gate.rebuild_start_ms(last_ms);
@@ -400,7 +402,7 @@ impl Opening {
         }
     }
 
-    /// The time of the first record from `offset` on; offsets may be missing.
+    /// Timestamp of the first record at or after `offset`, since offsets may be missing; `None` at the end of the log.
     fn timestamp(&self, topic: &str, offset: i64) -> Result<Option<Timestamp>, OpenError> {
         self.assign(&self.client, topic, offset)?;
         match self.client.poll(ASK_TIMEOUT) {
@@ -429,21 +431,23 @@ impl Opening {
     }
 }
 
-/// What a lane remembers of its log.
+/// A lane's state as rebuilt from its log.
 struct Past {
     admission: Admission,
     budget: Budget,
-    /// What the registry has said of schema ids, if there is one; also what it would be asked again about by now.
+    /// The registry's answers about schema ids, if there is a registry; including those that have expired meanwhile.
     ids: Option<Ids>,
 }
 
-/// Says what went wrong with an opening, at the level of what an operator has to do.
+/// Logs a failed opening: an error if an operator has to act, a warning if the lane is opened again.
 pub fn report(error: &OpenError) {
     match error {
         OpenError::Refused { .. } | OpenError::Ledger { .. } | OpenError::Panicked { .. } => {
-            tracing::error!(%error, "lane refused");
+            tracing::error!(%error, "failed to open a lane: an operator has to act");
         }
-        OpenError::Kafka { .. } | OpenError::Schema { .. } => warn!(%error, "lane not opened yet"),
+        OpenError::Kafka { .. } | OpenError::Schema { .. } => {
+            warn!(%error, "failed to open a lane: retrying")
+        }
         OpenError::Cancelled { .. } => {}
     }
 }
@@ -453,7 +457,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_opening_that_panics_is_one_that_a_person_has_to_look_at() {
+    fn a_panic_while_opening_is_a_final_error() {
         let opened = answered(3, || -> Result<(), _> { panic!("a bug") });
         let Err(error @ OpenError::Panicked { partition: 3 }) = opened else {
             panic!("{opened:?}");

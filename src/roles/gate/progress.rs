@@ -1,4 +1,4 @@
-//! How far a group has come, asked from outside.
+//! Progress of a consumer group, seen from outside.
 
 use std::time::Duration;
 
@@ -10,26 +10,26 @@ use rdkafka::error::KafkaResult;
 use crate::config::Config;
 use crate::io::kafka::committed::committed;
 
-/// How long one question to the broker may take.
+/// Timeout of one request to the broker.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Looks at the gate's group.
+/// Observes the gate's group.
 pub struct Watcher {
     client: BaseConsumer,
     topic: String,
 }
 
-/// Where a group stands on its topic.
+/// Progress of a group on its topic, summed over the partitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// Offsets that are committed.
+    /// Number of offsets in the log that are committed.
     pub settled: u64,
-    /// Offsets that are not.
+    /// Number of offsets in the log that are not committed yet.
     pub behind: u64,
 }
 
 impl Watcher {
-    /// Looks at the configured group on the raw topic.
+    /// Observes the configured group on the raw topic.
     ///
     /// # Errors
     ///
@@ -45,7 +45,7 @@ impl Watcher {
         })
     }
 
-    /// Where it stands now.
+    /// Asks the brokers for the current progress.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! What a worker has of each partition.
+//! The state of a partition within a worker.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,23 +7,23 @@ use std::time::Instant;
 use crate::telemetry::health::HoldCause;
 use pulsegate_core::gate::lane::Lane;
 
-/// One assigned partition.
+/// State of one partition.
 pub enum Slot {
-    /// Not ours.
+    /// Not assigned to this worker.
     Absent,
-    /// Ours, to be opened from this instant on.
+    /// Assigned, to be opened from this instant on.
     Closed(Instant),
     /// Being opened; the flag cancels it.
     Opening(Arc<AtomicBool>),
     /// Open.
     Open(Box<Lane>),
-    /// Open, but waiting for something of ours since a record at its position could not be decided.
+    /// Open, but waiting: a dependency is missing, so the record at its position could not be decided or written.
     Held {
         /// The lane as it was before that record.
         lane: Box<Lane>,
-        /// What it waits for.
+        /// The dependency that it waits for.
         need: Need,
-        /// When to look again.
+        /// When to check again.
         retry_at: Instant,
     },
 }
@@ -35,14 +35,14 @@ pub enum Need {
     SubjectKeys,
     /// The registry's answer about a schema id.
     Schema(u32),
-    /// The log: the client cannot go on reading it from here, as when retention has deleted the next offset.
+    /// The log: the client cannot continue reading here, for example because retention deleted the next offset.
     Log,
-    /// A broker that takes what the lane produces.
+    /// A broker that accepts what the lane produces.
     Output,
 }
 
 impl Need {
-    /// The name by which operators know it.
+    /// The cause that health reports, metrics and logs name.
     #[must_use]
     pub fn cause(self) -> HoldCause {
         match self {
@@ -54,7 +54,7 @@ impl Need {
 }
 
 impl Slot {
-    /// The lane, if it is open; held or not.
+    /// The lane, if it is open, held or not.
     pub fn lane(&mut self) -> Option<&mut Lane> {
         match self {
             Self::Open(lane) | Self::Held { lane, .. } => Some(lane),
@@ -62,7 +62,7 @@ impl Slot {
         }
     }
 
-    /// Gives the lane up, and has it opened again.
+    /// Drops the lane or cancels its opening, and marks it to be opened again at once.
     pub fn close(&mut self) {
         if let Self::Opening(cancelled) = self {
             cancelled.store(true, Ordering::Relaxed);

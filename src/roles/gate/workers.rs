@@ -19,11 +19,11 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts as many as the configuration says, each on a thread of its own.
+    /// Starts the configured number of workers (`gate.workers`), each on a thread of its own.
     ///
     /// # Errors
     ///
-    /// When the operating system has no more threads.
+    /// When the operating system cannot start a thread.
     pub fn start(gate: &Arc<Gate>) -> std::io::Result<Self> {
         let shared = Arc::clone(gate);
         Self::spawn(gate.config.gate.workers, move |index, stop| {
@@ -42,23 +42,23 @@ impl Workers {
             thread::Builder::new()
                 .name(format!("worker-{index}"))
                 .spawn(move || {
-                    // A worker has nothing that outlives it but the lock of its health, which bears that.
+                    // Unwind-safe: only the lock of its health outlives the worker, and that tolerates a panic.
                     let result = catch_unwind(AssertUnwindSafe(|| work(index, &stop)));
-                    // Nobody listens any more when the process is ending.
+                    // Sending fails only when the process is ending.
                     let _ = outbox.send(result.unwrap_or(Err(WorkerError::Panicked)));
                 })?;
         }
         Ok(Self { stop, ended })
     }
 
-    /// Waits until one gives up, by an error or a panic. None ends otherwise before it is told to.
+    /// Waits until a worker fails with an error or a panic. No worker ends otherwise before it is drained.
     pub async fn gave_up(&mut self) -> WorkerError {
         let ended = self.ended.recv().await;
         ended.and_then(Result::err).unwrap_or(WorkerError::Panicked)
     }
 
-    /// Has all of them commit what they consumed and leave the group. The first error, if there is one; false when they
-    /// did not make it in time.
+    /// Stops the workers: they commit what they consumed and leave the group. Returns false when that takes longer than
+    /// `limit`.
     ///
     /// # Errors
     ///
@@ -81,7 +81,7 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(60);
 
-    /// Works until told to stop, as a worker does.
+    /// Works until `stop` is set, as a worker does.
     fn work(stop: &AtomicBool) -> Result<(), WorkerError> {
         while !stop.load(Ordering::Relaxed) {
             thread::yield_now();
@@ -97,7 +97,7 @@ mod tests {
         };
         for count in [1, 2] {
             let mut workers = Workers::spawn(count, panics).expect("threads");
-            let gave_up = timeout(LIMIT, workers.gave_up()).await.expect("told of it");
+            let gave_up = timeout(LIMIT, workers.gave_up()).await.expect("reported");
             assert!(matches!(gave_up, WorkerError::Panicked), "{gave_up}");
             assert!(workers.drain(LIMIT).await.expect("the others drain"), "in time");
         }

@@ -1,4 +1,4 @@
-//! The clean topic into the analytics database: readings, findings, versions of devices, and what the detectors know.
+//! Stores the clean topic in the analytics database: readings, findings, versions of devices, and the detectors' state.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -22,12 +22,12 @@ use crate::telemetry::metrics::{Metrics, Service, Took};
 use pulsegate_detect::clean::Decoder;
 use pulsegate_detect::lane::{CleanRecord, Evicted, Lane, Output, Rules};
 
-/// The clean topic and where its readings go.
+/// Stores what the clean topic holds in the analytics database.
 pub struct CleanFeed {
     topic: String,
     sink: Analytics,
     rules: Arc<Rules>,
-    /// The models and settings whose state snapshots are.
+    /// The models and settings that the state in snapshots belongs to.
     model: String,
     decoder: ArcSwap<Decoder>,
     registry: Option<Registry>,
@@ -42,8 +42,8 @@ pub struct CleanFeed {
 /// The lane whose owner relays findings.
 const LEADING_LANE: i32 = 0;
 
-/// The claims of this process on lane 0, which make it the one that relays findings as long as there is one. When the lane
-/// goes from one worker to another, the claims of both can be there at once, and the older one can be heard of last.
+/// The claims of this process on lane 0: it relays findings as long as there is one. When the lane moves from one
+/// worker to another, the claims of both can exist at once, and the older one can be reported last.
 #[derive(Default)]
 struct Leads(watch::Sender<BTreeSet<i64>>);
 
@@ -61,45 +61,45 @@ impl Leads {
     }
 }
 
-/// How long a schema id that the registry does not have is taken for one that nobody has.
+/// How long a schema id that is missing in the registry is taken for unknown before the registry is asked again.
 const DENIED_FOR: Duration = Duration::from_secs(30);
 
-/// What a lane of the clean topic remembers.
+/// State of a lane of the clean topic.
 pub struct CleanLane {
     lane: Lane,
-    /// Offsets that retention deleted before they were read; told with the first record.
+    /// Offsets that retention deleted before they were read; reported with the first record.
     lost: Option<Range<i64>>,
     snapshot_at: Instant,
     records: u64,
-    /// What had to make room, as far as that was counted.
+    /// Evictions up to the last batch.
     evicted: Evicted,
 }
 
-/// What is to be written.
+/// The rows of one write.
 #[derive(Default)]
 pub struct CleanBatch {
     output: Output,
     snapshot: Option<Snapshot>,
     records: u64,
     series: u32,
-    /// What had to make room since the batch before.
+    /// Evictions since the batch before.
     evicted: Evicted,
-    /// When its last record was appended, in ms since the Unix epoch.
+    /// Append time of its last record, in ms since the Unix epoch.
     appended_ms: i64,
 }
 
-/// What all lanes of the clean topic go by.
+/// Schemas and rules shared by all lanes of the clean topic.
 pub struct Knowledge {
     /// The local clean schemas.
     pub decoder: Decoder,
-    /// Where other schemas are asked for.
+    /// The registry that is asked for other schemas, if there is one.
     pub registry: Option<Registry>,
-    /// How lanes judge and score.
+    /// Rules by which lanes judge and score.
     pub rules: Rules,
 }
 
 impl CleanFeed {
-    /// Reads `topic` into `sink`.
+    /// Creates a feed that stores `topic` in `sink`.
     #[must_use]
     pub fn new(
         topic: &str,
@@ -110,7 +110,7 @@ impl CleanFeed {
         runtime: Handle,
     ) -> Self {
         let model = knowledge.rules.model();
-        info!(model, "detection");
+        info!(model, "detection model set up");
         Self {
             topic: topic.to_owned(),
             sink,
@@ -127,19 +127,20 @@ impl CleanFeed {
         }
     }
 
-    /// The claims that make this process the one that relays findings; it is not where there is none.
+    /// The claims of this process on lane 0: it relays findings as long as there is one.
     #[must_use]
     pub fn leads(&self) -> watch::Receiver<BTreeSet<i64>> {
         self.leads.0.subscribe()
     }
 
-    /// The sink.
+    /// The analytics database.
     #[must_use]
     pub const fn sink(&self) -> &Analytics {
         &self.sink
     }
 
-    /// The lane as the snapshot has it and where to read on; from the first offset of the log where there is no use in it.
+    /// The lane restored from the snapshot, and the offset to resume at; without a usable snapshot, a new lane and the
+    /// first offset of the log.
     fn restored(&self, partition: i32, low: i64, snapshot: Option<Snapshot>) -> (Lane, i64) {
         let fresh = || (Lane::new(partition, Arc::clone(&self.rules)), low);
         let Some(snapshot) = snapshot else { return fresh() };
@@ -147,14 +148,14 @@ impl CleanFeed {
             info!(
                 lane = partition,
                 of = snapshot.model,
-                "the snapshot is of another model; reading the log again"
+                "the lane's snapshot is of another model: rebuilding from the log"
             );
             return fresh();
         }
         match Lane::restore(partition, Arc::clone(&self.rules), &snapshot.state) {
             Ok(lane) => (lane, snapshot.next.max(low)),
             Err(error) => {
-                warn!(lane = partition, %error, "reading the log again");
+                warn!(lane = partition, %error, "failed to restore the lane's snapshot: rebuilding from the log");
                 fresh()
             }
         }
@@ -168,25 +169,25 @@ impl CleanFeed {
         });
     }
 
-    /// Remembers what a schema id is; only that of the registry's answers that is one.
+    /// Resolves a schema id and keeps the result; a failed request is not kept, an unknown id only for a while.
     async fn ask(&self, id: u32) {
         let schema = match &self.registry {
             Some(registry) => registry.schema(id).await,
-            // Nobody to ask: nobody will ever know.
+            // Without a registry the id stays unknown.
             None => Ok(None),
         };
         match schema {
             Ok(schema) => {
                 self.change_decoder(|decoder| decoder.learn(id, schema.as_deref()));
                 if schema.is_none() && self.registry.is_some() {
-                    // It may have been asked before the schema had come to it.
+                    // The schema may reach the registry later.
                     tokio::time::sleep(DENIED_FOR).await;
                     self.change_decoder(|decoder| decoder.forget(id));
                 }
             }
             Err(error) => {
                 self.metrics.failed(Service::SchemaRegistry);
-                warn!(%error, schema = id, "no answer from the schema registry");
+                warn!(%error, schema = id, "failed to resolve a schema id: its lanes wait, retrying");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
@@ -226,7 +227,7 @@ impl Feed for CleanFeed {
             warn!(
                 lane = partition,
                 ?lost,
-                "clean records were deleted before they were read"
+                "retention deleted clean records before they were read"
             );
         }
         Ok(Opened {
@@ -265,7 +266,7 @@ impl Feed for CleanFeed {
         Ok(())
     }
 
-    /// A record counts too: one without a reading must not make a batch that never ends.
+    /// Counts records as well: records without readings must not make a batch that never ends.
     fn rows(batch: &CleanBatch) -> usize {
         batch.output.readings.len().max(batch.records as usize)
     }
@@ -290,7 +291,7 @@ impl Feed for CleanFeed {
         if state.len() > SNAPSHOT_BYTES_MAX {
             warn!(
                 bytes = state.len(),
-                "a snapshot is too large to be stored; use more partitions"
+                "the snapshot of a lane is too large to be stored: use more partitions"
             );
             return;
         }
@@ -341,7 +342,7 @@ impl Feed for CleanFeed {
 
     fn lighten(batch: &mut CleanBatch) {
         if batch.snapshot.take().is_some() {
-            warn!("what the detectors know is stored with the next snapshot");
+            warn!("a detector snapshot was left out of a failed batch: the next snapshot replaces it");
         }
     }
 
@@ -371,7 +372,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_claim_that_is_given_back_late_leaves_the_relay_to_the_one_after_it() {
+    fn a_claim_that_is_released_late_leaves_the_relay_to_the_newer_one() {
         let leads = Leads::default();
         let relays = || !leads.0.borrow().is_empty();
         leads.claimed(1, 9);
@@ -382,7 +383,7 @@ mod tests {
         leads.released(LEADING_LANE, 1);
         assert!(relays());
         leads.released(LEADING_LANE, 1);
-        assert!(relays(), "said twice");
+        assert!(relays(), "released twice");
         leads.released(LEADING_LANE, 2);
         assert!(!relays());
     }

@@ -1,5 +1,5 @@
-//! What is done with the records of one topic: how a lane of it is opened, what is taken from a record, and where the
-//! result is written. There are three: [`super::clean`], [`super::ledger`] and [`super::kpis`].
+//! How the records of one topic are processed: how a lane of it is opened, what is taken from a record, and where the
+//! result is written. There are three feeds: [`super::clean`], [`super::ledger`] and [`super::kpis`].
 
 use std::future::Future;
 use std::ops::Range;
@@ -12,45 +12,45 @@ use super::log;
 use crate::io::postgres::WriteError;
 use crate::telemetry::health::{HoldCause, Log};
 
-/// A record as it is taken.
+/// A record as a feed takes it.
 #[derive(Clone, Copy, Debug)]
 pub struct Taken<'r> {
-    /// Its partition.
+    /// Partition of the topic.
     pub partition: i32,
-    /// Its offset.
+    /// Offset in the partition.
     pub offset: i64,
-    /// Its timestamp, in ms since the Unix epoch.
+    /// Append time, in ms since the Unix epoch.
     pub append_ms: i64,
-    /// Its value.
+    /// Value; a null value is empty.
     pub value: &'r [u8],
 }
 
 /// A lane that was claimed.
 pub struct Opened<L> {
-    /// What its records are taken with.
+    /// State that the lane keeps from record to record.
     pub lane: L,
-    /// The number of the claim.
+    /// Epoch of the claim, which grows with each claim of the partition.
     pub epoch: i64,
-    /// The first offset that is not stored; none where nothing ever was.
+    /// The first offset that is not stored; `None` if none ever was.
     pub stored: Option<i64>,
-    /// Where to read on. What lies before `stored` is only read to know what was known then.
+    /// The offset to resume at. Records before `stored` are only read to rebuild the lane's state.
     pub position: i64,
 }
 
-/// The stretch of a lane that one write is about.
+/// The range of a lane's offsets that one write covers.
 #[derive(Clone, Copy, Debug)]
 pub struct Stretch {
-    /// The partition.
+    /// Partition of the topic.
     pub partition: i32,
-    /// The claim's epoch.
+    /// Epoch of the claim.
     pub epoch: i64,
-    /// Where the sink stands.
+    /// The offset that the sink must have before the write; `None` if nothing was ever stored.
     pub expected: Option<i64>,
-    /// The first offset after it.
+    /// The first offset after the range.
     pub next: i64,
 }
 
-/// A record cannot be taken before the registry has said what a schema id is.
+/// A record cannot be taken before the registry has resolved this schema id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NeedsSchema(pub u32);
 
@@ -58,7 +58,7 @@ pub struct NeedsSchema(pub u32);
 #[derive(Debug, Error)]
 #[error("{reason}")]
 pub struct OpenFault {
-    /// What it waits for.
+    /// What the lane waits for.
     pub cause: HoldCause,
     /// What went wrong, and what to do.
     pub reason: String,
@@ -74,43 +74,43 @@ impl From<KafkaError> for OpenFault {
 }
 
 impl OpenFault {
-    /// The log of a partition ends before what `database` has of it.
+    /// The fault that the log of a partition ends before the offset up to which `database` has it.
     #[must_use]
     pub fn truncated(database: &str, topic: &str, partition: i32, log_end: i64) -> Self {
         Self {
             cause: HoldCause::Truncated,
             reason: format!(
-                "partition {partition} of {topic} ended at offset {log_end}, before what the {database} database has of it: \
-                 the topic was deleted, or a broker lost its end. What came since could pass for what is stored, so nothing \
-                 is read: find out why, then set `next` of this partition in the table sink_offset to where to read on, and \
-                 `log_end` to null"
+                "partition {partition} of {topic} ended at offset {log_end}, before the offset up to which the \
+                 {database} database has it: the topic was deleted, or a broker lost its end. New records could be \
+                 mistaken for stored ones, so nothing is read. Find out why, then set `next` of this partition in the \
+                 table sink_offset to the offset to resume at, and `log_end` to null"
             ),
         }
     }
 }
 
-/// Where a log ended when it was found to end before `next`, up to which it is stored: as was noted then, or as it is now.
-/// `None` for one that is whole.
+/// The end of a log that was found to end before `next`, up to which it is stored: as noted at that time, or as it is
+/// now. `None` for a complete log.
 #[must_use]
 pub fn truncated_at(next: Option<i64>, noted: Option<i64>, log: &Range<i64>) -> Option<i64> {
     noted.or_else(|| next.is_some_and(|next| log.end < next).then_some(log.end))
 }
 
-/// What is done with the records of one topic.
+/// How the records of one topic are processed.
 pub trait Feed: Send + Sync + 'static {
-    /// What a lane remembers from record to record.
+    /// State that a lane keeps from record to record.
     type Lane: Send + 'static;
-    /// What is to be written.
+    /// Rows to be written at once.
     type Batch: Default + Send + Sync + 'static;
 
-    /// Which log it reads.
+    /// The log that it reads.
     const LOG: Log;
 
-    /// The topic.
+    /// Name of the topic.
     fn topic(&self) -> &str;
 
-    /// Claims a partition, then asks what `log` has of it, and says where to read on. Whoever had it before stores nothing
-    /// after the claim: what is stored then is compared with a log that is at least as long.
+    /// Claims a partition, then asks `log` for its offsets, and returns where to resume. Its former owner stores
+    /// nothing after the claim, so the stored offset is compared with a log that is at least as long.
     fn open(
         &self,
         partition: i32,
@@ -129,10 +129,10 @@ pub trait Feed: Send + Sync + 'static {
         batch: &mut Self::Batch,
     ) -> Result<(), NeedsSchema>;
 
-    /// How much there is to write.
+    /// Number of rows to write.
     fn rows(batch: &Self::Batch) -> usize;
 
-    /// Forgets what was to be written, and keeps the memory.
+    /// Empties a batch and keeps its memory.
     fn clear(batch: &mut Self::Batch);
 
     /// Completes a batch that is about to be written up to `next`.
@@ -145,17 +145,17 @@ pub trait Feed: Send + Sync + 'static {
         batch: &Self::Batch,
     ) -> impl Future<Output = Result<(), WriteError>> + Send;
 
-    /// Leaves out of a batch that was not stored what can be stored another time: it may be what takes too long.
+    /// Removes from a batch that was not stored what can be stored later, since it may be what takes too long.
     fn lighten(batch: &mut Self::Batch);
 
-    /// Whether it is known what a schema id is.
+    /// Whether a schema id is resolved.
     fn knows(&self, id: u32) -> bool;
 
-    /// Has the registry asked about a schema id, unless it is being asked.
+    /// Starts to resolve a schema id at the registry, unless that is under way.
     fn resolve(self: &Arc<Self>, id: u32);
 
-    /// A lane that was opened with the claim of this number was given back. The partition may have been claimed anew by
-    /// another worker of this process since.
+    /// Notes that a lane that was opened with this epoch was given back. Another worker of this process may have
+    /// claimed the partition since.
     fn release(&self, partition: i32, epoch: i64);
 }
 

@@ -1,5 +1,5 @@
-//! What has to be done now and then over the databases. Any number of watches may run these jobs: an advisory lock in the
-//! database lets one at a time, so a job runs once wherever it runs.
+//! Periodic jobs over the databases. Any number of watches may run them: an advisory lock in the database admits one at
+//! a time, so a job never runs in two processes at once.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -22,43 +22,43 @@ use pulsegate_detect::{kpi, regression};
 
 /// How often minutes are rolled up.
 const ROLLUP_INTERVAL: Duration = Duration::from_secs(20);
-/// How often devices that show the same at once are gathered: often enough that a finding is looked at before it is told.
+/// How often findings of devices that show the same at once are grouped: often enough that each finding is considered
+/// before it notifies anyone.
 const GROUPS_INTERVAL: Duration = Duration::from_secs(2);
-/// How often what is old is dropped.
+/// How often expired data is deleted.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(3_600);
-/// How often KPIs are computed, and for how many minutes those of readings are computed again: what comes late is counted
-/// late.
+/// How often KPIs are computed, and for how many past minutes those of readings are recomputed for late readings.
 const KPI_INTERVAL: Duration = Duration::from_secs(60);
 const KPI_MINUTES: i64 = 60;
 
-/// How often KPIs and cohorts are looked at for shifts; the first time once this process had the time to catch up with what
-/// came while none was there.
+/// How often KPIs and cohorts are checked for shifts. The first check is one interval after the start, so that this
+/// process has had time to catch up with records that arrived while no watch was running.
 const SHIFT_INTERVAL: Duration = Duration::from_secs(600);
-/// The days that are judged, and the day before them.
+/// Number of days read for the check: those that are judged, and the day before them.
 const SHIFT_DAYS: i64 = 3;
-/// Cohorts (firmware, model, metric) that are looked at, the largest first.
+/// Maximum number of cohorts (firmware, model, metric) that are checked, the largest first.
 const COHORTS_MAX: u32 = 500;
 const DAY_MINUTES: i64 = 1_440;
 
-/// How often rollouts are judged, and after how many days: two have to be over, and a third for what devices upload late, since
-/// an hour is measured once.
+/// How often rollouts are judged, and after how many days: two have to be over, and a third for late uploads, since an
+/// hour is measured only once.
 const REGRESSION_INTERVAL: Duration = Duration::from_secs(3_600);
 const ROLLOUT_OVER_DAYS: i64 = 3;
-/// How far behind this process may be when it measures hours that are over for a day, in seconds; and how long it waits to
-/// ask again.
+/// Maximum lag, in seconds, at which this process measures hours that ended a day ago; and the pause before it checks
+/// its lag again.
 const LAG_SECONDS_MAX: f64 = 3_600.0;
 const CATCH_UP_INTERVAL: Duration = Duration::from_secs(60);
-/// How far behind it may be, in either log that KPIs are counted from, when it judges minutes that are over for
-/// [`KPI_MINUTES`]: half of that, since it knows how far only now and then.
+/// Maximum lag, in seconds, in either log that KPIs are counted from, at which minutes that ended [`KPI_MINUTES`] ago
+/// are judged: half of that, since the lag is known only from time to time.
 const SHIFT_LAG_SECONDS_MAX: f64 = KPI_MINUTES as f64 * 60.0 / 2.0;
-/// The devices on either side that make a rollout worth judging.
+/// Minimum number of devices on either side for a rollout to be judged.
 const ROLLOUT_DEVICES_MIN: u32 = 20;
-/// The most that are compared on either side, where either has as many; fewer that changed leave room for more controls.
-/// Each device is 288 rows with four metrics, and readings to sort. Four standard errors between 2,000 devices and 2,000 are
-/// 4 √(2 / 2,000) = 0.13 standard deviations of a device's change from before to after (between 1,000 and 3,000: 0.15). A
-/// difference of that size is found in every other rollout, one of 0.15 in four of five. For a heart rate whose medians vary
-/// by 3 beats a minute from day to day these are 0.46 and 0.56 beats a minute. To find 0.1 standard deviations in every
-/// other rollout would take 3,200 devices a side, in four of five 4,700.
+/// Maximum number of devices compared on either side if both have as many; if fewer have changed, there are more
+/// controls. Each device is 288 rows with four metrics, and readings to sort. Four standard errors between 2,000
+/// devices and 2,000 are 4 √(2 / 2,000) = 0.13 standard deviations of a device's change from before to after (between
+/// 1,000 and 3,000: 0.15). A difference of that size is found in every other rollout, one of 0.15 in four of five. For
+/// a heart rate whose medians vary by 3 beats a minute from day to day these are 0.46 and 0.56 beats a minute. Finding
+/// 0.1 standard deviations in every other rollout would take 3,200 devices a side, in four of five 4,700.
 const ROLLOUT_DEVICES_MAX: u32 = 2_000;
 const MINUTE_MS: i64 = 60_000;
 const DAY_MS: i64 = DAY_MINUTES * MINUTE_MS;
@@ -66,16 +66,16 @@ const DAY_MS: i64 = DAY_MINUTES * MINUTE_MS;
 /// The jobs of one process.
 pub struct Jobs {
     sink: Analytics,
-    /// What metrics mean.
+    /// Descriptions of the metrics.
     table: MetricsTable,
     config: Config,
-    /// Connected when it is first needed: the jobs do their work without it, and nothing waits for it.
+    /// Connected when it is first needed: jobs over the analytics database alone do their work without it.
     operations: OnceCell<Operations>,
     metrics: Arc<Metrics>,
 }
 
 impl Jobs {
-    /// Jobs over `sink`.
+    /// Creates the jobs over `sink`.
     #[must_use]
     pub fn new(sink: Analytics, table: MetricsTable, config: &Config, metrics: Arc<Metrics>) -> Self {
         Self {
@@ -87,7 +87,7 @@ impl Jobs {
         }
     }
 
-    /// Runs them until the process stops. A job that is under way then is rolled back, and runs again elsewhere.
+    /// Runs the jobs until the process stops. A job under way then is rolled back, and runs again in another process.
     pub async fn run(self, mut stopped: watch::Receiver<bool>, health: Arc<Health>) {
         tokio::select! {
             _ = stopped.changed() => {}
@@ -101,7 +101,7 @@ impl Jobs {
         }
     }
 
-    /// What has to be done before findings are told.
+    /// Runs the job that has to be done before findings notify people.
     async fn gather_regularly(&self) {
         let mut groups = every(GROUPS_INTERVAL);
         loop {
@@ -110,7 +110,7 @@ impl Jobs {
         }
     }
 
-    /// What dashboards wait for, and does not take long.
+    /// Runs the jobs that dashboards wait for, which are short.
     async fn keep_up(&self) {
         let (mut rollup, mut kpis) = (every(ROLLUP_INTERVAL), every(KPI_INTERVAL));
         loop {
@@ -121,15 +121,15 @@ impl Jobs {
         }
     }
 
-    /// What goes over days, and may take its time. Shifts are not judged by a process that has yet to catch up: a minute that
-    /// is not counted looks like one in which nothing came.
+    /// Runs the jobs over whole days, which may take longer. A process that lags behind does not judge shifts: a minute
+    /// that is not counted yet looks like one without records.
     async fn look_back(&self, health: &Health) {
         let (mut retention, mut shifts) = (every(RETENTION_INTERVAL), every(SHIFT_INTERVAL));
         shifts.reset();
         loop {
             tokio::select! {
                 _ = shifts.tick() => if is_behind(health) {
-                    info!("the watch is behind; shifts are judged when it has caught up");
+                    info!("the watch lags behind: shifts are not judged until it has caught up");
                     shifts.reset_after(CATCH_UP_INTERVAL);
                 } else {
                     self.one(Job::Shifts, self.judge_shifts(Timestamp::now())).await;
@@ -139,14 +139,14 @@ impl Jobs {
         }
     }
 
-    /// What goes over all readings of days, and may take hours. An hour is measured once, so not by a process that has yet to
-    /// catch up, or has no lanes by which it would know.
+    /// Runs the job over all readings of several days, which may take hours. An hour is measured only once, hence not
+    /// by a process that lags behind, or that has no lanes to tell its lag from.
     async fn compare(&self, health: &Health) {
         let mut regressions = every(REGRESSION_INTERVAL);
         loop {
             regressions.tick().await;
             if health.is_behind(Log::Clean, LAG_SECONDS_MAX) {
-                info!("the watch is behind; rollouts are judged when it has caught up");
+                info!("the watch lags behind: rollouts are not judged until it has caught up");
                 regressions.reset_after(CATCH_UP_INTERVAL);
             } else {
                 self.one(Job::Regressions, self.judge_rollouts()).await;
@@ -154,10 +154,10 @@ impl Jobs {
         }
     }
 
-    /// Makes one finding of devices that show the same at once.
+    /// Makes one finding of the findings of devices that show the same at once.
     ///
     /// # Errors
-    /// [`DatabaseError`]; the next run does it, and what is due meanwhile speaks for itself.
+    /// [`TimescaleError`]; the next run does it, and findings that are due meanwhile notify on their own.
     pub async fn gather(&self) -> Result<Ran, DatabaseError> {
         let Some(new) = self.sink.gather(&self.config.watch.groups).await? else {
             return Ok(Ran::Elsewhere);
@@ -166,8 +166,8 @@ impl Jobs {
         Ok(Ran::Done(new.len() as u64))
     }
 
-    /// Computes the KPIs of what was settled since the last run; and from the rollup those of readings, from an hour before
-    /// the newest minute that has them. They are stored in the place of those that were there.
+    /// Computes the KPIs of what was settled since the last run, and from the rollup those of readings, from an hour
+    /// before the newest minute that has them. They replace the stored ones.
     async fn count(&self) -> Result<Ran, DatabaseError> {
         let operations = self.operations().await?;
         let settled = operations.compute_kpis().await?;
@@ -180,9 +180,9 @@ impl Jobs {
         Ok(Ran::Done(settled + kpis.len() as u64))
     }
 
-    /// Looks for shifts of the pipeline's KPIs and of cohorts, among the minutes before `now` that are over for long enough
-    /// to be computed no more. What one run has found the next finds again; it is stored once. As long as KPIs of these minutes
-    /// are still to be computed, nothing is looked at.
+    /// Looks for shifts of the pipeline's KPIs and of cohorts, among the minutes before `now` that ended long enough
+    /// ago not to be recomputed. A shift that several runs find is stored once. While KPIs of these minutes are still
+    /// to be computed, the run is skipped.
     ///
     /// # Errors
     /// [`DatabaseError`]; the next run finds what this one has not stored.
@@ -194,7 +194,7 @@ impl Jobs {
         let from = ((until - 1).div_euclid(DAY_MINUTES) + 1 - SHIFT_DAYS) * DAY_MINUTES;
         let operations = self.operations().await?;
         if operations.is_due(until).await? {
-            info!("KPIs are still to be computed; shifts are judged the next time");
+            info!("KPIs are still to be computed: shifts are judged by the next run");
             return Ok(Ran::Done(0));
         }
         let kpis = operations.kpis(from, until).await?;
@@ -217,11 +217,11 @@ impl Jobs {
         Ok(Ran::Done(new.len() as u64))
     }
 
-    /// Measures the rollouts of the last days, as far as that is not done, and judges them together. One that was judged
-    /// before gives the same finding, which is stored once.
+    /// Measures the hours of recent rollouts that are not measured yet, and judges the rollouts together. One that was
+    /// judged before gives the same finding, which is stored once.
     ///
     /// # Errors
-    /// [`DatabaseError`]; the next run measures what is left, and judges them again.
+    /// [`TimescaleError`]; the next run measures the remaining hours, and judges the rollouts again.
     pub async fn judge_rollouts(&self) -> Result<Ran, DatabaseError> {
         let Some(mut lock) = self.sink.lock(Job::Regressions.as_str()).await? else {
             return Ok(Ran::Elsewhere);
@@ -234,7 +234,7 @@ impl Jobs {
         let rollouts = self.sink.rollouts(from_ms, until_ms, ROLLOUT_DEVICES_MIN).await?;
         let (mut judged, mut failed) = (Vec::with_capacity(rollouts.len()), None);
         for rollout in rollouts {
-            // One that is too much for the database must not hide the others.
+            // A rollout that is too much for the database must not hide the others.
             match self.device_medians(&rollout, &mut lock).await {
                 Ok(Some(medians)) => judged.push((rollout, medians)),
                 Ok(None) => {}
@@ -245,8 +245,8 @@ impl Jobs {
         failed.map_or(Ok(ran), Err)
     }
 
-    /// The medians of a rollout all of whose hours are measured; those that were not are measured first. `None` where there
-    /// is too little to compare, as with a firmware that all devices have: no hour of it is worth measuring.
+    /// The medians of a rollout, after measuring its hours that are not measured yet. `None` if there are too few
+    /// devices to compare, as with a firmware that all devices have: no hour of it is worth measuring.
     async fn device_medians(
         &self,
         rollout: &Rollout,
@@ -274,7 +274,7 @@ impl Jobs {
         })
     }
 
-    /// Runs a job, and notes how it fared. One that failed is not tried again before its time: it does what is left then.
+    /// Runs a job and stores its result. A failed job is not retried early: its next run does what is left.
     async fn one(&self, job: Job, work: impl Future<Output = Result<Ran, DatabaseError>>) {
         let (started_ms, begun) = (Timestamp::now().as_millisecond(), Instant::now());
         let result = work.await;
@@ -282,7 +282,7 @@ impl Jobs {
         let (rows, problem) = match &result {
             Ok(Ran::Done(rows)) => (*rows, None),
             Ok(Ran::Elsewhere) => {
-                debug!(job = job.as_str(), "another process is at it");
+                debug!(job = job.as_str(), "job skipped: another process is running it");
                 return;
             }
             Err(error) => (0, Some(error.to_string())),
@@ -291,7 +291,7 @@ impl Jobs {
         if let Some(problem) = &problem {
             warn!(
                 job = job.as_str(),
-                problem, "a job failed; its next run does what is left"
+                problem, "job failed: its next run does what is left"
             );
         }
         let run = JobRun {
@@ -304,7 +304,7 @@ impl Jobs {
         let noted = async { self.operations().await?.job_ran(&run).await };
         if let Err(error) = noted.await {
             self.metrics.failed(Service::Operations);
-            warn!(%error, "how a job fared was not noted");
+            warn!(%error, "failed to store the result of a job");
         }
     }
 
@@ -315,14 +315,14 @@ impl Jobs {
     }
 }
 
-/// The first time at once.
+/// Ticks at once and then every `period`; after a late tick the period starts anew.
 fn every(period: Duration) -> Interval {
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
 }
 
-/// Whether minutes that shifts are judged by may still be to be counted.
+/// Whether minutes that shifts are judged by may not be counted yet.
 fn is_behind(health: &Health) -> bool {
     [Log::Clean, Log::Kpis]
         .into_iter()
@@ -342,7 +342,7 @@ mod tests {
         let health = Health::new(2);
         let (clean, kpis) = (health.worker_of(0, Log::Clean), health.worker_of(1, Log::Kpis));
         for worker in [&clean, &kpis] {
-            assert!(is_behind(&health), "nothing is known of one of them");
+            assert!(is_behind(&health), "one of them has not reported yet");
             worker.assigned(0);
             worker.release(0);
             worker.lag(0, 0, 0);

@@ -1,7 +1,7 @@
-//! The ledger once more, counted minute by minute into the operations database: what KPIs of the pipeline are computed from.
+//! Counts the ledger minute by minute into the operations database; the pipeline's KPIs are computed from these counts.
 //!
-//! It is read a second time rather than written twice: the audit log must not wait for a database of KPIs, and neither may
-//! lose or repeat a record when the other is away.
+//! The ledger is read a second time rather than written to both databases at once: the audit log must not wait for the
+//! database of KPIs, and neither may lose or repeat a record while the other is down.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,7 +15,7 @@ use crate::telemetry::health::{HoldCause, Log};
 use crate::telemetry::metrics::{Metrics, Service, Took};
 use pulsegate_detect::kpi::Settled;
 
-/// The ledger and where its counts go.
+/// Counts ledger records into the operations database.
 pub struct KpiFeed {
     topic: String,
     sink: Operations,
@@ -23,7 +23,7 @@ pub struct KpiFeed {
 }
 
 impl KpiFeed {
-    /// Counts `topic` into `sink`.
+    /// Creates a feed that counts `topic` into `sink`.
     #[must_use]
     pub fn new(topic: &str, sink: Operations, metrics: Arc<Metrics>) -> Self {
         Self {
@@ -35,7 +35,7 @@ impl KpiFeed {
 }
 
 impl Feed for KpiFeed {
-    /// Each ledger record says by itself what it counts.
+    /// Stateless: each ledger record can be counted on its own.
     type Lane = ();
     type Batch = Settled;
 

@@ -1,4 +1,4 @@
-//! What a worker knows of one partition, and the batch that it fills from it.
+//! The state of a partition within a worker, and the batch that is filled from it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 use super::feed::{Feed, NeedsSchema, Opened, Stretch, Taken};
 use crate::config::watch::Batch as Limits;
 
-/// One assigned partition.
+/// State of one partition.
 pub(super) enum Slot<F: Feed> {
-    /// Not ours.
+    /// Not assigned to this worker.
     Absent,
-    /// Ours, to be opened from this instant on.
+    /// Assigned, to be opened from this instant on.
     Closed(Instant),
     /// Being opened; the flag cancels it.
     Opening(Arc<AtomicBool>),
     /// Open.
     Open(Box<Lane<F>>),
-    /// Another process has claimed it in the database, and again. It is left alone until the group gives it to us anew.
+    /// Another process has claimed it in the database twice. It is left alone until the group assigns it again.
     Fenced,
 }
 
@@ -29,7 +29,7 @@ impl<F: Feed> Slot<F> {
         }
     }
 
-    /// Drops what was open, and has whatever is under way for it stop.
+    /// Replaces the slot and cancels what is under way for the old one.
     pub fn replace(&mut self, by: Self) {
         match self {
             Self::Opening(cancelled) => cancelled.store(true, Ordering::Relaxed),
@@ -40,35 +40,35 @@ impl<F: Feed> Slot<F> {
     }
 }
 
-/// Why nothing is fetched for an open lane.
+/// Why fetching is paused for an open lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Paused {
     /// The database takes longer than the lane can wait.
     Database,
-    /// The registry has to say what a schema id is.
+    /// The registry has not resolved this schema id yet.
     Schema(u32),
 }
 
 /// An open lane.
 pub(super) struct Lane<F: Feed> {
     known: F::Lane,
-    /// The number of its claim.
+    /// Epoch of its claim in the database.
     pub epoch: i64,
-    /// Where the sink stands once what is being written is.
+    /// The sink's offset once the write under way is done.
     expected: Option<i64>,
     /// The first offset that was not taken.
     pub position: i64,
-    /// Where the log ended when everything before that was taken.
+    /// End of the log at the time when everything before it was taken.
     pub end: i64,
     filling: F::Batch,
     begun: Option<Instant>,
     spare: Option<F::Batch>,
-    /// Since when a batch is being written.
+    /// When the write under way began.
     pub writing: Option<Instant>,
     pub paused: Option<Paused>,
-    /// When the last record that was taken was appended, in ms since the Unix epoch.
+    /// Append time of the last record taken, in ms since the Unix epoch.
     pub appended_ms: i64,
-    /// Names this opening: what was begun for an earlier one is not ours.
+    /// Identifies this opening: results of tasks of an earlier one are ignored.
     pub cancelled: Arc<AtomicBool>,
 }
 
@@ -90,12 +90,12 @@ impl<F: Feed> Lane<F> {
         }
     }
 
-    /// What is stored is read again, only to know what was known then.
+    /// Whether stored records are being read again, only to rebuild the lane's state.
     pub fn is_rebuilding(&self) -> bool {
         self.expected.is_some_and(|stored| self.position < stored)
     }
 
-    /// Takes the next record. What comes before the position was taken already.
+    /// Takes the next record, unless it lies before the position: then it was taken already.
     pub fn take(&mut self, feed: &F, record: &Taken<'_>) -> Result<(), NeedsSchema> {
         if record.offset < self.position {
             return Ok(());
@@ -111,23 +111,23 @@ impl<F: Feed> Lane<F> {
         Ok(())
     }
 
-    /// How much it holds that is not being written yet.
+    /// Number of rows in the open batch.
     pub fn rows(&self) -> usize {
         F::rows(&self.filling)
     }
 
-    /// It holds as much as may be written at once.
+    /// Whether the open batch has as many rows as one write may have.
     pub fn is_full(&self, limits: &Limits) -> bool {
         self.rows() >= limits.rows_max
     }
 
-    /// How long its batch may stay open yet; none when it is empty.
+    /// Time left until the open batch is due; `None` when it is empty.
     pub fn patience(&self, limits: &Limits) -> Option<Duration> {
         let limit = Duration::from_millis(limits.time_max_ms);
         self.begun.map(|begun| limit.saturating_sub(begun.elapsed()))
     }
 
-    /// There is something that is not stored.
+    /// Whether something is not stored yet.
     pub fn is_dirty(&self) -> bool {
         self.begun.is_some() || self.writing.is_some()
     }
@@ -151,7 +151,7 @@ impl<F: Feed> Lane<F> {
         Some((stretch, batch))
     }
 
-    /// The batch is stored.
+    /// Notes that the batch is stored, and keeps its memory.
     pub fn written(&mut self, mut batch: F::Batch) {
         F::clear(&mut batch);
         self.spare = Some(batch);

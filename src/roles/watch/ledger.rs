@@ -1,4 +1,4 @@
-//! The ledger into the audit database: each record extends its lane's Merkle log.
+//! Stores the ledger in the audit database: each record extends its lane's Merkle log.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::io::postgres::WriteError;
 use crate::telemetry::health::{HoldCause, Log};
 use crate::telemetry::metrics::{Metrics, Service, Took};
 
-/// The ledger and where its records go.
+/// Appends ledger records to the audit log.
 pub struct LedgerFeed {
     topic: String,
     sink: Arc<AuditLog>,
@@ -26,7 +26,7 @@ pub struct Records {
 }
 
 impl LedgerFeed {
-    /// Reads `topic` into `sink`.
+    /// Creates a feed that appends `topic` to `sink`.
     #[must_use]
     pub fn new(topic: &str, sink: Arc<AuditLog>, metrics: Arc<Metrics>) -> Self {
         Self {
@@ -38,7 +38,7 @@ impl LedgerFeed {
 }
 
 impl Feed for LedgerFeed {
-    /// What a lane remembers, the audit log remembers.
+    /// Stateless: the audit log keeps the state of its lanes.
     type Lane = ();
     type Batch = Records;
 
@@ -70,7 +70,7 @@ impl Feed for LedgerFeed {
             lane: (),
             epoch: claim.epoch,
             stored: claim.next,
-            // A gap that retention made shows in the sequence of the records, and becomes an entry.
+            // A gap left by retention shows in the sequence of the records, and becomes an entry.
             position: claim.next.unwrap_or(log.start).max(log.start),
         })
     }

@@ -1,4 +1,4 @@
-//! A topic asked from outside: how many partitions it has, where they begin and where they end.
+//! A topic seen from outside: how many partitions it has, where they begin and where they end.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult};
 use tokio::task::spawn_blocking;
 
-/// How long one question to the broker may take.
+/// Timeout of one request to the broker.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A topic of so many partitions.
+/// A topic and its number of partitions.
 #[derive(Clone)]
 pub struct Log {
     client: Arc<BaseConsumer>,
@@ -22,7 +22,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// Looks at `topic` with a client of its own.
+    /// Observes `topic` with a client of its own.
     ///
     /// # Errors
     ///
@@ -35,14 +35,14 @@ impl Log {
         })
     }
 
-    /// How many partitions it has.
+    /// Number of partitions of the topic.
     #[must_use]
     pub fn partitions(&self) -> usize {
         self.partitions
     }
 
-    /// From the first offset that is still there to the one behind the last that is stable. Control records have offsets
-    /// too, so whoever has read a partition to its end stands at its end or before it.
+    /// The offsets from the first one still in the log up to the last stable offset, exclusive. Control records have
+    /// offsets too, so a reader that has read every record is at this end or before it.
     ///
     /// # Errors
     ///

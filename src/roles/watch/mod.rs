@@ -1,5 +1,5 @@
-//! The watch: the clean topic into the analytics database, the ledger into the audit database, and what the ledger counts
-//! into the operations database.
+//! The watch: stores the clean topic in the analytics database, the ledger in the audit database, and the ledger's
+//! counts in the operations database.
 //!
 //! ```text
 //! clean  ─▶ worker (lanes: decode, judge, score) ─▶ write ─▶ pulsegate_analytics ─▶ relay ─▶ findings
@@ -7,8 +7,8 @@
 //!        └▶ worker (counts by minute and outcome) ─ write ─▶ pulsegate_operations
 //! ```
 //!
-//! Each database has consumers, workers and offsets of its own, so that one of them can be away without the other noticing.
-//! Exactly once comes from the databases: a batch and the offset after it are one transaction, and a lane is read on from
+//! Each database has consumers, workers and offsets of its own, so that an outage of one does not affect the others.
+//! Exactly-once comes from the databases: a batch and the offset after it are one transaction, and a lane resumes from
 //! the offset that its database has.
 
 pub mod clean;
@@ -28,7 +28,7 @@ use jiff::Timestamp;
 
 pub use run::{Problem, Watch, metrics_table};
 
-/// How long ago that was.
+/// Age in seconds of a record that was appended at `appended_ms`; at least 0.
 fn age_seconds(appended_ms: i64) -> f64 {
     (Timestamp::now().as_millisecond() - appended_ms).max(0) as f64 / 1_000.0
 }

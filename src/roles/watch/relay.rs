@@ -1,12 +1,12 @@
-//! Findings from the outbox to their topic, each exactly once.
+//! Relays findings from the outbox to their topic, each exactly once.
 //!
 //! ```text
-//! outbox ─▶ batch with a number ─▶ one Kafka transaction: records + the number ─▶ outbox forgets it
+//! outbox ─▶ batch with a number ─▶ one Kafka transaction: records + the number ─▶ removal from the outbox
 //! ```
 //!
-//! The number is committed as an offset of a consumer group that exists for this alone. After a crash it says whether the
-//! newest batch was produced. Whoever has lane 0 of the clean topic is the relay; the producer's `transactional.id` fences
-//! one that does not know yet that it lost the lane.
+//! The number is committed as an offset of a consumer group that exists only for this. After a crash it tells whether
+//! the newest batch was produced. The process that owns lane 0 of the clean topic is the relay; the producer's
+//! `transactional.id` fences a former owner that does not know yet that it lost the lane.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -32,49 +32,49 @@ use crate::io::postgres::DatabaseError;
 use crate::io::timescale::{Analytics, OutboxBatch};
 use crate::telemetry::metrics::{Metrics, Service};
 
-/// The header by which consumers know a finding.
+/// The header with the id by which consumers recognize a finding.
 pub const ID_HEADER: &str = "pg-finding-id";
-/// Findings of one transaction.
+/// Maximum number of findings in one transaction.
 const BATCH_ROWS_MAX: u32 = 1_000;
-/// How often the outbox is looked at.
+/// How often the outbox is polled.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
-/// How long to wait before something that failed is tried again.
+/// Pause before a failed operation is retried.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
 /// How long one call of the producer may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// The partition under which the number is committed; any would do.
 const NUMBER_PARTITION: i32 = 0;
 
-/// Why nothing was relayed. All of it is tried again.
+/// Why relaying failed. Every fault is retried.
 #[derive(Debug, Error)]
 enum Fault {
-    #[error("{0}")]
+    #[error("the Kafka client failed: {0}")]
     Kafka(#[from] KafkaError),
     #[error("{0}")]
     Database(#[from] DatabaseError),
-    #[error("the group that keeps the number has no metadata")]
+    #[error("the consumer group of the batch number has no metadata")]
     NoGroup,
 }
 
 /// The relay of one process.
 pub struct Relay {
-    /// Where findings wait.
+    /// The database with the outbox of findings.
     pub sink: Analytics,
-    /// Where they go.
+    /// The topic of findings.
     pub topic: String,
-    /// What the names of its clients and of its group begin with.
+    /// Prefix of the names of its clients and of its group.
     pub group: String,
-    /// How to reach Kafka.
+    /// Settings of the connection to Kafka.
     pub client: ClientConfig,
-    /// This process is the relay as long as it has a claim.
+    /// Claims of this process on lane 0; it is the relay as long as there is one.
     pub leads: watch::Receiver<BTreeSet<i64>>,
     /// Becomes true when the process stops.
     pub stopped: watch::Receiver<bool>,
-    /// What it counts.
+    /// Metrics of relayed findings and of failures.
     pub metrics: Arc<Metrics>,
 }
 
-/// A producer that is the only one, and the number of the newest batch that the topic has.
+/// The producer, which has fenced all others, and the number of the newest batch in the topic.
 struct Producing {
     producer: BaseProducer,
     consumer: BaseConsumer,
@@ -86,7 +86,7 @@ impl Relay {
     ///
     /// # Errors
     ///
-    /// When the operating system has no more threads.
+    /// When the operating system cannot start a thread.
     pub fn start(self, runtime: Handle) -> std::io::Result<thread::JoinHandle<()>> {
         thread::Builder::new()
             .name("relay".to_owned())
@@ -109,8 +109,8 @@ impl Relay {
                         Fault::Database(_) => self.metrics.failed(Service::Analytics),
                         Fault::Kafka(_) | Fault::NoGroup => self.metrics.failed(Service::Kafka),
                     }
-                    warn!(%fault, "findings wait in the outbox; trying again");
-                    // What became of the transaction is found out by the next producer.
+                    warn!(%fault, "failed to relay findings: they stay in the outbox, retrying");
+                    // The next producer finds out whether the transaction committed.
                     producing = None;
                     self.rest(runtime, RETRY_PAUSE);
                 }
@@ -150,7 +150,7 @@ impl Relay {
         Ok(true)
     }
 
-    /// Ends whatever an earlier relay left open, and asks which batch was the last.
+    /// Ends the transaction that an earlier relay left open, and asks for the number of the last batch.
     fn producing(&self) -> Result<Producing, Fault> {
         let id = format!("{}-findings", self.group);
         let mut producer = self.client.clone();
@@ -188,7 +188,7 @@ impl Producing {
         let group = self.consumer.group_metadata().ok_or(Fault::NoGroup)?;
         self.producer.begin_transaction()?;
         self.fill(topic, batch, &group).inspect_err(|_| {
-            // Where this does not succeed either, the next producer's start does it.
+            // If this fails too, the next producer's start aborts the transaction.
             let _ = self.producer.abort_transaction(CALL_TIMEOUT);
         })
     }
@@ -204,7 +204,7 @@ impl Producing {
                 .key(&row.key)
                 .payload(&row.document)
                 .headers(headers);
-            // A full queue empties itself into the broker.
+            // A full queue drains to the broker.
             while let Err((error, refused)) = self.producer.send(record) {
                 if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
                     return Err(error.into());

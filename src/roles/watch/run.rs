@@ -1,4 +1,4 @@
-//! The watch of one process: connects what is there, starts its workers, and stops them together.
+//! The watch of one process: connects to the databases, starts the workers, and stops them together.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -39,27 +39,28 @@ use crate::telemetry::metrics::{Metrics, Service};
 use pulsegate_detect::lane::Rules;
 use pulsegate_detect::quality::{Metrics as MetricsTable, TEXT_BYTES_MAX};
 
-/// The longest pause between two tries to connect.
+/// The longest pause between two attempts to connect.
 const CONNECT_PAUSE_MAX: Duration = Duration::from_secs(10);
-/// For how long a batch of counts is gathered: lanes add to the same few rows, and nobody looks at a minute before it is over.
+/// How long a batch of counts is gathered, in milliseconds: lanes add to the same few rows, and no minute is read
+/// before it is over.
 const KPI_BATCH_TIME_MS: u64 = 5_000;
-/// How often the state of the pools is looked at.
+/// How often the state of the connection pools is sampled.
 const POOL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Why the watch ended by itself.
+/// Why the watch ended before it was drained.
 #[derive(Debug, Error)]
 pub enum Problem {
-    /// A worker had to give up.
-    #[error("a worker gave up: {0}")]
+    /// A worker failed.
+    #[error("a worker failed: {0}")]
     Worker(#[from] WorkerError),
-    /// A database will not be what it must be by waiting for it.
+    /// A database cannot be used, and waiting does not help.
     #[error("{0}")]
     Database(String),
-    /// The operating system has no more threads.
-    #[error("cannot start a worker: {0}")]
+    /// The operating system cannot start a thread.
+    #[error("failed to start a thread: {0}")]
     Thread(std::io::Error),
-    /// A defect.
-    #[error("a part of it panicked; this is a defect, please report it")]
+    /// A part of the watch panicked, which is a defect.
+    #[error("a part of the watch panicked; this is a defect, please report it")]
     Panicked,
 }
 
@@ -71,7 +72,7 @@ pub struct Watch {
     tasks: JoinSet<()>,
 }
 
-/// What its parts share.
+/// State shared by the watch's parts.
 struct Shared {
     config: Config,
     watch: Arc<crate::config::watch::Config>,
@@ -85,19 +86,19 @@ struct Shared {
 }
 
 impl Watch {
-    /// How many workers a watch of this configuration has, for [`Health::new`].
+    /// Number of workers of a watch with this configuration, for [`Health::new`].
     #[must_use]
     pub const fn workers(config: &Config) -> usize {
         config.watch.workers + 2
     }
 
-    /// Reads schemas and metrics, asks Kafka about the topics, and starts all parts. A database that does not answer is
-    /// waited for by its part alone.
+    /// Reads schemas and metrics, checks the topics, and starts all parts. If a database does not answer, only its part
+    /// waits for it.
     ///
     /// # Errors
     ///
-    /// `Usage` when something is configured that cannot work, `Unreachable` when Kafka does not answer, `Wrong` when the
-    /// topics are not what they must be.
+    /// `Usage` when the configuration is invalid, `Unreachable` when Kafka does not answer, `Wrong` when a topic is
+    /// missing or misconfigured.
     pub async fn start(config: &Config, health: Arc<Health>, metrics: Arc<Metrics>) -> Result<Self, Failure> {
         let partitions = topics::check(config).await?.get() as usize;
         let knowledge = knowledge(config)?;
@@ -127,17 +128,18 @@ impl Watch {
         })
     }
 
-    /// Waits until a part of it gives up, by a problem or a panic. None ends otherwise before it is told to.
+    /// Waits until a part fails with a problem or a panic. No part ends otherwise before the watch is drained.
     pub async fn gave_up(&mut self) -> Problem {
         tokio::select! {
-            // A part says what its problem is before it ends.
+            // A part reports its problem before it ends.
             biased;
             ended = self.ended.recv() => ended.and_then(Result::err).unwrap_or(Problem::Panicked),
             Some(_) = self.tasks.join_next() => Problem::Panicked,
         }
     }
 
-    /// Has everything stored that was read, and ends. False when that took longer than it may.
+    /// Stops the parts once everything that was read is stored. Returns false when that takes too long
+    /// (`watch.drain_timeout_ms` and 2 s more).
     ///
     /// # Errors
     ///
@@ -145,7 +147,7 @@ impl Watch {
     pub async fn drain(mut self) -> Result<bool, Problem> {
         let limit = Duration::from_millis(self.shared.watch.drain_timeout_ms) + Duration::from_secs(2);
         self.shared.stop.store(true, Ordering::Relaxed);
-        // The tasks hear of it where they wait for a database; otherwise they end with their workers.
+        // Tasks that wait for a database end on this signal, the others with their workers.
         let _ = self.stop.send(true);
         let all = async { while self.tasks.join_next().await.is_some() {} };
         let in_time = timeout(limit, all).await.is_ok();
@@ -157,7 +159,7 @@ impl Watch {
     }
 }
 
-/// What does not change while the process runs: schemas, metrics, settings.
+/// Reads what does not change while the process runs: schemas, metrics, settings.
 fn knowledge(config: &Config) -> Result<Knowledge, Failure> {
     let schemas = Schemas::read(&config.event)?;
     Ok(Knowledge {
@@ -172,11 +174,11 @@ fn knowledge(config: &Config) -> Result<Knowledge, Failure> {
     })
 }
 
-/// What metrics mean, from the file that the configuration names.
+/// Reads the descriptions of the metrics from the file `watch.metrics_file`.
 ///
 /// # Errors
 ///
-/// `Usage` when it cannot be read, or says what makes no sense.
+/// `Usage` when the file cannot be read or is invalid.
 pub fn metrics_table(config: &Config) -> Result<MetricsTable, Failure> {
     let file = &config.watch.metrics_file;
     let refused = |what: String| Failure::Usage(format!("{} (watch.metrics_file): {what}", file.display()));
@@ -184,13 +186,13 @@ pub fn metrics_table(config: &Config) -> Result<MetricsTable, Failure> {
         .map_err(|error| refused(error.to_string()))?
         .len();
     if length > TEXT_BYTES_MAX as u64 {
-        return Err(refused(format!("larger than {TEXT_BYTES_MAX} bytes")));
+        return Err(refused(format!("is larger than {TEXT_BYTES_MAX} bytes")));
     }
     let text = std::fs::read_to_string(file).map_err(|error| refused(error.to_string()))?;
     MetricsTable::parse(&text).map_err(|error| refused(error.to_string()))
 }
 
-/// The clean topic's part: from the first connection to its last worker's end.
+/// Runs the part of the clean topic, from the first connection to the end of its last worker.
 async fn run_clean(shared: Arc<Shared>, knowledge: Knowledge) {
     let connect = || async { Analytics::connect(&shared.config.timescale_settings()).await };
     let passes = |error: &DatabaseError| matches!(error, DatabaseError::Unreachable { .. });
@@ -233,13 +235,13 @@ async fn run_clean(shared: Arc<Shared>, knowledge: Knowledge) {
     let workers = 0..shared.watch.workers;
     let look = || shared.metrics.watch.analytics_pool(feed.sink().pool());
     shared.run(&feed, "analytics", workers, &shared.watch, look).await;
-    // It hears of the stop by itself; what it leaves in the outbox is relayed at the next start.
+    // The relay stops on a signal of its own; what it leaves in the outbox is relayed after the next start.
     let _ = tokio::task::spawn_blocking(move || relay.join()).await;
     let _ = jobs.await;
     feed.sink().close().await;
 }
 
-/// The audit log's part.
+/// Runs the part of the audit log.
 async fn run_ledger(shared: Arc<Shared>) {
     let connect = || async { AuditLog::connect(&shared.config.audit_settings()).await };
     let passes =
@@ -263,7 +265,7 @@ async fn run_ledger(shared: Arc<Shared>) {
     sink.close().await;
 }
 
-/// The part that counts the ledger for KPIs.
+/// Runs the part that counts the ledger for KPIs.
 async fn run_kpis(shared: Arc<Shared>) {
     let connect = || async { Operations::connect(&shared.config.timescale_settings()).await };
     let passes = |error: &DatabaseError| matches!(error, DatabaseError::Unreachable { .. });
@@ -291,7 +293,7 @@ async fn run_kpis(shared: Arc<Shared>) {
     sink.close().await;
 }
 
-/// Signs checkpoints, also when nothing comes.
+/// Signs checkpoints periodically, also when no records arrive.
 async fn sign(shared: Arc<Shared>, sink: Arc<AuditLog>) {
     let mut due = tokio::time::interval(Duration::from_millis(shared.config.audit.checkpoint_interval_ms));
     due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -301,14 +303,14 @@ async fn sign(shared: Arc<Shared>, sink: Arc<AuditLog>) {
             Ok(signed) => shared.metrics.watch.checkpoints(signed),
             Err(error) => {
                 shared.metrics.failed(Service::Audit);
-                warn!(%error, "no checkpoints were signed; trying again");
+                warn!(%error, "failed to sign checkpoints: retrying at the next interval");
             }
         }
     }
 }
 
 impl Shared {
-    /// Connects to a database, however long that takes; none when the process stops first, or when waiting is of no use.
+    /// Connects to a database, retrying without limit. `None` when the process stops first, or retrying is useless.
     async fn connected<T, E: std::fmt::Display, F: Future<Output = Result<T, E>>>(
         &self,
         service: Service,
@@ -320,7 +322,7 @@ impl Shared {
             .without_max_times();
         let trying = connect.retry(pauses).when(passes).notify(|error, pause| {
             self.metrics.failed(service);
-            warn!(%error, ?pause, "not connected; trying again");
+            warn!(%error, ?pause, "failed to connect to a database: retrying");
         });
         let mut stopped = self.stopped.clone();
         tokio::select! {
@@ -361,7 +363,7 @@ impl Shared {
                     let (stop, outbox) = (Arc::clone(&self.stop), outbox.clone());
                     let run = move || {
                         let result = came_to(|| Worker::new(setup)?.run(&stop));
-                        // Nobody listens any more when the process is ending.
+                        // Sending fails only when the process is ending.
                         let _ = outbox.send(result);
                     };
                     let spawned = thread::Builder::new().name(format!("{part}-{index}")).spawn(run);
@@ -378,17 +380,17 @@ impl Shared {
                 _ = due.tick() => look(),
                 result = ended.recv() => match result {
                     Some(result) => {
-                        // The process is ending when nobody listens.
+                        // Sending fails only when the process is ending.
                         let _ = self.ended.send(result);
                     }
                     None => break,
                 },
             }
         }
-        info!(part, "stored what was read");
+        info!(part, "all workers of the part have ended");
     }
 
-    /// The consumer of one worker.
+    /// Settings of one worker's consumer.
     fn client(&self, part: &str, index: usize) -> ClientConfig {
         let group = format!("{}-{part}", self.watch.group);
         let instance = if self.watch.instance.is_empty() {
@@ -398,15 +400,15 @@ impl Shared {
         };
         let id = format!("{group}-{instance}-{index}");
         let mut client = settings::consumer(&self.config.kafka.client(), &group, &id);
-        // Transactions wrote these topics: only librdkafka knows that nothing follows the last record.
+        // These topics end with transaction markers: only librdkafka can tell that no record follows the last one.
         client.set("enable.partition.eof", "true");
         client
     }
 }
 
-/// What a worker came to. That it panicked has to be said as well: its lanes would stand still, and nobody would miss it.
+/// Runs a worker and reports a panic as a problem too: otherwise its lanes would stand still unnoticed.
 fn came_to(work: impl FnOnce() -> Result<(), WorkerError>) -> Result<(), Problem> {
-    // A worker has nothing that outlives it but the lock of its health, which bears that.
+    // Unwind-safe: only the lock of its health outlives the worker, and that tolerates a panic.
     let result = catch_unwind(AssertUnwindSafe(work)).map_err(|_| Problem::Panicked)?;
     result.map_err(Problem::from)
 }
@@ -416,7 +418,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_worker_that_panics_has_a_problem() {
+    fn a_panic_of_a_worker_is_reported_as_a_problem() {
         assert!(matches!(came_to(|| panic!("a bug")), Err(Problem::Panicked)));
         assert!(came_to(|| Ok(())).is_ok());
     }

@@ -1,11 +1,11 @@
 //! The worker loop: one thread, one consumer, the lanes that the group gives it.
 //!
 //! ```text
-//! serve rebalances ─▶ hear what ended ─▶ open lanes ─▶ hand batches over ─▶ take records
+//! serve rebalances ─▶ collect results ─▶ open lanes ─▶ hand batches over ─▶ take records
 //! ```
 //!
-//! While a lane's batch is being written its next one is filled. Only this thread touches lanes; opening and writing are
-//! tasks of the runtime, which tell it when they have ended.
+//! While a lane's batch is being written its next one is filled. Only this thread touches lanes; opening and writing
+//! are tasks of the runtime, which send it their results.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use crate::io::kafka::consumer::{Consumer, Rebalance};
 use crate::io::kafka::raw::Messages;
 use crate::telemetry::health::{HoldCause, WorkerHealth};
 
-/// How many records are taken at once.
+/// Maximum number of records taken at once.
 pub const CHUNK_RECORDS: usize = 1024;
 /// How long an idle worker waits for a record.
 const IDLE_WAIT: Duration = Duration::from_millis(20);
@@ -36,34 +36,34 @@ const IDLE_WAIT: Duration = Duration::from_millis(20);
 const WRITE_STEP: Duration = Duration::from_millis(5);
 /// How long a full lane may hold up the others of its worker before it is paused.
 const PRESSED_MAX: Duration = Duration::from_millis(500);
-/// How long to wait before something that failed is tried again.
+/// Pause before a failed operation is retried.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// How long a lane that was fenced is left to whoever fenced it.
+/// Pause before a fenced lane is claimed again.
 const FENCED_PAUSE: Duration = Duration::from_secs(10);
-/// How long a lane that is given back has to store what it holds.
+/// How long a lane that is closed or revoked may take to store what it holds.
 const REVOKE_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// Why a worker stopped by itself.
+/// Why a worker stopped before `stop` was set.
 #[derive(Debug, Error)]
 pub enum WorkerError {
-    /// A fatal error of the client.
-    #[error("Kafka: {0}")]
+    /// The Kafka client cannot continue.
+    #[error("the Kafka client failed: {0}")]
     Kafka(#[from] KafkaError),
-    /// The topic has grown.
-    #[error("the topic has more than the {known} partitions that it had: start the watch again")]
+    /// The topic has gained partitions.
+    #[error("the topic has more than the {known} partitions it had at the start: restart the watch")]
     Partitions {
-        /// How many there were.
+        /// Number of partitions when the watch started.
         known: usize,
     },
 }
 
-/// What a task tells the worker.
+/// A task's message to the worker.
 pub(super) enum News<F: Feed> {
-    /// A lane was opened, or not.
+    /// Opening a lane succeeded or failed.
     Opened(i32, Arc<AtomicBool>, Result<Opened<F::Lane>, OpenFault>),
-    /// A batch was written, or will not be.
+    /// Writing a batch has succeeded, or was given up.
     Ended(i32, Arc<AtomicBool>, F::Batch, Ended),
-    /// Writing takes longer than it should: the database does not answer.
+    /// Writing a batch failed and is retried.
     Waiting(i32, Arc<AtomicBool>),
 }
 
@@ -72,30 +72,30 @@ pub struct Worker<F: Feed> {
     feed: Arc<F>,
     config: Arc<Config>,
     health: WorkerHealth,
-    // Before the consumer, which does not end as long as somebody holds what it has fetched.
+    // Declared, hence dropped, before the consumer, which does not close while its messages are held.
     messages: Messages,
     consumer: Consumer,
     log: Log,
     slots: Vec<Slot<F>>,
-    /// Lanes that were fenced since the group gave them to us.
+    /// Lanes that were fenced since the group assigned them to this worker.
     fenced: HashSet<i32>,
     news: (Sender<News<F>>, Receiver<News<F>>),
     runtime: Handle,
 }
 
-/// What a worker begins with; it begins on its own thread.
+/// The arguments of a worker, which is created on its own thread.
 pub struct Setup<F: Feed> {
-    /// What is done with the records.
+    /// How the records are processed.
     pub feed: Arc<F>,
     /// The watch's settings.
     pub config: Arc<Config>,
-    /// What the worker says of itself.
+    /// Health that the worker reports.
     pub health: WorkerHealth,
-    /// The settings of its consumer.
+    /// Settings of its consumer.
     pub client: ClientConfig,
-    /// The topic.
+    /// The topic that it reads.
     pub log: Log,
-    /// Where its tasks run.
+    /// Runtime of its tasks.
     pub runtime: Handle,
 }
 
@@ -128,11 +128,11 @@ impl<F: Feed> Worker<F> {
         })
     }
 
-    /// Works until told to stop, then drains.
+    /// Works until `stop` is set, then drains.
     ///
     /// # Errors
     ///
-    /// [`WorkerError`]: the process should end and say why.
+    /// [`WorkerError`]: the process should report it and exit.
     pub fn run(mut self, stop: &AtomicBool) -> Result<(), WorkerError> {
         while !stop.load(Ordering::Relaxed) {
             self.serve()?;
@@ -153,7 +153,7 @@ impl<F: Feed> Worker<F> {
         Ok(())
     }
 
-    /// Answers the group.
+    /// Serves the group protocol and answers rebalances.
     fn serve(&mut self) -> Result<(), WorkerError> {
         if let Some(error) = self.consumer.serve() {
             return Err(error.into());
@@ -179,8 +179,8 @@ impl<F: Feed> Worker<F> {
                     if !lost {
                         self.finish(&partitions, REVOKE_TIME_MAX);
                     }
-                    // What is not stored now is read again by whoever comes next; a write that is still under way either
-                    // comes before that one's claim or is refused.
+                    // What is not stored now is read again by the lane's next owner; a write still under way either
+                    // commits before that owner's claim or is refused.
                     for &partition in &partitions {
                         self.replace(partition, Slot::Absent);
                         self.health.revoked(partition);
@@ -192,7 +192,7 @@ impl<F: Feed> Worker<F> {
         Ok(())
     }
 
-    /// Listens to what tasks have to say, waiting at most for `patience` for the first of them.
+    /// Processes the messages of tasks, waiting at most for `patience` for the first.
     fn hear(&mut self, patience: Duration) {
         let mut next = if patience.is_zero() {
             self.news.1.try_recv().ok()
@@ -215,7 +215,7 @@ impl<F: Feed> Worker<F> {
         }
     }
 
-    /// The open lane that a task was begun for; none when it was given back meanwhile.
+    /// The open lane that a task was started for; `None` when it was given back meanwhile.
     fn current(&mut self, partition: i32, cancelled: &Arc<AtomicBool>) -> Option<&mut Lane<F>> {
         self.slot(partition)
             .open()
@@ -229,7 +229,7 @@ impl<F: Feed> Worker<F> {
         opened: Result<Opened<F::Lane>, OpenFault>,
     ) {
         if !matches!(self.slot(partition), Slot::Opening(current) if Arc::ptr_eq(current, cancelled)) {
-            // It was claimed while it was given back.
+            // The lane was given back while it was being claimed.
             if let Ok(opened) = opened {
                 self.feed.release(partition, opened.epoch);
             }
@@ -252,7 +252,7 @@ impl<F: Feed> Worker<F> {
                         Slot::Open(Box::new(lane))
                     }
                     Err(error) => {
-                        warn!(log = F::LOG.as_str(), lane = partition, %error, "cannot seek yet");
+                        warn!(log = F::LOG.as_str(), lane = partition, %error, "failed to seek: reopening the lane");
                         self.feed.release(partition, lane.epoch);
                         Slot::Closed(Instant::now() + RETRY_PAUSE)
                     }
@@ -262,9 +262,9 @@ impl<F: Feed> Worker<F> {
                 let log = F::LOG.as_str();
                 match fault.cause {
                     HoldCause::Tampered | HoldCause::Truncated => {
-                        error!(log, lane = partition, %fault, "lane held until somebody has looked");
+                        error!(log, lane = partition, %fault, "lane held until an operator has acted");
                     }
-                    _ => warn!(log, lane = partition, %fault, "lane not opened; trying again"),
+                    _ => warn!(log, lane = partition, %fault, "failed to open the lane: retrying"),
                 }
                 self.health.hold(partition, fault.cause);
                 Slot::Closed(Instant::now() + RETRY_PAUSE)
@@ -285,10 +285,10 @@ impl<F: Feed> Worker<F> {
                 }
             }
             Ended::Fenced(error) => {
-                warn!(log = F::LOG.as_str(), lane = partition, %error, "lane given up");
+                warn!(log = F::LOG.as_str(), lane = partition, %error, "lane fenced: giving it up for now");
                 self.stop_fetching(partition);
-                // One whose lane the group took away may have been about to claim it, which happens once. Whoever fences
-                // twice is at work on it.
+                // A process that has just lost the lane may have been about to claim it, which happens once. A process
+                // that fences twice is working on it.
                 let slot = if self.fenced.insert(partition) {
                     Slot::Closed(Instant::now() + FENCED_PAUSE)
                 } else {
@@ -298,7 +298,7 @@ impl<F: Feed> Worker<F> {
                 self.health.hold(partition, HoldCause::Fenced);
             }
             Ended::Lost => {
-                // Nobody knows where the sink stands: asking it again finds out.
+                // The sink's offset is unknown: claiming the lane again finds out.
                 self.stop_fetching(partition);
                 self.replace(partition, Slot::Closed(Instant::now() + RETRY_PAUSE));
                 self.health.hold(partition, HoldCause::Database);
@@ -307,7 +307,7 @@ impl<F: Feed> Worker<F> {
         }
     }
 
-    /// Starts to open closed lanes.
+    /// Starts to open the closed lanes that are due.
     fn open_lanes(&mut self) {
         let now = Instant::now();
         for partition in 0..self.slots.len() as i32 {
@@ -318,18 +318,18 @@ impl<F: Feed> Worker<F> {
             *self.slot(partition) = Slot::Opening(Arc::clone(&cancelled));
             let (feed, log, outbox) = (Arc::clone(&self.feed), self.log.clone(), self.news.0.clone());
             self.runtime.spawn(async move {
-                // Given back meanwhile: a claim now would fence whoever has the lane.
+                // Given back meanwhile: a claim now would fence the lane's new owner.
                 if cancelled.load(Ordering::Relaxed) {
                     return;
                 }
                 let opened = feed.open(partition, &log).await;
-                // A worker that has ended does not listen.
+                // Sending fails only when the worker has ended.
                 let _ = outbox.send(News::Opened(partition, cancelled, opened));
             });
         }
     }
 
-    /// Gives batches that are due, or all of them, to be written.
+    /// Starts to write the batches that are due, or all of them.
     fn hand_over(&mut self, all: bool) {
         for (partition, slot) in (0..).zip(&mut self.slots) {
             let Some(lane) = slot.open() else { continue };
@@ -351,8 +351,8 @@ impl<F: Feed> Worker<F> {
         }
     }
 
-    /// A lane is full and its last batch is still being written: taking more has to wait. One that makes the others wait
-    /// for long is paused.
+    /// Whether a lane is full while its last batch is still being written: then taking more has to wait. A lane that
+    /// makes the others wait for longer than [`PRESSED_MAX`] is paused.
     fn is_pressed(&mut self) -> bool {
         let mut pressed = false;
         let mut slow = Vec::new();
@@ -388,12 +388,12 @@ impl<F: Feed> Worker<F> {
         match due {
             Some(due) => (CHUNK_RECORDS, due.min(IDLE_WAIT)),
             None if dirty => (CHUNK_RECORDS, WRITE_STEP),
-            // With empty hands the first record is waited for alone, so that its batch begins with it.
+            // When nothing is pending, wait for a single record, so that its batch begins with it.
             None => (1, IDLE_WAIT),
         }
     }
 
-    /// Takes what was fetched.
+    /// Takes fetched records into their lanes.
     fn fill(&mut self) -> Result<(), WorkerError> {
         let (records, patience) = self.patience();
         self.consumer.consume(&mut self.messages, records, patience);
@@ -408,8 +408,8 @@ impl<F: Feed> Worker<F> {
                 continue;
             }
             if let Some(error) = message.error() {
-                warn!(log = F::LOG.as_str(), lane = partition, %error, "instead of a record");
-                // What comes behind it in its lane is not what comes next, and all are read again.
+                warn!(log = F::LOG.as_str(), lane = partition, %error, "fetch failed: reopening all lanes");
+                // Later records of its lane do not follow the last one taken, and all are read again.
                 gap = true;
                 break;
             }
@@ -437,7 +437,7 @@ impl<F: Feed> Worker<F> {
             if was_rebuilding && !lane.is_rebuilding() {
                 self.health.release(partition);
             }
-            // One event can have thousands of readings: a lane that cannot be written now takes no more than twice.
+            // One event can have thousands of readings: a lane that waits for its write takes at most twice the limit.
             if lane.writing.is_some() && lane.rows() >= rows_max * 2 {
                 self.pause(partition, Paused::Database);
             }
@@ -447,9 +447,9 @@ impl<F: Feed> Worker<F> {
         if gap { self.find_out_what_is_left() } else { Ok(()) }
     }
 
-    /// A log has a gap where a lane wants to read on, as when retention has overtaken it; in which lane librdkafka does
-    /// not always say. Opening finds out what is left, and says what is lost. All lanes are opened anew: with only those of
-    /// which it spoke, another one of the same consumer has once missed a record after a broker's restart.
+    /// Reopens all lanes after a gap in a log, for example after retention deleted a lane's next offset. Opening finds
+    /// out what is left and reports what is lost. librdkafka does not always say which lane it is; with only the lanes
+    /// that it named reopened, another one of the same consumer once missed a record after a broker's restart.
     fn find_out_what_is_left(&mut self) -> Result<(), WorkerError> {
         let ours = |slot: &Slot<F>| !matches!(slot, Slot::Absent);
         let lanes: Vec<_> = (0..)
@@ -458,14 +458,14 @@ impl<F: Feed> Worker<F> {
             .map(|(lane, _)| lane)
             .collect();
         self.reopen(&lanes);
-        // librdkafka has given up the partition, and refuses a seek in it until it is assigned anew. The group does not
-        // hear of this.
+        // librdkafka has stopped fetching the partition, and refuses to seek in it until it is reassigned. This is
+        // local: the group does not notice.
         self.consumer.unassign(&lanes)?;
         self.consumer.assign(&lanes)?;
         Ok(())
     }
 
-    /// Opens lanes again whose log cannot be read on from where they are.
+    /// Reopens lanes whose log cannot be read from their position.
     fn reopen(&mut self, partitions: &[i32]) {
         self.finish(partitions, REVOKE_TIME_MAX);
         for &partition in partitions {
@@ -478,7 +478,7 @@ impl<F: Feed> Worker<F> {
         }
     }
 
-    /// Lets lanes try again that wait for a schema.
+    /// Resumes lanes whose schema has been resolved, and asks again for the others.
     fn release_schemas(&mut self) {
         for partition in 0..self.slots.len() as i32 {
             let waits = |lane: &mut Lane<F>| match lane.paused {
@@ -523,7 +523,7 @@ impl<F: Feed> Worker<F> {
                 self.health.release(partition);
             }
             Err(error) => {
-                warn!(log = F::LOG.as_str(), lane = partition, %error, "cannot go on yet; opening the lane again");
+                warn!(log = F::LOG.as_str(), lane = partition, %error, "failed to resume the lane: reopening it");
                 self.reopen(&[partition]);
             }
         }
@@ -531,11 +531,16 @@ impl<F: Feed> Worker<F> {
 
     fn stop_fetching(&mut self, partition: i32) {
         if let Err(error) = self.consumer.pause(partition) {
-            warn!(log = F::LOG.as_str(), lane = partition, %error, "cannot pause");
+            warn!(
+                log = F::LOG.as_str(),
+                lane = partition,
+                %error,
+                "failed to pause fetching: records are discarded and read again later"
+            );
         }
     }
 
-    /// Stores what these lanes hold, as far as that is possible in this time.
+    /// Stores what these lanes hold, as far as that is possible within `limit`.
     fn finish(&mut self, partitions: &[i32], limit: Duration) {
         let begun = Instant::now();
         loop {
@@ -556,7 +561,7 @@ impl<F: Feed> Worker<F> {
         };
         for (partition, stable) in stable {
             if let Some(lane) = self.slots.get_mut(partition as usize).and_then(Slot::open) {
-                // The offsets behind the last record are a transaction's end, which no reader is given.
+                // The offsets behind the last record are transaction markers, which readers never see.
                 let records = (stable - lane.position.max(lane.end)).max(0).cast_unsigned();
                 self.health.lag(partition, records, lane.appended_ms);
             }
@@ -582,7 +587,7 @@ impl<F: Feed> Worker<F> {
         health.stopped();
     }
 
-    /// Puts a slot in the place of another one, whose lane is given back if it was open.
+    /// Replaces a slot, giving its lane back if it was open.
     fn replace(&mut self, partition: i32, by: Slot<F>) {
         if let Some(epoch) = self.slot(partition).open().map(|lane| lane.epoch) {
             self.feed.release(partition, epoch);

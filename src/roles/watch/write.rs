@@ -1,4 +1,4 @@
-//! A batch on its way into a database: tried until it is stored, or until it is somebody else's.
+//! Writes a batch to a database, retrying until it is stored or the lane has another owner.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,23 +12,22 @@ use super::feed::{Feed, Stretch};
 use super::worker::News;
 use crate::io::postgres::{DatabaseError, WriteError};
 
-/// The shortest and the longest pause between two tries.
+/// The shortest and the longest pause between two attempts.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
-/// What became of a batch.
+/// How writing a batch ended.
 pub(super) enum Ended {
     /// It is stored.
     Written,
     /// Another process has claimed the lane.
     Fenced(WriteError),
-    /// The sink does not stand where this worker believes it to be.
+    /// The sink's offset is not the one that this worker expects.
     Lost,
-    /// The lane was given back before it was stored.
+    /// The lane was given back before the batch was stored.
     Cancelled,
 }
 
-/// Writes a batch. What the database does not take now it takes later: it is tried again and again, and the worker is told
-/// that it has to wait.
+/// Writes a batch, retrying without limit. After each failed attempt it notifies the worker, which pauses the lane.
 pub(super) async fn until_done<F: Feed>(
     feed: Arc<F>,
     stretch: Stretch,
@@ -53,17 +52,17 @@ pub(super) async fn until_done<F: Feed>(
                 log = F::LOG.as_str(),
                 lane = stretch.partition,
                 reason,
-                "claiming the lane anew"
+                "the database's state does not admit a batch: claiming the lane again"
             );
             break Ended::Lost;
         }
         let (log, lane) = (F::LOG.as_str(), stretch.partition);
         match &fault {
-            WriteError::Refused(_) => error!(log, lane, %fault, "the database refuses a batch; trying again"),
-            _ => warn!(log, lane, %fault, "a batch is not stored; trying again"),
+            WriteError::Refused(_) => error!(log, lane, %fault, "the database refused a batch: retrying"),
+            _ => warn!(log, lane, %fault, "failed to store a batch: retrying"),
         }
         F::lighten(&mut batch);
-        // A worker that has ended does not listen.
+        // Sending fails only when the worker has ended.
         let _ = outbox.send(News::Waiting(lane, Arc::clone(&cancelled)));
         tokio::time::sleep(pauses.next().unwrap_or(PAUSES.1)).await;
         if cancelled.load(Ordering::Relaxed) {

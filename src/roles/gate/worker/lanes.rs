@@ -1,5 +1,5 @@
-//! How lanes come, wait and go back: opened on a thread of their own, held while something of ours is missing, and put where
-//! the last commit left them when a transaction fails.
+//! A worker's lanes: each is opened on a thread of its own, held while a key, a schema or a broker is missing, and
+//! rewound to its last commit when a transaction fails.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -16,10 +16,10 @@ use crate::telemetry::health::HoldCause;
 use pulsegate_core::gate::lane::Lane;
 
 impl Worker {
-    /// Starts to open closed lanes, and takes those that are open.
+    /// Takes over the lanes that have been opened, and starts to open closed ones.
     pub(super) fn open_lanes(&mut self) -> Result<(), WorkerError> {
         while let Ok((partition, cancelled, opened)) = self.openings.1.try_recv() {
-            // Revoked meanwhile, or revoked and assigned again: another opening is or will be under way.
+            // Revoked meanwhile, or revoked and reassigned: another opening is or will be under way.
             if !matches!(self.slot(partition), Slot::Opening(current) if Arc::ptr_eq(current, &cancelled)) {
                 continue;
             }
@@ -58,26 +58,26 @@ impl Worker {
             .name(format!("open-{partition}"))
             .spawn(move || {
                 let opened = opening::open(gate, partition, Arc::clone(&flag));
-                // A worker that has ended does not listen.
+                // Sending fails only when the worker has ended.
                 let _ = outbox.send((partition, flag, opened));
             });
         match spawned {
             Ok(_) => Slot::Opening(cancelled),
             Err(error) => {
-                warn!(%error, "no thread to open a lane on");
+                warn!(lane = partition, %error, "failed to start a thread to open the lane: retrying");
                 Slot::Closed(Instant::now() + RETRY_PAUSE)
             }
         }
     }
 
-    /// Fetches from the lane's position on.
+    /// Starts to fetch from the lane's position.
     fn start(&mut self, partition: i32, lane: Box<Lane>) -> Slot {
-        // As a seek forgets what librdkafka has fetched.
+        // As the seek discards what librdkafka has fetched.
         self.filling.forget(partition);
         match self.consumer.start(partition, lane.position()) {
             Ok(()) => {
                 if is_refused(&lane) {
-                    // It tries again, and is not well before that has led to something.
+                    // It retries, and is reported as held until a transaction has committed.
                     self.health.hold(partition, HoldCause::Kafka);
                 } else {
                     self.health.release(partition);
@@ -89,7 +89,7 @@ impl Worker {
                 Slot::Open(lane)
             }
             Err(error) => {
-                warn!(lane = partition, %error, "cannot seek yet");
+                warn!(lane = partition, %error, "failed to seek to the lane's position: retrying");
                 self.health.hold(partition, HoldCause::Kafka);
                 // Not closed: what it has accounted for may be in the open batch.
                 Slot::Held {
@@ -101,7 +101,7 @@ impl Worker {
         }
     }
 
-    /// Looks whether held lanes may go on.
+    /// Resumes held lanes whose pause is over and whose schema, if they wait for one, is resolved.
     pub(super) fn release_holds(&mut self) {
         let now = Instant::now();
         for partition in 0..self.slots.len() as i32 {
@@ -124,7 +124,7 @@ impl Worker {
         }
     }
 
-    /// Stops reading a lane until it has what it needs.
+    /// Stops reading a lane until what it needs is available.
     pub(super) fn hold(&mut self, Cut { partition, need }: Cut) -> Result<(), WorkerError> {
         if matches!(need, Need::Log) {
             return self.find_out_what_is_left();
@@ -136,10 +136,16 @@ impl Worker {
         };
         let (cause, offset) = (need.cause().as_str(), lane.position());
         match need {
-            // The registry mostly answers at once, and whoever asked it says when it does not.
-            Need::Schema(_) => debug!(lane = partition, cause, offset, "lane held"),
+            // The registry usually answers at once, and a failed request is logged where it is made.
+            Need::Schema(_) => debug!(
+                lane = partition,
+                cause, offset, "lane held until its schema is resolved"
+            ),
             Need::SubjectKeys | Need::Log | Need::Output => {
-                warn!(lane = partition, cause, offset, "lane held");
+                warn!(
+                    lane = partition,
+                    cause, offset, "lane held: retrying until its cause is gone"
+                );
             }
         }
         *self.slot(partition) = self.wait(partition, lane, need);
@@ -148,7 +154,7 @@ impl Worker {
 
     fn wait(&self, partition: i32, lane: Box<Lane>, need: Need) -> Slot {
         if let Err(error) = self.consumer.pause(partition) {
-            warn!(lane = partition, %error, "cannot pause");
+            warn!(lane = partition, %error, "failed to pause fetching: records are discarded and read again later");
         }
         self.health.hold(partition, need.cause());
         let pause = match need {
@@ -162,7 +168,7 @@ impl Worker {
         }
     }
 
-    /// The transaction that the lane had a part in is committed.
+    /// Notes that the transaction with the lane's records is committed.
     pub(super) fn commit(&mut self, partition: i32) {
         let slot = self.slot(partition);
         let is_open = matches!(slot, Slot::Open(_));
@@ -174,7 +180,7 @@ impl Worker {
         }
     }
 
-    /// Goes back to the last commit in every lane.
+    /// Rewinds every lane to its last commit.
     pub(super) fn rewind(&mut self) {
         self.filling.clear();
         for partition in 0..self.slots.len() as i32 {
@@ -201,14 +207,15 @@ impl Worker {
         }
     }
 
-    /// Nobody knows what was committed: everything is found out again, with a new producer.
+    /// Drops the producer and closes all lanes: what was committed is unknown, and opening the lanes again, with a new
+    /// producer, finds out.
     pub(super) fn reopen(&mut self) {
         self.settler = None;
         self.filling.clear();
         self.close_lanes();
     }
 
-    /// A log has a gap where a lane wants to read on: opening finds out what is left, and has the ledger say what is lost.
+    /// Reopens all lanes after a gap in a log: opening finds out what is left, and notes in the ledger what is lost.
     pub(super) fn find_out_what_is_left(&mut self) -> Result<(), WorkerError> {
         self.finish()?;
         let ours = |slot: &Slot| !matches!(slot, Slot::Absent);
@@ -220,21 +227,21 @@ impl Worker {
         // What could not be committed is consumed again.
         self.filling.clear();
         self.close_lanes();
-        // librdkafka has given up the partition, and refuses a seek in it until it is assigned anew. The group does not
-        // hear of this.
+        // librdkafka has stopped fetching the partition, and refuses to seek in it until it is reassigned. This is
+        // local: the group does not notice.
         self.consumer.unassign(&lanes)?;
         self.consumer.assign(&lanes)?;
         Ok(())
     }
 
-    /// They open again by themselves.
+    /// Closes all open lanes; `open_lanes` opens them again.
     fn close_lanes(&mut self) {
         for partition in 0..self.slots.len() as i32 {
             if self.slot(partition).lane().is_none() {
                 continue;
             }
             if let Err(error) = self.consumer.pause(partition) {
-                warn!(lane = partition, %error, "cannot pause");
+                warn!(lane = partition, %error, "failed to pause fetching: records are discarded and read again later");
             }
             self.slot(partition).close();
             self.health.hold(partition, HoldCause::Kafka);
@@ -242,7 +249,7 @@ impl Worker {
     }
 }
 
-/// Kafka does not take what the lane produces, and may not for as long as nobody mends it.
+/// Whether Kafka keeps refusing what the lane produces, possibly until an operator fixes the cause.
 fn is_refused(lane: &Lane) -> bool {
     lane.aborts() >= ABORTS_REFUSED
 }

@@ -39,56 +39,56 @@ const IDLE_WAIT: Duration = Duration::from_millis(20);
 const TAKE_WAIT_MAX: Duration = Duration::from_millis(100);
 /// How long a full or due batch waits for the settler before the group protocol is served again.
 const SETTLE_STEP: Duration = Duration::from_millis(5);
-/// How long to wait before something that failed is tried again.
+/// Pause before a failed operation is retried.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// From how many aborted transactions in a row on a lane waits before it tries again: one is what a broker that starts
-/// again costs, and not worth a pause.
+/// Aborted transactions in a row after which a lane pauses before it retries. A single abort is what a restarting
+/// broker costs, and not worth a pause.
 const ABORTS_REFUSED: u32 = 2;
-/// How long to wait before looking whether the registry has answered.
+/// How often a lane that waits for a schema checks whether the registry has answered.
 const SCHEMA_PAUSE: Duration = Duration::from_millis(20);
 
-/// Why a worker stopped by itself.
+/// Why a worker stopped before `stop` was set.
 #[derive(Debug, Error)]
 pub enum WorkerError {
-    /// A fatal error of the client.
-    #[error("Kafka: {0}")]
+    /// The Kafka client cannot continue.
+    #[error("the Kafka client failed: {0}")]
     Kafka(#[from] KafkaError),
-    /// Another worker took over.
+    /// Another worker took over this worker's transactional id.
     #[error("{0}")]
     Fenced(SettleError),
-    /// A lane cannot be opened, and will not be by trying again: a person has to decide.
+    /// A lane cannot be opened, and retrying does not help: an operator has to decide.
     #[error("{0}")]
     Refused(OpenError),
     /// A record's timestamp is its producer's: no freshness, replay or rate decision can rest on it.
     #[error(
-        "lane {partition}, offset {offset}: its time is the producer's, since the raw topic was not at \
-         message.timestamp.type=LogAppendTime. Set that (pulsegate topology apply); what was appended before keeps its \
-         time: set the group's offset in the lane behind the last such record, and start with --rewind to have the \
-         ledger say so"
+        "lane {partition}, offset {offset}: the record's timestamp is its producer's, since the raw topic was not set \
+         to message.timestamp.type=LogAppendTime. Set it (pulsegate topology apply). Records appended before keep \
+         their timestamps: move the group's offset in this lane behind the last of them, and start with --rewind so \
+         that the ledger records the move"
     )]
     Timestamps {
-        /// Which lane.
+        /// Partition of the raw topic.
         partition: i32,
-        /// The record's offset.
+        /// Offset of the record.
         offset: i64,
     },
-    /// The raw topic has grown: home partitions are computed from their number.
-    #[error("the raw topic has more than the {known} partitions that it had: start the gate again")]
+    /// The raw topic has gained partitions; home partitions are computed from their number.
+    #[error("the raw topic has more than the {known} partitions it had at the start: restart the gate")]
     Partitions {
-        /// How many there were.
+        /// Number of partitions when the gate started.
         known: usize,
     },
     /// A record cannot be sealed.
-    #[error("sealing: {0}")]
+    #[error("failed to seal a record: {0}")]
     Seal(SealError),
     /// A name is too long to be bound into ciphertexts.
     #[error(transparent)]
     TooLong(#[from] TooLong),
-    /// A defect.
-    #[error("it panicked; this is a defect, please report it")]
+    /// The worker panicked, which is a defect.
+    #[error("the worker panicked; this is a defect, please report it")]
     Panicked,
-    /// No random bytes, hence no IVs.
-    #[error("the operating system gives no random bytes: {0}")]
+    /// Without random bytes there are no IVs.
+    #[error("the operating system gave no random bytes: {0}")]
     Random(getrandom::Error),
 }
 
@@ -105,7 +105,7 @@ pub struct Worker {
     health: WorkerHealth,
     index: usize,
     transactional_id: String,
-    // Before the consumer, which does not end as long as somebody holds what it has fetched.
+    // Declared, hence dropped, before the consumer, which does not close while its messages are held.
     filling: Filling,
     consumer: Consumer,
     settler: Option<Settler>,
@@ -157,11 +157,11 @@ impl Worker {
         })
     }
 
-    /// Works until told to stop, then drains.
+    /// Works until `stop` is set, then drains.
     ///
     /// # Errors
     ///
-    /// [`WorkerError`]: the process should end and say why.
+    /// [`WorkerError`]: the process should report it and exit.
     pub fn run(mut self, stop: &AtomicBool) -> Result<(), WorkerError> {
         while !stop.load(Ordering::Relaxed) {
             self.serve()?;
@@ -178,7 +178,7 @@ impl Worker {
         self.drain()
     }
 
-    /// Answers the group.
+    /// Serves the group protocol and answers rebalances.
     fn serve(&mut self) -> Result<(), WorkerError> {
         if let Some(error) = self.consumer.serve() {
             return Err(error.into());
@@ -200,7 +200,7 @@ impl Worker {
                         self.slots[partition as usize] = Slot::Closed(Instant::now());
                         self.health.assigned(partition);
                     }
-                    // After its lanes: a worker that has joined and holds none is ready.
+                    // After its lanes are registered: a worker that has joined without lanes counts as ready.
                     self.health.joined();
                 }
                 Rebalance::Revoke { partitions, lost } => {
@@ -212,8 +212,8 @@ impl Worker {
         Ok(())
     }
 
-    /// What was consumed from lanes that are still ours is committed before they go; what was consumed from lost ones
-    /// is dropped, since somebody else consumes it again.
+    /// Commits what was consumed from lanes that are still ours before giving them up. What was consumed from lost
+    /// lanes is dropped, since their new owner consumes it again.
     fn revoke(&mut self, partitions: &[i32], lost: bool) -> Result<(), WorkerError> {
         if lost {
             self.settle_in_flight()?;
@@ -223,7 +223,7 @@ impl Worker {
         } else {
             self.finish()?;
         }
-        // Nothing of a lane that goes may stay in the open batch.
+        // Nothing of a revoked lane may stay in the open batch.
         if self.is_dirty() {
             self.rewind();
         }
@@ -237,7 +237,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Makes a producer when there is none. Until there is, lanes stay closed.
+    /// Creates the producer if there is none. Lanes stay closed until there is one.
     fn ensure_settler(&mut self) {
         if self.settler.is_some() || Instant::now() < self.settler_at {
             return;
@@ -246,7 +246,7 @@ impl Worker {
             Ok(settler) => self.settler = Some(settler),
             Err(error) => {
                 self.gate.metrics.failed(Service::Kafka);
-                warn!(worker = self.index, %error, "no transactional producer yet");
+                warn!(worker = self.index, %error, "failed to create the transactional producer: retrying");
                 self.settler_at = Instant::now() + RETRY_PAUSE;
             }
         }
@@ -255,7 +255,7 @@ impl Worker {
     /// Fills the batch, and hands it over when it is due.
     fn fill(&mut self) -> Result<(), WorkerError> {
         let Some(settler) = &self.settler else {
-            // No lane is open for long without one.
+            // Without a settler no lane stays open for long.
             thread::sleep(SETTLE_STEP);
             return Ok(());
         };
@@ -314,7 +314,7 @@ impl Worker {
                 .for_each(|(sum, count)| *sum += count);
             in_flight.lanes.push(partition);
             let position = Offset::Offset(lane.position());
-            // Refused only for a negative offset.
+            // Fails only for a negative offset.
             let added = offsets.add_partition_offset(&self.gate.config.topics.raw, partition, position);
             debug_assert!(added.is_ok());
         }
@@ -331,7 +331,7 @@ impl Worker {
         self.in_flight = Some(in_flight);
     }
 
-    /// Takes the result of the settlement under way, waiting at most for `patience`.
+    /// Takes the result of the current settlement, waiting at most for `patience`.
     fn collect(&mut self, patience: Duration) -> Result<(), WorkerError> {
         let Some(done) = self.settler.as_mut().and_then(|settler| settler.wait(patience)) else {
             return Ok(());
@@ -359,13 +359,17 @@ impl Worker {
                 Err(WorkerError::Fenced(fenced))
             }
             Err(SettleError::Aborted(error)) => {
-                warn!(worker = self.index, %error, "transaction aborted, rewinding");
+                warn!(worker = self.index, %error, "transaction aborted: rewinding the lanes to their last commit");
                 self.gate.metrics.aborted(AbortCause::Kafka);
                 self.rewind();
                 Ok(())
             }
             Err(error @ (SettleError::Unknown(_) | SettleError::Hung)) => {
-                warn!(worker = self.index, %error, "replacing the producer and opening the lanes again");
+                warn!(
+                    worker = self.index,
+                    %error,
+                    "outcome of a transaction unknown: replacing the producer and reopening the lanes"
+                );
                 self.gate.metrics.aborted(AbortCause::Kafka);
                 self.reopen();
                 Ok(())
@@ -381,7 +385,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Commits all that was consumed.
+    /// Commits everything that was consumed.
     fn finish(&mut self) -> Result<(), WorkerError> {
         self.settle_in_flight()?;
         if self.is_dirty() {
@@ -423,7 +427,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Something is accounted for that is not committed or being committed.
+    /// Whether a lane has accounted for records that are neither committed nor being committed.
     fn is_dirty(&mut self) -> bool {
         self.slots
             .iter_mut()
