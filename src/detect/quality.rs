@@ -112,7 +112,7 @@ impl Quality {
     }
 }
 
-/// What counts as a fault of clock or transport.
+/// Limits beyond which a reading's time is a fault of clock or transport.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {

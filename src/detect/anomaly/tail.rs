@@ -24,7 +24,7 @@ const PRIOR: f32 = 2.0;
 /// The excess over the record expected before the first one was seen, and the rate at which it adapts.
 const EXCESS_FIRST: f32 = 0.08;
 const EXCESS_RATE: f32 = 0.1;
-/// What is added to the expected excess: a constant, and a fraction of the distance from quantile to record.
+/// Additions to the expected excess: a constant, and a fraction of the distance from quantile to record.
 const EXCESS_MIN: f32 = 0.03;
 const EXCESS_SHARE: f32 = 0.07;
 /// How far the largest of the first three blocks may lie above the middle one without counting as an outlier.

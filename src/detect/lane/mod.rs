@@ -75,7 +75,7 @@ impl Config {
 pub struct Rules {
     /// How lanes score.
     pub lane: Config,
-    /// What counts as a fault of clock or transport.
+    /// Limits beyond which a reading's time is a fault of clock or transport.
     pub quality: quality::Config,
     /// When people are notified.
     pub alert: alert::Config,
