@@ -1,5 +1,5 @@
-//! What one record costs to admit (replay window and rate limit on the record's own time), beside governor's keyed rate
-//! limit alone on its own clock. The same keys in the same order.
+//! The cost of admitting one record (replay window and rate limit in the record's own time), compared with governor's
+//! keyed rate limit alone on its own clock. Both use the same keys in the same order.
 
 use std::num::NonZeroU32;
 
@@ -34,7 +34,7 @@ fn admission(devices: u32) -> Admission {
     )
 }
 
-/// Visits the devices in an order that no prefetcher guesses.
+/// Visits the devices in an order that no prefetcher can predict.
 fn slots(devices: u32) -> impl Iterator<Item = (u32, u64)> {
     (0_u64..).map(move |turn| {
         (

@@ -1,12 +1,13 @@
-//! `cargo bench --bench audit`: how fast the audit log is written, and how fast all of it is verified.
+//! `cargo bench --bench audit`: the speed of writing the audit log, and of verifying all of it.
 //!
-//! - **append**: ledger records a second into one lane, each of which extends its Merkle tree;
-//! - **verify**: raw records a second, recomputed from the raw, clean, deadletter and ledger topics and from the database,
-//!   over what a real gate has made of a fleet of which a part is hostile.
+//! - **append**: ledger records per second into one lane, each of which extends its Merkle tree;
+//! - **verify**: raw records per second, recomputed from the raw, clean, deadletter and ledger topics and from the
+//!   database, over the output of a real gate for a partly hostile fleet.
 //!
-//! Not even optimised fully (the dev profile) it was 54,000 and 30,000 a second, on two cores that the servers share.
+//! Even without full optimisation (the dev profile) it was 54,000 and 30,000 per second, on two cores shared with the
+//! servers.
 //!
-//! Each runs on topics and databases of its own on the stack that is up, which are gone afterwards.
+//! Each runs on topics and databases of its own on the running stack, which are removed afterwards.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -37,22 +38,22 @@ use tokio::task::spawn_blocking;
 
 use support::{admin, in_a_corner};
 
-/// The lane that is appended to, and how many records are one batch: what a watch that has fallen behind takes at once.
+/// The lane that is appended to, and the records per batch: as many as a lagging watch takes at once.
 const LANE: i32 = 1;
 const BATCH: usize = 1_000;
 const DEVICES: u32 = 200;
-/// How often it is asked whether something has come to its end.
+/// How often progress is polled.
 const LOOK: Duration = Duration::from_millis(100);
 
 #[derive(Parser)]
 struct Args {
-    /// Ledger records to append
+    /// Number of ledger records to append
     #[arg(long, default_value_t = 50_000)]
     entries: usize,
-    /// Raw records to verify
+    /// Number of raw records to verify
     #[arg(long, default_value_t = 200_000)]
     records: u64,
-    /// Given by `cargo bench`
+    /// Passed by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -117,12 +118,12 @@ async fn append(config: &Config, entries: usize) {
         .fetch_one(&mut admin(config, "audit").await)
         .await
         .expect("counted");
-    assert_eq!(stored, entries as i64, "each once");
-    println!("append: {rate:.0} ledger records/s, {BATCH} a transaction");
+    assert_eq!(stored, entries as i64, "each stored once");
+    println!("append: {rate:.0} ledger records/s, {BATCH} per transaction");
     log.close().await;
 }
 
-/// The ledger of a lane as a gate writes it, a raw record in each of its records.
+/// The ledger of a lane as a gate writes it, with one raw record per ledger record.
 fn ledger(config: &Config, records: usize) -> Vec<Vec<u8>> {
     let lane = lane_of(&config.topics.raw, LANE);
     let mut head = Head::genesis(0);
@@ -148,7 +149,7 @@ fn ledger(config: &Config, records: usize) -> Vec<Vec<u8>> {
     (0..records as i64).map(record).collect()
 }
 
-/// A fleet through a gate, and its ledger into the audit log.
+/// Sends a fleet's events through a gate, and its ledger into the audit log.
 async fn audited(config: &Config, records: u64) {
     let mut fleet = Fleet::new(fleet::Options {
         devices: DEVICES,
@@ -190,7 +191,7 @@ async fn audited(config: &Config, records: u64) {
     .await
     .expect("started");
     let lanes = config.topology.partitions.expect("set by the corner") as usize;
-    // Until the watch has made the key and the lanes there is nothing to verify.
+    // There is nothing to verify until the watch has created the key and the lanes.
     while !verified(config, [Against::Database, Against::Ledger])
         .await
         .is_ok_and(|report| is_complete(&report, lanes))
@@ -200,7 +201,7 @@ async fn audited(config: &Config, records: u64) {
     assert!(watch.drain().await.expect("no problem"), "drained in time");
 }
 
-/// Every lane is there, and nothing of its ledger is missing in it.
+/// Whether every lane is in the audit log with its whole ledger.
 fn is_complete(report: &Report, lanes: usize) -> bool {
     let pending: Vec<_> = report
         .lanes
@@ -216,7 +217,7 @@ async fn verify(config: &Config, records: u64) {
     let report = verified(config, all).await.expect("the stack answers");
     let seconds = begun.elapsed().as_secs_f64();
     let recomputed: u64 = report.lanes.iter().filter_map(|lane| lane.raw_records).sum();
-    assert_eq!(recomputed, records, "all of them");
+    assert_eq!(recomputed, records, "every raw record is recomputed");
     println!(
         "verify: {:.0} raw records/s, from all topics and the database ({records} in {seconds:.1} s)",
         records as f64 / seconds
@@ -229,7 +230,7 @@ async fn verified<const N: usize>(config: &Config, against: [Against; N]) -> Res
         ..Options::default()
     };
     let config = config.clone();
-    // It blocks a thread of the runtime while it reads topics, which only a task of its own may.
+    // Verification blocks a runtime thread while it reads topics, which is allowed only in a task of its own.
     let verifying = tokio::spawn(async move { verify::verify(&config, &options, &mut |_| {}).await });
     let report = verifying.await.expect("a task")?;
     assert!(report.is_good(), "{:?}", report.problems);

@@ -1,4 +1,5 @@
-//! What sealing costs: `cargo bench --bench seal`. The target is 600 ns for an event of 280 bytes with three PHI fields.
+//! The cost of sealing: `cargo bench --bench seal`. The target is 600 ns for an event of 280 bytes with three PHI
+//! fields.
 
 use std::hint::black_box;
 
@@ -11,7 +12,7 @@ use pulsegate_core::gate::seal::{Event, Keys, Nonces, SealedBatch, Sealer, Topic
 use pulsegate_ledger::merkle::{MerkleRoot, record_leaf};
 use pulsegate_ledger::record::{Received, SignatureHeaders};
 
-/// 280 bytes, three of its fields encrypted and two made tokens.
+/// An event of 280 bytes, of which three fields are encrypted and two become tokens.
 const EVENT: &str = concat!(
     r#"{"event_id":"0192f0c1-2345-7abc-8def-0123456789ab","device_id":"d-17","subject":{"id":"s-4","#,
     r#""name":"Jane Q. Roe","mrn":"MRN-00012345"},"recorded_at":"2026-11-22T16:44:01.250Z","firmware":"2.1.0","#,
@@ -20,7 +21,7 @@ const EVENT: &str = concat!(
 const SUBJECTS: usize = 10_000;
 const DEVICE_TOKEN: &[u8; 22] = b"ZGV2aWNlLXRva2VuLTAwMQ";
 
-/// Visits the subjects in an order that no prefetcher guesses.
+/// Visits the subjects in an order that no prefetcher can predict.
 fn scattered(index: u64) -> usize {
     let index = (index.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33) as usize;
     index % SUBJECTS
@@ -69,7 +70,7 @@ fn record() -> Received<'static> {
     }
 }
 
-/// The whole stage, as the gate runs it.
+/// Measures the whole stage, as the gate runs it.
 fn stage(criterion: &mut Criterion) {
     assert!((270..=290).contains(&EVENT.len()), "{} bytes", EVENT.len());
     let (tenant, catalog, record) = (tenant(), catalog(), record());
@@ -136,7 +137,7 @@ fn stage(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Keys kept expanded against keys expanded an event: see `FieldKey`.
+/// Compares keys kept expanded with keys expanded for each event; see `FieldKey`.
 fn expansion(criterion: &mut Criterion) {
     let keys: Vec<FieldKey> = (0..SUBJECTS).map(|index| FieldKey::new(1, key(index))).collect();
     let expanded: Vec<_> = keys.iter().map(FieldKey::expand).collect();
@@ -160,19 +161,19 @@ fn expansion(criterion: &mut Criterion) {
         black_box(&out);
     };
     let mut group = criterion.benchmark_group("three fields");
-    group.bench_function("one key, expanded for ever", |bencher| {
+    group.bench_function("one key, kept expanded", |bencher| {
         bencher.iter(|| {
             index += 1;
             seal(&expanded[0], index);
         });
     });
-    group.bench_function("10,000 keys, expanded for ever", |bencher| {
+    group.bench_function("10,000 keys, kept expanded", |bencher| {
         bencher.iter(|| {
             index += 1;
             seal(&expanded[scattered(index)], index);
         });
     });
-    group.bench_function("10,000 keys, expanded an event", |bencher| {
+    group.bench_function("10,000 keys, expanded per event", |bencher| {
         bencher.iter(|| {
             index += 1;
             seal(&keys[scattered(index)].expand(), index);
@@ -181,7 +182,7 @@ fn expansion(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What the ledger's root costs a record, and a subject's token once.
+/// Measures the ledger's root per record, and one lookup of a subject's token.
 fn hashing(criterion: &mut Criterion) {
     let tenant = tenant();
     criterion.bench_function("Merkle leaf and its share of the nodes", |bencher| {

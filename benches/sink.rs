@@ -1,6 +1,6 @@
-//! `cargo bench --bench sink`: the sink beside a plain `COPY … BINARY` of the same rows in the same batches, over one
-//! connection each, in turns within one run. The copy sends bytes that were put together before, into a table with the
-//! same indexes, and commits each batch; the sink encodes them, and steps its offset in the same transaction.
+//! `cargo bench --bench sink`: compares the sink with a plain `COPY … BINARY` of the same rows in the same batches,
+//! over one connection each, in turns within one run. The copy sends bytes encoded in advance, into a table with the
+//! same indexes, and commits each batch; the sink encodes the rows and advances its offset in the same transaction.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -17,7 +17,7 @@ use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 
 use support::{admin, in_a_corner};
 
-/// Devices of the fleet; each has four series.
+/// Number of devices in the fleet; each has four series.
 const DEVICES: usize = 10_000;
 const METRICS: [(&str, &str); 4] = [
     ("heart_rate", "/min"),
@@ -25,24 +25,24 @@ const METRICS: [(&str, &str); 4] = [
     ("respiratory_rate", "/min"),
     ("skin_temperature", "Cel"),
 ];
-/// The rows fall into so much time that has just passed, in milliseconds.
+/// Time span of the rows, up to now, in milliseconds.
 const SPAN_MS: usize = 3 * 3_600_000;
 const TOPIC: &str = "biometrics.clean";
-/// Sink ÷ copy that must be reached.
+/// Required ratio sink ÷ copy.
 const WANTED: f64 = 0.8;
 
 #[derive(Parser)]
 struct Args {
-    /// Readings of a round
+    /// Readings per round
     #[arg(long, default_value_t = 500_000)]
     readings: usize,
-    /// Readings of a batch
+    /// Readings per batch
     #[arg(long, default_value_t = 10_000)]
     batch: usize,
-    /// Rounds, of which the median counts
+    /// Number of rounds, of which the median is reported
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Given by `cargo bench`
+    /// Passed by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -69,7 +69,7 @@ async fn compare(args: &Args, config: &Config) {
         .expect("connected");
     let mut connection = admin(config, "analytics").await;
     let readings = fleet(args.readings);
-    // The first turn warms the server up and makes the rows that the copy sends.
+    // The first turn warms up the server and writes the rows that the copy sends.
     sink(args, &analytics, &mut connection, &readings).await;
     let batches = copy_out(args, &mut connection).await;
     let mut ratios = Vec::new();
@@ -84,7 +84,7 @@ async fn compare(args: &Args, config: &Config) {
     }
     ratios.sort_by(f64::total_cmp);
     let median = ratios[ratios.len() / 2];
-    println!("sink: median ratio {median:.2} (wanted: at least {WANTED:.2})");
+    println!("sink: median ratio {median:.2} (goal: at least {WANTED:.2})");
 }
 
 fn fleet(count: usize) -> Vec<Reading> {
@@ -104,7 +104,7 @@ fn fleet(count: usize) -> Vec<Reading> {
         time_ms: now - (SPAN_MS - n * SPAN_MS / count) as i64,
         append_ms: now,
         device: Token::new(format!("{:-<22}", n / METRICS.len() % DEVICES).as_bytes())
-            .expect("letters of base64url"),
+            .expect("characters of base64url"),
         metric: Arc::clone(&metrics[n % METRICS.len()]),
         version: Arc::clone(&version),
         value: 60.0 + (n % 40) as f64,
@@ -116,7 +116,7 @@ fn fleet(count: usize) -> Vec<Reading> {
     (0..count).map(reading).collect()
 }
 
-/// Rows a second through the sink, into empty tables.
+/// Rows per second through the sink, into empty tables.
 async fn sink(
     args: &Args,
     analytics: &Analytics,
@@ -149,7 +149,7 @@ async fn sink(
     readings.len() as f64 / begun.elapsed().as_secs_f64()
 }
 
-/// The rows of each batch as the server itself writes them.
+/// The rows of each batch, encoded by the server.
 async fn copy_out(args: &Args, connection: &mut PgConnection) -> Vec<Vec<u8>> {
     let records = args.batch / METRICS.len();
     let mut batches = Vec::new();
@@ -169,7 +169,7 @@ async fn copy_out(args: &Args, connection: &mut PgConnection) -> Vec<Vec<u8>> {
     batches
 }
 
-/// Rows a second of the plain copy, into an empty table.
+/// Rows per second of the plain copy, into an empty table.
 async fn copy(args: &Args, connection: &mut PgConnection, batches: &[Vec<u8>]) -> f64 {
     let make = "create table reference (like readings);
         select create_hypertable('reference', by_range('time', interval '1 hour'), create_default_indexes => false);
@@ -186,7 +186,7 @@ async fn copy(args: &Args, connection: &mut PgConnection, batches: &[Vec<u8>]) -
             .copy_in_raw("copy reference from stdin (format binary)")
             .await
             .expect("begun");
-        // In pieces as the sink sends them, so that the server stores one while the next is on its way.
+        // Sent in pieces like the sink's, so that the server stores one while the next is in transit.
         for piece in batch.chunks(256 << 10) {
             into.send(piece).await.expect("sent");
         }

@@ -1,5 +1,5 @@
-//! What one record costs to verify, by profile and algorithm: 10,000 devices in turn, 280-byte values. And what a change
-//! of one key costs among a million devices.
+//! The cost of verifying one record, by profile and algorithm (10,000 devices in turn, values of 280 bytes), and the
+//! cost of changing one key among a million devices.
 
 use std::num::NonZeroU32;
 
@@ -71,9 +71,9 @@ fn keyring(devices: u32, kind: Kind) -> Keyring {
             material: &material,
             device_token: b"AAAAAAAAAAAAAAAAAAAAAA",
         };
-        builder.put(&row).expect("the row is good");
+        builder.put(&row).expect("the row is valid");
     }
-    builder.finish().expect("one key a device")
+    builder.finish().expect("one key per device")
 }
 
 fn sign(number: u32, kind: Kind) -> Signed {
@@ -146,7 +146,7 @@ fn verifying(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 let record = received(turn.next().expect("there are records"));
-                verify(&record, &keyring, &context, &mut scratch, &mut budget).expect("the record is good")
+                verify(&record, &keyring, &context, &mut scratch, &mut budget).expect("the record is valid")
             });
         });
     }
@@ -168,7 +168,7 @@ fn keys(criterion: &mut Criterion) {
         device_token: b"AAAAAAAAAAAAAAAAAAAAAA",
     };
     criterion.bench_function("keyring/revoke_one_of_a_million", |bencher| {
-        bencher.iter(|| keyring.apply(&[row]).expect("the row is good"));
+        bencher.iter(|| keyring.apply(&[row]).expect("the row is valid"));
     });
     let row = KeyRow {
         kid: "new",
@@ -177,7 +177,7 @@ fn keys(criterion: &mut Criterion) {
         ..row
     };
     criterion.bench_function("keyring/add_one_to_a_million", |bencher| {
-        bencher.iter(|| keyring.apply(&[row]).expect("the row is good"));
+        bencher.iter(|| keyring.apply(&[row]).expect("the row is valid"));
     });
     let small = self::keyring(10_000, Kind::JwsHmac);
     criterion.bench_function("keyring/build_10k", |bencher| {

@@ -1,11 +1,12 @@
-//! `cargo bench --bench watch`: the watch beside a plain `COPY … BINARY` of the same rows over one connection.
+//! `cargo bench --bench watch`: compares the watch with a plain `COPY … BINARY` of the same rows over one connection.
 //!
-//! - **throughput**: readings a second from the clean topic to visible rows (decoding, quality, detection, findings, COPY,
-//!   offsets), in turns with the copy into an empty table of the same shape; what counts is the ratio;
-//! - **latency**: from a record's append to its readings' visibility, at a steady rate. The first seconds are left out, in
-//!   which the watch joins its group and reads again what its detectors knew; jobs, checkpoints and snapshots are not.
+//! - **throughput**: readings per second from the clean topic to visible rows (decoding, quality, detection, findings,
+//!   COPY, offsets), in turns with the copy into an empty table of the same shape; the result is the ratio;
+//! - **latency**: from a record's append to the visibility of its readings, at a steady rate. The first seconds, in
+//!   which the watch joins its group and rebuilds its detectors, are excluded; jobs, checkpoints and snapshots are
+//!   included.
 //!
-//! Both run on topics and databases of their own on the stack that is up, which are gone afterwards.
+//! Both run on topics and databases of their own on the running stack, which are removed afterwards.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -30,36 +31,36 @@ use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
 
 use support::{admin, in_a_corner};
 
-/// Devices of the fleet, each with four series.
+/// Number of devices in the fleet, each with four series.
 const DEVICES: u64 = 2_000;
-/// Readings of an event.
+/// Number of readings per event.
 const READINGS: u64 = 4;
-/// Lanes.
+/// Number of partitions of each topic.
 const PARTITIONS: u32 = 8;
-/// How often the sink's position is looked at.
+/// How often the sink's position is polled.
 const LOOK: Duration = Duration::from_millis(5);
-/// What a round's events span, until now: 400 minutes with an event of each device in each. A detector knows a series
-/// after 150 values; with fewer it does no more than learn, which costs less.
+/// Time span of a round's events, up to now: 400 minutes with one event of each device per minute. A detector scores a
+/// series fully after 150 values; with fewer it mostly learns, which costs less.
 const SPAN_MS: i64 = 400 * 60_000;
 
 #[derive(Clone, Parser)]
 struct Args {
-    /// Events of a round; each has four readings
+    /// Events per round; each has four readings
     #[arg(long, default_value_t = 800_000)]
     events: u64,
-    /// Rounds, of which the median counts
+    /// Number of rounds, of which the median is reported
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Readings a second while latency is measured
+    /// Readings per second while latency is measured
     #[arg(long, default_value_t = 5_000)]
     rate: u64,
-    /// For how long, in seconds
+    /// How long latency is measured, in seconds
     #[arg(long, default_value_t = 70)]
     seconds: u64,
-    /// For how long before that, while nothing is measured, in seconds
+    /// How long the same load runs before latency is measured, in seconds
     #[arg(long, default_value_t = 20)]
     warm_up: u64,
-    /// Given by `cargo bench`
+    /// Passed by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -77,7 +78,7 @@ fn main() {
         corner.config.watch.metrics_file =
             concat!(env!("CARGO_MANIFEST_DIR"), "/schemas/metrics.toml").into();
         corner.config.watch.group.clone_from(&corner.config.topics.clean);
-        // Often enough to be part of what is measured.
+        // Often enough that snapshots are part of the measurement.
         corner.config.watch.snapshot_interval_s = 30;
         topology::apply(&corner.config.topology_settings())
             .await
@@ -149,7 +150,7 @@ async fn positions(connection: &mut PgConnection) -> BTreeMap<i32, i64> {
     rows.iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 
-/// The watch and the copy, in turns.
+/// Measures the watch and the copy, in turns.
 async fn throughput(args: &Args, config: &Config) {
     let kafka = producer(config);
     let begin = jiff::Timestamp::now().as_millisecond() - SPAN_MS;
@@ -172,12 +173,12 @@ async fn throughput(args: &Args, config: &Config) {
     }
     ratios.sort_by(f64::total_cmp);
     println!(
-        "throughput: median ratio {:.2} (wanted: at least 0.50)",
+        "throughput: median ratio {:.2} (goal: at least 0.50)",
         ratios[ratios.len() / 2]
     );
 }
 
-/// From the first batch that is visible to the last.
+/// Readings per second from the first visible batch to the last.
 async fn stored_rate(args: &Args, config: &Config, connection: &mut PgConnection) -> f64 {
     let empty =
         "truncate readings, findings, device_version, sink_offset, detector_snapshot, outbox, rollup_due";
@@ -203,7 +204,7 @@ async fn stored_rate(args: &Args, config: &Config, connection: &mut PgConnection
     (to.0 - from.0) as f64 * READINGS as f64 / (to.1 - from.1).as_secs_f64()
 }
 
-/// The same rows into a table of the same shape, from memory: nothing is read, decoded or judged.
+/// Rows per second of a copy from memory into a table of the same shape: nothing is read, decoded or judged.
 async fn copy_rate(connection: &mut PgConnection) -> f64 {
     let make = "drop table if exists reference; create table reference (like readings);
         select create_hypertable('reference', by_range('time', interval '1 hour'), create_default_indexes => false);
@@ -238,12 +239,12 @@ async fn copy_rate(connection: &mut PgConnection) -> f64 {
     copied as f64 / took
 }
 
-/// At a steady rate.
+/// Measures latency at a steady rate.
 async fn latency(args: &Args, config: &Config) {
     let watch = start(config).await;
     let mut connection = admin(config, "analytics").await;
     let kafka = Kafka::at(&config.kafka.brokers);
-    let ends = watermarks(&kafka, &config.topics.clean).expect("the topic is there");
+    let ends = watermarks(&kafka, &config.topics.clean).expect("the topic exists");
     let events = args.rate / READINGS * (args.warm_up + args.seconds);
     let measured_from_ms = jiff::Timestamp::now().as_millisecond() + (args.warm_up * 1_000).cast_signed();
     let pause = Duration::from_secs_f64(READINGS as f64 / args.rate as f64);
@@ -253,7 +254,7 @@ async fn latency(args: &Args, config: &Config) {
         let begun = Instant::now();
         for number in 0..events {
             let due = pause * u32::try_from(number).expect("few");
-            // A load generator keeps to a clock.
+            // Blocking sleep is fine here: this thread only generates load by the clock.
             std::thread::sleep(due.saturating_sub(begun.elapsed()));
             let at_ms = jiff::Timestamp::now().as_millisecond();
             send(&producer, &topic, number, &event(number, at_ms));
@@ -275,7 +276,7 @@ async fn latency(args: &Args, config: &Config) {
     sending.await.expect("sent");
     assert!(watch.drain().await.expect("no problem"), "drained in time");
     let mut delays = Vec::new();
-    let now = watermarks(&kafka, &config.topics.clean).expect("the topic is there");
+    let now = watermarks(&kafka, &config.topics.clean).expect("the topic exists");
     let ranges: Vec<_> = now
         .into_iter()
         .zip(&ends)
@@ -308,8 +309,8 @@ async fn latency(args: &Args, config: &Config) {
     delays.sort_unstable();
     let quantile = |share: f64| delays[((delays.len() - 1) as f64 * share) as usize];
     println!(
-        "latency at {} readings/s over {} events: p50 {} ms, p99 {} ms, max {} ms (wanted: p99 at most 1000 ms); after the \
-         start, {start_max_ms} ms",
+        "latency at {} readings/s over {} events: p50 {} ms, p99 {} ms, max {} ms (goal: p99 at most 1000 ms); max \
+         during warm-up {start_max_ms} ms",
         args.rate,
         delays.len(),
         quantile(0.5),

@@ -1,8 +1,8 @@
-//! How well changes are found, on series that are made here: `cargo bench --bench changes`.
+//! The accuracy of change detection on synthetic series: `cargo bench --bench changes`.
 //!
-//! Offline: F1 with a margin of five points and covering on each family, beside saying nothing and binary segmentation of
-//! means (Scott & Knott 1974) with Schwarz's penalty. Online: false alarms, and the mean delay after a shift once a thousand
-//! points are known, as the notes' table has it for other detectors.
+//! Offline: F1 with a margin of five points and covering on each family, compared with reporting no changes and with
+//! binary segmentation of means (Scott & Knott 1974) with Schwarz's penalty. Online: false alarms, and the mean delay
+//! after a shift once a thousand points are known, as commonly reported for other detectors.
 
 mod online;
 mod random;
@@ -17,13 +17,13 @@ use pulsegate_detect::changes::offline;
 use random::Random;
 use series::{FAMILIES, Family, Labelled};
 
-/// Series a family; and a seed that no default was chosen by.
+/// Number of series per family, and a seed that was not used to choose defaults.
 const SERIES: u64 = 40;
 const SEED: u64 = 77;
-/// How far a change may be from the truth, in points.
+/// How far a found change may be from the true one, in points.
 const MARGIN: usize = 5;
 
-/// F1 and covering, and how many changes were found and are true, summed.
+/// Sums of F1, covering, and the numbers of found and of true changes.
 #[derive(Clone, Copy, Default)]
 struct Scores {
     f1: f64,
@@ -56,7 +56,7 @@ impl Scores {
 }
 
 fn main() {
-    println!("F1 (margin {MARGIN}) and covering of {SERIES} series a family");
+    println!("F1 (margin {MARGIN}) and covering of {SERIES} series per family");
     println!(
         "{:44} {:12} {:12} {:12} longest",
         "", "changes", "segmentation", "nothing"
@@ -107,7 +107,8 @@ fn offline_scores(number: u64, family: &Family) -> ([Scores; 3], f64) {
     (scores, longest)
 }
 
-/// Binary segmentation of the mean, with the noise told by the median of the first differences and 3 ln n a change.
+/// Binary segmentation of the mean, with the noise estimated by the median of the first differences and a penalty of 3
+/// ln n per change.
 fn segmentation(values: &[f64]) -> Vec<usize> {
     let mut steps: Vec<f64> = values.windows(2).map(|pair| (pair[1] - pair[0]).abs()).collect();
     steps.sort_unstable_by(f64::total_cmp);

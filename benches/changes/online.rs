@@ -1,4 +1,4 @@
-//! Delay and false alarms of the online detector.
+//! The delay and the false alarms of the online detector.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -7,7 +7,7 @@ use pulsegate_detect::changes::online::ChangeDetector;
 
 use crate::random::Random;
 
-/// Points before the shift, and after it at most.
+/// Number of points before the shift, and the maximum after it.
 const KNOWN: u64 = 1_000;
 const CENSORED: u64 = 3_000;
 const RUNS: u64 = 300;
@@ -18,7 +18,7 @@ type Shape = fn(u64, f64) -> f64;
 const SHAPES: [(&str, Shape); 3] = [
     ("spread ×2", |_, noise| 2.0 * noise),
     ("spread ÷3", |_, noise| noise / 3.0),
-    ("drift of .01 a point", |t, noise| noise + 0.01 * t as f64),
+    ("drift of .01 per point", |t, noise| noise + 0.01 * t as f64),
 ];
 
 /// First-order autoregressive noise of variance one.
@@ -52,10 +52,11 @@ pub fn report() {
         }
         println!("φ {phi}: {:.2} false alarms in 10,000 points", alarms(phi));
     }
-    println!("{:.0} ns a point", nanoseconds());
+    println!("{:.0} ns per point", nanoseconds());
 }
 
-/// Points from the change to its finding, the point of finding included; runs with an alarm before it do not count.
+/// Mean number of points from the change to its detection, inclusive; runs with an alarm before the change are
+/// excluded.
 fn delay(phi: f64, shape: impl Fn(u64, f64) -> f64) -> f64 {
     let (mut total, mut runs) = (0.0, 0.0);
     for seed in 0..RUNS {
@@ -70,7 +71,7 @@ fn delay(phi: f64, shape: impl Fn(u64, f64) -> f64) -> f64 {
     total / runs
 }
 
-/// In 10,000 points, after those that are known.
+/// False alarms per 10,000 points, after the known ones.
 fn alarms(phi: f64) -> f64 {
     let mut alarms = 0;
     for seed in 0..RUNS {

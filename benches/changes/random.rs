@@ -1,10 +1,10 @@
-//! Random numbers of the benchmark: SplitMix64, so that every run and machine sees the same series.
+//! Random numbers of the benchmark: SplitMix64, so that every run on every machine sees the same series.
 
 /// A stream of random numbers.
 pub struct Random(u64);
 
 impl Random {
-    /// The stream of one seed.
+    /// The stream for a seed.
     pub const fn new(seed: u64) -> Self {
         Self(seed)
     }
@@ -28,7 +28,7 @@ impl Random {
         low + (high - low) * self.unit()
     }
 
-    /// A whole number in low..=high.
+    /// A random integer in low..=high.
     pub fn whole(&mut self, low: usize, high: usize) -> usize {
         low + (self.bits() % (high - low + 1) as u64) as usize
     }
@@ -55,7 +55,7 @@ impl Random {
         self.normal() / (chi / 3.0).sqrt() / 3.0_f64.sqrt()
     }
 
-    /// Poisson, by products for small means and by the normal for large ones.
+    /// Poisson, by products for small means and by the normal approximation for large ones.
     pub fn poisson(&mut self, mean: f64) -> f64 {
         if mean > 50.0 {
             return (mean + mean.sqrt() * self.normal()).round().max(0.0);

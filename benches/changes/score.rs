@@ -1,7 +1,7 @@
-//! How well changes were found: F1 with a margin, and covering (van den Burg & Williams 2020, arXiv:2003.06222).
+//! Scores of found changes: F1 with a margin, and covering (van den Burg & Williams 2020, arXiv:2003.06222).
 
-/// Precision and recall count the start of the series as a change that everybody finds, so that a series without changes
-/// has a score; each true change is matched by at most one found change within `margin`.
+/// F1 of the found changes. Precision and recall count the start of the series as a change that is always found, so
+/// that a series without changes has a score. Each true change is matched by at most one found change within `margin`.
 pub fn f1(truth: &[usize], found: &[usize], margin: usize) -> f64 {
     let (truth, found) = (with_start(truth), with_start(found));
     let mut used = vec![false; found.len()];
@@ -19,7 +19,7 @@ pub fn f1(truth: &[usize], found: &[usize], margin: usize) -> f64 {
     2.0 * precision * recall / (precision + recall)
 }
 
-/// The mean over the points of the best overlap (Jaccard) of their true regime with a found one.
+/// The mean, over all points, of the best overlap (Jaccard) of their true regime with a found one.
 pub fn covering(truth: &[usize], found: &[usize], n: usize) -> f64 {
     let found = regimes(found, n);
     let weighted = |regime: &(usize, usize)| {

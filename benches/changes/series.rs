@@ -1,4 +1,4 @@
-//! Series with known changes, of many kinds. Each family draws its own length, noise, sizes and places.
+//! Series of many kinds with known changes. Each family draws its own length, noise, sizes and places.
 
 use crate::random::Random;
 
@@ -15,7 +15,7 @@ pub struct Family {
 }
 
 impl Family {
-    /// What its means are taken with: the kind of change, or those that no default was chosen by.
+    /// The group over which its scores are averaged: the kind of change, or the families held out from tuning.
     pub fn group(&self) -> &'static str {
         self.name.split([':', ' ']).next().unwrap_or(self.name)
     }
@@ -280,12 +280,12 @@ const fn plain(values: Vec<f64>) -> Labelled {
     }
 }
 
-/// 15 to 1,500, more of the short ones.
+/// A length of 15 to 1,500, more often short.
 fn length(r: &mut Random) -> usize {
     (15.0 * 100.0_f64.powf(r.unit())) as usize
 }
 
-/// Length and period: at least six cycles.
+/// A length of at least six cycles, and their period.
 fn seasonal_length(r: &mut Random) -> (usize, usize) {
     let period = [4, 7, 12, 12, 24, 52][r.whole(0, 5)];
     (
@@ -294,7 +294,7 @@ fn seasonal_length(r: &mut Random) -> (usize, usize) {
     )
 }
 
-/// A pattern that repeats, of two to five times the noise.
+/// A repeating pattern with an amplitude of two to five times the noise.
 fn season(r: &mut Random, period: usize) -> impl Fn(f64) -> f64 + use<> {
     let (size, phase, second) = (r.within(2.0, 5.0), r.unit(), r.within(0.0, 0.8));
     move |t| {
@@ -324,7 +324,7 @@ fn walk(r: &mut Random, n: usize, drift: f64) -> Vec<f64> {
     (0..n).map(|_| next()).collect()
 }
 
-/// A slowly swinging process: complex roots near the unit circle.
+/// A slowly oscillating process: complex roots near the unit circle.
 fn second_order(r: &mut Random, n: usize) -> Vec<f64> {
     let (radius, angle) = (r.within(0.7, 0.93), r.within(0.1, 1.0));
     let (a, b) = (2.0 * radius * f64::cos(angle), -radius * radius);
@@ -345,7 +345,7 @@ fn add(values: Vec<f64>, more: impl Fn(f64) -> f64) -> Vec<f64> {
         .collect()
 }
 
-/// Single outliers of 6 to 15 times the noise.
+/// Adds single outliers of 6 to 15 times the noise.
 fn spikes(r: &mut Random, values: &mut [f64]) {
     for _ in 0..r.whole(1, 2 + values.len() / 80) {
         let at = r.whole(0, values.len() - 1);
@@ -353,7 +353,7 @@ fn spikes(r: &mut Random, values: &mut [f64]) {
     }
 }
 
-/// Places at least `apart` from each other and from the ends, or less where there is no room.
+/// Places at least `apart` from each other and from the ends, or closer if the series is too short.
 fn places(r: &mut Random, n: usize, count: usize, apart: usize) -> Vec<usize> {
     let apart = apart.max(n / (4 * (count + 1))).min(n / (count + 2)).max(3);
     loop {
@@ -365,7 +365,7 @@ fn places(r: &mut Random, n: usize, count: usize, apart: usize) -> Vec<usize> {
     }
 }
 
-/// A level for each regime, each this far from the one before.
+/// A level for each regime, which differs from the one before by an amount within `size`.
 fn piecewise(r: &mut Random, n: usize, changes: &[usize], size: (f64, f64)) -> Vec<f64> {
     let mut level = 0.0;
     let mut values = Vec::with_capacity(n);

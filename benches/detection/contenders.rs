@@ -1,4 +1,4 @@
-//! What the detector is compared with: the usual cheap methods and a random cut forest.
+//! The methods that the detector is compared with: common cheap methods and a random cut forest.
 
 use std::collections::VecDeque;
 
@@ -58,7 +58,7 @@ fn ours_without_rest(series: &Series) -> Vec<f64> {
         .collect()
 }
 
-/// −log10 of both tails of a Gaussian with the last thousand values' mean and deviation.
+/// −log10 of both tails of a Gaussian with the mean and deviation of the last thousand values.
 fn gaussian(series: &Series) -> Vec<f64> {
     const WINDOW: usize = 1_000;
     let (mut window, mut sum, mut squares) = (VecDeque::new(), 0.0, 0.0);
@@ -84,7 +84,7 @@ fn gaussian(series: &Series) -> Vec<f64> {
     series.values.iter().map(|value| score(*value)).collect()
 }
 
-/// −log10 of a Gaussian's two tails (the first term of the asymptotic series, good enough to rank by).
+/// −log10 of a Gaussian's two tails (the first term of the asymptotic series, precise enough for ranking).
 fn tail(distance: f64) -> f64 {
     let natural = distance * distance / 2.0 + (1.0 + distance * 1.2533).ln();
     natural / std::f64::consts::LN_10
@@ -119,15 +119,14 @@ fn forest(series: &Series) -> Vec<f64> {
     let mut score = |value: f64| {
         shingle.rotate_left(1);
         shingle[SHINGLE - 1] = value as f32;
-        let score = forest.score(&shingle).expect("a shingle has its dimensions");
-        forest.update(&shingle).expect("a shingle has its dimensions");
+        let score = forest.score(&shingle).expect("the shingle has the right length");
+        forest.update(&shingle).expect("the shingle has the right length");
         score
     };
     series.values.iter().map(|value| score(*value)).collect()
 }
 
-/// What can be put around any score to its advantage: how many deviations it is above its own mean, and a rest after a high
-/// one.
+/// Improves any score: standardises it by its own mean and deviation, and adds a rest after a high one.
 fn rested(scores: &[f64]) -> Vec<f64> {
     const WEIGHT: f64 = 0.005;
     let (mut mean, mut variance, mut held) = (1.0, 0.1_f64, 0.0_f64);

@@ -1,4 +1,5 @@
-//! What a value costs when the state is not in a cache: a million series, visited in an order that no prefetcher guesses.
+//! The cost of a value when the state is not cached: a million series, visited in an order that no prefetcher can
+//! predict.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -7,14 +8,14 @@ use pulsegate_detect::anomaly::Detector;
 
 const SERIES: usize = 1_000_000;
 const ROUNDS: usize = 6;
-/// Series that differ; the others are copies of them.
+/// Number of distinct series; the others are copies of them.
 const KNOWN: usize = 256;
-/// Values that they have seen: enough that every feature is scored, as in all but the first hours of a series.
+/// Number of values already seen: enough that every feature is scored, as after the first hours of a series.
 const SEEN: usize = 500;
-/// A step that is coprime to the number of series.
+/// A step coprime to the number of series.
 const STRIDE: usize = 611_953;
 
-/// Nanoseconds a value and bytes a series.
+/// A report of the nanoseconds per value and the bytes per series.
 pub fn measure() -> String {
     let known: Vec<Detector> = (0..KNOWN).map(well_known).collect();
     let mut detectors: Vec<Detector> = known.iter().copied().cycle().take(SERIES).collect();
@@ -32,7 +33,7 @@ pub fn measure() -> String {
         .collect();
     rounds.sort_by(f64::total_cmp);
     format!(
-        "{SERIES} series: {:.0} ns a value with cache misses (median; at most {:.0}), {} bytes a series; one series: {:.0} ns",
+        "{SERIES} series: {:.0} ns/value with cache misses (median; max {:.0}), {} bytes/series; one series: {:.0} ns",
         rounds[ROUNDS / 2],
         rounds[ROUNDS - 1],
         Detector::BYTES,
@@ -55,7 +56,7 @@ fn observe(detector: &mut Detector, series: usize, minute: usize) -> f64 {
         .score
 }
 
-/// Nanoseconds a value of one series, long enough that every feature is scored.
+/// Nanoseconds per value of a single series, long enough that every feature is scored.
 fn warm_ns() -> f64 {
     const VALUES: i64 = 2_000_000;
     let mut detector = Detector::new();

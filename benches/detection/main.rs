@@ -1,7 +1,7 @@
-//! The anomaly detector beside the usual ones, on synthetic series with known anomalies: points, precision, recall, delay
-//! and false alarms a day, what each kind and family costs, and time and memory a series. `--tuning` does it on the
-//! families that the detector was designed with; the default are those that were held out. A further argument picks the
-//! contenders whose names hold it.
+//! Compares the anomaly detector with common ones, on synthetic series with known anomalies: points, precision, recall,
+//! delay and false alarms per day, results by kind and family, and time and memory per series. `--tuning` uses the
+//! families that the detector was designed with; the default is the held-out families. A further argument selects the
+//! contenders whose names contain it.
 
 mod contenders;
 mod cost;
@@ -20,7 +20,7 @@ const TUNING_SEEDS: std::ops::Range<u64> = 0..10;
 const HELD_OUT_SEEDS: std::ops::Range<u64> = 1_000..1_010;
 
 fn main() {
-    // First, while nothing that was freed can be taken again.
+    // Measure memory first, before freed memory could be reused.
     println!("{}", memory::measure());
     let is_tuning = std::env::args().any(|argument| argument == "--tuning");
     let (families, seeds) = if is_tuning {

@@ -1,5 +1,5 @@
-//! What a series takes in the memory of a watch, all told: keys, index, detector, quality, alerts, and its share of the
-//! device. A million series of four metrics, over eight lanes.
+//! The total memory of a series in a watch: keys, index, detector, quality, alerts, and its share of the device.
+//! Measured with a million series of four metrics, over eight lanes.
 
 use std::sync::Arc;
 
@@ -13,10 +13,10 @@ const DEVICES: usize = 250_000;
 const METRICS: [&str; 4] = ["heart_rate", "spo2", "body_temperature", "respiratory_rate"];
 const LANES: i32 = 8;
 const NOW_MS: i64 = 1_795_341_600_000;
-/// Bytes a series that must not be exceeded.
+/// Maximum number of bytes per series.
 const WANTED: f64 = 600.0;
 
-/// Bytes a series, as the process has grown and as the lanes count them.
+/// A report of the bytes per series, by the growth of the process and by the lanes' own count.
 pub fn measure() -> String {
     let mut config = Config::default();
     config.event.directory = concat!(env!("CARGO_MANIFEST_DIR"), "/schemas").into();
@@ -43,11 +43,11 @@ pub fn measure() -> String {
     }
     let series: u32 = lanes.iter().map(Lane::series).sum();
     let counted: usize = lanes.iter().map(Lane::heap_bytes).sum();
-    assert_eq!(series as usize, DEVICES * METRICS.len(), "none had to make room");
+    assert_eq!(series as usize, DEVICES * METRICS.len(), "no series was evicted");
     let of_each = |bytes: usize| bytes as f64 / f64::from(series);
     format!(
-        "{series} series of {DEVICES} devices in {LANES} lanes: {:.0} bytes a series resident, {:.0} counted (wanted: at most \
-         {WANTED:.0})",
+        "{series} series of {DEVICES} devices in {LANES} lanes: {:.0} bytes per series resident, {:.0} counted (goal: \
+         at most {WANTED:.0})",
         of_each(resident_bytes().saturating_sub(before)),
         of_each(counted)
     )
@@ -73,7 +73,7 @@ fn event(device: usize) -> Vec<u8> {
     serde_json::to_vec(&event).expect("JSON")
 }
 
-/// What the process has in memory now.
+/// The current resident set of the process, in bytes.
 fn resident_bytes() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

@@ -1,4 +1,4 @@
-//! Deterministic random numbers of the kinds that series are made of.
+//! Deterministic random numbers from the distributions that the series use.
 
 /// A seeded generator.
 pub struct Random(fastrand::Rng);
@@ -42,12 +42,12 @@ impl Random {
         -self.unit().max(1e-300).ln()
     }
 
-    /// Pareto from 1 up with this tail index.
+    /// Pareto with a minimum of 1 and this tail index.
     pub fn pareto(&mut self, index: f64) -> f64 {
         self.unit().max(1e-12).powf(-1.0 / index)
     }
 
-    /// Poisson; beyond a mean of 50 its normal limit.
+    /// Poisson; above a mean of 50, its normal approximation.
     pub fn poisson(&mut self, mean: f64) -> f64 {
         if mean > 50.0 {
             return (mean + mean.sqrt() * self.normal()).round().max(0.0);

@@ -1,4 +1,4 @@
-//! The tables.
+//! The tables of the report.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::families::Family;
 use crate::scorer::{PROFILES, Tally, at};
 use crate::series::Series;
 
-/// What is being looked at.
+/// A summary of the series.
 pub fn about(all: &[Series], is_tuning: bool) -> String {
     let values: usize = all.iter().map(|series| series.values.len()).sum();
     let labels: usize = all.iter().map(|series| series.labels.len()).sum();
@@ -28,16 +28,16 @@ pub fn contenders() -> Table {
         "precision",
         "recall",
         "median delay",
-        "false a day",
+        "false/day",
         "threshold",
-        "ns a value",
+        "ns/value",
     ]
     .map(str::to_owned);
     table.set_header([String::new()].into_iter().chain(points).chain(rest));
     table
 }
 
-/// One contender's line, at the threshold that is best for the standard profile.
+/// Adds one contender's row, at the threshold that is best for the standard profile.
 pub fn add(table: &mut Table, name: &str, tallies: &[Tally], elapsed: Duration, all: &[Series]) {
     let Some(standard) = tallies.first() else { return };
     let values: usize = all.iter().map(|series| series.values.len()).sum();
@@ -53,7 +53,7 @@ pub fn add(table: &mut Table, name: &str, tallies: &[Tally], elapsed: Duration, 
     table.add_row([name.to_owned()].into_iter().chain(points).chain(rest));
 }
 
-/// What was found of each kind.
+/// The number of anomalies found, by kind.
 pub fn kinds(tally: &Tally) -> Table {
     let mut table = Table::new();
     table
@@ -65,12 +65,12 @@ pub fn kinds(tally: &Tally) -> Table {
     table
 }
 
-/// What was found in each family, at one threshold for all.
+/// The number of anomalies found in each family, at one threshold for all.
 pub fn families(families: &[Family], all: &[Series], scores: &[Vec<f64>], threshold: f64) -> Table {
     let mut table = Table::new();
     table
         .load_style(presets::ASCII_MARKDOWN)
-        .set_header(["family", "found", "of", "false", "false a day"]);
+        .set_header(["family", "found", "of", "false", "false/day"]);
     for family in families {
         let mut sum = Tally::default();
         for (series, scores) in all

@@ -1,10 +1,10 @@
-//! Points for detections, after Lavin and Ahmad, "Evaluating real-time anomaly detection algorithms: the Numenta anomaly
-//! benchmark" (2015): the first detection in a window earns the more the earlier it comes, a missed window and every
-//! detection outside cost, and one threshold holds for all series.
+//! Points for detections, after Lavin and Ahmad, "Evaluating real-time anomaly detection algorithms: the Numenta
+//! anomaly benchmark" (2015): the first detection in a window earns more the earlier it comes, a missed window and
+//! every detection outside of windows cost points, and one threshold holds for all series.
 
 use crate::series::{Kind, Series};
 
-/// What counts how much.
+/// The weights of false positives and of missed windows.
 pub struct Profile {
     pub name: &'static str,
     false_positive: f64,
@@ -29,7 +29,7 @@ pub const PROFILES: [Profile; 3] = [
     },
 ];
 
-/// Everything at one threshold.
+/// The results at one threshold.
 #[derive(Clone, Default)]
 pub struct Tally {
     pub threshold: f64,
@@ -38,10 +38,10 @@ pub struct Tally {
     pub found: usize,
     pub windows: usize,
     pub false_alarms: usize,
-    /// Values from the onset to the detection, of windows found at or after their onset; sorted.
+    /// Number of values from the onset to the detection, for windows found at or after their onset; sorted.
     pub delays: Vec<usize>,
     pub days: f64,
-    /// Found and all, by kind.
+    /// Number of windows found and of all windows, by kind.
     pub kinds: Vec<(Kind, usize, usize)>,
 }
 
@@ -66,7 +66,7 @@ impl Tally {
     }
 }
 
-/// From 1 well before the end of a window, 0 at its end, to −1 well after.
+/// 1 well before the end of a window, 0 at its end, and −1 well after it.
 fn sigmoid(position: f64) -> f64 {
     if position > 3.0 {
         -1.0
@@ -75,7 +75,7 @@ fn sigmoid(position: f64) -> f64 {
     }
 }
 
-/// What a detection at `index` outside of windows costs, as a part of a full false positive.
+/// The cost of a detection at `index` outside of windows, as a negative fraction of a full false positive.
 fn outside(series: &Series, index: usize) -> f64 {
     let before = series.labels.iter().rev().find(|label| label.window.end <= index);
     before.map_or(-1.0, |label| {
@@ -84,7 +84,7 @@ fn outside(series: &Series, index: usize) -> f64 {
     })
 }
 
-/// The best threshold for a profile, by a sweep from the highest score down, and the tally there.
+/// The tally at the best threshold for a profile, which is found by a sweep from the highest score down.
 pub fn best(all: &[Series], scores: &[Vec<f64>], profile: &Profile) -> Tally {
     let mut events: Vec<(f64, usize, usize)> = Vec::new();
     for (at, (series, scores)) in all.iter().zip(scores).enumerate() {

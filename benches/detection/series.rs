@@ -1,18 +1,18 @@
-//! Labelled series: a base signal with anomalies put in, and the windows in which finding them counts.
+//! Labelled series: a base signal with injected anomalies, and the windows in which detections count.
 
 use std::ops::Range;
 
 use crate::families::{Family, Parts};
 use crate::random::Random;
 
-/// The first part of a series, in which nothing is labelled or counted, and its most values: a detector has to see some
-/// normal life first.
+/// The initial fraction of a series in which nothing is labelled or counted, and its maximum number of values: a
+/// detector must see normal values first.
 const PROBATION: f64 = 0.15;
 const PROBATION_MAX: usize = 750;
-/// The part of a series that its windows make up together.
+/// The fraction of a series that its windows cover together.
 const WINDOWS: f64 = 0.1;
 
-/// What can be wrong.
+/// The kind of an anomaly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Spike,
@@ -51,11 +51,11 @@ impl Kind {
     }
 }
 
-/// An anomaly and where finding it counts.
+/// An anomaly, and the window in which a detection counts.
 #[derive(Clone, Debug)]
 pub struct Label {
     pub kind: Kind,
-    /// The first value that is not normal.
+    /// Index of the first anomalous value.
     pub onset: usize,
     pub window: Range<usize>,
 }
@@ -65,13 +65,13 @@ pub struct Series {
     pub family: &'static str,
     pub times_ms: Vec<i64>,
     pub values: Vec<f64>,
-    /// Detections before this index count for nothing.
+    /// Detections before this index are ignored.
     pub probation: usize,
     pub labels: Vec<Label>,
 }
 
 impl Series {
-    /// Days of the part that is counted.
+    /// Duration of the counted part, in days.
     pub fn days(&self) -> f64 {
         match (self.times_ms.get(self.probation), self.times_ms.last()) {
             (Some(first), Some(last)) => (last - first) as f64 / 86_400_000.0,
@@ -80,7 +80,7 @@ impl Series {
     }
 }
 
-/// The series of some families with some seeds.
+/// The series of the given families and seeds.
 pub fn series(families: &[Family], seeds: Range<u64>) -> Vec<Series> {
     let of = |family: &Family, seed: u64| {
         let name = family.name.bytes().fold(seed, |hash, byte| {
@@ -103,7 +103,7 @@ fn make(family: &Family, random: &mut Random) -> Series {
     };
     let mut parts = (family.make)(random, length);
     let probation = ((PROBATION * length as f64) as usize).min(PROBATION_MAX);
-    // One series in eight has nothing to be found.
+    // One series in eight has no anomaly.
     let count = if random.chance(0.125) {
         0
     } else {
@@ -132,7 +132,7 @@ fn make(family: &Family, random: &mut Random) -> Series {
         let held = values.get(range.start).copied().unwrap_or_default();
         values[range].fill(held);
     }
-    // Rounding and limits can hide an anomaly: what is not in the values can't be found in them.
+    // Rounding and limits can hide an anomaly; one that does not show in the values cannot be found.
     labels.retain(|label| (label.onset..label.window.end).any(|index| values[index] != normal[index]));
     Series {
         family: family.name,
@@ -154,13 +154,13 @@ fn sum(parts: &Parts) -> Vec<f64> {
     latent.map(parts.finish).collect()
 }
 
-/// What is usual in a series, before it is rounded and cut off.
+/// The usual variation of a series, before it is rounded and limited.
 struct Scale {
     /// The 99.5th percentile of the change from value to value.
     step: f64,
     /// Half of the range from the 5th to the 95th percentile.
     spread: f64,
-    /// Likewise of the noise alone.
+    /// The same for the noise alone.
     noise: f64,
 }
 
@@ -194,14 +194,14 @@ fn quantile(values: &[f64], at: f64) -> f64 {
         .unwrap_or_default()
 }
 
-/// A kind that can happen to such a series.
+/// A random kind of anomaly that is possible in such a series.
 fn kind(parts: &Parts, random: &mut Random) -> Kind {
     loop {
         let kind = Kind::ALL[random.below(Kind::ALL.len())];
         let still = quantile(&parts.noise, 0.9) == quantile(&parts.noise, 0.1);
         match kind {
             Kind::Rhythm | Kind::MissingCycle if parts.period == 0 => {}
-            // Nothing to be seen where values mostly stand still.
+            // Invisible where the values mostly stand still.
             Kind::FlatLine | Kind::Dip if still && parts.cycle.is_empty() => {}
             _ => return kind,
         }

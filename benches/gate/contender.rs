@@ -1,4 +1,4 @@
-//! A contender as a child process: started, watched from outside, told to stop.
+//! A contender as a child process: started, observed from outside and stopped by a signal.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -13,23 +13,23 @@ use crate::session::Session;
 
 /// `USER_HZ`: the unit of CPU time in `/proc/<pid>/stat`, the same on every Linux.
 const TICK: Duration = Duration::from_millis(10);
-/// How long a stop may take: longer than the gate's own bound (`gate.drain_timeout_ms`).
+/// How long a stop may take: longer than the gate's own limit (`gate.drain_timeout_ms`).
 const STOP_TIME_MAX: Duration = Duration::from_secs(30);
-/// How much of a log is shown when its process fails.
+/// Number of log lines shown when a process fails.
 const LOG_LINES: usize = 20;
 
-/// Who runs.
+/// The process that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Contender {
-    /// The reference.
+    /// The transactional copy, as the reference.
     Copy,
     /// `pulsegate gate`.
     Gate,
 }
 
 impl Contender {
-    /// For people.
+    /// The name in reports and logs.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Copy => "copy",
@@ -53,18 +53,18 @@ impl Contender {
     }
 }
 
-/// What a process has used so far.
+/// The resources that a process has used so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
     /// User and system time.
     pub cpu: Duration,
-    /// Resident set.
+    /// Size of the resident set.
     pub rss_bytes: u64,
-    /// The largest that the resident set ever was.
+    /// Largest size of the resident set so far.
     pub rss_max_bytes: u64,
 }
 
-/// A contender that runs. Dropped without a stop, it is killed.
+/// A running contender. It is killed if dropped without a stop.
 pub struct Running {
     contender: Contender,
     child: Child,
@@ -72,7 +72,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts the contender with these settings (`path=value`) above the session's.
+    /// Starts the contender with these settings (`path=value`), which override the session's.
     pub fn start(session: &Session, contender: Contender, settings: &[String]) -> Result<Self> {
         let log = session.directory().join(format!("{}.log", contender.name()));
         let file = File::create(&log)?;
@@ -84,7 +84,7 @@ impl Running {
             .stderr(file);
         let child = command
             .spawn()
-            .with_context(|| format!("cannot start the {}", contender.name()))?;
+            .with_context(|| format!("failed to start the {}", contender.name()))?;
         Ok(Self {
             contender,
             child,
@@ -97,18 +97,18 @@ impl Running {
         self.child.id()
     }
 
-    /// What it has used so far. An error if it has ended.
+    /// The resources it has used so far; an error if it has exited.
     pub fn usage(&mut self) -> Result<Usage> {
         if let Some(status) = self.child.try_wait()? {
             return Err(self.ended(status));
         }
         let of = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", self.child.id()));
         let (stat, status) = (of("stat")?, of("status")?);
-        // proc_pid_stat(5): behind the name, which may hold anything but ends with the last parenthesis, utime and
-        // stime are the 12th and 13th.
+        // proc_pid_stat(5): after the name, which may contain anything but ends with the last parenthesis, utime and
+        // stime are the 12th and 13th fields.
         let fields = stat
             .rsplit_once(')')
-            .context("no process name")?
+            .context("/proc/<pid>/stat has no process name")?
             .1
             .split_ascii_whitespace();
         let ticks: u32 = fields
@@ -128,13 +128,13 @@ impl Running {
         })
     }
 
-    /// Tells it to drain and waits until it has: it must end well.
+    /// Signals it to drain and waits until it exits; an error unless it exits successfully.
     pub fn stop(mut self) -> Result<()> {
-        // The standard library can only kill.
+        // The standard library can send only SIGKILL.
         let told = Command::new("kill")
             .args(["-TERM", &self.child.id().to_string()])
             .status()?;
-        ensure!(told.success(), "cannot signal the {}", self.contender.name());
+        ensure!(told.success(), "failed to signal the {}", self.contender.name());
         let deadline = Instant::now() + STOP_TIME_MAX;
         while Instant::now() < deadline {
             match self.child.try_wait()? {
@@ -150,7 +150,7 @@ impl Running {
         )
     }
 
-    /// The error of a contender that fell behind or ended, with the end of its log.
+    /// The error of a contender that stalled or exited, with the end of its log.
     pub fn failed(&self, what: &str) -> anyhow::Error {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
@@ -162,14 +162,14 @@ impl Running {
     }
 
     fn ended(&self, status: ExitStatus) -> anyhow::Error {
-        self.failed(&format!("ended by itself ({status})"))
+        self.failed(&format!("exited unexpectedly ({status})"))
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
-            // Nothing can be done about a failure here, and nothing depends on it.
+            // A failure here cannot be handled, and nothing depends on it.
             let _ = self.child.kill();
             let _ = self.child.wait();
         }

@@ -1,8 +1,8 @@
 //! The reference: a transactional copy raw → clean that does nothing else, with the gate's own librdkafka settings and
-//! batch limits, as good as it can be made.
+//! batch limits, and as fast as possible.
 //!
-//! Like the gate it takes messages in batches from one queue, produces without a copy, and fills the next batch while
-//! the last one settles. The bench runs it as a child process until SIGTERM:
+//! Like the gate, it takes messages in batches from one queue, produces them without copying, and fills the next batch
+//! while the last one settles. The bench runs it as a child process until SIGTERM:
 //!
 //! ```text
 //! cargo bench --bench gate -- copy --set topics.raw=… --set topics.clean=… --set gate.group=…
@@ -28,13 +28,13 @@ use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 
-/// The most messages taken at once, as in the gate.
+/// Maximum number of messages taken at once, as in the gate.
 const CHUNK_RECORDS: usize = 1024;
-/// Lanes, as the session makes them.
+/// Number of partitions, as the session creates them.
 const PARTITIONS: usize = crate::session::PARTITIONS as usize;
 /// How long an empty batch waits for its first record, as in the gate.
 const IDLE_WAIT: Duration = Duration::from_millis(20);
-/// How long a batch that is due waits for the settler before the group is served again, as in the gate.
+/// How long a due batch waits for the settler before the group is served again, as in the gate.
 const SETTLE_STEP: Duration = Duration::from_millis(5);
 /// How long one step of a settlement may take.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -42,12 +42,12 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 /// Arguments of the copy.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Sets one value of the gate's configuration
+    /// Overrides one value of the gate's configuration
     #[arg(long, value_name = "PATH=VALUE")]
     set: Vec<String>,
 }
 
-/// One transaction: the messages themselves are what is produced.
+/// One transaction, which produces the consumed messages themselves.
 #[derive(Default)]
 struct Batch {
     chunks: Vec<Messages>,
@@ -63,7 +63,7 @@ struct Job {
     group: ConsumerGroupMetadata,
 }
 
-// SAFETY: messages may be destroyed on any thread, and only one thread at a time has the batch.
+// SAFETY: messages may be destroyed on any thread, and only one thread at a time owns the batch.
 unsafe impl Send for Job {}
 
 /// Copies until SIGTERM.
@@ -115,7 +115,9 @@ fn copy(config: &Config, index: usize, stop: &AtomicBool) -> Result<()> {
                 break;
             }
             let offsets = batch.offsets(&config.topics.raw)?;
-            let group = consumer.group().context("not in a group")?;
+            let group = consumer
+                .group()
+                .context("the consumer has not joined its group")?;
             if jobs
                 .send(Job {
                     batch: std::mem::take(&mut batch),
@@ -142,14 +144,14 @@ fn copy(config: &Config, index: usize, stop: &AtomicBool) -> Result<()> {
         batch.take(chunk);
     }
     drop(jobs);
-    // When the settler ended first, this is its error.
+    // If the settler ended first, this returns its error.
     settler
         .join()
         .map_err(|_| anyhow::anyhow!("the settler panicked"))?
 }
 
-/// Answers the group. Partitions start at the beginning, because nobody else has this group, and not before each worker
-/// has its share: the copy hands nothing over.
+/// Serves the consumer group. Partitions start at the beginning, because the group is new, and only when the worker has
+/// its share: the copy does not support handing partitions over.
 fn serve(consumer: &Consumer, starting: &mut Vec<i32>, share: usize, shared_out: &mut bool) -> Result<()> {
     if let Some(error) = consumer.serve() {
         return Err(error.into());
@@ -164,7 +166,7 @@ fn serve(consumer: &Consumer, starting: &mut Vec<i32>, share: usize, shared_out:
                 consumer.unassign(&partitions)?;
                 ensure!(
                     !*shared_out,
-                    "revoked after the start: the copy hands nothing over"
+                    "partitions were revoked after the start, which the copy does not support"
                 );
                 starting.retain(|partition| !partitions.contains(partition));
             }
@@ -192,7 +194,7 @@ impl Batch {
         self.chunks.push(chunk);
     }
 
-    /// The next offset of each partition that it has records of.
+    /// The next offset of each partition that has records in the batch.
     fn offsets(&self, topic: &str) -> Result<TopicPartitionList> {
         let mut offsets = TopicPartitionList::new();
         for (partition, next) in (0..).zip(&self.next) {
@@ -204,7 +206,7 @@ impl Batch {
     }
 }
 
-/// The producing half.
+/// The producing half of a worker.
 struct Settling {
     clean: Topic,
     producer: BaseProducer,
@@ -232,7 +234,10 @@ impl Settling {
             }
             self.producer
                 .send_offsets_to_transaction(&job.offsets, &job.group, TIMEOUT)?;
-            ensure!(raw::flush(&self.producer, TIMEOUT), "not delivered in time");
+            ensure!(
+                raw::flush(&self.producer, TIMEOUT),
+                "the records were not delivered in time"
+            );
             self.producer.commit_transaction(TIMEOUT)?;
             drop(job);
             if outbox.send(()).is_err() {

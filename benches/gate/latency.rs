@@ -1,8 +1,8 @@
-//! How long an event takes from its append to the raw topic until a `read_committed` reader of clean has it, at a steady
+//! The time from an event's append to the raw topic until a `read_committed` reader of clean receives it, at a steady
 //! rate.
 //!
-//! Both contenders keep each partition's order and drop nothing here, so the n-th record of a clean partition is the
-//! n-th of the raw one: arrivals are noted by the reader while it runs, append times are read from raw afterwards.
+//! Both contenders keep the order of each partition and drop nothing here, so the n-th record of a clean partition is
+//! the n-th of the raw one. The reader records arrivals while it runs; append times are read from raw afterwards.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -18,25 +18,25 @@ use serde::Serialize;
 use crate::contender::{Contender, Running};
 use crate::session::{PARTITIONS, Profile, Session};
 
-/// Until caches are filled and the group has settled, nothing counts.
+/// Time at the start that is not measured, until caches are filled and the group is stable.
 const WARM_UP: Duration = Duration::from_secs(10);
-/// How long the last events may take.
+/// How long the last events may take to arrive.
 const LAST_TIME_MAX: Duration = Duration::from_secs(30);
 
-/// What is measured.
+/// Options of the latency measurement.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Turns of each contender at a steady rate; the medians count, since a hiccup of the machine spoils a whole turn; 0
-    /// leaves latency out
+    /// Number of turns of each contender at a steady rate, of which the median is reported, because a hiccup of the
+    /// machine spoils a whole turn; 0 skips the measurement
     #[arg(long, default_value_t = 5)]
     pub latency_rounds: usize,
-    /// Events a second
+    /// Events per second
     #[arg(long, default_value_t = 5_000)]
     latency_rate: u32,
-    /// Seconds that count, of each turn
+    /// Measured seconds of each turn
     #[arg(long, default_value_t = 15)]
     latency_seconds: u32,
-    /// The commit interval of both: `gate.batch.time_max_ms`
+    /// The commit interval of both contenders: `gate.batch.time_max_ms`
     #[arg(long, default_value_t = 50)]
     latency_batch_ms: u64,
 }
@@ -46,22 +46,22 @@ pub struct Options {
 pub struct Latency {
     /// How the events are signed.
     pub profile: Profile,
-    /// Who.
+    /// The contender that was measured.
     pub contender: Contender,
-    /// Half of the events took no longer, in milliseconds.
+    /// Median latency, in milliseconds.
     pub p50_ms: f64,
-    /// 99 of 100 took no longer, in milliseconds.
+    /// 99th percentile of the latency, in milliseconds.
     pub p99_ms: f64,
-    /// The slowest, in milliseconds.
+    /// Largest latency, in milliseconds.
     pub max_ms: f64,
-    /// How many events that is.
+    /// Number of events measured.
     pub events: usize,
 }
 
-/// When each record of each partition was there, in microseconds since the Unix epoch.
+/// The time of each record of each partition, in microseconds since the Unix epoch.
 type Times = Vec<Vec<i64>>;
 
-/// Runs one contender at a steady rate.
+/// Measures one contender at a steady rate.
 pub fn measure(session: &Session, contender: Contender, options: &Options) -> Result<Latency> {
     session.go_on()?;
     let topics = session.topics(None)?;
@@ -92,7 +92,10 @@ pub fn measure(session: &Session, contender: Contender, options: &Options) -> Re
     session.delete(&topics)?;
     let mut taken = join(&appended, &arrived)?;
     taken.sort_unstable();
-    ensure!(!taken.is_empty(), "no event counts: --latency-seconds is 0");
+    ensure!(
+        !taken.is_empty(),
+        "no event was measured: --latency-seconds must be above 0"
+    );
     let at = |share: f64| taken[((taken.len() - 1) as f64 * share) as usize] as f64 / 1000.0;
     Ok(Latency {
         profile: session.profile,
@@ -104,7 +107,7 @@ pub fn measure(session: &Session, contender: Contender, options: &Options) -> Re
     })
 }
 
-/// Reads clean while it is being written, until all is there.
+/// Reads clean while it is being written, until all records have arrived.
 fn arrivals(session: &Session, clean: &str, records: u64, produced: &AtomicBool) -> Result<Times> {
     let mut client = session.client.clone();
     client
@@ -121,7 +124,7 @@ fn arrivals(session: &Session, clean: &str, records: u64, produced: &AtomicBool)
     let (mut left, mut heard) = (records, Instant::now());
     while left > 0 {
         session.go_on()?;
-        // A broker that is busy is no reason to give up: silence is.
+        // A busy broker may be slow, so only a silence after the last produced event is an error.
         if let Some(Ok(message)) = reader.poll(Duration::from_millis(100)) {
             times[message.partition() as usize].push(now_us());
             left -= 1;
@@ -133,7 +136,7 @@ fn arrivals(session: &Session, clean: &str, records: u64, produced: &AtomicBool)
     Ok(times)
 }
 
-/// When the broker appended each raw record; it says so in whole milliseconds.
+/// When the broker appended each raw record, to the millisecond.
 fn appends(session: &Session, raw: &str) -> Result<Times> {
     let mut times: Times = vec![Vec::new(); PARTITIONS as usize];
     read_all(
@@ -149,7 +152,7 @@ fn appends(session: &Session, raw: &str) -> Result<Times> {
     Ok(times)
 }
 
-/// How long each event took that was appended after the warm-up.
+/// The latency of each event that was appended after the warm-up, in microseconds.
 fn join(appended: &Times, arrived: &Times) -> Result<Vec<i64>> {
     let begun = appended
         .iter()
@@ -162,7 +165,7 @@ fn join(appended: &Times, arrived: &Times) -> Result<Vec<i64>> {
     for (appended, arrived) in appended.iter().zip(arrived) {
         ensure!(
             appended.len() == arrived.len(),
-            "raw and clean do not have the same records"
+            "raw and clean have different numbers of records"
         );
         let pairs = appended
             .iter()

@@ -1,4 +1,4 @@
-//! The numbers side by side: medians, their spread, and gate ÷ copy beside the goal.
+//! The results of both contenders: medians, their spread, and gate ÷ copy compared with the goal.
 
 use std::fmt;
 
@@ -12,24 +12,24 @@ use crate::session::Profile;
 use crate::soak::Soak;
 use crate::throughput::Run;
 
-/// Gate ÷ copy that must be reached, and that is aimed for after it.
+/// Gate ÷ copy for each measure: the required value, and the value to aim for after it.
 const GOALS: [(Measure, f64, f64); 3] = [
     (Measure::Wall, 0.75, 1.0),
     (Measure::Cpu, 2.0, 1.6),
     (Measure::P99, 1.3, 1.3),
 ];
-/// Resident set that a gate with this fleet must not exceed, in MiB.
+/// Maximum resident set of a gate with this fleet, in MiB.
 const RSS_MAX_MIB: f64 = 300.0;
-/// How much larger the last tenths of a soak may be than those after the start before it counts as growth: more than
-/// the noise of buffers that are full or not.
+/// Factor by which the last tenth of a soak may exceed the fourth before it counts as growth: more than the noise of
+/// buffers that are full or not.
 const GROWTH_MAX: f64 = 1.10;
 
 /// Everything that was measured.
 #[derive(Default, Serialize)]
 pub struct Report {
-    /// Every throughput run in the order in which they ran.
+    /// Every throughput run, in the order of execution.
     pub throughput: Vec<Run>,
-    /// Every turn at a steady rate.
+    /// Every latency turn, at a steady rate.
     pub latency: Vec<Latency>,
     /// Memory over a long run.
     pub soak: Vec<Soak>,
@@ -42,7 +42,7 @@ enum Measure {
     P99,
 }
 
-/// The median of some runs and how far they lie apart.
+/// The median of some runs, with the smallest and the largest.
 #[derive(Clone, Copy)]
 struct Spread {
     median: f64,
@@ -51,7 +51,7 @@ struct Spread {
 }
 
 impl Spread {
-    /// None of no values.
+    /// The spread of the values; `None` without values.
     fn of(values: impl Iterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<_> = values.collect();
         values.sort_unstable_by(f64::total_cmp);
@@ -73,7 +73,7 @@ impl Spread {
     }
 }
 
-/// Gate ÷ copy, and what it is held against.
+/// Gate ÷ copy, and whether it reaches its goals.
 fn ratio(measure: Measure, gate: Option<Spread>, copy: Option<Spread>) -> String {
     let (Some(gate), Some(copy)) = (gate, copy) else {
         return String::new();
@@ -204,7 +204,7 @@ impl Report {
         ]);
         for soak in &self.soak {
             let tenths: Vec<_> = soak.rss_mib.iter().map(|mib| format!("{mib:.0}")).collect();
-            // The first tenths fill caches, windows and buffers.
+            // Caches, windows and buffers fill during the first tenths.
             let growth = soak
                 .rss_mib
                 .last()

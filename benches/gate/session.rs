@@ -1,7 +1,8 @@
-//! Where the contenders run: topics, databases, keys and a fleet of one profile, made for the session and removed with it.
+//! The environment of the contenders: topics, databases, keys and a fleet of one profile, created for the session and
+//! removed with it.
 //!
-//! Everything is made by the same commands that an operator uses (`topology apply`, `device import`), under names that
-//! nothing else has, so that a stack in use is not disturbed and nothing is left behind.
+//! Everything is created by the commands that an operator uses (`topology apply`, `device import`), under unique names,
+//! so that a stack in use is not disturbed and nothing is left behind.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,15 +28,15 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
-/// Devices of the fleet.
+/// Number of devices in the fleet.
 pub const DEVICES: u32 = 10_000;
-/// Lanes.
+/// Number of partitions of each topic.
 pub const PARTITIONS: i32 = 8;
-/// The seed of the fleet: any, but always the same.
+/// The seed of the fleet: arbitrary, but always the same.
 const SEED: u64 = 3;
-/// How long one question to the broker may take.
+/// How long one request to the broker may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(15);
-/// The superuser's URL as the configuration takes it, and as the stack gives it.
+/// Environment variables for the superuser's URL: the configuration's own, and the one that the stack sets.
 const ADMIN_URL: [&str; 2] = ["PULSEGATE_DATABASES__ADMIN_URL", "PULSEGATE_STACK_DATABASE_URL"];
 
 /// How the fleet signs.
@@ -49,7 +50,7 @@ pub enum Profile {
 }
 
 impl Profile {
-    /// For people and for topic names.
+    /// The name in reports and in topic names.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Webhook => "webhook",
@@ -60,18 +61,18 @@ impl Profile {
 
 /// The topics of one run.
 pub struct Topics {
-    /// What is consumed.
+    /// Name of the consumed topic.
     pub raw: String,
     outputs: String,
 }
 
 impl Topics {
-    /// Where sealed or copied events go.
+    /// Name of the topic for sealed or copied events.
     pub fn clean(&self) -> String {
         format!("{}.clean", self.outputs)
     }
 
-    /// The consumer group, which nobody else has.
+    /// The consumer group, unique to the run.
     pub fn group(&self) -> &str {
         &self.outputs
     }
@@ -95,13 +96,13 @@ impl Topics {
     }
 }
 
-/// A place to run in, for one profile.
+/// The environment of the runs of one profile.
 pub struct Session {
     /// How the fleet signs.
     pub profile: Profile,
-    /// For the load generator.
+    /// Client configuration of the load generator.
     pub kafka: Kafka,
-    /// For clients of our own.
+    /// Client configuration of the benchmark itself.
     pub client: ClientConfig,
     name: String,
     directory: TempDir,
@@ -113,7 +114,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Makes databases and keys.
+    /// Creates the databases and keys.
     pub fn open(profile: Profile, settings: &[String]) -> Result<Self> {
         let inputs = Inputs {
             set: settings.to_vec(),
@@ -158,7 +159,8 @@ impl Session {
     fn configure_for_the_session(&mut self) -> Result<()> {
         let kek = self.directory().join("kek");
         let mut random = [0_u8; 32];
-        getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("no random bytes: {error}"))?;
+        getrandom::fill(&mut random)
+            .map_err(|error| anyhow::anyhow!("failed to read random bytes: {error}"))?;
         fs::OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -172,7 +174,7 @@ impl Session {
             format!("databases.prefix={}", self.database_prefix()),
             format!("databases.logins_directory={}", logins.display()),
             format!("topology.partitions={PARTITIONS}"),
-            // Any free port: nobody asks, and several gates may run on this machine.
+            // Any free port: the endpoints are not used, and several gates may run on this machine.
             "http.listen=127.0.0.1:0".to_owned(),
         ]);
         Ok(())
@@ -182,12 +184,12 @@ impl Session {
         format!("pulsegate_{}_", self.name.replace('-', "_"))
     }
 
-    /// A directory for files of the session.
+    /// The directory for files of the session.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// Gives a command the session's settings and these. The superuser's URL stays off the command line.
+    /// Passes the session's settings and the given ones to a command. The superuser's URL stays off the command line.
     pub fn configure(&self, command: &mut Command, settings: &[String]) {
         for setting in self.settings.iter().chain(settings) {
             command.args(["--set", setting]);
@@ -209,7 +211,7 @@ impl Session {
         Ok(())
     }
 
-    /// Fresh topics behind `raw`, or behind a fresh raw topic.
+    /// Creates new output topics for `raw`, or for a new raw topic.
     pub fn topics(&self, raw: Option<&str>) -> Result<Topics> {
         let run = self.runs.fetch_add(1, Ordering::Relaxed);
         let outputs = format!("{}.{run}", self.name);
@@ -221,14 +223,14 @@ impl Session {
         Ok(topics)
     }
 
-    /// What a contender is told of its topics.
+    /// The settings of a contender for these topics.
     pub fn settings(&self, topics: &Topics, workers: usize) -> Vec<String> {
         let mut settings = topics.settings();
         settings.push(format!("gate.workers={workers}"));
         settings
     }
 
-    /// Deletes what one run wrote. Its raw topic stays until the session ends.
+    /// Deletes the output topics of one run. Its raw topic stays until the session ends.
     pub fn delete(&self, topics: &Topics) -> Result<()> {
         self.delete_topics(&topics.written())
     }
@@ -238,12 +240,12 @@ impl Session {
         let names: Vec<_> = names.iter().map(String::as_str).collect();
         let options = AdminOptions::new().operation_timeout(Some(ASK_TIMEOUT));
         for deleted in self.runtime.block_on(admin.delete_topics(&names, &options))? {
-            deleted.map_err(|(topic, error)| anyhow::anyhow!("cannot delete {topic}: {error}"))?;
+            deleted.map_err(|(topic, error)| anyhow::anyhow!("failed to delete {topic}: {error}"))?;
         }
         Ok(())
     }
 
-    /// The fleet, whose events are for this raw topic. Always the same devices and keys.
+    /// The fleet for this raw topic, always with the same devices and keys.
     pub fn fleet(&self, raw: &str) -> Fleet {
         let profile = match self.profile {
             Profile::Webhook => keys::Profile::Webhook,
@@ -258,17 +260,17 @@ impl Session {
         })
     }
 
-    /// A bar for something that takes a while.
+    /// A progress bar.
     pub fn bar(&self, what: &str, records: u64) -> ProgressBar {
         let style = "{msg:28} {wide_bar} {human_pos:>10} of {human_len}, {per_sec}, {elapsed}";
-        // A constant, so it is never refused.
+        // A constant, so parsing never fails.
         let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
         ProgressBar::new(records)
             .with_style(style)
             .with_message(format!("{:7} {what}", self.profile.name()))
     }
 
-    /// An error once somebody has asked us to stop: then everything is put away in order.
+    /// An error once SIGINT or SIGTERM was received, so that the session is removed in an orderly way.
     pub fn go_on(&self) -> Result<()> {
         if self.interrupted.load(Ordering::Relaxed) {
             bail!("interrupted");
@@ -307,7 +309,7 @@ impl Session {
             let query = sqlx::query_scalar(list).bind(self.database_prefix());
             let names: Vec<String> = query.fetch_all(&mut connection).await?;
             for name in names {
-                // Names of ours, which need no escaping.
+                // The names are our own and need no escaping.
                 let drop = AssertSqlSafe(format!("drop {kind} \"{name}\"{how}"));
                 connection.execute(sqlx::raw_sql(drop)).await?;
             }
@@ -317,7 +319,7 @@ impl Session {
     }
 }
 
-/// Settings as the load generator takes them.
+/// Client settings in the form that the load generator takes.
 fn settings_of(client: &ClientConfig) -> BTreeMap<String, String> {
     client
         .config_map()
@@ -331,7 +333,7 @@ impl Drop for Session {
         if let Err(error) = self.remove() {
             let prefix = self.database_prefix();
             eprintln!(
-                "left behind: topics {}.*, databases and roles {prefix}*: {error}",
+                "failed to remove topics {}.*, databases and roles {prefix}*; delete them by hand: {error}",
                 self.name
             );
         }

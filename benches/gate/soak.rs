@@ -1,4 +1,4 @@
-//! Whether the gate's memory is bounded: one process, millions of events, made as fast as it takes them.
+//! Whether the gate's memory is bounded: one process, and millions of events, produced as fast as it consumes them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -11,11 +11,11 @@ use crate::contender::{Contender, Running, Usage};
 use crate::session::{Profile, Session, Topics};
 use crate::throughput::Committed;
 
-/// How often the resident set is looked at.
+/// How often the resident set is sampled.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
-/// How long the gate may commit nothing.
+/// How long the gate may go without a commit before the run fails.
 const STALL_TIME_MAX: Duration = Duration::from_secs(60);
-/// How many events are made before the generator looks whether the run has ended.
+/// Number of events produced before the generator checks whether the run has ended.
 const SLICE_RECORDS: u64 = 100_000;
 
 /// The gate's memory over one run.
@@ -23,9 +23,9 @@ const SLICE_RECORDS: u64 = 100_000;
 pub struct Soak {
     /// How the events are signed.
     pub profile: Profile,
-    /// How many events.
+    /// Number of events.
     pub records: u64,
-    /// How long it took.
+    /// Duration of the run, in seconds.
     pub seconds: f64,
     /// The mean resident set of each tenth of the events, in MiB.
     pub rss_mib: Vec<f64>,
@@ -33,7 +33,7 @@ pub struct Soak {
     pub rss_max_mib: f64,
 }
 
-/// Runs the gate while events are made.
+/// Runs the gate while events are produced.
 pub fn measure(session: &Session, records: u64) -> Result<Soak> {
     let topics = session.topics(None)?;
     let mut running = Running::start(session, Contender::Gate, &session.settings(&topics, 1))?;
@@ -72,7 +72,7 @@ fn produce(session: &Session, topics: &Topics, records: u64, ended: &AtomicBool)
     Ok(())
 }
 
-/// Samples the resident set, in bytes, by tenth of the records, until all are committed.
+/// Samples the resident set, in bytes, for each tenth of the records, until all are committed.
 fn watch(
     session: &Session,
     topics: &Topics,
@@ -102,7 +102,7 @@ fn watch(
     }
 }
 
-/// Not a number of no samples.
+/// The mean; NaN for no samples.
 fn mean(samples: &[u64]) -> f64 {
     samples.iter().sum::<u64>() as f64 / samples.len() as f64
 }

@@ -1,8 +1,8 @@
-//! How fast a contender goes through a topic that is full, and what an event costs it.
+//! How fast a contender processes a full topic, and its CPU time per event.
 //!
-//! The clock starts when a tenth of the records is committed and ends with the last: joining the group, opening lanes and
-//! making ten thousand subject keys, which the vault does in about a second, is not what is compared. Committed offsets
-//! alone prove nothing, so afterwards what `read_committed` shows is counted.
+//! The clock starts when a tenth of the records is committed and ends with the last. Joining the group, opening lanes
+//! and creating ten thousand subject keys, which takes the vault about a second, is therefore not measured. Committed
+//! offsets alone prove nothing, so the records visible to a `read_committed` reader are counted afterwards.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,12 +17,12 @@ use serde::Serialize;
 use crate::contender::{Contender, Running, Usage};
 use crate::session::{PARTITIONS, Profile, Session};
 
-/// How often committed offsets are asked for: often enough that a run of seconds is measured to less than a percent,
-/// and so seldom that the broker does not notice.
+/// How often committed offsets are requested: often enough to measure a run of seconds to within a percent, and rarely
+/// enough not to load the broker.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(20);
-/// The part of the records that is not counted.
+/// One part in this many of the records is the warm-up, which is not measured.
 const WARM_UP: u64 = 10;
-/// How long a contender may commit nothing.
+/// How long a contender may go without a commit before the run fails.
 const STALL_TIME_MAX: Duration = Duration::from_secs(60);
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -37,19 +37,19 @@ pub struct Raw {
 pub struct Run {
     /// How the events are signed.
     pub profile: Profile,
-    /// How many workers.
+    /// Number of workers.
     pub workers: usize,
-    /// Who.
+    /// The contender that was measured.
     pub contender: Contender,
-    /// Committed events a second of wall time.
+    /// Committed events per second of wall time.
     pub events_per_second: f64,
-    /// CPU time of the process an event, in microseconds.
+    /// CPU time of the process per event, in microseconds.
     pub cpu_us: f64,
     /// The largest resident set, in MiB.
     pub rss_max_mib: f64,
 }
 
-/// What was seen at one instant.
+/// The state of a run at one instant.
 #[derive(Clone, Copy)]
 struct Sample {
     at: Instant,
@@ -136,7 +136,7 @@ pub fn measure(session: &Session, contender: Contender, raw: &Raw, workers: usiz
     })
 }
 
-/// How many records a `read_committed` reader sees.
+/// Number of records that a `read_committed` reader sees.
 pub fn count(session: &Session, topic: &str) -> Result<u64> {
     let mut records = 0;
     read_all(&session.kafka, topic, &watermarks(&session.kafka, topic)?, |_| {
@@ -146,17 +146,17 @@ pub fn count(session: &Session, topic: &str) -> Result<u64> {
     Ok(records)
 }
 
-/// A group's committed offsets, asked from outside the group.
+/// A group's committed offsets, requested from outside the group.
 pub struct Committed {
     client: BaseConsumer,
     partitions: TopicPartitionList,
 }
 
 impl Committed {
-    /// Asks about `raw`.
+    /// A client for the group's offsets in `raw`.
     pub fn new(session: &Session, group: &str, raw: &str) -> Result<Self> {
-        // With `read_committed` the broker does not answer while a transaction holds an offset back, which is most of the
-        // time: a contender was then seen once or twice in a run.
+        // With `read_committed` the broker does not answer while a transaction holds an offset back, which is most of
+        // the time: a run then had only one or two samples.
         let client = session
             .client
             .clone()
@@ -168,7 +168,7 @@ impl Committed {
         Ok(Self { client, partitions })
     }
 
-    /// How many records are committed: the topic was empty when the session began, so offsets are counts.
+    /// Number of committed records: the topic was empty when the session began, so offsets are counts.
     pub fn sum(&self) -> Result<u64> {
         let committed = committed(&self.client, self.partitions.clone(), ASK_TIMEOUT)?;
         let offsets = committed.into_iter().filter_map(|(_, offset)| offset);

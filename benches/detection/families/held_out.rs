@@ -1,4 +1,4 @@
-//! The families that are reported on; nothing was tuned with them.
+//! The families used for reporting; nothing was tuned with them.
 
 use std::f64::consts::TAU;
 

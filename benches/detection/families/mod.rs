@@ -1,4 +1,5 @@
-//! Base signals without anomalies: two disjoint sets of families, one to design and tune with, one held out to report on.
+//! Base signals without anomalies: two disjoint sets of families, one for design and tuning, one held out for
+//! reporting.
 
 mod held_out;
 mod tuning;
@@ -11,17 +12,17 @@ use crate::random::Random;
 const MINUTE_MS: i64 = 60_000;
 const DAY_MS: i64 = 86_400_000;
 
-/// A normal series in parts, so that an anomaly can change one of them.
+/// A normal series split into parts, so that an anomaly can change one of them.
 pub struct Parts {
     pub times_ms: Vec<i64>,
     /// Trend and regimes.
     pub level: Vec<f64>,
-    /// What comes again and again; empty where nothing does.
+    /// The repeating component; empty if there is none.
     pub cycle: Vec<f64>,
-    /// Values a cycle, where there is one.
+    /// Length of a cycle, in values; 0 without a cycle.
     pub period: usize,
     pub noise: Vec<f64>,
-    /// From the sum of the parts to the value.
+    /// Converts the sum of the parts to the value.
     pub finish: fn(f64) -> f64,
 }
 
@@ -58,7 +59,7 @@ impl Parts {
             .collect();
     }
 
-    /// Sets noise that remembers: each value is `memory` of the last plus fresh noise.
+    /// Adds autoregressive noise: each value is `memory` times the last plus new noise.
     fn autoregressive(&mut self, random: &mut Random, memory: f64, deviation: f64) {
         let mut last = 0.0;
         for noise in &mut self.noise {
@@ -67,7 +68,7 @@ impl Parts {
         }
     }
 
-    /// Makes the time stamps irregular and drops some rows, as loggers do.
+    /// Makes the timestamps irregular and skips some rows, as loggers do.
     fn irregular(&mut self, random: &mut Random, step_ms: i64, lost: f64) {
         let mut offset_ms = 0;
         for ms in &mut self.times_ms {

@@ -264,7 +264,7 @@ fn tide(random: &mut Random, length: usize) -> Parts {
         (value * 100.0).round() / 100.0
     });
     let height = random.between(0.5, 3.0);
-    // The moon's half day, 12.42 hours, in steps of ten minutes.
+    // Half a lunar day, 12.42 hours, in steps of ten minutes.
     parts.period = 75;
     parts.cycle = (0..length)
         .map(|index| {

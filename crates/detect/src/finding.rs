@@ -1,11 +1,11 @@
-//! A finding: one thing that detection has to say, in the words and numbers that explain it.
+//! A finding: one result of detection, with the words and numbers that explain it.
 //!
-//! Findings describe measurements and never health: they say what a value is, what was expected and how surprising the
-//! difference is, and leave what it means to people.
+//! Findings describe measurements, never health: they state a value, the value that was expected and how surprising the
+//! difference is. Interpretation is left to people.
 //!
-//! A finding is a pure function of the log it was found in. Its id names it by what it is about and by the record that
-//! showed it, so a rebuild from scratch, on any worker, writes the same findings again and a consumer drops what it has
-//! already seen.
+//! A finding is a pure function of the log it was found in. Its id is derived from its series and from the record that
+//! showed it, so a rebuild from scratch, on any worker, writes the same findings again and a consumer can drop the ones
+//! it has already seen.
 
 use std::fmt;
 
@@ -14,19 +14,19 @@ use sha2::{Digest, Sha256};
 
 use super::anomaly::Direction;
 
-/// What sort of finding it is.
+/// The type of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// A value that the series' own past does not explain.
+    /// A value that the series' own history does not explain.
     Anomaly,
-    /// A series whose level, variance or slope is not what it was.
+    /// A lasting change of a series' level, variance or slope.
     Change,
     /// A cohort of devices, or the pipeline, that differs from its controls or from its own past.
     Regression,
-    /// Readings that are a fault of sensor, clock or transport.
+    /// Readings caused by a fault of the sensor, the clock or the transport.
     Quality,
-    /// Many devices of one cohort with findings at once; it stands for them all.
+    /// Many devices of one cohort with findings at the same time; this finding stands for all of them.
     Fleet,
 }
 
@@ -57,12 +57,12 @@ impl Kind {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
-    /// Worth keeping.
+    /// Stored for reference only.
     #[default]
     Low,
-    /// Worth a look.
+    /// Should be reviewed.
     Medium,
-    /// Worth a look first.
+    /// Should be reviewed first.
     High,
 }
 
@@ -87,8 +87,8 @@ impl Severity {
 
     /// Surprise (−log₁₀ p) times duration, never below `floor`.
     ///
-    /// The duration counts by its logarithm: an hour of the same oddity is worth more than a minute, not sixty times
-    /// more. `floor` is for metrics that are always to be looked at. Not-a-number counts as no surprise.
+    /// The duration enters by its logarithm: an hour of the same anomaly weighs more than a minute of it, but not sixty
+    /// times more. `floor` is for metrics that must always be reviewed. NaN counts as no surprise.
     #[must_use]
     pub fn of(surprise: f64, duration_minutes: f64, floor: Self) -> Self {
         let weight = surprise.max(0.0) * (1.0 + duration_minutes.max(0.0)).log10().max(0.3);
@@ -103,16 +103,16 @@ impl Severity {
     }
 }
 
-/// The name of a finding: the first 16 bytes of a SHA-256, in the form of a UUID of version 8 (RFC 9562 §5.8).
+/// The id of a finding: the first 16 bytes of a SHA-256, in the form of a UUID of version 8 (RFC 9562 §5.8).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FindingId([u8; 16]);
 
 impl FindingId {
-    /// The id of what was found in `series` from the record at `origin` by this version of the model.
+    /// The id of the finding of this kind that this version of the model made in `series` from the record at `origin`.
     ///
-    /// `SHA-256(len(kind) ‖ kind ‖ len(series) ‖ series ‖ partition ‖ offset ‖ index ‖ model)`, lengths and numbers
-    /// big-endian, lengths of four bytes. Six bits give way to the version and the variant; the other 122 make two
-    /// equal ids among 10¹² findings less likely than one in 10¹³.
+    /// `SHA-256(len(kind) ‖ kind ‖ len(series) ‖ series ‖ partition ‖ offset ‖ index ‖ model)`, with lengths and
+    /// numbers big-endian and lengths of four bytes. Six bits are replaced by the version and the variant; with the
+    /// other 122 the probability of two equal ids among 10¹² findings is below one in 10¹³.
     #[must_use]
     pub fn new(kind: Kind, series: &str, origin: Origin, model: &str) -> Self {
         let mut hasher = Sha256::new();
@@ -130,7 +130,7 @@ impl FindingId {
         Self(*uuid::Builder::from_custom_bytes(bytes).as_uuid().as_bytes())
     }
 
-    /// The id read back from where it was written.
+    /// The id with these stored bytes; see [`FindingId::as_bytes`].
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
@@ -161,19 +161,20 @@ impl Serialize for FindingId {
     }
 }
 
-/// Which reading showed it: the place in the clean topic, or [`Origin::window`] for what no single record shows.
+/// The reading that showed a finding: its position in the clean topic, or [`Origin::window`] if no single record shows
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct Origin {
-    /// The partition of the clean topic, or −1.
+    /// The partition of the clean topic; −1 for a window.
     pub partition: i32,
-    /// The offset in the partition, or the number of the window.
+    /// The offset in the partition, or the start of the window in milliseconds since 1970.
     pub offset: i64,
-    /// Which of the record's readings; 0 when it is about the whole record.
+    /// The index of the reading in the record; 0 when the finding is about the whole record.
     pub index: u32,
 }
 
 impl Origin {
-    /// The origin of what is computed over a window of time and not from one record: the window's start names it.
+    /// The origin of a finding computed over a window of time instead of one record, identified by the window's start.
     #[must_use]
     pub const fn window(start_ms: i64) -> Self {
         Self {
@@ -184,53 +185,53 @@ impl Origin {
     }
 }
 
-/// Since when a series is in another regime, and what differs.
+/// When a series entered another regime, and what differs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ChangeDetail {
-    /// What changed: `level`, `variance` or `slope`.
+    /// The property that changed: `level`, `variance` or `slope`.
     pub of: &'static str,
-    /// When at the earliest, in milliseconds since 1970.
+    /// Earliest possible time of the change, in milliseconds since 1970.
     pub earliest_ms: i64,
-    /// When at the latest, in milliseconds since 1970.
+    /// Latest possible time of the change, in milliseconds since 1970.
     pub latest_ms: i64,
-    /// The level, standard deviation or slope before, in the series' unit.
+    /// The level, standard deviation or slope before the change, in the series' unit.
     pub before: f64,
-    /// The same after it.
+    /// The level, standard deviation or slope after the change, in the series' unit.
     pub after: f64,
-    /// In [0, 1]: how sure it is that there was a change at all.
+    /// Confidence that a change happened at all, in [0, 1].
     pub confidence: f64,
 }
 
-/// The devices that a finding speaks for.
+/// The cohort of devices that a finding is about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Cohort {
-    /// The firmware they run.
+    /// The firmware of the devices.
     pub firmware: String,
-    /// The model they are.
+    /// The model of the devices.
     pub model: String,
-    /// How many devices show it, or were compared.
+    /// Number of devices that show the finding (grouped findings) or were compared (regressions).
     pub devices: u32,
-    /// How many there are in the cohort (grouped findings), or how many controls they were compared with (regressions).
+    /// Number of devices in the cohort (grouped findings), or of controls they were compared with (regressions).
     pub of: u32,
     /// 1 for the cohort that contributes most among those found in the same window; 0 when nothing was ranked.
     pub rank: u32,
-    /// When the first of the devices came to this firmware within the window, seen from the events themselves.
+    /// When the first of the devices switched to this firmware within the window, according to its events.
     pub rollout_ms: Option<i64>,
 }
 
-/// One finding, with everything that explains it. A figure that does not apply is `None`, never 0.
+/// One finding, with everything that explains it. A number that does not apply is `None`, never 0.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Finding {
-    /// The stable name; see [`FindingId::new`].
+    /// The stable id; see [`FindingId::new`].
     pub id: FindingId,
-    /// What sort it is.
+    /// The type of the finding.
     pub kind: Kind,
-    /// What it is about: `device-token/metric`, `cohort firmware=… model=…/metric` or `kpi/name`.
+    /// The series it is about: `device-token/metric`, `cohort firmware=… model=…/metric` or `kpi/name`.
     pub series: String,
-    /// The device's token, when it is about one device.
+    /// The device's token, when the finding is about one device.
     #[serde(serialize_with = "token")]
     pub device: Option<[u8; 22]>,
-    /// The metric's name in `schemas/metrics.toml`, or the KPI's; empty when it is about a whole record.
+    /// The metric's name in `schemas/metrics.toml`, or the KPI's; empty when the finding is about a whole record.
     pub metric: String,
     /// The time of the event, in milliseconds since 1970.
     pub time_ms: i64,
@@ -238,51 +239,51 @@ pub struct Finding {
     pub detected_ms: i64,
     /// The reading that showed it.
     pub origin: Origin,
-    /// The value that was seen, in `unit`.
+    /// The observed value, in `unit`.
     pub value: Option<f64>,
     /// The UCUM unit of `value`, `expected`, `before` and `after`.
     pub unit: String,
     /// The range in which the value was expected, in `unit`.
     pub expected: Option<(f64, f64)>,
-    /// To which side of that range it lies.
+    /// The side of the expected range on which the value lies.
     pub direction: Direction,
-    /// How far from what was expected, in standard deviations of the baseline.
+    /// The distance from the expected value, in standard deviations of the baseline.
     pub effect: Option<f64>,
-    /// −log₁₀ of the probability of something at least as odd when nothing has happened.
+    /// −log₁₀ of the probability of a value at least as extreme when nothing has happened.
     pub surprise: Option<f64>,
-    /// How much attention it deserves.
+    /// How much attention the finding deserves.
     pub severity: Severity,
     /// The dominant feature in words, without diagnosis: "flat for 40 min".
     pub reason: String,
-    /// How many points the baseline holds.
+    /// Number of points in the baseline.
     pub baseline_n: u32,
     /// How long ago the baseline began, in milliseconds.
     pub baseline_age_ms: i64,
     /// The version of the model that found it.
     pub model: &'static str,
-    /// Whether people are told; everything is stored, few are.
+    /// Whether people are notified. Every finding is stored; few are notified.
     pub notify: bool,
-    /// The finding that stands for this one, when many devices show the same at once.
+    /// The group finding that stands for this one, when many devices show the same at once.
     pub group: Option<FindingId>,
-    /// Of a change: since when and what.
+    /// When and what changed; only for a change.
     pub change: Option<ChangeDetail>,
-    /// Of a regression or a fleet finding: for which devices it speaks.
+    /// The devices it is about; only for a regression or a fleet finding.
     pub cohort: Option<Cohort>,
 }
 
 impl Finding {
-    /// The finding in JSON, as `biometrics.findings` and the table hold it: one line, the fields in the order above,
-    /// numbers in their shortest form that reads back the same, and `null` for what is not a finite number. Equal
-    /// findings give equal bytes.
+    /// The finding in JSON, as in the topic `biometrics.findings` and the table: one line, the fields in the order
+    /// above, numbers in the shortest form that parses back to the same value, and `null` for a number that is not
+    /// finite. Equal findings give equal bytes.
     #[must_use]
     pub fn json(&self) -> Vec<u8> {
-        // Strings, numbers and plain structs can't fail to become JSON; were that ever untrue, nothing may panic here.
+        // Serializing strings, numbers and plain structs cannot fail; if it ever did, the watch must not panic here.
         serde_json::to_vec(self).unwrap_or_default()
     }
 }
 
 fn token<S: Serializer>(device: &Option<[u8; 22]>, serializer: S) -> Result<S::Ok, S::Error> {
-    // Tokens are ASCII; anything else shows as replacement characters rather than as an error.
+    // Tokens are ASCII; any other byte is written as a replacement character instead of failing.
     match device {
         Some(bytes) => serializer.serialize_some(&String::from_utf8_lossy(bytes)),
         None => serializer.serialize_none(),
@@ -329,9 +330,9 @@ mod tests {
         }
     }
 
-    /// Consumers read these bytes and dedupe by the id: neither may change unnoticed.
+    /// Consumers parse these bytes and deduplicate by the id: neither may change unnoticed.
     #[test]
-    fn json_is_what_consumers_know() {
+    fn json_has_the_fields_and_the_id_that_consumers_rely_on() {
         let json = String::from_utf8(finding(120.0).json()).expect("JSON is UTF-8");
         assert_eq!(
             json,

@@ -1,9 +1,9 @@
-//! KPIs of the pipeline, minute by minute: what the gate made of the raw topic, counted from its ledger, and how good the
-//! readings are.
+//! KPIs of the pipeline, minute by minute: the gate's outcomes for the raw topic, counted from its ledger, and the
+//! quality of the readings.
 //!
-//! A ledger record belongs to the minute in which the broker appended it: that is when its records were settled. Records of
-//! one transaction are never split, and what was settled in a minute no longer depends on who counts it or when: counted
-//! again from the ledger, a minute has the same KPIs.
+//! A ledger record belongs to the minute in which the broker appended it, which is when its records were settled. The
+//! records of one transaction are never split, and a count does not depend on when it is taken or by which worker:
+//! counted again from the ledger, a minute has the same KPIs.
 
 use std::collections::BTreeMap;
 
@@ -11,46 +11,47 @@ use super::reading::FleetMinute;
 use pulsegate_ledger::entry as ledger;
 use pulsegate_ledger::outcome::{Outcome, Reason};
 
-/// Records that the gate settled in the minute. Of nothing.
+/// Number of records that the gate settled in the minute. Has no label.
 pub const THROUGHPUT: &str = "throughput";
-/// Which part of the settled records was rejected, by reason.
+/// Fraction of the settled records that was rejected, by reason.
 pub const REJECT_RATE: &str = "reject_rate";
-/// Which part of the settled records was a repeat.
+/// Fraction of the settled records that was a duplicate.
 pub const DUPLICATE_RATE: &str = "duplicate_rate";
-/// From the append of a raw record to that of the ledger record that settles it, in seconds, on the broker's clock: the
-/// mean over the records, where each counts as old as the oldest of its transaction. So it is at least the true mean, by
-/// what a transaction gathers (tens of milliseconds unless there is a backlog); the commit itself comes after it.
+/// Seconds from the append of a raw record to the append of the ledger record that settles it, on the broker's clock:
+/// the mean over the records, each counted as old as the oldest of its transaction. It therefore exceeds the true mean
+/// by the time a transaction collects records (tens of milliseconds unless there is a backlog). The commit itself comes
+/// after it.
 pub const LATENCY_SECONDS: &str = "latency_seconds";
-/// Readings that were measured in the minute.
+/// Number of readings measured in the minute.
 pub const READINGS: &str = "readings";
-/// Which part of the readings that were measured in the minute is good.
+/// Fraction of the readings measured in the minute that is good.
 pub const QUALITY_RATE: &str = "quality_rate";
 
 const MINUTE_MS: i64 = 60_000;
-/// Longer waits count as this: a month, after which sums still have room.
+/// Longer waits count as this: 30 days, which keeps their sums far from overflow.
 const WAIT_MAX_MS: i64 = 30 * 86_400_000;
 
 /// One KPI of one minute.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Kpi {
-    /// The minute, since 1970.
+    /// The minute, counted since 1970.
     pub minute: i64,
-    /// Which KPI, such as `reject_rate`.
+    /// The KPI, such as `reject_rate`.
     pub name: &'static str,
-    /// Of what, such as a reason; empty where it is of everything.
+    /// The subset it covers, such as a reason; empty if it covers everything.
     pub label: String,
-    /// The value. Not a number is not stored.
+    /// The value. NaN is not stored.
     pub value: f64,
-    /// How many records or readings it stands for.
+    /// Number of records or readings it is computed from.
     pub records: u64,
 }
 
 /// Records of one outcome that were settled in one minute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
-    /// How many.
+    /// Number of records.
     pub records: i64,
-    /// For how long they waited, all told, in ms: see [`LATENCY_SECONDS`].
+    /// Sum of their waiting times, in ms; see [`LATENCY_SECONDS`].
     pub waited_ms: i64,
 }
 
@@ -61,13 +62,13 @@ impl Count {
     }
 }
 
-/// What was settled, by minute (since 1970) and outcome.
+/// Settled records, counted by minute (since 1970) and outcome.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settled(BTreeMap<(i64, &'static str), Count>);
 
 impl Settled {
-    /// Counts the ledger record with this value, which the broker appended at `append_ms`. One that is no ledger record, or
-    /// that contradicts itself, counts as nothing: that it is there the audit log says.
+    /// Counts the ledger record with this value, which the broker appended at `append_ms`. An invalid or
+    /// self-contradictory record is ignored; the audit reports it.
     pub fn add(&mut self, value: &[u8], append_ms: i64) {
         let Ok(entry) = ledger::Entry::parse(value) else {
             return;
@@ -97,36 +98,36 @@ impl Settled {
         }
     }
 
-    /// Adds to what was settled in a minute.
+    /// Adds to the count of one outcome in one minute.
     pub fn add_count(&mut self, minute: i64, outcome: Outcome, count: Count) {
         self.0.entry((minute, outcome.as_str())).or_default().add(count);
     }
 
-    /// Forgets everything.
+    /// Removes all counts.
     pub fn clear(&mut self) {
         self.0.clear();
     }
 
-    /// How many counts there are.
+    /// Number of counts: pairs of minute and outcome.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Nothing was settled.
+    /// Whether nothing was settled.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Minute, outcome and count, in this order.
+    /// All counts with their minute and outcome, ordered by both.
     pub fn iter(&self) -> impl Iterator<Item = (i64, &'static str, Count)> {
         self.0
             .iter()
             .map(|(&(minute, outcome), &count)| (minute, outcome, count))
     }
 
-    /// The KPIs of each minute. Reasons that did not occur have a rate of 0, so that a series has no gaps.
+    /// The KPIs of each minute. A reason that did not occur has a rate of 0, so that its series has no gaps.
     #[must_use]
     pub fn kpis(&self) -> Vec<Kpi> {
         let mut minutes: BTreeMap<i64, Count> = BTreeMap::new();
@@ -171,7 +172,7 @@ impl Settled {
     }
 }
 
-/// How many readings each minute has, and which part of them is good.
+/// The [`READINGS`] and [`QUALITY_RATE`] of each minute.
 #[must_use]
 pub fn of_readings(minutes: &[FleetMinute]) -> Vec<Kpi> {
     let of = |minute: &FleetMinute| {
@@ -194,7 +195,7 @@ pub fn of_readings(minutes: &[FleetMinute]) -> Vec<Kpi> {
 mod tests {
     use super::*;
 
-    /// Offsets 5 to 8: a clean record, a duplicate and one without signature; the oldest was appended at 1,005 ms.
+    /// Offsets 5 to 8: a clean record, a duplicate and one without a signature; the oldest was appended at 1,005 ms.
     fn record() -> String {
         let vectors: Vec<String> =
             serde_json::from_str(include_str!("../../ledger/tests/vectors/ledger.json")).expect("vectors");
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_minute_has_what_the_broker_appended_in_it_however_it_is_counted() {
+    fn a_minute_counts_the_records_appended_in_it_in_any_order() {
         let mut settled = Settled::default();
         settled.add(record().as_bytes(), 59_999);
         settled.add(record().as_bytes(), 61_005);
@@ -231,7 +232,11 @@ mod tests {
             ]
         );
         let (reasons, all) = (Reason::ALL.len(), settled.kpis().len());
-        assert_eq!(all, 2 * (3 + reasons), "what did not occur has a rate of 0");
+        assert_eq!(
+            all,
+            2 * (3 + reasons),
+            "reasons that did not occur have a rate of 0"
+        );
         // In another order, and from the counts alone.
         let mut again = Settled::default();
         again.add(record().as_bytes(), 63_005);
@@ -244,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_ledger_record_counts_as_nothing() {
+    fn invalid_ledger_records_are_ignored() {
         let mut settled = Settled::default();
         let more = record().replace("\"records\":3", "\"records\":4");
         let huge = record().replace("\"clean\":1", "\"clean\":18446744073709551615");
@@ -260,13 +265,13 @@ mod tests {
         assert_eq!(
             (settled.len(), waited),
             (3, 0),
-            "a clock that runs behind makes no negative wait"
+            "a broker clock that runs behind gives no negative wait"
         );
         assert_eq!(Settled::default().kpis(), []);
     }
 
     #[test]
-    fn readings_have_a_number_and_a_part_that_is_good() {
+    fn readings_have_a_count_and_a_fraction_that_is_good() {
         let minute = FleetMinute {
             minute: 7,
             readings: 40,

@@ -1,7 +1,8 @@
-//! Detection: what is odd in a series, when its regime changed, which cohort of devices got worse, and whom to tell.
+//! Detection: anomalies in a series, changes of its regime, regressions of device cohorts, and the decision whom to
+//! notify.
 //!
-//! Nothing below this module does I/O or reads a clock, the environment or global randomness: times are arguments, those
-//! of events and of the broker's append, so a rebuild from the clean log finds the same things under the same ids.
+//! Nothing below this module does I/O or reads a clock, the environment or global randomness. Event times and broker
+//! append times are arguments, so a rebuild from the clean log produces the same findings under the same ids.
 
 pub mod alert;
 pub mod anomaly;

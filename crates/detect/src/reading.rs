@@ -1,17 +1,17 @@
-//! A reading as it is stored: one number that one device measured, where it came from, and what is thought of it.
+//! A reading as it is stored: one number that one device measured, with its origin and its quality.
 
 use std::sync::Arc;
 
-/// The longest name that a reading carries, in bytes. What devices write is outside input, and an index has a limit.
+/// Maximum length of a stored name, in bytes. Names are untrusted input, and a database index limits their size.
 pub const NAME_BYTES_MAX: usize = 128;
 
-/// A name that an event brought, fit to be stored: at most [`NAME_BYTES_MAX`] bytes and no NUL, which PostgreSQL's texts
-/// can't hold. A longer one is cut, NULs become U+FFFD; both happen only to names that nobody knows.
+/// A name from an event, made fit for storage: at most [`NAME_BYTES_MAX`] bytes and without NUL, which PostgreSQL's
+/// `text` cannot hold. A longer name is truncated and NULs become U+FFFD; no known name needs either.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name(Box<str>);
 
 impl Name {
-    /// The name as it can be stored.
+    /// The name, truncated and with NULs replaced.
     #[must_use]
     pub fn new(text: &str) -> Self {
         let text = if text.contains('\0') {
@@ -22,37 +22,38 @@ impl Name {
         Self(text[..text.floor_char_boundary(NAME_BYTES_MAX)].into())
     }
 
-    /// The text.
+    /// The name as a string slice.
     #[must_use]
     pub const fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// What was measured.
+/// The metric of a reading and the unit of its value.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Metric {
-    /// Its name in `schemas/metrics.toml`, or whatever the device calls it.
+    /// Its name in `schemas/metrics.toml`, or the name that the device gave if the metric is unknown.
     pub name: Name,
-    /// The UCUM unit of the values: the metric's own, or what the device said where the metric is unknown.
+    /// The UCUM unit of the values: the metric's own, or the unit that the device gave if the metric or unit is
+    /// unknown.
     pub unit: Name,
 }
 
-/// What a device runs. Both are empty where events do not say.
+/// The firmware and the model of a device. Both are empty if its events do not carry them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Version {
-    /// The firmware.
+    /// Firmware version.
     pub firmware: Name,
-    /// The model of the device.
+    /// Device model.
     pub model: Name,
 }
 
-/// A device's token as the gate makes it: 22 letters of base64url.
+/// A device's token as the gate issues it: 22 characters of base64url.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Token([u8; 22]);
 
 impl Token {
-    /// The token, if it is one.
+    /// The token, or `None` if the text is not 22 characters of base64url.
     #[must_use]
     pub fn new(text: &[u8]) -> Option<Self> {
         let letter = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
@@ -60,16 +61,16 @@ impl Token {
         bytes.iter().all(letter).then_some(Self(bytes))
     }
 
-    /// Its letters.
+    /// The token as ASCII bytes.
     #[must_use]
     pub const fn bytes(&self) -> &[u8; 22] {
         &self.0
     }
 
-    /// Its letters as a text.
+    /// The token as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        // Only letters of base64url can be in it.
+        // Always ASCII: `new` accepts only base64url.
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }
@@ -77,106 +78,107 @@ impl Token {
 /// One reading of a clean record.
 #[derive(Clone, Debug)]
 pub struct Reading {
-    /// When it was measured, as the device says, in milliseconds since 1970. Any value.
+    /// When it was measured, by the device's clock, in milliseconds since 1970. May be any value.
     pub time_ms: i64,
     /// When the broker appended its record to the clean topic, in milliseconds since 1970.
     pub append_ms: i64,
-    /// The device.
+    /// The token of the device.
     pub device: Token,
-    /// What was measured. Shared by all readings of a metric.
+    /// Metric and unit, shared by all readings of the metric.
     pub metric: Arc<Metric>,
-    /// What the device ran. Shared by all readings of a version.
+    /// Firmware and model of the device, shared by all readings of the version.
     pub version: Arc<Version>,
-    /// The value, in the metric's unit. Any value.
+    /// The value, in the metric's unit. May be any value.
     pub value: f64,
-    /// 0 is good; the other codes are the quality stage's.
+    /// The code of its verdict (`Quality::code`); 0 is good.
     pub quality: i16,
-    /// The partition of the clean topic.
+    /// Partition of the clean topic.
     pub partition: i32,
-    /// The offset of its record.
+    /// Offset of its record in the partition.
     pub offset: i64,
-    /// Which of the record's readings.
+    /// Index of the reading in its record.
     pub index: u32,
 }
 
-/// From when on a device runs what, as seen in its events.
+/// The time from which a device runs a version, according to its events.
 #[derive(Clone, Debug)]
 pub struct DeviceVersion {
-    /// The device.
+    /// The token of the device.
     pub device: Token,
-    /// The event time of the first event that says so, in milliseconds since 1970.
+    /// The event time of the first event with this version, in milliseconds since 1970.
     pub since_ms: i64,
     /// When the broker appended that event's record, in milliseconds since 1970.
     pub append_ms: i64,
-    /// What it runs.
+    /// Its firmware and model.
     pub version: Arc<Version>,
-    /// The partition of the clean topic.
+    /// Partition of the clean topic.
     pub partition: i32,
-    /// The offset of that event's record.
+    /// Offset of that event's record in the partition.
     pub offset: i64,
 }
 
-/// Devices of one model that came to a firmware on one day, as their events say.
+/// Devices of one model that switched to a firmware on one day, according to their events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rollout {
-    /// The firmware that they came to.
+    /// The new firmware.
     pub firmware: String,
-    /// Their model.
+    /// The model of the devices.
     pub model: String,
-    /// When the day began (UTC), in milliseconds since 1970.
+    /// Start of the day (UTC), in milliseconds since 1970.
     pub day_ms: i64,
-    /// How many devices.
+    /// Number of devices that switched.
     pub devices: u32,
 }
 
-/// What one device measured in a day before or after a [`Rollout`], by the median of the medians of its hours: every hour
-/// counts the same, however often the device reported in it, and a few odd readings or hours do not count at all.
+/// The level of one metric of one device on a day before or after a [`Rollout`]: the median of its hourly medians.
+/// Every hour has the same weight, however often the device reported in it, and a few outlying readings or hours have
+/// no effect.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeviceMedian {
-    /// The device.
+    /// The token of the device.
     pub device: Token,
-    /// Whether it came to the firmware on the day of the rollout; else it is a control, which ran another firmware and
-    /// changed nothing from the day before the rollout to the last day that is compared.
+    /// Whether it switched to the firmware on the day of the rollout. Otherwise it is a control, which ran another
+    /// firmware and kept it from the day before the rollout to the last day compared.
     pub treated: bool,
     /// The metric's name.
     pub metric: String,
-    /// Its unit.
+    /// The metric's UCUM unit.
     pub unit: String,
-    /// Which day: −1 is the day before the rollout's, 1 and 2 are the days after it. The day itself is not compared.
+    /// The day relative to the rollout: −1 is the day before, 1 and 2 are the days after. Day 0 is not compared.
     pub day: i32,
-    /// The median of the medians of the day's hours, each of which is that of its good readings.
+    /// The median over the day of the hourly medians of good readings.
     pub median: f64,
-    /// How many good readings there are in all of them.
+    /// Number of good readings on the day.
     pub readings: u32,
 }
 
-/// The readings that were measured in one minute.
+/// Counts of the readings measured in one minute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FleetMinute {
-    /// The minute, since 1970.
+    /// The minute, counted since 1970.
     pub minute: i64,
-    /// All of them.
+    /// Number of readings.
     pub readings: u64,
-    /// The good ones.
+    /// Number of good readings.
     pub good: u64,
 }
 
-/// A few minutes of one metric of one cohort.
+/// Sums over a few minutes of one metric of one cohort.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CohortWindow {
-    /// The first minute, since 1970.
+    /// The first minute, counted since 1970.
     pub minute: i64,
     /// The metric's name.
     pub metric: String,
-    /// What the devices ran.
+    /// The firmware of the devices.
     pub firmware: String,
-    /// Their model.
+    /// The model of the devices.
     pub model: String,
-    /// The good readings: plausible, and small enough to be added up.
+    /// Number of good readings: plausible, and small enough to be summed.
     pub good: u64,
-    /// Their sum.
+    /// Sum of the good readings.
     pub total: f64,
-    /// The sum of the squares of what they differ by from the mean of their minute.
+    /// Sum of the squared deviations of the good readings from the mean of their minute.
     pub squares: f64,
 }
 
@@ -187,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_nobody_knows_is_cut_and_cleaned() {
+    fn a_name_is_truncated_and_cleaned_of_nul() {
         assert_eq!(Name::new("heart_rate").as_str(), "heart_rate");
         assert_eq!(Name::new("a\0b").as_str(), "a\u{fffd}b");
         let long = "é".repeat(100);
@@ -195,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_22_letters_of_base64url() {
+    fn a_token_is_22_characters_of_base64url() {
         assert!(Token::new(b"AAAAAAAAAAAAAAAAAAAA-_").is_some());
         for bad in [
             "",

@@ -1,18 +1,18 @@
-//! Many series in little memory: a table with a bound, and the window in which readings are averaged.
+//! Many series in little memory: a bounded table, and the window in which readings are averaged.
 //!
-//! What is evicted is decided by the order of observations alone, so a rebuild from the log holds the same entries.
+//! Evictions depend only on the order of observations, so a rebuild from the log holds the same entries.
 
 use std::hash::{BuildHasher, Hash};
 
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
-/// Entries that are allocated together: growing never moves what is there.
+/// Number of entries that are allocated together, so that growth never moves existing entries.
 const CHUNK: usize = 256;
 
-/// A map with a bound. When it is full, a new key takes the place of one that was not used lately (the CLOCK algorithm,
-/// Corbató 1968): a hand goes round, takes the mark off those that were used since it last came by, and stops at the first
-/// without one.
+/// A bounded map. When it is full, a new key evicts one that was not used recently (the CLOCK algorithm, Corbató 1968):
+/// a hand goes round, clears the mark of each entry used since its last pass, and stops at the first entry without a
+/// mark.
 pub struct Table<K, V> {
     index: HashTable<u32>,
     chunks: Vec<Vec<Entry<K, V>>>,
@@ -44,32 +44,33 @@ impl<K: Copy + Eq + Hash, V: Default> Table<K, V> {
         }
     }
 
-    /// How many entries there are.
+    /// Number of entries.
     #[must_use]
     pub const fn len(&self) -> u32 {
         self.len
     }
 
-    /// Whether there is none.
+    /// Whether the table has no entries.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// How many entries had to make room.
+    /// Number of entries evicted since the table was created.
     #[must_use]
     pub const fn evicted(&self) -> u64 {
         self.evicted
     }
 
-    /// Bytes on the heap.
+    /// Heap memory of the table, in bytes.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
         self.chunks.len() * (CHUNK * size_of::<Entry<K, V>>() + size_of::<Vec<Entry<K, V>>>())
             + self.index.allocation_size()
     }
 
-    /// The value of a key, which is made where there is none, and marked as used.
+    /// The value of a key, marked as used. A missing entry is created with the default value, evicting one if
+    /// necessary.
     pub fn enter(&mut self, key: K) -> &mut V {
         let hash = self.hasher.hash_one(key);
         let chunks = &self.chunks;
@@ -84,7 +85,7 @@ impl<K: Copy + Eq + Hash, V: Default> Table<K, V> {
         &mut entry.value
     }
 
-    /// The entries in the order in which [`Table::restore`] wants them, each with its mark.
+    /// The entries in the order that [`Table::restore`] expects, each with its mark.
     pub fn entries(&self) -> impl Iterator<Item = (&K, &V, bool)> {
         self.chunks
             .iter()
@@ -92,13 +93,13 @@ impl<K: Copy + Eq + Hash, V: Default> Table<K, V> {
             .map(|entry| (&entry.key, &entry.value, entry.used))
     }
 
-    /// Where the hand stands.
+    /// The position of the hand.
     #[must_use]
     pub const fn hand(&self) -> u32 {
         self.hand
     }
 
-    /// Adds an entry as it was. False when the table is full or has the key already.
+    /// Adds an entry from a snapshot and returns false if the table is full or already has the key.
     #[must_use]
     pub fn restore(&mut self, key: K, value: V, used: bool) -> bool {
         let hash = self.hasher.hash_one(key);
@@ -116,7 +117,7 @@ impl<K: Copy + Eq + Hash, V: Default> Table<K, V> {
         true
     }
 
-    /// Sets the hand. False when there is no such place.
+    /// Sets the hand and returns false if the position does not exist.
     #[must_use]
     pub const fn restore_hand(&mut self, hand: u32) -> bool {
         self.hand = hand;
@@ -178,8 +179,8 @@ fn entry_mut<K, V>(chunks: &mut [Vec<Entry<K, V>>], at: u32) -> &mut Entry<K, V>
     &mut chunks[at as usize / CHUNK][at as usize % CHUNK]
 }
 
-/// The average of the readings of a few minutes. Scoring averages instead of readings makes a tenth of the alerts on real
-/// wrist heart rate, and misses nothing that lasts.
+/// The average of a few minutes of readings. On real wrist heart rates, scoring averages instead of single readings
+/// gives a tenth of the alerts and misses nothing that lasts.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Window {
     start_ms: i64,
@@ -187,23 +188,24 @@ pub struct Window {
     count: u32,
 }
 
-/// A window that no more readings come to.
+/// A window that takes no more readings.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Closed {
-    /// When it began, in event time.
+    /// Event time of its start, in ms since 1970.
     pub start_ms: i64,
     /// The mean of its readings.
     pub mean: f64,
 }
 
 impl Window {
-    /// Whether a reading of this time comes too late: its window is closed.
+    /// Whether a reading of this time is late, because its window is already closed.
     #[must_use]
     pub const fn is_past(&self, time_ms: i64, length_ms: i64) -> bool {
         self.count > 0 && start(time_ms, length_ms) < self.start_ms
     }
 
-    /// Takes a reading that is not late. Gives the window that it closes by belonging to a later one.
+    /// Takes a reading that is not late. Returns the previous window if the reading belongs to a later one and closes
+    /// it.
     pub fn observe(&mut self, time_ms: i64, value: f64, length_ms: i64) -> Option<Closed> {
         let start_ms = start(time_ms, length_ms);
         let closed = (self.count > 0 && start_ms != self.start_ms).then(|| Closed {
@@ -222,13 +224,13 @@ impl Window {
         closed
     }
 
-    /// The parts, for a snapshot.
+    /// The start, sum and count, for a snapshot.
     #[must_use]
     pub const fn parts(&self) -> (i64, f64, u32) {
         (self.start_ms, self.sum, self.count)
     }
 
-    /// The window of these parts.
+    /// Restores the window from [`Window::parts`].
     #[must_use]
     pub const fn from_parts((start_ms, sum, count): (i64, f64, u32)) -> Self {
         Self { start_ms, sum, count }
@@ -248,21 +250,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_used_lately_stays() {
+    fn recently_used_entries_are_not_evicted() {
         let mut table = Table::<u32, u32>::new(3);
         for key in [1, 2, 3] {
             *table.enter(key) = key * 10;
         }
-        // The hand takes every mark off and comes back to 1.
+        // The hand clears every mark and comes back to 1.
         assert_eq!(*table.enter(4), 0);
         assert_eq!(*table.enter(2), 20);
-        assert_eq!(*table.enter(5), 0, "3 had to go, 2 was just used");
+        assert_eq!(*table.enter(5), 0, "3 is evicted, since 2 was just used");
         assert_eq!((*table.enter(2), table.len(), table.evicted()), (20, 3, 2));
     }
 
     proptest! {
         #[test]
-        fn a_table_is_a_map_with_a_bound_and_a_copy_of_it_goes_on_alike(
+        fn a_table_is_a_bounded_map_and_a_restored_copy_behaves_the_same(
             keys in proptest::collection::vec(0..60_u32, 1..600), cut in 0..600_usize, max in 1..40_u32
         ) {
             let mut table = Table::<u32, Vec<u32>>::new(max);
@@ -278,7 +280,7 @@ mod tests {
                 }
                 for table in std::iter::once(&mut table).chain(&mut copy) {
                     let value = table.enter(key);
-                    prop_assert!(value.iter().all(|&one| one == key), "a value of its own");
+                    prop_assert!(value.iter().all(|&one| one == key), "each key has its own value");
                     value.push(key);
                     prop_assert!(table.len() <= max);
                 }

@@ -1,18 +1,20 @@
-//! Many devices with the same at once: one finding for all of them.
+//! Groups: one finding for many devices that show the same at once.
 //!
 //! ```text
 //! findings of devices ─▶ cohort (firmware, model) ─▶ fleet
 //! ```
 //!
 //! When one in a hundred devices of a cohort has a finding in the same metric within two windows of five minutes, one
-//! finding speaks for them and they stay silent. When devices of several cohorts do, one in a hundred of all there are, one
-//! finding speaks for the cohorts too. Each further window has a finding as well, of which nobody is told until half an hour
-//! was quiet. A group that is no news speaks for nobody: who is news in it is told of by itself.
+//! group finding represents them and the single findings are not notified. When one in a hundred of all devices do,
+//! across several cohorts, one fleet finding represents the cohorts too. Each further window also gets a finding, but
+//! people are notified again only after half an hour without a group. A group that is not worth a notice represents no
+//! device: members that are worth one are notified individually.
 //!
-//! It is a pure function of what all lanes have found, so it is computed over stored findings and not in a lane, which sees
-//! only its own devices. Windows are of the time of events, so that an hour of events that comes in a minute is an hour. What
-//! comes later only adds to a window: in whatever order findings come, in the end the same groups are there, under the same
-//! ids, as long as the counts of devices that they are a part of stay the same. What people were told of by then may differ.
+//! Grouping is a pure function of what all lanes have found. It is therefore computed over stored findings and not in a
+//! lane, which sees only its own devices. Windows are in event time, so an hour of events that arrives within a minute
+//! still spans an hour. Late findings only add to a window: in whatever order findings arrive, the same groups exist in
+//! the end, under the same ids, as long as the device counts of the cohorts stay the same. The notices sent until then
+//! may differ.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,29 +27,29 @@ use crate::finding::{Cohort, Finding, FindingId, Kind, Origin, Severity};
 use crate::reading::Token;
 use pulsegate_settings::Check;
 
-/// A window, in ms. Devices of a window and of the one before it are at once.
+/// Length of a window, in ms. Findings in one window and the window before it count as simultaneous.
 pub const WINDOW_MS: i64 = 5 * 60_000;
-/// People are told of a group when there was none in so many windows.
+/// Number of windows without a group after which people are notified of a new one.
 const QUIET_WINDOWS: i64 = 6;
-/// How many windows before its own decide what becomes of a sighting: in the first of them it is not known which group was
-/// before.
+/// Number of windows before its own that determine the group of a sighting; one more than `QUIET_WINDOWS`, because
+/// the first window of the range does not show which group came before it.
 pub const WINDOWS_BACK: i64 = QUIET_WINDOWS + 1;
-/// Fewer devices than this are no group, however small the cohort.
+/// Minimum number of devices in a group, however small the cohort.
 pub const DEVICES_MIN: usize = 3;
-/// Fewer cohorts than this are a cohort's matter and not the fleet's.
+/// Minimum number of cohorts in a fleet finding.
 const COHORTS_MIN: usize = 2;
-/// The version of grouping, in its findings.
+/// The version of the grouping method, stored in its findings.
 pub const MODEL: &str = "fleet-2";
 
-/// When one finding speaks for many devices.
+/// When one finding represents many devices.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// How many of the devices of a cohort, or of the fleet, have to show the same at once, in percent; three at least.
-    /// Default: 1.
+    /// Percentage of the devices of a cohort, or of the fleet, that must show the same at once to form a group; never
+    /// fewer than three devices. Default: 1.
     pub percent: f64,
-    /// How long a finding about a device waits for others before it goes to its topic, in seconds. Default: 30, as in
-    /// Prometheus' Alertmanager (`group_wait`).
+    /// How long a finding about a device waits for others before it is sent to its topic, in seconds. Default: 30, as
+    /// in Prometheus' Alertmanager (`group_wait`).
     pub wait_s: u32,
 }
 
@@ -61,7 +63,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Notes what makes no sense.
+    /// Reports values that are out of range.
     pub fn check(&self, check: &mut Check) {
         if !(0.01..=100.0).contains(&self.percent) {
             check.problem("percent", "must be between 0.01 and 100");
@@ -69,25 +71,25 @@ impl Config {
         check.range("wait_s", self.wait_s.into(), 5..=600);
     }
 
-    /// How many devices of `of` make a group.
+    /// Minimum number of devices in a group, given a cohort or fleet of `of` devices.
     fn devices_min(&self, of: u32) -> usize {
         ((f64::from(of) * self.percent / 100.0).ceil() as usize).max(DEVICES_MIN)
     }
 }
 
-/// What a device runs: its firmware and its model.
+/// The firmware and the model of a device.
 pub type Version = (String, String);
 
-/// A finding about a device, as grouping sees it.
+/// A finding about a device, reduced to what grouping needs.
 #[derive(Clone, Debug)]
 pub struct Sighting {
-    /// The finding.
+    /// The id of the finding.
     pub id: FindingId,
-    /// The device.
+    /// The token of the device.
     pub device: Token,
-    /// What it runs, where that is known.
+    /// The firmware and model of the device, if known.
     pub version: Option<Version>,
-    /// The metric.
+    /// The name of the metric.
     pub metric: String,
     /// The UCUM unit of the metric's values.
     pub unit: String,
@@ -95,24 +97,24 @@ pub struct Sighting {
     pub time_ms: i64,
     /// When the broker appended the record that showed it, in ms since 1970.
     pub detected_ms: i64,
-    /// How much attention it deserves.
+    /// The severity of the finding.
     pub severity: Severity,
-    /// The finding in words.
+    /// The reason of the finding, in words.
     pub reason: String,
     /// How long ago its baseline began, in ms.
     pub baseline_age_ms: i64,
 }
 
-/// What sightings come to.
+/// The result of grouping sightings.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Gathered {
-    /// The findings of groups.
+    /// The group findings.
     pub findings: Vec<Finding>,
-    /// Findings about devices and cohorts, each with the group that speaks for it.
+    /// Findings about devices and cohorts, each with the group that represents it.
     pub joined: Vec<(FindingId, FindingId)>,
 }
 
-/// Gathers what was seen at once. `sightings` are in order of their time; `devices` counts the devices of each cohort.
+/// Groups simultaneous sightings. `sightings` are ordered by time; `devices` counts the devices of each cohort.
 #[must_use]
 pub fn gather(config: &Config, sightings: &[Sighting], devices: &BTreeMap<Version, u32>) -> Gathered {
     let mut metrics: BTreeMap<&str, Vec<&Sighting>> = BTreeMap::new();
@@ -138,24 +140,24 @@ pub fn gather(config: &Config, sightings: &[Sighting], devices: &BTreeMap<Versio
     gathered
 }
 
-/// Whose groups are looked for, and what makes one.
+/// The devices among which groups are looked for, and the conditions for a group.
 struct Crowd<'v> {
     series: String,
     cohort: Option<&'v Version>,
-    /// How many devices there are.
+    /// Number of devices in the cohort or the fleet.
     of: u32,
     devices_min: usize,
-    /// Cohorts of which [`DEVICES_MIN`] devices are in it: a stray device of another one makes no fleet.
+    /// Minimum number of cohorts with [`DEVICES_MIN`] devices each: a stray device of another cohort makes no fleet.
     cohorts_min: usize,
 }
 
 /// The groups of a crowd, by the number of their window.
 type Groups<'s> = BTreeMap<i64, Group<'s>>;
 
-/// Sightings for which one finding speaks.
+/// Sightings that one finding represents.
 struct Group<'s> {
     finding: Finding,
-    /// People are told of it, or were not long ago.
+    /// Whether the group is worth a notice, even if a recent notice suppresses it.
     is_news: bool,
     members: Vec<&'s Sighting>,
 }
@@ -203,7 +205,7 @@ impl<'v> Crowd<'v> {
             };
             let is_news = finding.notify;
             finding.notify &= !goes_on;
-            // Those of the window before have a group that speaks for them, or wait for this one.
+            // Members of the window before are represented by a group of their own, or else by this one.
             let are_spoken_for = groups.get(&(window - 1)).is_some_and(|group| group.is_news);
             let members = if are_spoken_for { own.clone() } else { together };
             let group = Group {
@@ -224,7 +226,7 @@ impl<'v> Crowd<'v> {
         if devices < self.devices_min || cohorts < self.cohorts_min {
             return None;
         }
-        // Three that nobody would be told of by themselves are no news either.
+        // Only members that would be notified on their own count towards the notice of the group.
         let news = together
             .iter()
             .copied()
@@ -277,13 +279,13 @@ impl<'v> Crowd<'v> {
     }
 }
 
-/// How many devices these are of.
+/// The number of distinct devices among the sightings.
 fn distinct<'s>(sightings: impl Iterator<Item = &'s Sighting>) -> usize {
     let devices: BTreeSet<Token> = sightings.map(|sighting| sighting.device).collect();
     devices.len()
 }
 
-/// How many cohorts have [`DEVICES_MIN`] devices among these.
+/// The number of cohorts with at least [`DEVICES_MIN`] devices among the sightings.
 fn cohorts(together: &[&Sighting]) -> usize {
     let mut cohorts: BTreeMap<&Version, BTreeSet<Token>> = BTreeMap::new();
     for sighting in together {
@@ -297,7 +299,7 @@ fn cohorts(together: &[&Sighting]) -> usize {
         .count()
 }
 
-/// What most of these say.
+/// The most frequent reason, marked "mostly" when there are others.
 fn words(together: &[&Sighting]) -> String {
     let mut said: BTreeMap<&str, usize> = BTreeMap::new();
     for sighting in together {
@@ -312,7 +314,8 @@ fn words(together: &[&Sighting]) -> String {
 }
 
 impl Gathered {
-    /// Adds groups, for which the groups `above` of the same windows speak, and their members that nobody speaks for yet.
+    /// Adds groups, which the groups `above` of the same windows represent, and those of their members that no group
+    /// represents yet.
     fn add(&mut self, groups: &Groups<'_>, above: &Groups<'_>, spoken_for: &mut BTreeSet<FindingId>) {
         for (window, group) in groups {
             let above = above.get(window).filter(|above| above.is_news);
@@ -346,7 +349,7 @@ mod tests {
         (format!("{firmware}.0"), "band".to_owned())
     }
 
-    /// A device that runs what its hundreds say, and is found so long after noon.
+    /// A sighting of a device whose firmware is its number's hundreds digit, `after_ms` after noon.
     fn sighting(device: usize, after_ms: i64) -> Sighting {
         let series = format!("{device}");
         let origin = Origin::window(after_ms);
@@ -364,7 +367,7 @@ mod tests {
         }
     }
 
-    /// As many cohorts, of a thousand devices each.
+    /// `count` cohorts of a thousand devices each.
     fn cohorts(count: usize) -> BTreeMap<Version, u32> {
         (0..count).map(|firmware| (version(firmware), 1_000)).collect()
     }
@@ -382,7 +385,7 @@ mod tests {
         assert_eq!(
             gathered(&sightings, 1),
             Gathered::default(),
-            "nine, of which one twice"
+            "nine devices, one of them twice"
         );
         sightings.push(sighting(9, 5 * MINUTE));
         let Gathered { findings, joined } = gathered(&sightings, 1);
@@ -411,11 +414,11 @@ mod tests {
             Some((10, 1_000))
         );
         let expected: Vec<_> = sightings.iter().map(|sighting| (sighting.id, group.id)).collect();
-        assert_eq!(joined, expected, "also those of the window before");
+        assert_eq!(joined, expected, "including members of the window before");
     }
 
     #[test]
-    fn what_lies_further_apart_or_is_of_another_metric_is_not_together() {
+    fn sightings_further_apart_or_of_another_metric_are_not_grouped() {
         let mut far: Vec<_> = (0..5).map(|device| sighting(device, 0)).collect();
         far.extend((5..10).map(|device| sighting(device, 10 * MINUTE)));
         assert_eq!(gathered(&far, 1), Gathered::default());
@@ -425,11 +428,11 @@ mod tests {
     }
 
     #[test]
-    fn while_it_goes_on_people_are_told_once() {
+    fn a_lasting_group_is_notified_once() {
         let mut sightings: Vec<_> = (0..40)
             .map(|device| sighting(device, device as i64 * MINUTE / 2))
             .collect();
-        // Again after half an hour less a minute, and again after more than half an hour.
+        // Again after a pause of just under half an hour, and again after more than half an hour.
         sightings.extend((0..10).map(|device| sighting(device, 49 * MINUTE)));
         sightings.extend((0..10).map(|device| sighting(device, 80 * MINUTE)));
         let Gathered { findings, joined } = gathered(&sightings, 1);
@@ -452,12 +455,12 @@ mod tests {
         assert_eq!(
             joined[39],
             (sightings[39].id, findings[3].id),
-            "each to its own window's"
+            "each joins the group of its own window"
         );
     }
 
     #[test]
-    fn a_small_cohort_takes_three_devices() {
+    fn a_small_cohort_needs_three_devices() {
         let devices = [(version(0), 5)].into();
         let of = |count: usize| {
             let sightings: Vec<_> = (0..count).map(|device| sighting(device, 0)).collect();
@@ -467,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn what_several_cohorts_show_is_one_finding_of_the_fleet() {
+    fn several_cohorts_with_the_same_make_one_fleet_finding() {
         // Of two thousand devices: twelve of one cohort, eight of the other.
         let sightings: Vec<_> = (0..12)
             .chain(100..108)
@@ -486,17 +489,17 @@ mod tests {
         assert_eq!(
             (cohort.notify, cohort.group),
             (false, Some(fleet.id)),
-            "the fleet speaks for it"
+            "the fleet represents it"
         );
         let group_of: BTreeMap<_, _> = joined.into_iter().collect();
         assert_eq!(group_of[&cohort.id], fleet.id);
         assert_eq!(group_of[&sightings[0].id], cohort.id);
-        assert_eq!(group_of[&sightings[19].id], fleet.id, "its cohort is no group");
+        assert_eq!(group_of[&sightings[19].id], fleet.id, "its cohort has no group");
         assert_eq!(group_of.len(), 21);
     }
 
     #[test]
-    fn a_stray_device_of_another_cohort_makes_no_fleet_and_most_words_count() {
+    fn a_stray_device_of_another_cohort_makes_no_fleet_and_the_most_frequent_reason_wins() {
         let mut sightings: Vec<_> = (0..30)
             .chain(100..102)
             .map(|device| sighting(device, 0))
@@ -515,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn one_cohort_alone_is_not_the_fleet_and_devices_of_no_known_version_are_no_cohort() {
+    fn one_cohort_alone_is_not_the_fleet_and_devices_of_unknown_version_are_no_cohort() {
         let one: Vec<_> = (0..20).map(|device| sighting(device, 0)).collect();
         assert_eq!(gathered(&one, 2).findings.len(), 1);
         let nameless: Vec<_> = one
@@ -529,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_would_be_told_of_is_no_news_in_a_group_either() {
+    fn a_group_is_notified_only_with_three_members_that_are_worth_a_notice() {
         let young = |device| Sighting {
             baseline_age_ms: DAY_MS - 1,
             ..sighting(device, 0)
@@ -545,9 +548,9 @@ mod tests {
         assert_eq!(
             (told, joined),
             (vec![false], vec![]),
-            "the two speak for themselves"
+            "the two are notified individually"
         );
-        // Five minutes later it is.
+        // Five minutes later there are enough.
         let later = sightings
             .iter()
             .cloned()
@@ -558,9 +561,9 @@ mod tests {
     }
 
     proptest! {
-        /// A group that was there when some had not come yet is there when all have.
+        /// A group that exists before all sightings have arrived still exists afterwards.
         #[test]
-        fn what_comes_later_only_adds_groups(
+        fn late_sightings_only_add_groups(
             events in proptest::collection::vec((0_usize..300, 0_i64..60, any::<bool>()), 0..120),
         ) {
             let mut events = events;

@@ -1,17 +1,17 @@
-//! Whom to tell: everything is stored, little is notified.
+//! Notification: every finding is stored, but few are sent to people.
 //!
 //! ```text
 //! score ─▶ episode (hysteresis, M of N) ─▶ rest (cool-down, daily budget) ─▶ group (device → cohort → fleet) ─▶ notify
 //! ```
 //!
-//! One odd point is no news and a lasting oddity is news once. An [`Episode`] opens when three of the last five scores
-//! are high, and closes when five in a row are low; it is one finding. It is to be told when it is of some severity beside
-//! a day or more ([`is_news`]), and passes [`Rest`], which doubles the silence after every notice, and the device's
-//! [`Budget`] of the day. All of this is flat state of a lane, driven by the times of events, so that the same log decides
-//! the same.
+//! A single anomalous point is not worth a notice, and a lasting anomaly is worth one. An [`Episode`] opens when three
+//! of the last five scores are high, and closes when five in a row are low; it is one finding. People are notified of
+//! it when it is above low severity against a baseline of a day or more ([`is_news`]), and when it passes [`Rest`],
+//! which doubles the silence after every notice, and the device's daily [`Budget`]. All of this is flat state of a
+//! lane, driven by event times, so the same log leads to the same decisions.
 //!
-//! What is to be told waits a little. When others, of any lane, show the same meanwhile, [`gather`] makes one finding of
-//! them, and they stay silent.
+//! A notice waits a little before it is sent. When other devices, in any lane, show the same in the meantime,
+//! [`gather`] merges their findings into one, and the single findings are not sent.
 
 mod groups;
 #[cfg(test)]
@@ -26,30 +26,30 @@ pub use groups::{
     Config as GroupsConfig, DEVICES_MIN, Gathered, Sighting, Version, WINDOW_MS, WINDOWS_BACK, gather,
 };
 
-/// Scores up to this part of the threshold are low.
+/// Scores below this fraction of the threshold are low.
 const LEAVE: f64 = 0.6;
-/// So many low scores in a row close an episode.
+/// Number of low scores in a row that close an episode.
 const LEAVE_POINTS: u8 = 5;
 /// How many of the last [`WINDOW`] scores must be high.
 const HIGH_MIN: u32 = 3;
 const WINDOW: u32 = 5;
-/// After so long without a score nothing that was before counts, in ms.
+/// A gap between scores longer than this resets an episode, in ms.
 const GAP_MS: i64 = 30 * 60_000;
 /// The first silence after a notice, in ms.
 const REST_MS: i64 = 30 * 60_000;
-/// How often the silence doubles at most: to 16 hours.
+/// Maximum number of doublings of the silence: to 16 hours.
 const DOUBLINGS_MAX: u8 = 5;
-/// After so long without a notice the silences begin anew, in ms.
+/// Time without a notice after which the silence starts again at [`REST_MS`], in ms.
 const FORGIVEN_MS: i64 = 24 * 3_600_000;
 const DAY_MS: i64 = 24 * 3_600_000;
 
-/// When people are told.
+/// When people are notified of a finding about a device.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The anomaly score from which a value counts as odd, in (0, 1]. Default: 0.5.
+    /// Anomaly score at or above which a value counts as anomalous, in (0, 1]. Default: 0.5.
     pub enter_score: f64,
-    /// Notices about one device in a day (UTC) at most. Default: 4.
+    /// Maximum number of notices about one device per day (UTC). Default: 4.
     pub device_day_max: u8,
 }
 
@@ -62,28 +62,28 @@ impl Default for Config {
     }
 }
 
-/// The episodes of one series: whether it is odd now.
+/// The episodes of one series: whether it is anomalous now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Episode {
     last_ms: i64,
-    /// A bit for each of the last scores, the newest lowest: whether it was high.
+    /// One bit for each of the last [`WINDOW`] scores, set if it was high; the newest is the lowest bit.
     high: u8,
     low: u8,
     open: bool,
 }
 
 impl Episode {
-    /// Bytes of [`Self::to_bytes`].
+    /// Length of [`Self::to_bytes`].
     pub const BYTES: usize = 11;
 
-    /// Takes the next score; true when an episode opens with it. A score that is no number counts as low.
+    /// Takes the next score and returns whether it opens an episode. A NaN score counts as low.
     pub fn observe(&mut self, config: &Config, time_ms: i64, score: f64) -> bool {
         if time_ms.saturating_sub(self.last_ms) > GAP_MS {
             *self = Self::default();
         }
         self.last_ms = time_ms;
         let is_high = score >= config.enter_score;
-        // A score that is no number must not hold an episode open.
+        // A NaN score must not keep an episode open.
         let is_low = score.is_nan() || score < LEAVE * config.enter_score;
         self.high = (self.high << 1 | u8::from(is_high)) & ((1 << WINDOW) - 1);
         self.low = if is_low { self.low.saturating_add(1) } else { 0 };
@@ -95,13 +95,13 @@ impl Episode {
         self.open
     }
 
-    /// Whether an episode is going on.
+    /// Whether an episode is open.
     #[must_use]
     pub const fn is_open(&self) -> bool {
         self.open
     }
 
-    /// The state, for a snapshot.
+    /// Serializes the state for a snapshot.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
@@ -110,7 +110,7 @@ impl Episode {
         bytes
     }
 
-    /// The state that [`Self::to_bytes`] gave.
+    /// Restores the state from [`Self::to_bytes`].
     #[must_use]
     pub const fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
         let [a, b, c, d, e, f, g, h, high, low, open] = bytes;
@@ -126,14 +126,14 @@ impl Episode {
 /// The silence of one series after a notice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rest {
-    /// The last notice, while `notices` is not 0.
+    /// Time of the last notice; meaningless while `notices` is 0.
     last_ms: i64,
-    /// Notices without a day of peace between them.
+    /// Notices that followed each other within less than a day.
     notices: u8,
 }
 
 impl Rest {
-    /// Bytes of [`Self::to_bytes`].
+    /// Length of [`Self::to_bytes`].
     pub const BYTES: usize = 9;
 
     fn is_over(&self, time_ms: i64) -> bool {
@@ -149,7 +149,7 @@ impl Rest {
         self.notices = self.notices.saturating_add(1);
     }
 
-    /// The state, for a snapshot.
+    /// Serializes the state for a snapshot.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
@@ -158,7 +158,7 @@ impl Rest {
         bytes
     }
 
-    /// The state that [`Self::to_bytes`] gave.
+    /// Restores the state from [`Self::to_bytes`].
     #[must_use]
     pub const fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
         let [a, b, c, d, e, f, g, h, notices] = bytes;
@@ -178,11 +178,11 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Bytes of [`Self::to_bytes`].
+    /// Length of [`Self::to_bytes`].
     pub const BYTES: usize = 9;
 
-    /// Takes one notice from the budget of the day; false when none is left. A day that is over stays over: what comes
-    /// late counts for the newest day.
+    /// Takes one notice from the day's budget and returns false when none is left. A day that is over is not reopened:
+    /// a late event counts towards the newest day.
     fn spend(&mut self, config: &Config, time_ms: i64) -> bool {
         let day = time_ms.div_euclid(DAY_MS);
         if day > self.day {
@@ -193,7 +193,7 @@ impl Budget {
         left
     }
 
-    /// The state, for a snapshot.
+    /// Serializes the state for a snapshot.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
@@ -202,7 +202,7 @@ impl Budget {
         bytes
     }
 
-    /// The state that [`Self::to_bytes`] gave.
+    /// Restores the state from [`Self::to_bytes`].
     #[must_use]
     pub const fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
         let [a, b, c, d, e, f, g, h, spent] = bytes;
@@ -213,16 +213,16 @@ impl Budget {
     }
 }
 
-/// Whether a finding says something to people: it is not of low severity, and what it is compared with is at least a day
-/// old. Before that a series has not seen each hour of the day, and the first evening, night and morning are all unusual:
-/// of the anomalies of a synthetic fleet's first 13 hours, three in four came in its first five.
+/// Whether a finding is worth a notice: its severity is above low and its baseline is at least a day old. A younger
+/// baseline has not covered every hour of the day, so the first evening, night and morning all look unusual: of the
+/// anomalies in a synthetic fleet's first 13 hours, three in four came in the first five.
 #[must_use]
 pub fn is_news(severity: Severity, baseline_age_ms: i64) -> bool {
     severity > Severity::Low && baseline_age_ms >= DAY_MS
 }
 
-/// Whether people are to be told of a new finding about a device. When they are, the silence of the series begins and the
-/// device's budget is less by one, also where a group comes to speak for it.
+/// Decides whether people are notified of a new finding about a device. If so, the silence of the series begins and the
+/// device's budget drops by one, even if a group finding later stands for it.
 pub fn notify(config: &Config, rest: &mut Rest, budget: &mut Budget, time_ms: i64) -> bool {
     let told = rest.is_over(time_ms) && budget.spend(config, time_ms);
     if told {

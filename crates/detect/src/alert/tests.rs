@@ -4,7 +4,7 @@ use super::*;
 
 const NOON: i64 = 1_795_341_600_000;
 const MINUTE: i64 = 60_000;
-/// The minutes in which an episode opens, of scores a minute apart.
+/// The minutes in which an episode opens, given one score a minute.
 fn opened(scores: &[f64]) -> Vec<usize> {
     let (config, mut episode) = (Config::default(), Episode::default());
     let opens = |(minute, score): (usize, &f64)| {
@@ -16,23 +16,23 @@ fn opened(scores: &[f64]) -> Vec<usize> {
 }
 
 #[test]
-fn an_episode_opens_once_at_three_of_five_and_closes_at_five_low() {
+fn an_episode_opens_at_three_high_of_five_and_closes_at_five_low() {
     let cases: [(&str, &[f64], &[usize]); 7] = [
         ("one spike", &[0.0, 1.0, 0.0, 0.0, 0.0], &[]),
         ("two of five", &[1.0, 0.0, 1.0, 0.0, 0.0, 1.0], &[]),
         ("three of five", &[1.0, 0.0, 1.0, 0.0, 1.0], &[4]),
-        ("for long", &[0.9; 60], &[2]),
+        ("high for an hour", &[0.9; 60], &[2]),
         (
-            "down to above what closes it",
+            "down, but not below the closing threshold",
             &[0.9, 0.9, 0.9, 0.31, 0.31, 0.31, 0.31, 0.31, 0.9, 0.9, 0.9],
             &[2],
         ),
         (
-            "low for five, again",
+            "five low scores, then high again",
             &[0.9, 0.9, 0.9, 0.2, 0.2, 0.2, 0.2, 0.2, 0.9, 0.9, 0.9],
             &[2, 10],
         ),
-        ("no numbers", &[f64::NAN, f64::NAN, f64::NAN], &[]),
+        ("NaN scores", &[f64::NAN, f64::NAN, f64::NAN], &[]),
     ];
     for (name, scores, expected) in cases {
         assert_eq!(opened(scores), expected, "{name}");
@@ -40,7 +40,7 @@ fn an_episode_opens_once_at_three_of_five_and_closes_at_five_low() {
 }
 
 #[test]
-fn what_was_before_a_gap_does_not_count() {
+fn scores_before_a_gap_do_not_count() {
     let (config, mut episode) = (Config::default(), Episode::default());
     let mut at = |minute: i64| episode.observe(&config, NOON + minute * MINUTE, 1.0);
     assert_eq!(
@@ -55,7 +55,7 @@ fn what_was_before_a_gap_does_not_count() {
 }
 
 #[test]
-fn silence_doubles_and_is_forgiven_after_a_day() {
+fn silence_doubles_and_resets_after_a_day() {
     let config = Config {
         device_day_max: 100,
         ..Config::default()
@@ -75,7 +75,7 @@ fn silence_doubles_and_is_forgiven_after_a_day() {
 }
 
 #[test]
-fn a_device_has_a_budget_a_day_for_all_its_series() {
+fn all_series_of_a_device_share_one_daily_budget() {
     let (config, mut budget) = (Config::default(), Budget::default());
     let mut tell = |time_ms| notify(&config, &mut Rest::default(), &mut budget, time_ms);
     let told = (0..10).filter(|minute| tell(NOON + minute * MINUTE)).count();
@@ -83,13 +83,13 @@ fn a_device_has_a_budget_a_day_for_all_its_series() {
     assert!(tell(NOON + 24 * 3_600_000));
     assert!(
         (0..9).filter(|_| tell(NOON)).count() == 3,
-        "yesterday has no budget of its own any more"
+        "yesterday's budget is gone"
     );
 }
 
 proptest! {
     #[test]
-    fn any_time_and_score_is_taken(points in proptest::collection::vec((any::<i64>(), proptest::num::f64::ANY), 0..50)) {
+    fn any_time_and_score_is_accepted(points in proptest::collection::vec((any::<i64>(), proptest::num::f64::ANY), 0..50)) {
         let config = Config::default();
         let (mut episode, mut rest, mut budget) = (Episode::default(), Rest::default(), Budget::default());
         for (time_ms, score) in points {

@@ -15,55 +15,57 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// The version of the model. Findings carry it, and a snapshot of another version is refused.
 pub const MODEL: &str = "anomaly-3";
 
-/// The score from which on a value is worth an alert: where the synthetic benchmark is best if false alarms cost double.
+/// The score at or above which a value is worth an alert: the best threshold on the synthetic benchmark when false
+/// alarms cost double.
 pub const ALERT: f64 = 0.5;
 
-/// The first bytes of a snapshot: the layout's version.
+/// Version of the snapshot layout.
 const LAYOUT: u32 = 3;
-/// Larger values count as this one, so that no difference overflows in single precision.
+/// Limit to which values are clamped, so that no difference overflows in single precision.
 const VALUE_MAX: f64 = 1e30;
-/// Smaller scales count as this one.
+/// Lower limit of every scale.
 const SCALE_MIN: f32 = 1e-30;
-/// Values in a block of the tails.
+/// Number of values in a block of the tails.
 const BLOCK: u16 = 8;
-/// Days that the tails remember, so that what happens every few days stays usual, and limits of it in blocks.
+/// Memory of the tails in days, so that an event every few days stays usual, and its limits in blocks.
 const MEMORY_DAYS: f32 = 12.5;
 const MEMORY_BLOCKS_MIN: f32 = 450.0;
 const MEMORY_BLOCKS_MAX: f32 = 2_250.0;
 /// Weight of the newest value in the short-term mean.
 const SHORT: f32 = 0.4;
-/// Values over which the level of a while is averaged, the spread of a while, and every scale.
+/// Number of values over which the recent level, the recent spread and every scale are averaged.
 const LEVEL_VALUES: f32 = 25.0;
 const UNREST_VALUES: f32 = 16.0;
 const SCALE_VALUES: f32 = 3_600.0;
-/// The slow level's average spans two days, within these limits.
+/// Limits, in values, of the slow level's average, which otherwise spans two days.
 const SLOW_VALUES_MIN: f32 = 300.0;
 const SLOW_VALUES_MAX: f32 = 3_000.0;
-/// Moving values until clipping begins, so that the first few can set the scales.
+/// Number of moving values before clipping begins, so that the first few can set the scales.
 const CLIP_AFTER: u16 = 30;
-/// Scales beyond which a value does not move what is learnt.
+/// Values are clipped at this many scales before they are learnt.
 const CLIP: f32 = 6.0;
-/// Values until anything is scored.
+/// Number of values before any is scored.
 const SCORE_AFTER: u32 = 10;
-/// Values until the tails learn: before, the scales are not yet what they will be, and records would be set too high.
+/// Number of values before the tails learn. Until then the scales have not settled, and records would be set too high.
 const TAILS_AFTER: u32 = 20;
-/// A change below this part of the usual one is none.
+/// A change below this fraction of the usual one counts as no change.
 const STILL: f32 = 0.02;
-/// After a gap of so many usual intervals the values before it say nothing about a jump.
+/// After a gap of this many usual intervals, the values before it are not used to detect a jump.
 const GAP_INTERVALS: f32 = 12.0;
-/// The most that a series can say, in decades: grows with what it has seen, since rarer cannot be told.
+/// Upper limit of the reported surprise at the start, in decades. It grows with the number of values seen, because a
+/// series cannot show that an event is rarer than its own length.
 const MOST_FIRST: f32 = 3.0;
-/// Values after which a series is believed by half.
+/// Number of values after which a series' surprise counts by half.
 const HALF_BELIEVED: f32 = 20.0;
-/// The share of the calibrated total in what is told; the rest is the total itself.
+/// Weight of the calibrated total in the reported surprise; the rest is the total itself.
 const CALIBRATED: f32 = 0.3;
-/// How fast a rest wears off, a value, and by how much an anomaly must exceed it.
+/// Fraction by which a rest decays per value, and the margin by which an anomaly must exceed it.
 const REST_DECAY: f32 = 0.001_5;
 const REST_MARGIN: f32 = 0.03;
-/// The decades that make a score of [`ALERT`].
+/// The surprise, in decades, that gives a score of [`ALERT`].
 const ALERT_DECADES: f32 = 4.5;
 
-/// The features, each with its weight in the total and, where both sides have tails of their own, two of them.
+/// Index of each feature's tail. A feature with a tail for each side takes two.
 const JUMP: usize = 0;
 const HOUR: usize = 2;
 const NOVELTY: usize = 3;
@@ -72,7 +74,7 @@ const QUIET: usize = 6;
 const STUCK: usize = 7;
 const TAILS: usize = 8;
 
-/// A feature of one value: how large it is, whose tail it belongs to, and what it says if it is rare.
+/// A feature of one value: its size, its tail, its weight in the total and the reason it gives if it is rare.
 struct Feature {
     value: f32,
     tail: usize,
@@ -80,14 +82,14 @@ struct Feature {
     reason: AnomalyReason,
 }
 
-/// The streaming detector of one series: flat, without a heap, O(1) a value.
+/// The streaming detector of one series: flat state without a heap, O(1) per value.
 #[derive(Clone, Copy, Debug, PartialEq, IntoBytes, FromBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Detector {
     first_ms: i64,
     last_ms: i64,
     last: f64,
-    /// Means over the last few values and over about two days.
+    /// Mean over the last few values, and mean over about two days (`slow`).
     short: f64,
     slow: f64,
     layout: u32,
@@ -95,37 +97,37 @@ pub struct Detector {
     interval_ms: f32,
     /// Mean absolute change from value to value.
     step: f32,
-    /// Deviation from what is expected at the hour.
+    /// Standard deviation from the value expected at the hour.
     scale: f32,
-    /// Mean deviation of a while, and how large it usually is.
+    /// Mean deviation of the recent values, and its usual size.
     level: f32,
     level_scale: f32,
-    /// Mean absolute distance from the short-term mean over a while, and usually.
+    /// Mean absolute distance of the recent values from the short-term mean, and its usual size.
     unrest: f32,
     usual_unrest: f32,
-    /// Values since the last change.
+    /// Number of values since the last change.
     still: f32,
-    /// The peak of the present rest, in decades.
+    /// The current rest, in decades: it starts at the peak of an anomaly and decays.
     rest: f32,
-    /// Values in the present block.
+    /// Number of values in the current block.
     block: u16,
-    /// Values since the first that differs from the one before, as far as that counts. What has not moved has no scale: one
-    /// that was learnt from it would clip all that follows to nothing.
+    /// Number of values since the first that differs from its predecessor, saturating. A series that has not moved has
+    /// no scale: one learnt from constant values would clip all later values to nothing.
     moving: u16,
     profile: Profile,
     tails: [Tail; TAILS],
     total: Tail,
 }
 
-/// What a value looks like beside the state before it.
+/// A value measured against the state before it.
 struct Seen {
     place: Place,
-    /// Milliseconds and days since the values before and the first one.
+    /// Milliseconds since the previous value, and days since the first one.
     gap_ms: f32,
     days: f32,
     per_day: f32,
     expected: f64,
-    /// From the slow level, from what is expected, from the short-term mean and from the value before.
+    /// Differences from the slow level, the expected value, the short-term mean and the previous value.
     deviation: f32,
     residual: f32,
     jump: f32,
@@ -143,7 +145,7 @@ impl Default for Detector {
 }
 
 impl Detector {
-    /// Bytes of a snapshot.
+    /// Length of a snapshot, in bytes.
     pub const BYTES: usize = size_of::<Self>();
 
     /// A detector that has seen nothing.
@@ -175,8 +177,8 @@ impl Detector {
     }
 
     /// Scores the next value of the series against those before it, then learns it. `time_ms` is the event time in
-    /// milliseconds since 1970; it serves the hour of the day and gaps, and need not be regular. A value that is not
-    /// finite is missing: its score is 0 and nothing is learnt.
+    /// milliseconds since 1970; it gives the hour of the day and gaps, and need not be regular. A value that is not
+    /// finite counts as missing: its score is 0 and nothing is learnt.
     pub fn observe(&mut self, time_ms: i64, value: f64) -> Score {
         if !value.is_finite() {
             return Score::quiet(self.slow, self.count, time_ms.saturating_sub(self.first_ms));
@@ -214,8 +216,8 @@ impl Detector {
         bytes
     }
 
-    /// The detector that [`Detector::to_bytes`] wrote; none if the bytes are of another length or layout, or hold numbers
-    /// that no series can lead to.
+    /// Restores the detector from [`Detector::to_bytes`]; `None` if the bytes have another length or layout, or contain
+    /// numbers that no series can lead to.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         Self::read_from_bytes(bytes).ok().filter(Self::is_sound)
@@ -245,12 +247,12 @@ impl Detector {
             && self.tails.iter().chain([&self.total]).all(Tail::is_sound)
     }
 
-    /// Weight of one value in a mean over so many, or over all so far.
+    /// Weight of one value in a mean over this many values, or over all values so far if there are fewer.
     fn rate(&self, values: f32) -> f32 {
         (1.0 / values).max(1.0 / (self.count as f32 + 1.0))
     }
 
-    /// Blocks that the tails remember.
+    /// Memory of the tails, in blocks.
     fn memory(&self) -> f32 {
         let blocks = MEMORY_DAYS * 86_400_000.0 / (f32::from(BLOCK) * self.interval_ms.max(1_000.0));
         blocks.clamp(MEMORY_BLOCKS_MIN, MEMORY_BLOCKS_MAX)
@@ -296,7 +298,7 @@ impl Detector {
         }
     }
 
-    /// The features, as logarithms of ratios to what is usual.
+    /// The features, as logarithms of ratios to their usual size.
     fn features(&self, seen: &Seen) -> [Feature; 6] {
         let beside = |value: f32, scale: f32| (1.0 + (value.abs() / scale.max(SCALE_MIN)).min(1e6)).ln();
         let side = |value: f32| usize::from(value < 0.0);
@@ -337,7 +339,7 @@ impl Detector {
         ]
     }
 
-    /// All features' surprise together, between their sum and the largest, and which is the largest.
+    /// The combined surprise of all features, between their sum and the largest, and the reason of the largest.
     fn total(&self, features: &[Feature]) -> (f32, AnomalyReason) {
         let (mut sum, mut largest, mut reason) = (0.0, 0.0, AnomalyReason::Jump);
         if self.count <= SCORE_AFTER {
@@ -355,7 +357,8 @@ impl Detector {
         ((sum * sum).cbrt(), reason)
     }
 
-    /// What is told of a total: the part that is believed, unless a rest after something larger goes on.
+    /// The surprise to report for a total: limited by the length of the series, and 0 during a rest after a larger
+    /// anomaly.
     fn told(&mut self, total: f32) -> f32 {
         let count = self.count as f32;
         let most = MOST_FIRST + (count + 1.0).log10();
@@ -375,7 +378,7 @@ impl Detector {
         told
     }
 
-    /// Expected range, side and effect.
+    /// The expected range, and the side and effect of the value.
     fn beside_expected(&self, seen: &Seen) -> Score {
         let reach =
             f64::from(self.scale.max(SCALE_MIN)) * f64::from(self.tails[HOUR].quantile().exp_m1().max(0.0));
@@ -395,7 +398,7 @@ impl Detector {
 
     fn learn_tails(&mut self, features: &[Feature], total: f32, seen: &Seen) {
         let memory = self.memory();
-        // How long values stand still is learnt when they move again: until then it is one event.
+        // The length of a standstill is learnt when the values move again; until then it is one event.
         for feature in features.iter().filter(|feature| feature.tail != STUCK) {
             if let Some(tail) = self.tails.get_mut(feature.tail) {
                 tail.note(feature.value);
@@ -443,7 +446,7 @@ impl Detector {
         self.profile
             .learn(seen.place, seen.deviation, error_rate, days, seen.per_day, clip);
         self.step += rate * (clipped(seen.change, self.step).abs() - self.step);
-        // 1.25 mean absolute deviations are a standard deviation of a normal distribution.
+        // In a normal distribution, the standard deviation is 1.25 mean absolute deviations.
         self.scale += rate * (1.25 * clipped(seen.residual, self.scale).abs() - self.scale);
         self.level_scale += rate * (clipped(seen.level, self.level_scale).abs() - self.level_scale);
         self.usual_unrest += rate * (clipped(seen.unrest, self.usual_unrest) - self.usual_unrest);

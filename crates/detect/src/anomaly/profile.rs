@@ -1,14 +1,14 @@
-//! What is usual at an hour of the day, as a deviation from the slow level.
+//! The usual deviation from the slow level at each hour of the day.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 const HOURS: usize = 24;
 const DAY_MS: i64 = 86_400_000;
-/// Days over which an hour's level is averaged, at most.
+/// Maximum number of days over which an hour's level is averaged.
 const DAYS: f32 = 3.0;
-/// How much the profile counts for each part of the deviations that it explains.
+/// Weight of the profile per fraction of the deviations that it explains.
 const GAIN: f32 = 2.0;
-/// Values before the profile counts.
+/// Number of values before the profile is used.
 const VALUES_MIN: u32 = 50;
 
 /// An hour-of-day profile, in UTC, with a measure of whether the series has a daily rhythm at all.
@@ -16,7 +16,8 @@ const VALUES_MIN: u32 = 50;
 #[repr(C)]
 pub struct Profile {
     hours: [f32; HOURS],
-    /// Mean absolute deviation from the slow level without and with the profile, each before it was learnt from.
+    /// Mean absolute deviation from the slow level without and with the profile, each measured before the value is
+    /// learnt.
     plain_error: f32,
     profile_error: f32,
 }
@@ -31,7 +32,7 @@ pub(super) struct Place {
 
 impl Place {
     pub(super) fn of(time_ms: i64) -> Self {
-        // Exact: a day's milliseconds fit.
+        // Close enough: an f32 holds a day's milliseconds to within 4 ms.
         let hour = time_ms.rem_euclid(DAY_MS) as f32 / 3_600_000.0 + 23.5;
         let before = hour as usize;
         Self {
@@ -55,7 +56,7 @@ impl Profile {
         hour(place.before) * (1.0 - place.part) + hour(place.after) * place.part
     }
 
-    /// From 0, no daily rhythm, to 1.
+    /// Weight of the profile: from 0, no daily rhythm, to 1.
     pub(super) fn worth(&self, count: u32) -> f32 {
         if count < VALUES_MIN {
             return 0.0;
@@ -70,7 +71,7 @@ impl Profile {
     }
 
     /// Learns a deviation. `rate` is the weight of one value in the errors, `days` the age of the series and `clip` the
-    /// most that a value may differ.
+    /// limit of the learnt difference.
     pub(super) fn learn(
         &mut self,
         place: Place,
@@ -93,7 +94,7 @@ impl Profile {
         }
     }
 
-    /// Whether every number can come from observations.
+    /// Whether observations can lead to these numbers; a snapshot is untrusted input.
     pub(super) fn is_sound(&self) -> bool {
         let mut all = self.hours.iter().chain([&self.plain_error, &self.profile_error]);
         all.all(|number| number.is_finite() && number.abs() < 1e36)

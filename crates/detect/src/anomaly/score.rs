@@ -1,32 +1,33 @@
-//! What the detector says about one value.
+//! The detector's result for one value.
 
 use serde::Serialize;
 
 /// How surprising one value is, and why.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Score {
-    /// From 0, nothing unusual, to 1; [`ALERT`](super::ALERT) and more is worth an alert. Comparable between series of
-    /// every kind. It is told once: while an anomaly lasts, and for a rest after it, only what is more unusual scores.
+    /// From 0, nothing unusual, to 1; a score of [`ALERT`](super::ALERT) or more is worth an alert. Comparable between
+    /// series of every kind. An anomaly is reported once: while it lasts, and for a rest after it, only a more unusual
+    /// value scores.
     pub score: f64,
-    /// −log10 of the probability that a few values in a row are together so unusual, by the series' own past. It stays
-    /// high while the anomaly lasts, so it is what thresholds for entering and leaving go by.
+    /// −log10 of the probability, by the series' own history, that a few values in a row are together this unusual. It
+    /// stays high while the anomaly lasts, so use it for thresholds that open and close an episode.
     pub surprise: f64,
     /// The range in which the value was expected, in the series' unit.
     pub expected: (f64, f64),
-    /// On which side of the expected range the value stands.
+    /// The side of the expected range on which the value lies.
     pub direction: Direction,
-    /// Distance from what was expected, in standard deviations of the series' usual noise; negative is below.
+    /// Distance from the expected value, in standard deviations of the series' usual noise; negative is below.
     pub effect: f64,
-    /// What was most unusual.
+    /// The most unusual feature of the value.
     pub reason: AnomalyReason,
-    /// How many values the detector had learnt from.
+    /// Number of values that the detector had learnt.
     pub baseline_n: u32,
     /// Milliseconds from the first value learnt to this one.
     pub baseline_age_ms: i64,
 }
 
 impl Score {
-    /// Nothing to say about a value that is missing.
+    /// The score of a missing value.
     pub(super) fn quiet(expected: f64, baseline_n: u32, baseline_age_ms: i64) -> Self {
         Self {
             score: 0.0,
@@ -41,7 +42,7 @@ impl Score {
     }
 }
 
-/// The side of the expected range.
+/// The side of the expected range on which a value lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
@@ -65,21 +66,21 @@ impl Direction {
     }
 }
 
-/// What was most unusual about a value.
+/// The most unusual feature of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AnomalyReason {
     /// The value is far from the last few.
     Jump,
-    /// The value is far from what is usual at this hour.
+    /// The value is far from the usual one at this hour.
     Hour,
-    /// The values of a while have been too high or too low.
+    /// Recent values have been too high or too low for some time.
     Level,
     /// The value is far from everything seen so far.
     Novelty,
-    /// The values of a while vary less than usual.
+    /// Recent values vary less than usual.
     Quiet,
-    /// The value has not moved for unusually long.
+    /// The value has not changed for unusually long.
     Stuck,
 }
 

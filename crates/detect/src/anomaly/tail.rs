@@ -1,50 +1,50 @@
-//! How rare a value of one feature is, by what the feature has done before.
+//! The rarity of a value of one feature, given the feature's history.
 //!
-//! Features are logarithms, so the exponential tail that is assumed beyond the largest values is a Pareto tail of what is
-//! behind them, and heavy-tailed series get few surprises. Values come in blocks of which only the largest is learnt
-//! (declustering, as extreme-value statistics does it): neighbours are no independent witnesses, and a spike of three
-//! values is one event. How many blocks are remembered is an argument, since it depends on how often values come.
+//! Features are logarithms, so the exponential tail that is assumed beyond the largest values is a Pareto tail of the
+//! values behind them, and heavy-tailed series get few surprises. Values are learnt in blocks of which only the largest
+//! counts (declustering, as in extreme-value statistics): neighbouring values are not independent, and a spike of three
+//! values is one event. The number of blocks remembered is an argument, because it depends on the rate of values.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// The share of blocks beyond the quantile.
+/// The fraction of blocks beyond the quantile.
 const SHARE: f32 = 0.05;
-/// How fast the quantile follows, at least.
+/// Minimum rate at which the quantile adapts.
 const QUANTILE_RATE: f32 = 0.01;
-/// Blocks before a value can be rare.
+/// Number of blocks before a value can be rare.
 const BLOCKS_MIN: f32 = 16.0;
-/// How much of the way the record goes to a value beyond it, and how far at most.
+/// Fraction of the way by which the record moves to a value beyond it, and the largest such move.
 const RECORD_STEP: f32 = 0.35;
 const RECORD_STEP_MAX: f32 = 1.25;
-/// The record is forgotten over this share of the blocks so far, plus a few.
+/// The record is forgotten over this fraction of the blocks so far, plus a few.
 const RECORD_EARLY: f32 = 0.5;
 const RECORD_EARLY_MIN: f32 = 20.0;
-/// Records that are supposed to have been broken before anything was seen.
+/// Number of broken records assumed before any observation.
 const PRIOR: f32 = 2.0;
-/// The excess over the record that is expected before one was seen.
+/// The excess over the record expected before the first one was seen, and the rate at which it adapts.
 const EXCESS_FIRST: f32 = 0.08;
 const EXCESS_RATE: f32 = 0.1;
-/// The smallest excess that means something, alone and as a share of the way from quantile to record.
+/// Additions to the expected excess: a constant, and a fraction of the distance from quantile to record.
 const EXCESS_MIN: f32 = 0.03;
 const EXCESS_SHARE: f32 = 0.07;
-/// How far above the middle one the largest of the first three blocks may be.
+/// How far the largest of the first three blocks may lie above the middle one without counting as an outlier.
 const ALONE: f32 = 1.0;
-/// No feature is as small as this.
+/// Smaller than any feature: marks an empty block.
 const NOTHING: f32 = -30.0;
 
-/// The upper tail of one feature in three numbers: a quantile, a record that is slowly forgotten, and by how much records
-/// are broken.
+/// The upper tail of one feature in three numbers: a quantile, a record that is slowly forgotten, and the mean excess
+/// of values that break the record.
 #[derive(Clone, Copy, Debug, PartialEq, IntoBytes, FromBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Tail {
     quantile: f32,
     record: f32,
     excess: f32,
-    /// How often the record was broken within the memory.
+    /// Number of times the record was broken within the memory.
     broken: f32,
-    /// The largest value of the present block.
+    /// The largest value of the current block.
     block_max: f32,
-    /// Blocks learnt; as a float it stops at 2^24 by itself.
+    /// Number of blocks learnt; a float, so it saturates at 2^24.
     blocks: f32,
 }
 
@@ -58,12 +58,12 @@ impl Tail {
         blocks: 0.0,
     };
 
-    /// Decades by which a value is rarer than the quantile: 0 up to it.
+    /// Decades by which a value is rarer than the quantile; 0 up to the quantile.
     pub(super) fn decades(&self, value: f32, memory: f32) -> f32 {
         if self.blocks < BLOCKS_MIN || value <= self.quantile {
             return 0.0;
         }
-        // As often as the record was broken, so probable is it to be broken again.
+        // The probability that the record is broken again follows from how often it was broken.
         let at_record = (SHARE * (self.blocks + 2.0).min(memory) / (self.broken + PRIOR))
             .max(1.2)
             .log10();
@@ -75,7 +75,7 @@ impl Tail {
         at_record + (value - self.record) / scale * std::f32::consts::LOG10_E
     }
 
-    /// −log10 of the probability that a block reaches such a value.
+    /// −log10 of the probability that a block reaches this value.
     pub(super) fn surprise(&self, value: f32, memory: f32) -> f32 {
         if self.blocks >= BLOCKS_MIN && value > self.quantile {
             self.decades(value, memory) - SHARE.log10()
@@ -84,17 +84,17 @@ impl Tail {
         }
     }
 
-    /// The value that one block in twenty goes beyond.
+    /// The value that one block in twenty exceeds.
     pub(super) fn quantile(&self) -> f32 {
         self.quantile
     }
 
-    /// Takes a value into the present block.
+    /// Adds a value to the current block.
     pub(super) fn note(&mut self, value: f32) {
         self.block_max = self.block_max.max(value);
     }
 
-    /// Learns the present block, if there was something in it, and begins the next.
+    /// Learns the current block, unless it is empty, and begins the next.
     pub(super) fn close(&mut self, memory: f32) {
         if self.block_max > NOTHING {
             self.learn(self.block_max, memory);
@@ -131,8 +131,8 @@ impl Tail {
         self.record = self.record.max(self.quantile + 0.01);
     }
 
-    /// Learns one of the first three blocks. The quantile begins at their largest, which is the record until then, unless it
-    /// stands alone: an outlier there would leave nothing rare for thousands of blocks.
+    /// Learns one of the first three blocks. The quantile begins at the largest of them, which is the record until
+    /// then. An outlier is limited: otherwise no value would be rare for thousands of blocks.
     fn begin(&mut self, blocks: f32, value: f32) {
         if blocks < 1.0 {
             (self.quantile, self.record) = (value, value);
@@ -146,7 +146,7 @@ impl Tail {
         }
     }
 
-    /// Whether every number can come from observations: a snapshot is bytes from outside.
+    /// Whether observations can lead to these numbers; a snapshot is untrusted input.
     pub(super) fn is_sound(&self) -> bool {
         let all = [
             self.quantile,

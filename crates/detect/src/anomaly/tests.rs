@@ -1,4 +1,4 @@
-//! What holds for every series, and that each kind of anomaly is found while quiet series stay quiet.
+//! Properties that hold for every series, and checks that each kind of anomaly is found while quiet series stay quiet.
 
 use proptest::prelude::*;
 
@@ -6,7 +6,7 @@ use super::{ALERT, AnomalyReason, Detector, Direction, Score};
 
 const MINUTE_MS: i64 = 60_000;
 
-/// Noise between −1 and 1 that is the same every time (SplitMix64).
+/// Deterministic noise between −1 and 1 (SplitMix64).
 fn noise(index: usize) -> f64 {
     let mut state = (index as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     state = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -27,15 +27,15 @@ fn scores(step_ms: i64, values: impl IntoIterator<Item = f64>) -> Vec<Score> {
         .collect()
 }
 
-/// Indices worth an alert.
+/// Indices at or after `from` whose score is worth an alert.
 fn alerts(scores: &[Score], from: usize) -> Vec<usize> {
     (from..scores.len())
         .filter(|index| scores[*index].score >= ALERT)
         .collect()
 }
 
-/// Asserts that there is an alert within `delay` values of `onset`, at most one false one between the 1000th and it,
-/// and gives the score of the first.
+/// Asserts that there is an alert within `delay` values of `onset` and at most one false alarm between the 1000th value
+/// and `onset`, and returns the score of the first alert.
 fn found(scores: &[Score], onset: usize, delay: usize) -> Score {
     let (before, after): (Vec<_>, Vec<_>) = alerts(scores, 1_000)
         .into_iter()
@@ -68,7 +68,7 @@ proptest! {
     }
 
     #[test]
-    fn a_snapshot_goes_on_as_if_nothing_had_happened(seed in 0_usize..1_000_000, cut in 1_usize..600) {
+    fn a_restored_detector_continues_as_if_never_interrupted(seed in 0_usize..1_000_000, cut in 1_usize..600) {
         let value = |index: usize| 20.0 * day(index) + bell(seed + index) + if index == 550 { 60.0 } else { 0.0 };
         let mut whole = Detector::new();
         let mut parts = Detector::new();
@@ -83,7 +83,7 @@ proptest! {
     }
 
     #[test]
-    fn bytes_from_outside_are_refused_or_harmless(
+    fn damaged_snapshots_are_rejected_or_harmless(
         flips in proptest::collection::vec((0..Detector::BYTES, any::<u8>()), 1..8),
         values in proptest::collection::vec(proptest::num::f64::ANY, 1..20),
     ) {
@@ -105,11 +105,11 @@ proptest! {
 }
 
 #[test]
-fn a_snapshot_of_another_layout_or_length_is_refused() {
+fn a_snapshot_of_another_layout_or_length_is_rejected() {
     let mut bytes = Detector::new().to_bytes();
     assert!(Detector::from_bytes(&bytes).is_some());
     assert!(Detector::from_bytes(&bytes[1..]).is_none());
-    // The layout's version stands behind five numbers of eight bytes.
+    // The layout version follows five numbers of eight bytes.
     bytes[40] ^= 1;
     assert!(Detector::from_bytes(&bytes).is_none());
 }
@@ -152,7 +152,7 @@ fn usual_spikes_become_usual() {
 }
 
 #[test]
-fn a_spike_is_found_at_once_and_told_once() {
+fn a_spike_is_found_at_once_and_reported_once() {
     let spike = |index: usize| {
         50.0 + bell(index)
             + if (3_000..3_004).contains(&index) {
@@ -167,7 +167,7 @@ fn a_spike_is_found_at_once_and_told_once() {
     assert!(first.effect > 8.0 && first.expected.1 < 60.0, "{first:?}");
     assert_eq!(first.baseline_n, 3_000);
     assert!(alerts(&scores, 3_001).len() <= 1, "{:?}", alerts(&scores, 3_001));
-    // The surprise stays while the score rests.
+    // The surprise stays high while the score rests.
     assert!(scores[3_003].surprise > 1.3, "{:?}", scores[3_003]);
 }
 
@@ -193,9 +193,9 @@ fn a_level_shift_is_found_and_then_learnt() {
     assert!(last.expected.0 < 8.0 && 8.0 < last.expected.1, "{last:?}");
 }
 
-/// A shift of eight deviations, thousands of values after a beginning that says nothing of what is usual.
+/// A shift of eight deviations, thousands of values after an atypical start.
 #[test]
-fn how_a_series_began_hides_nothing_later() {
+fn an_atypical_start_hides_no_later_anomaly() {
     let shift = |index: usize| bell(index) + if index >= 3_000 { 8.0 } else { 0.0 };
     let began = |began: fn(usize) -> Option<f64>| {
         let values = (0..3_400).map(|index| began(index).unwrap_or_else(|| shift(index)));
@@ -244,7 +244,7 @@ fn a_missing_day_is_found() {
 }
 
 #[test]
-fn missing_values_and_gaps_are_no_anomalies() {
+fn missing_values_and_gaps_are_not_anomalies() {
     let mut detector = Detector::new();
     let mut alerts = 0;
     for index in 0..6_000_usize {

@@ -1,14 +1,14 @@
-//! Change points: where a series' level, spread or slope is no longer what it was.
+//! Change points: the times at which a series' level, spread or slope changes.
 
 pub mod offline;
 pub mod online;
 
 use serde::Serialize;
 
-/// The version of the methods, in every finding they make.
+/// The version of the methods, stored in every finding they make.
 pub const MODEL: &str = "changes-2";
 
-/// What changed.
+/// The property that changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ChangeKind {
@@ -39,18 +39,18 @@ pub struct Change {
     pub index: u64,
     /// The earliest index at which the new regime may have begun.
     pub earliest: u64,
-    /// The latest index at which it may have begun.
+    /// The latest index at which the new regime may have begun.
     pub latest: u64,
-    /// What changed most.
+    /// The property that changed most.
     pub kind: ChangeKind,
-    /// The level, standard deviation or slope a point before the change, in the unit of the series.
+    /// The level, standard deviation or slope per point before the change, in the unit of the series.
     pub before: f64,
-    /// The same after it.
+    /// The level, standard deviation or slope per point after the change, in the unit of the series.
     pub after: f64,
-    /// Level: the step, in standard deviations of the noise around the regimes. Slope: how far the shorter of the two
-    /// regimes leads away from where the other slope would have led, likewise. Variance: the binary logarithm of the
-    /// ratio of the standard deviations. Negative when it went down.
+    /// Level: the step, in standard deviations of the noise around the regimes. Slope: the distance, over the shorter
+    /// of the two regimes, from where the other slope would have led, in the same unit. Variance: the binary logarithm
+    /// of the ratio of the standard deviations. Negative for a decrease.
     pub effect: f64,
-    /// In [0, 1]: the posterior odds of a change against none, as a probability.
+    /// Probability of a change, in [0, 1], from the posterior odds of a change against none.
     pub confidence: f64,
 }

@@ -1,8 +1,8 @@
-//! The clean event as the watch reads it: which device, when, and what it measured.
+//! The clean event as the watch reads it: the device, the time and the readings.
 //!
-//! What is where in an event is said by the roles of its clean schema, which the gate derives from the raw one and which
-//! keeps them. JSON values carry no schema, so fields are found by name: an older event may lack what is optional, a newer
-//! one may have more. Avro values name the schema that wrote them, and are read by that one.
+//! The roles in the clean schema say which field holds what; the gate derives the clean schema from the raw one and
+//! keeps the roles. JSON values carry no schema, so their fields are found by name: an older event may lack optional
+//! fields, a newer one may have additional fields. Avro values name the schema that wrote them and are read with it.
 
 mod shape;
 
@@ -16,7 +16,7 @@ use serde::de::DeserializeSeed;
 use self::shape::{Building, Seed, Shape};
 use super::reading::Token;
 
-/// The most readings of one event; their index is part of every reading's origin.
+/// Maximum number of readings in one event; the index of a reading is part of its origin.
 pub const READINGS_MAX: usize = u16::MAX as usize;
 
 /// The first byte of the Confluent wire format; a schema id of four bytes follows, big endian.
@@ -24,63 +24,63 @@ const CONFLUENT: u8 = 0;
 /// The first two bytes of an Avro single object; a fingerprint of eight bytes follows (Avro 1.12).
 const SINGLE_OBJECT: [u8; 2] = [0xc3, 0x01];
 
-/// A clean event, borrowed from its record where that is possible.
+/// A clean event, borrowed from its record where possible.
 #[derive(Debug, PartialEq)]
 pub struct Event<'v> {
     /// The device's token.
     pub device: Token,
-    /// When the device took the readings by its own clock, in ms since the Unix epoch; none where the schema has no such
+    /// When the device took the readings, by its own clock, in ms since the Unix epoch; `None` if the event has no such
     /// field.
     pub recorded_at_ms: Option<i64>,
     /// The firmware version; empty when unknown.
     pub firmware: Cow<'v, str>,
     /// The device model; empty when unknown.
     pub model: Cow<'v, str>,
-    /// What was measured, in the order of the event.
+    /// The readings, in the order of the event.
     pub readings: Vec<Measured<'v>>,
 }
 
 /// One reading as the device sent it.
 #[derive(Debug, PartialEq)]
 pub struct Measured<'v> {
-    /// What it measures.
+    /// The name of the metric.
     pub metric: Cow<'v, str>,
-    /// The finite number, in `unit`.
+    /// The value, in `unit`; always finite.
     pub value: f64,
-    /// UCUM; none means the metric's own.
+    /// The UCUM unit; `None` means the metric's own.
     pub unit: Option<Cow<'v, str>>,
-    /// What the device thinks of it: none, `good`, or something else.
+    /// The quality that the device reports, such as `good`; `None` if it reports none.
     pub quality: Option<Cow<'v, str>>,
     /// Milliseconds after `recorded_at_ms`.
     pub offset_ms: i64,
 }
 
-/// Why a clean record cannot be read. The reasons quote nothing of it.
+/// Why a clean record cannot be read. The texts quote nothing from the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Undecodable {
-    /// Nothing is known yet of this schema id: ask the registry, and hold the partition meanwhile.
-    #[error("the schema id {0} is not known yet")]
+    /// This schema id is not known yet: ask the registry, and pause the partition until it answers.
+    #[error("schema id {0} is not known yet")]
     NeedsSchema(u32),
     /// No local schema has this fingerprint, or the registry does not have the id.
-    #[error("it names a schema that nobody has")]
+    #[error("its schema is unknown")]
     UnknownSchema,
-    /// The bytes are no value of the schema.
-    #[error("it is not as any clean schema has it")]
+    /// The bytes are not a valid value of the schema.
+    #[error("it does not match any clean schema")]
     Malformed,
-    /// There is no device token, or one that is none.
-    #[error("it names no device")]
+    /// The device token is missing or invalid.
+    #[error("its device token is missing or invalid")]
     NoDevice,
     /// A reading lacks its metric or its value.
-    #[error("it holds a reading without a metric or a finite value")]
+    #[error("it has a reading without a metric or without a finite value")]
     NoReading,
-    /// More than [`READINGS_MAX`].
-    #[error("it holds more readings than are taken from one event")]
+    /// The event has more than [`READINGS_MAX`] readings.
+    #[error("it has more readings than one event may have")]
     TooMany,
 }
 
-/// A schema that the watch cannot use.
+/// Why the watch cannot use a clean schema.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("clean schema: {0}")]
+#[error("the clean schema cannot be used: {0}")]
 pub struct SchemaError(String);
 
 /// One clean schema.
@@ -90,7 +90,7 @@ struct Clean {
     schema: Schema,
 }
 
-/// Reads clean records of every schema that it knows.
+/// Decodes clean records of every known schema.
 #[derive(Clone)]
 pub struct Decoder {
     schemas: Vec<Clean>,
@@ -100,12 +100,12 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Compiles the local schemas: each with the fingerprint of its canonical form (CRC-64-AVRO, little endian). Plain JSON
-    /// is first tried as the schema at `default`, then as the others.
+    /// Compiles the local schemas, each given with the fingerprint of its canonical form (CRC-64-AVRO, little endian).
+    /// Plain JSON is tried with the schema at index `default` first, then with the others.
     ///
     /// # Errors
     ///
-    /// The first schema that is not Avro, or has no device, metric or value.
+    /// [`SchemaError`] of the first schema that is not Avro, or has no field for the device, the metric or the value.
     pub fn new<'s>(
         local: impl IntoIterator<Item = (&'s serde_json::Value, [u8; 8])>,
         default: usize,
@@ -124,8 +124,8 @@ impl Decoder {
         Ok(decoder)
     }
 
-    /// Remembers what the registry said of an id: its schema, or that there is none. A schema that has no readings for us
-    /// is as good as none.
+    /// Stores the registry's answer for an id: its schema, or `None` if the id does not exist. A schema that the watch
+    /// cannot use counts as missing.
     pub fn learn(&mut self, id: u32, schema: Option<&str>) {
         let compiled = schema
             .and_then(|text| Schema::parse_str(text).ok())
@@ -137,22 +137,22 @@ impl Decoder {
         self.ids.insert(id, index);
     }
 
-    /// Forgets what the registry said of an id: it is to be asked again.
+    /// Forgets the registry's answer for an id, so that it is requested again.
     pub fn forget(&mut self, id: u32) {
         self.ids.remove(&id);
     }
 
-    /// Whether it was learnt what a schema id is.
+    /// Whether the registry's answer for a schema id is known.
     #[must_use]
     pub fn knows(&self, id: u32) -> bool {
         self.ids.contains_key(&id)
     }
 
-    /// Reads the value of a clean record.
+    /// Decodes the value of a clean record.
     ///
     /// # Errors
     ///
-    /// [`Undecodable`]; only [`Undecodable::NeedsSchema`] may be tried again.
+    /// [`Undecodable`]; only [`Undecodable::NeedsSchema`] can be retried.
     pub fn decode<'v>(&self, value: &'v [u8]) -> Result<Event<'v>, Undecodable> {
         match *value {
             [CONFLUENT, a, b, c, d, ref datum @ ..] => {
@@ -168,8 +168,8 @@ impl Decoder {
         }
     }
 
-    /// JSON does not say what it is an event of. Where it is none of the default event, the other schemas are tried; what
-    /// none of them reads is told as the default event's trouble.
+    /// JSON does not name its schema. If the default schema does not match, the others are tried; if none matches, the
+    /// error is that of the default schema.
     fn json<'v>(&self, value: &'v [u8]) -> Result<Event<'v>, Undecodable> {
         let first = self.schemas.get(self.default).ok_or(Undecodable::UnknownSchema)?;
         first.json(value).or_else(|trouble| {
@@ -198,7 +198,7 @@ impl Clean {
             building: &mut building,
         };
         let read = seed.deserialize(&mut json).and_then(|()| json.end());
-        // What the event was missing says more than where the text stopped making sense.
+        // A missing or excess part of the event is a more precise error than a JSON syntax error.
         building.trouble()?;
         read.map_err(|_| Undecodable::Malformed)?;
         building.finish()

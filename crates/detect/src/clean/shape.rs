@@ -1,4 +1,4 @@
-//! Where the roles are in an event, and the one pass that takes what they mean out of it.
+//! The positions of the roles in an event, and the single pass that extracts their values.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,23 +11,23 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 use super::{Event, Measured, READINGS_MAX, Undecodable};
 use crate::reading::Token;
 
-/// The field of a reading that has no role but a name: milliseconds after the event's time.
+/// The field of a reading that is found by name because it has no role: milliseconds after the event's time.
 const OFFSET_MS: &str = "offset_ms";
 
-/// What is of interest in a value of the schema.
+/// The parts to extract from a value of the schema.
 #[derive(Clone)]
 pub(super) enum Shape {
-    /// Nothing.
+    /// The value is skipped.
     Skip,
-    /// These fields, in the order of the schema.
+    /// A record with these fields, in the order of the schema.
     Record(Box<[(Box<str>, Shape)]>),
-    /// Items, each of which is a reading.
+    /// An array whose items are readings.
     Readings(Box<Shape>),
-    /// The value itself.
+    /// The value itself is extracted.
     Leaf(Leaf),
 }
 
-/// What a leaf means.
+/// The role of an extracted value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Leaf {
     Device,
@@ -58,7 +58,7 @@ impl Leaf {
 }
 
 impl Shape {
-    /// Reads the roles of a clean schema.
+    /// Compiles the roles of a clean schema; the error says which required role is missing.
     pub fn compile(schema: &Schema) -> Result<Self, &'static str> {
         let mut found = Vec::new();
         let shape = Self::of(schema, &mut found, false);
@@ -112,7 +112,7 @@ impl Shape {
     }
 }
 
-/// The items of an array, which may be optional.
+/// The item schema of an array or an optional array.
 fn items(schema: &Schema) -> Option<&Schema> {
     match schema {
         Schema::Array(array) => Some(&array.items),
@@ -121,7 +121,7 @@ fn items(schema: &Schema) -> Option<&Schema> {
     }
 }
 
-/// An event that is being read.
+/// An event under construction.
 #[derive(Default)]
 pub(super) struct Building<'v> {
     device: Option<Token>,
@@ -133,7 +133,7 @@ pub(super) struct Building<'v> {
     trouble: Option<Undecodable>,
 }
 
-/// The reading that is being read.
+/// A reading under construction.
 #[derive(Default)]
 struct Reading<'v> {
     metric: Option<Cow<'v, str>>,
@@ -144,13 +144,13 @@ struct Reading<'v> {
 }
 
 impl<'v> Building<'v> {
-    /// What the event is found to lack, or to have too much of.
+    /// The first problem found so far: a part that is missing, invalid or in excess.
     pub fn trouble(&self) -> Result<(), Undecodable> {
         self.trouble.map_or(Ok(()), Err)
     }
 
     pub fn finish(mut self) -> Result<Event<'v>, Undecodable> {
-        // An event without an array of readings is one itself.
+        // An event without an array of readings is a single reading itself.
         if self.reading.metric.is_some() || self.reading.value.is_some() {
             self.end_reading();
         }
@@ -179,7 +179,7 @@ impl<'v> Building<'v> {
         }
     }
 
-    /// Takes a text; false when it is none of what the leaf can be.
+    /// Takes a text and returns false if the leaf cannot hold it.
     fn text(&mut self, leaf: Leaf, text: Cow<'v, str>) -> bool {
         match leaf {
             Leaf::Device => match Token::new(text.as_bytes()) {
@@ -216,7 +216,7 @@ impl<'v> Building<'v> {
         leaf == Leaf::Value
     }
 
-    /// Takes what the roles mean out of an Avro value, whose records have all fields of the schema in its order.
+    /// Extracts the roles from an Avro value, whose records have all fields of the schema, in its order.
     pub fn take_avro(&mut self, shape: &Shape, value: Value) {
         match (shape, value) {
             (Shape::Skip, _) | (_, Value::Null) => {}
@@ -258,7 +258,7 @@ impl<'v> Building<'v> {
     }
 }
 
-/// Reads one value of a JSON event as its shape has it.
+/// Reads one value of a JSON event according to its shape.
 pub(super) struct Seed<'s, 'b, 'v> {
     pub shape: &'s Shape,
     pub building: &'b mut Building<'v>,
@@ -283,13 +283,13 @@ impl<'v> Visitor<'v> for Seed<'_, '_, 'v> {
             Shape::Skip => "anything",
             Shape::Record(_) => "an object",
             Shape::Readings(_) => "an array",
-            Shape::Leaf(_) => "a value of its role",
+            Shape::Leaf(_) => "a value that fits its role",
         })
     }
 
     fn visit_map<M: MapAccess<'v>>(self, mut map: M) -> Result<(), M::Error> {
         let Shape::Record(fields) = self.shape else {
-            return Err(M::Error::custom("no object"));
+            return Err(M::Error::custom("unexpected object"));
         };
         let mut hint = 0;
         while let Some(found) = map.next_key_seed(Key { fields, hint })? {
@@ -308,7 +308,7 @@ impl<'v> Visitor<'v> for Seed<'_, '_, 'v> {
 
     fn visit_seq<S: SeqAccess<'v>>(self, mut items: S) -> Result<(), S::Error> {
         let Shape::Readings(item) = self.shape else {
-            return Err(S::Error::custom("no array"));
+            return Err(S::Error::custom("unexpected array"));
         };
         while items
             .next_element_seed(Seed {
@@ -319,7 +319,7 @@ impl<'v> Visitor<'v> for Seed<'_, '_, 'v> {
         {
             self.building.end_reading();
             if self.building.trouble.is_some() {
-                return Err(S::Error::custom("no reading"));
+                return Err(S::Error::custom("invalid reading"));
             }
         }
         Ok(())
@@ -357,12 +357,12 @@ impl<'v> Seed<'_, '_, 'v> {
     fn leaf<E: Error>(self, take: impl FnOnce(&mut Building<'v>, Leaf) -> bool) -> Result<(), E> {
         match self.shape {
             Shape::Leaf(leaf) if take(self.building, *leaf) => Ok(()),
-            _ => Err(E::custom("not what its role needs")),
+            _ => Err(E::custom("a value that does not fit its role")),
         }
     }
 }
 
-/// Finds the field of a key. Producers keep an order, so the search goes on from the last one found.
+/// Finds the field of a key. Producers keep the order of fields, so the search continues after the last field found.
 struct Key<'s> {
     fields: &'s [(Box<str>, Shape)],
     hint: usize,

@@ -7,7 +7,7 @@ use super::*;
 
 const DEVICE: &str = "AAECAwQFBgcICQoLDA0ODw";
 
-/// The clean side of the default event, as far as the watch looks.
+/// The clean schema of the default event, reduced to the fields that the watch reads and some that it skips.
 fn schema() -> Value {
     json!({"type": "record", "name": "CleanBiometricEvent", "namespace": "pulsegate", "fields": [
         {"name": "event_id", "type": {"type": "string", "logicalType": "uuid"}, "pulsegate:role": "event-id"},
@@ -51,7 +51,7 @@ fn decode(event: &Value) -> Result<Event<'static>, Undecodable> {
 }
 
 #[test]
-fn what_the_roles_mean_is_taken_and_the_rest_is_not_looked_at() {
+fn fields_with_roles_are_extracted_and_the_rest_is_skipped() {
     let found = decode(&event()).expect("an event");
     assert_eq!(found.device.as_str(), DEVICE);
     assert_eq!(found.recorded_at_ms, Some(1_795_341_600_250));
@@ -78,7 +78,7 @@ fn what_the_roles_mean_is_taken_and_the_rest_is_not_looked_at() {
 }
 
 #[test]
-fn an_older_event_may_lack_and_a_newer_one_may_have_more() {
+fn an_older_event_may_lack_fields_and_a_newer_one_may_have_more() {
     let mut older = event();
     for name in ["firmware", "model", "recorded_at"] {
         older.as_object_mut().expect("an object").remove(name);
@@ -92,7 +92,7 @@ fn an_older_event_may_lack_and_a_newer_one_may_have_more() {
 }
 
 #[test]
-fn what_cannot_be_read_is_told_by_a_closed_reason() {
+fn unreadable_records_have_a_closed_reason() {
     let without = |pointer: &str, value: Value| {
         let mut event = event();
         *event.pointer_mut(pointer).expect("there") = value;
@@ -125,7 +125,7 @@ fn what_cannot_be_read_is_told_by_a_closed_reason() {
     );
     let text = serde_json::to_string(&event()).expect("JSON");
     assert_eq!(told(format!("{text}{text}").as_bytes()), Undecodable::Malformed);
-    // Beyond an f64 there is no number.
+    // A number beyond the range of an f64 is malformed.
     assert_eq!(
         told(text.replace("97.5", "1e400").as_bytes()),
         Undecodable::Malformed
@@ -219,13 +219,13 @@ fn avro_is_read_by_the_schema_that_wrote_it_whichever_framing_names_it() {
 }
 
 #[test]
-fn a_schema_without_readings_is_refused() {
+fn a_schema_without_readings_is_rejected() {
     let mut bare = schema();
     bare["fields"]
         .as_array_mut()
         .expect("fields")
         .retain(|field| field["name"] != "readings");
-    let error = Decoder::new([(&bare, FINGERPRINT)], 0).err().expect("refused");
+    let error = Decoder::new([(&bare, FINGERPRINT)], 0).err().expect("rejected");
     assert!(error.to_string().contains("`metric`"), "{error}");
 }
 
@@ -237,7 +237,7 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_event_is_an_event_or_a_reason(at in 0..300_usize, byte in any::<u8>()) {
+    fn a_damaged_event_does_not_panic(at in 0..300_usize, byte in any::<u8>()) {
         let mut text = serde_json::to_vec(&event()).expect("JSON");
         let length = text.len();
         text[at % length] = byte;

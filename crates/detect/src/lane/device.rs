@@ -1,4 +1,4 @@
-//! What a lane remembers of a device.
+//! The state that a lane keeps of a device.
 
 use std::hash::{Hash, Hasher};
 
@@ -8,35 +8,35 @@ use crate::alert::Budget;
 use crate::quality::Episode;
 use crate::reading::Version;
 
-/// How long a movement explains what is measured after it.
+/// How long after a movement it still explains readings, in ms.
 const RECOVERY_MS: i64 = 5 * 60_000;
 const MINUTE_MS: i64 = 60_000;
 
-/// One device.
+/// The state of one device.
 #[derive(Clone, Copy, Default, PartialEq, Debug)]
 pub(super) struct Device {
-    /// Names what it runs; 0 before its first event.
+    /// Hash of its firmware and model; 0 before its first event.
     pub version: u64,
-    /// The time of the newest event that said so.
+    /// Time of the newest event with this version, in ms since 1970.
     pub version_ms: i64,
-    /// The newest minute in which it moved.
+    /// The newest minute in which it moved, counted since 1970.
     pub moved_minute: i64,
-    /// A bit for each minute up to that one, in which it moved: bit 0 is that one.
+    /// One bit for each of the 64 minutes up to `moved_minute`, set if it moved; bit 0 is `moved_minute` itself.
     pub moved: u64,
     /// Faults of its clock and its connection.
     pub episode: Episode,
-    /// Notices of the day.
+    /// Notices about it today.
     pub budget: Budget,
 }
 
 impl Device {
-    /// Notes what the device runs. True when it is something else than before. An event that was delayed says what it ran
-    /// then, which is no change.
+    /// Records the version that the device runs and returns whether it changed. A delayed event carries the version of
+    /// its own time, which is not a change.
     pub fn runs(&mut self, version: &Version, time_ms: i64) -> bool {
         if self.version != 0 && time_ms < self.version_ms {
             return false;
         }
-        // Never 0; two versions of one device with the same hash do not happen by accident, and nobody gains by one.
+        // Never 0. Two versions of one device do not collide by accident, and an attacker gains nothing by a collision.
         let mut hasher = SipHasher13::new();
         (version.firmware.as_str(), version.model.as_str()).hash(&mut hasher);
         let name = hasher.finish() | 1;
@@ -44,7 +44,7 @@ impl Device {
         std::mem::replace(&mut self.version, name) != name
     }
 
-    /// The device moved in the minute of `time_ms`.
+    /// Records that the device moved in the minute of `time_ms`.
     pub fn moved(&mut self, time_ms: i64) {
         let minute = time_ms.div_euclid(MINUTE_MS);
         if self.moved == 0 || minute > self.moved_minute {
@@ -60,7 +60,8 @@ impl Device {
         self.moved |= 1_u64.checked_shl(back).unwrap_or(0);
     }
 
-    /// Whether it moved between shortly before `start_ms` and `length_ms` after it, as far as the last hour tells.
+    /// Whether it moved between [`RECOVERY_MS`] before `start_ms` and `length_ms` after it; only the last 64 minutes up
+    /// to its newest movement are known.
     pub fn is_moving(&self, start_ms: i64, length_ms: i64) -> bool {
         let first = start_ms.saturating_sub(RECOVERY_MS).div_euclid(MINUTE_MS);
         let last = start_ms.saturating_add(length_ms - 1).div_euclid(MINUTE_MS);
@@ -88,12 +89,12 @@ mod tests {
     }
 
     #[test]
-    fn a_device_is_told_when_it_is_new_and_when_its_version_changes() {
+    fn a_device_is_reported_when_it_is_new_and_when_its_version_changes() {
         let mut device = Device::default();
         assert!(device.runs(&version("1"), NOON));
         assert!(!device.runs(&version("1"), NOON + 1));
         assert!(device.runs(&version("2"), NOON + 2));
-        assert!(!device.runs(&version("1"), NOON), "an upload that was delayed");
+        assert!(!device.runs(&version("1"), NOON), "a delayed upload");
         assert!(!device.runs(&version("2"), NOON + 3));
     }
 

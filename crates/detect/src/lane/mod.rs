@@ -1,7 +1,7 @@
-//! One lane of the clean topic: from its records to readings, findings and what devices run.
+//! One lane of the clean topic: from its records to readings, findings and device versions.
 //!
 //! ```text
-//! record ─▶ decode ─▶ judge each reading ─▶ average the good ones ─▶ score ─▶ tell
+//! record ─▶ decode ─▶ judge each reading ─▶ average the good ones ─▶ score ─▶ notify
 //! ```
 //!
 //! Its state is a pure function of the lane's log: the same records give the same readings and findings, under the same
@@ -30,20 +30,21 @@ use super::series::{Closed, Table, Window};
 
 pub use snapshot::BadSnapshot;
 
-/// The version of the quality stage, in its findings.
+/// The version of the quality stage, stored in its findings.
 pub const QUALITY_MODEL: &str = "quality-1";
 
-/// How lanes score. What stands here decides findings: after a change of it the detectors are rebuilt from the log.
+/// How lanes score. These settings determine the findings: after a change, the detectors are rebuilt from the log.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Readings are averaged over so many minutes before they are scored, 1 to 5. Default: 1.
+    /// Number of minutes over which readings are averaged before they are scored, 1 to 5. Default: 1.
     pub window_minutes: u8,
-    /// Series (device and metric) that a lane remembers at most; those that were not heard of for longest are forgotten
+    /// Maximum number of series (device and metric) that a lane remembers; those without recent readings are evicted
     /// first. A series takes 580 bytes, with keys, index and a quarter of a device (`benches/detection/memory.rs`).
     /// Default: 200,000.
     pub series_max: u32,
-    /// Devices that a lane remembers at most; one that was forgotten is told as if it were new. Default: 100,000.
+    /// Maximum number of devices that a lane remembers; an evicted device is reported as new when it appears again.
+    /// Default: 100,000.
     pub devices_max: u32,
 }
 
@@ -58,7 +59,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Notes what makes no sense.
+    /// Reports values that are out of range.
     pub fn check(&self, check: &mut pulsegate_settings::Check) {
         check.range("window_minutes", self.window_minutes.into(), 1..=5);
         check.range("series_max", self.series_max.into(), 1..=400_000);
@@ -70,44 +71,44 @@ impl Config {
     }
 }
 
-/// What all lanes of a process go by.
+/// The settings that all lanes of a process share.
 pub struct Rules {
     /// How lanes score.
     pub lane: Config,
-    /// What counts as a fault of clock or transport.
+    /// Limits beyond which a reading's time is a fault of clock or transport.
     pub quality: quality::Config,
-    /// When people are told.
+    /// When people are notified.
     pub alert: alert::Config,
-    /// The metrics' table.
+    /// The metrics table.
     pub metrics: Metrics,
 }
 
 /// A record of the clean topic.
 #[derive(Clone, Copy, Debug)]
 pub struct CleanRecord<'r> {
-    /// Its offset.
+    /// Its offset in the partition.
     pub offset: i64,
     /// When the broker appended it, in ms since the Unix epoch.
     pub append_ms: i64,
-    /// Its value.
+    /// The encoded event.
     pub value: &'r [u8],
 }
 
-/// What records came to. It only grows until it is cleared.
+/// The output of the records observed since it was last cleared.
 #[derive(Debug, Default)]
 pub struct Output {
     /// Every reading, in order.
     pub readings: Vec<Reading>,
-    /// What was found.
+    /// The findings, in order.
     pub findings: Vec<Finding>,
-    /// Devices that are new to the lane, or run something else than before. One that had to make room is new again.
+    /// Devices that are new to the lane or run another version than before. An evicted device is new again.
     pub devices: Vec<DeviceVersion>,
-    /// Readings by [`Quality::code`].
+    /// Number of readings by [`Quality::code`].
     pub verdicts: [u64; Quality::ALL.len()],
 }
 
 impl Output {
-    /// Forgets everything and keeps the memory.
+    /// Removes everything and keeps the allocated memory.
     pub fn clear(&mut self) {
         self.readings.clear();
         self.findings.clear();
@@ -116,17 +117,17 @@ impl Output {
     }
 }
 
-/// How many of what a lane remembers had to make room for others.
+/// Number of entries that a lane evicted to stay below its limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Evicted {
-    /// Series.
+    /// Series evicted to stay within [`Config::series_max`].
     pub series: u64,
-    /// Devices.
+    /// Devices evicted to stay within [`Config::devices_max`].
     pub devices: u64,
 }
 
 impl Evicted {
-    /// How many of these came after `before`.
+    /// The evictions after `before`.
     #[must_use]
     pub const fn since(self, before: Self) -> Self {
         Self {
@@ -136,11 +137,11 @@ impl Evicted {
     }
 }
 
-/// A record waits for the registry's answer about a schema id.
+/// A record cannot be decoded until the registry has answered for this schema id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NeedsSchema(pub u32);
 
-/// One series of one device.
+/// The state of one series of one device.
 #[derive(Clone, Copy, Default, PartialEq, Debug)]
 struct Series {
     /// Time and value of the last plausible reading.
@@ -153,7 +154,7 @@ struct Series {
     rest: alert::Rest,
 }
 
-/// A lane.
+/// The state of one lane; see the [module](self).
 pub struct Lane {
     partition: i32,
     rules: Arc<Rules>,
@@ -162,7 +163,7 @@ pub struct Lane {
     interned: Interned,
 }
 
-/// Where a reading stands and whom it is about.
+/// The origin, the device and the metric of a reading.
 struct Place<'e> {
     device: Token,
     metric: u16,
@@ -185,13 +186,13 @@ impl Lane {
         }
     }
 
-    /// How many series it remembers.
+    /// Number of series it remembers.
     #[must_use]
     pub const fn series(&self) -> u32 {
         self.series.len()
     }
 
-    /// What had to make room since the lane was made.
+    /// Evictions since the lane was created.
     #[must_use]
     pub const fn evicted(&self) -> Evicted {
         Evicted {
@@ -200,17 +201,17 @@ impl Lane {
         }
     }
 
-    /// Bytes that its series and devices take.
+    /// Heap memory of its series and devices, in bytes.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
         self.series.heap_bytes() + self.devices.heap_bytes()
     }
 
-    /// Takes the next record.
+    /// Processes the next record.
     ///
     /// # Errors
     ///
-    /// [`NeedsSchema`]: nothing was taken; come again with the same record when the id is known.
+    /// [`NeedsSchema`]: the state is unchanged; retry with the same record when the id is known.
     pub fn observe(
         &mut self,
         record: &CleanRecord<'_>,
@@ -235,10 +236,10 @@ impl Lane {
             let number = rules.metrics.find(&measured.metric)?;
             Some((number, rules.metrics.get(number)?))
         };
-        // What explains the readings of an event may stand behind them.
+        // The steps that explain a reading may come after it in the event.
         for measured in &event.readings {
             let time_ms = recorded_ms.saturating_add(measured.offset_ms);
-            // One movement in the year 2100 would be the newest for good, and hide all that follow.
+            // One movement dated in the year 2100 would stay the newest forever and hide all later ones.
             if described(measured).is_some_and(|(_, described)| described.is_movement(measured))
                 && rules.quality.believes(time_ms, record.append_ms)
             {
@@ -292,7 +293,7 @@ impl Lane {
         }
     }
 
-    /// Makes the device known, and tells of it when it is new or runs something else than before.
+    /// Registers the device, and reports it when it is new or runs another version than before.
     fn meet(
         &mut self,
         record: &CleanRecord<'_>,
@@ -315,7 +316,7 @@ impl Lane {
         });
     }
 
-    /// The value in the metric's unit and the verdict on it. What is good goes on to be scored.
+    /// The value in the metric's unit and the verdict on it. Good readings are averaged and scored.
     fn judge(&mut self, place: &Place<'_>, measured: &Measured<'_>, out: &mut Output) -> (f64, Quality) {
         let (value, verdict) = place.described.judge(measured);
         let window_ms = self.rules.lane.window_ms();
@@ -323,7 +324,7 @@ impl Lane {
         let series = self.series.enter((place.device, place.metric));
         let believed = self.rules.quality.believes(place.time_ms, place.append_ms);
         let verdict = series.judge(place, value, verdict, believed, window_ms);
-        // A clock or a connection is the device's; everything else is the sensor's.
+        // Clock and connection faults belong to the device; all other faults belong to the sensor.
         let tell = if verdict.is_of_device() {
             device.episode.observe(verdict)
         } else {
@@ -348,10 +349,10 @@ impl Lane {
             out.findings.push(finding);
         }
         if verdict == Quality::Good
-            // Movement explains, and is not explained: how much somebody walks is nothing to score.
+            // Activity is not scored: it explains other readings, and how much the wearer walks is no anomaly.
             && place.described.activity_min.is_none()
             && let Some(closed) = series.window.observe(place.time_ms, value, window_ms)
-            // What movement explains is neither odd nor usual.
+            // A value explained by movement is not scored and not learnt.
             && !(place.described.rest_only && device.is_moving(closed.start_ms, window_ms))
         {
             let score = series.detector.observe(closed.start_ms, closed.mean);
@@ -365,7 +366,7 @@ impl Lane {
         (value, verdict)
     }
 
-    /// Adds a finding about a device, and decides whether people are to be told of it.
+    /// Adds a finding about a device, and decides whether people are notified of it.
     fn tell(&mut self, place: &Place<'_>, mut finding: Finding, out: &mut Output) {
         let device = self.devices.enter(place.device);
         let series = self.series.enter((place.device, place.metric));
@@ -375,7 +376,7 @@ impl Lane {
         out.findings.push(finding);
     }
 
-    /// The finding that says that offsets were deleted before they were read; `append_ms` is when the first record after
+    /// The finding for offsets that retention deleted before they were read; `append_ms` is when the first record after
     /// them was appended.
     #[must_use]
     pub fn lost(&self, offsets: std::ops::Range<i64>, append_ms: i64) -> Finding {
@@ -404,7 +405,7 @@ impl Lane {
         };
         Finding {
             reason: format!("the record cannot be read: {trouble}"),
-            // There are no readings of it, whoever looks for them.
+            // Above low, because its readings are missing from the database.
             severity: Severity::Medium,
             ..blank(series, origin, record.append_ms)
         }
@@ -412,7 +413,7 @@ impl Lane {
 }
 
 impl Series {
-    /// The verdict on the next reading, which by itself has `verdict`, beside what came before it.
+    /// The verdict on the next reading, given its own `verdict` and the readings before it.
     fn judge(
         &mut self,
         place: &Place<'_>,
@@ -446,24 +447,24 @@ impl Series {
     }
 }
 
-/// The unit that the device says, if it says one.
+/// The unit that the device gave; empty if it gave none.
 fn unit_of<'m>(measured: &'m Measured<'_>) -> &'m str {
     measured.unit.as_deref().unwrap_or_default()
 }
 
-/// The decades of surprise that make an oddity of one half.
+/// The surprise, in decades, at which the oddity is one half.
 const HALF_ODD: f64 = 4.5;
 
-/// How odd a value is, from 0 to 1. Made of the surprise, which lasts as long as what is odd does; the detector's score
-/// tells of it once and then rests, which is no way to say three of five.
+/// How odd a value is, from 0 to 1. Computed from the surprise, which lasts as long as the anomaly. The detector's own
+/// score reports an anomaly once and then rests, so it cannot be high for three of five windows.
 fn oddity(surprise: f64) -> f64 {
     surprise.max(0.0) / (surprise.max(0.0) + HALF_ODD)
 }
 
-/// For how long a series is odd when that becomes a finding: three of five windows.
+/// Duration of an anomaly when it becomes a finding, in minutes: three of five windows.
 const ODD_MINUTES: f64 = 3.0;
 
-/// The finding of an odd stretch of a series.
+/// The finding that opens an anomaly episode of a series.
 fn odd(place: &Place<'_>, closed: Closed, score: &Score) -> Finding {
     let metric = &place.described.metric;
     let series = format!("{}/{}", place.device.as_str(), metric.name.as_str());
@@ -488,7 +489,7 @@ fn odd(place: &Place<'_>, closed: Closed, score: &Score) -> Finding {
     }
 }
 
-/// The finding that opens an episode.
+/// The finding that opens a quality episode.
 fn faulty(place: &Place<'_>, value: f64, verdict: Quality, since_ms: i64) -> Finding {
     let of_device = verdict.is_of_device();
     let metric = if of_device {
@@ -506,7 +507,7 @@ fn faulty(place: &Place<'_>, value: f64, verdict: Quality, since_ms: i64) -> Fin
     Finding {
         device: Some(*place.device.bytes()),
         metric: metric.to_owned(),
-        // A time that can't be believed is not when anything happened.
+        // The device's time is wrong here, so the finding takes the broker's.
         time_ms: if verdict == Quality::ClockSkew {
             place.append_ms
         } else {
@@ -531,7 +532,7 @@ fn faulty(place: &Place<'_>, value: f64, verdict: Quality, since_ms: i64) -> Fin
     }
 }
 
-/// A quality finding about nothing in particular.
+/// A quality finding with only its id, series and times set; the basis of all findings.
 fn blank(series: String, origin: Origin, append_ms: i64) -> Finding {
     Finding {
         id: FindingId::new(Kind::Quality, &series, origin, QUALITY_MODEL),

@@ -1,7 +1,7 @@
-//! A lane's state as bytes, to go on from after a restart without reading the whole log again.
+//! A lane's state as bytes, so that it can resume after a restart without reading the whole log again.
 //!
-//! Numbers are little endian. Devices and series stand in the order of their tables, because what is evicted next depends
-//! on it.
+//! Numbers are little endian. Devices and series are stored in the order of their tables, because the order decides
+//! what is evicted next.
 
 use std::sync::Arc;
 
@@ -15,21 +15,21 @@ use crate::quality::{Episode, Run};
 use crate::reading::Token;
 use crate::series::{Table, Window};
 
-/// The version of this layout and of everything that a lane does with what it remembers.
+/// The version of this layout and of how a lane uses the stored state.
 const LAYOUT: &str = "lane-4";
 
-/// Bytes that are no snapshot of this version, or a damaged one.
+/// The bytes are damaged or are not a snapshot of this version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the snapshot cannot be read; the detectors have to be rebuilt from the log")]
+#[error("failed to read the snapshot: the detectors must be rebuilt from the log")]
 pub struct BadSnapshot;
 
 impl Rules {
-    /// Names the models and everything in the configuration that decides what they find: a snapshot of another name is of
-    /// no use.
+    /// Identifies the models and all configuration that determines what they find: a snapshot with another name cannot
+    /// be used.
     #[must_use]
     pub fn model(&self) -> String {
         let mut hasher = Sha256::new();
-        // Neither can fail to become JSON.
+        // Serializing these plain structs to JSON cannot fail.
         let config = serde_json::to_vec(&(&self.lane, &self.quality, &self.alert)).unwrap_or_default();
         hasher.update(config);
         for described in self.metrics.iter() {
@@ -41,7 +41,7 @@ impl Rules {
 }
 
 impl Lane {
-    /// What it knows, as bytes: the same bytes after the same records.
+    /// The state as bytes: the same bytes after the same records.
     #[must_use]
     pub fn snapshot(&self) -> Vec<u8> {
         let mut out =
@@ -58,11 +58,12 @@ impl Lane {
         out
     }
 
-    /// The lane that [`Lane::snapshot`] was asked of. `rules` must be those of then: compare [`Rules::model`] first.
+    /// Restores the lane from [`Lane::snapshot`]. `rules` must be the rules of the snapshot: compare [`Rules::model`]
+    /// first.
     ///
     /// # Errors
     ///
-    /// [`BadSnapshot`].
+    /// [`BadSnapshot`] if the bytes are damaged or have another layout.
     pub fn restore(partition: i32, rules: Arc<Rules>, bytes: &[u8]) -> Result<Self, BadSnapshot> {
         let mut lane = Self::new(partition, rules);
         let mut from = Bytes(bytes);
@@ -180,7 +181,7 @@ fn token(from: &mut Bytes<'_>) -> Option<Token> {
     Token::new(&from.take::<22>()?)
 }
 
-/// What is left to read.
+/// The bytes that are left to read.
 struct Bytes<'b>(&'b [u8]);
 
 impl Bytes<'_> {

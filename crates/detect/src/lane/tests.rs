@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use super::*;
 
 const NOW: i64 = 1_795_341_600_000;
-/// Minutes after which a series is known well enough for people to be told of it: more than a day's.
+/// Minutes after which the baseline is old enough for notices: more than a day.
 const KNOWN: i64 = 25 * 60;
 
 fn schema() -> Value {
@@ -72,7 +72,7 @@ impl Run {
         };
         self.lane
             .observe(&record, &self.decoder, &mut self.out)
-            .expect("no schema is missing");
+            .expect("no schema id is unknown");
         self.offset += 1;
     }
 
@@ -92,7 +92,7 @@ impl Run {
 }
 
 #[test]
-fn a_reading_in_no_unit_of_its_metric_is_stored_in_the_unit_that_the_device_says() {
+fn a_reading_in_an_unknown_unit_is_stored_in_the_unit_that_the_device_gave() {
     let mut run = Run::new();
     let at = jiff::Timestamp::from_millisecond(NOW)
         .expect("a time")
@@ -107,9 +107,9 @@ fn a_reading_in_no_unit_of_its_metric_is_stored_in_the_unit_that_the_device_says
 }
 
 #[test]
-fn what_had_to_make_room_is_counted() {
+fn evictions_are_counted() {
     let mut run = Run::new();
-    let mut few = Arc::into_inner(rules()).expect("nobody else has them");
+    let mut few = Arc::into_inner(rules()).expect("a single owner");
     (few.lane.devices_max, few.lane.series_max) = (2, 3);
     run.lane = Lane::new(3, Arc::new(few));
     let readings = [("heart_rate", 61.0, 0), ("spo2", 97.0, 0)];
@@ -121,7 +121,7 @@ fn what_had_to_make_room_is_counted() {
         devices: 6 - 2,
     };
     assert_eq!(run.lane.evicted(), all);
-    assert_eq!(run.out.devices.len(), 6, "who was forgotten is new");
+    assert_eq!(run.out.devices.len(), 6, "an evicted device is new again");
     assert_eq!(
         all.since(Evicted {
             series: 2,
@@ -169,12 +169,12 @@ fn every_reading_becomes_a_row_with_its_origin() {
         (magic.metric.name.as_str(), magic.quality),
         ("blood_magic", Quality::UnknownMetric.code())
     );
-    assert_eq!(run.lane.series(), 1, "nobody scores what nobody described");
+    assert_eq!(run.lane.series(), 1, "an unknown metric is not scored");
     assert_eq!(run.out.verdicts[Quality::UnknownMetric as usize], 1);
 }
 
 #[test]
-fn faults_are_stored_with_their_verdict_and_told_once_an_episode() {
+fn faults_are_stored_with_their_verdict_and_reported_once_per_episode() {
     let mut run = Run::new();
     for minute in 0..5 {
         assert_eq!(run.heart(minute, 60.0 + minute as f64), Quality::Good);
@@ -210,7 +210,7 @@ fn faults_are_stored_with_their_verdict_and_told_once_an_episode() {
 }
 
 #[test]
-fn a_flat_line_is_found_named_and_timed() {
+fn a_flat_line_is_found_with_its_reason_and_start() {
     let mut run = Run::new();
     for minute in 0..30 {
         run.heart(minute, 60.0 + (minute % 7) as f64);
@@ -234,7 +234,7 @@ fn a_flat_line_is_found_named_and_timed() {
 }
 
 #[test]
-fn a_level_that_shifts_is_found_named_and_explained() {
+fn a_level_shift_is_found_and_explained() {
     let mut run = Run::new();
     let wave = |minute: i64| 60.0 + ((minute * 7) % 11) as f64 / 2.0;
     for minute in 0..KNOWN {
@@ -265,7 +265,7 @@ fn a_level_that_shifts_is_found_named_and_explained() {
 }
 
 #[test]
-fn what_is_odd_before_a_day_is_over_is_stored_and_told_to_nobody() {
+fn an_anomaly_within_the_first_day_is_stored_but_not_notified() {
     let mut run = Run::new();
     let wave = |minute: i64| 60.0 + ((minute * 7) % 11) as f64 / 2.0;
     for minute in 0..320 {
@@ -282,17 +282,17 @@ fn what_is_odd_before_a_day_is_over_is_stored_and_told_to_nobody() {
 }
 
 #[test]
-fn what_movement_explains_is_not_odd() {
+fn movement_explains_an_anomaly() {
     const YEAR_2100: i64 = 4_102_444_800_000;
     let mut run = Run::new();
-    // Steps of a clock that is lost are no movement, and hide none that follows.
+    // Steps with a wrong clock are not movement, and do not hide later movement.
     run.take(NOW, &event(1, YEAR_2100, "1", &[("steps", 110.0, 0)]));
     for minute in 0..320_i64 {
         let at_ms = NOW + minute * 60_000;
         let moving = minute >= 300;
         let heart = 60.0 + ((minute * 7) % 11) as f64 / 2.0 + if moving { 60.0 } else { 0.0 };
         let steps = if moving { 110.0 } else { 0.0 };
-        // The steps stand behind the heart rate that they explain.
+        // The steps come after the heart rate that they explain.
         run.take(
             at_ms,
             &event(1, at_ms, "1", &[("heart_rate", heart, 0), ("steps", steps, 0)]),
@@ -308,7 +308,7 @@ fn what_movement_explains_is_not_odd() {
 }
 
 #[test]
-fn steps_that_nobody_can_take_explain_nothing() {
+fn implausible_steps_explain_nothing() {
     let mut run = Run::new();
     for minute in 0..320_i64 {
         let at_ms = NOW + minute * 60_000;
@@ -325,7 +325,7 @@ fn steps_that_nobody_can_take_explain_nothing() {
 }
 
 #[test]
-fn a_clock_that_jumps_moves_nothing_else() {
+fn a_clock_that_jumps_affects_nothing_else() {
     let mut run = Run::new();
     run.heart(0, 60.0);
     for at_ms in [0, 4_102_444_800_000, NOW + 400_000] {
@@ -334,12 +334,12 @@ fn a_clock_that_jumps_moves_nothing_else() {
         assert_eq!(
             run.out.readings.last().map(|reading| reading.time_ms),
             Some(at_ms),
-            "stored as it was said"
+            "stored with the device's time"
         );
     }
     assert_eq!(run.out.findings.len(), 1, "one episode");
-    assert_eq!(run.out.findings[0].time_ms, NOW + 1_000, "when the broker had it");
-    assert_eq!(run.out.devices.len(), 1, "nor does it say what ran when");
+    assert_eq!(run.out.findings[0].time_ms, NOW + 1_000, "the broker's time");
+    assert_eq!(run.out.devices.len(), 1, "its version is ignored too");
     assert_eq!(run.heart(1, 62.0), Quality::Good);
 }
 
@@ -351,14 +351,14 @@ fn the_same_reading_twice_is_a_duplicate_and_an_old_upload_is_late() {
     assert_eq!(
         run.heart(0, 61.0),
         Quality::Good,
-        "another measurement of the same moment"
+        "another value at the same time"
     );
     run.heart(1, 62.0);
     assert_eq!(run.heart(0, 60.0), Quality::Late);
 }
 
 #[test]
-fn what_cannot_be_read_is_a_finding_with_its_offset() {
+fn an_unreadable_record_is_a_finding_with_its_offset() {
     let mut run = Run::new();
     run.take(NOW, b"not an event");
     run.take(NOW + 5, &event(1, NOW, "1", &[("heart_rate", 60.0, 0)]));
@@ -376,7 +376,7 @@ fn what_cannot_be_read_is_a_finding_with_its_offset() {
 }
 
 #[test]
-fn a_record_that_needs_a_schema_leaves_nothing_behind() {
+fn a_record_that_needs_a_schema_leaves_the_state_unchanged() {
     let mut run = Run::new();
     let record = CleanRecord {
         offset: 0,
@@ -391,7 +391,7 @@ fn a_record_that_needs_a_schema_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_new_version_of_a_device_is_told_with_its_time() {
+fn a_new_version_of_a_device_is_reported_with_its_time() {
     let mut run = Run::new();
     for (minute, firmware) in ["1", "1", "2", "2"].into_iter().enumerate() {
         let at_ms = NOW + minute as i64 * 60_000;
@@ -407,7 +407,7 @@ fn a_new_version_of_a_device_is_told_with_its_time() {
 }
 
 #[test]
-fn a_snapshot_of_another_length_is_refused() {
+fn a_snapshot_of_another_length_is_rejected() {
     let mut run = Run::new();
     run.heart(0, 60.0);
     let bytes = run.lane.snapshot();
@@ -417,9 +417,9 @@ fn a_snapshot_of_another_length_is_refused() {
 }
 
 #[test]
-fn what_decides_findings_names_the_snapshot() {
+fn every_setting_that_affects_findings_changes_the_model_name() {
     let model = |change: fn(&mut Rules)| {
-        let mut rules = Arc::into_inner(rules()).expect("ours alone");
+        let mut rules = Arc::into_inner(rules()).expect("a single owner");
         change(&mut rules);
         rules.model()
     };
@@ -434,13 +434,13 @@ fn what_decides_findings_names_the_snapshot() {
     assert_eq!(distinct.len(), names.len(), "{names:?}");
 }
 
-/// The state that decides what is odd and who is told of it: a detector that knows its series, the odd ones of the last
-/// five windows, the silence after a finding and the device's budget.
+/// The cuts cover all state that decides about anomalies and notices: the trained detector, the odd windows among the
+/// last five, the silence after a finding and the device's budget.
 #[test]
-fn a_lane_that_was_restored_finds_and_tells_what_it_would_have() {
+fn a_restored_lane_makes_the_same_findings_and_notices() {
     const AGAIN: i64 = KNOWN + 300;
     const END: i64 = AGAIN + 20;
-    let mut frugal = Arc::into_inner(rules()).expect("ours alone");
+    let mut frugal = Arc::into_inner(rules()).expect("a single owner");
     frugal.alert.device_day_max = 1;
     let frugal = Arc::new(frugal);
     let run = |lane, offset| Run {
@@ -462,7 +462,7 @@ fn a_lane_that_was_restored_finds_and_tells_what_it_would_have() {
     let mut whole = run(Lane::new(3, Arc::clone(&frugal)), 0);
     play(&mut whole, 0..END);
     let told: Vec<_> = whole.out.findings.iter().map(|finding| finding.notify).collect();
-    assert_eq!(told, [true, false], "the second is beyond the budget");
+    assert_eq!(told, [true, false], "the second exceeds the budget");
     for cut in [
         KNOWN,
         KNOWN + 1,
@@ -492,7 +492,7 @@ fn a_lane_that_was_restored_finds_and_tells_what_it_would_have() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn a_lane_that_was_restored_goes_on_as_if_nothing_had_been(
+    fn a_restored_lane_continues_as_if_never_interrupted(
         steps in proptest::collection::vec((0..6_usize, -2..40_i64, 0..4_u8, 55.0..75.0_f64), 1..200), cut in 0..200_usize
     ) {
         let mut whole = Run::new();

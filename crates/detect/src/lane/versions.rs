@@ -1,4 +1,4 @@
-//! Names that many readings share: made once, and pointed at.
+//! Interned names: many readings share one allocation.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use foldhash::fast::FixedState;
 
 use crate::reading::{Metric, Name, Version};
 
-/// The most names of a kind that are kept. Devices choose them, so the set is forgotten when it is full: it only saves
+/// Maximum number of interned names of a kind. Devices choose the names, so a full set is cleared; it only saves
 /// memory.
 const NAMES_MAX: usize = 4_096;
 
-/// What readings share.
+/// The versions and metrics that readings share.
 #[derive(Default)]
 pub(super) struct Interned {
     versions: HashSet<Arc<Version>, FixedState>,
@@ -19,7 +19,7 @@ pub(super) struct Interned {
 }
 
 impl Interned {
-    /// What a device runs.
+    /// The firmware and model of a device, as one shared value.
     pub fn version(&mut self, firmware: &str, model: &str) -> Arc<Version> {
         let version = Version {
             firmware: Name::new(firmware),
@@ -28,7 +28,7 @@ impl Interned {
         shared(&mut self.versions, version)
     }
 
-    /// A metric that nobody described.
+    /// A metric that is not in the metrics table.
     pub fn metric(&mut self, name: &str, unit: &str) -> Arc<Metric> {
         let metric = Metric {
             name: Name::new(name),

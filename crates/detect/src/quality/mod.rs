@@ -1,7 +1,8 @@
-//! Quality before everything else: is a reading physiology at all, or a fault of sensor, clock or transport?
+//! Quality: whether a reading is physiology at all, or a fault of the sensor, the clock or the transport.
 //!
-//! What is not good is stored with its verdict, never scored and never in a baseline; how much of it there is, is a
-//! series of its own. Metrics, their units and their plausible ranges are data (`schemas/metrics.toml`).
+//! A reading that is not good is stored with its verdict, but never scored and never part of a baseline; the rate of
+//! good readings is a series of its own. Metrics, their units and their plausible ranges are data
+//! (`schemas/metrics.toml`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,30 +13,30 @@ use serde::{Deserialize, Serialize};
 use super::clean::Measured;
 use super::reading::{Metric, Name};
 
-/// The verdict on a reading, as `readings.quality` has it.
+/// The verdict on a reading, as stored in the column `readings.quality`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Quality {
-    /// Nothing is wrong with it.
+    /// No fault was found.
     Good,
-    /// The device is not sure of it.
+    /// The device marked it as uncertain.
     Uncertain,
-    /// The device says that it is bad.
+    /// The device marked it as bad.
     Bad,
-    /// Outside the range in which it could be a measurement of a living person.
+    /// Outside the range of values that a living person can produce.
     Implausible,
     /// A number that stands for "no reading", such as 0 or 255.
     Sentinel,
-    /// The same value for longer than a living person gives it.
+    /// The same value for longer than a living person produces it.
     Stuck,
-    /// The same value at the same time as the reading before.
+    /// The same value at the same time as the previous reading.
     Duplicate,
-    /// Its time is after that of the broker, or longer before it than any device keeps readings.
+    /// Its time is too far ahead of the broker's, or further behind it than any device stores readings.
     ClockSkew,
-    /// Older than what was already seen of its series.
+    /// Older than the window of its series that is already being averaged.
     Late,
-    /// In a unit that is none of the metric.
+    /// In a unit that cannot be converted to the metric's.
     UnknownUnit,
-    /// Of a metric that nobody described: stored, and never scored.
+    /// Of a metric that is not in the metrics table: stored, but never scored.
     UnknownMetric,
 }
 
@@ -55,7 +56,7 @@ impl Quality {
         Self::UnknownMetric,
     ];
 
-    /// The number in the database: a verdict keeps its number for ever.
+    /// The number in the database. A verdict never changes its number.
     #[must_use]
     pub const fn code(self) -> i16 {
         self as i16
@@ -84,40 +85,41 @@ impl Quality {
     pub const fn words(self) -> &'static str {
         match self {
             Self::Good => "good",
-            Self::Uncertain => "the device is not sure of it",
-            Self::Bad => "the device says that it is bad",
+            Self::Uncertain => "marked as uncertain by the device",
+            Self::Bad => "marked as bad by the device",
             Self::Implausible => "outside the plausible range of the metric",
             Self::Sentinel => "a number that stands for no reading",
             Self::Stuck => "the same value for too long",
-            Self::Duplicate => "the same reading twice",
+            Self::Duplicate => "a repeat of the previous reading",
             Self::ClockSkew => "the device's clock is far from the broker's",
-            Self::Late => "older than what was already seen of the series",
-            Self::UnknownUnit => "in a unit that is none of the metric",
-            Self::UnknownMetric => "of a metric that is not described",
+            Self::Late => "older than readings already seen in the series",
+            Self::UnknownUnit => "in a unit that cannot be converted to the metric's",
+            Self::UnknownMetric => "of a metric that is not in the metrics table",
         }
     }
 
-    /// Whether it is the fault of the device's clock or connection, whatever it measures.
+    /// Whether the device's clock or connection is at fault, independent of the metric.
     #[must_use]
     pub const fn is_of_device(self) -> bool {
         matches!(self, Self::ClockSkew | Self::Late)
     }
 
-    /// Whether it opens an episode, which is a finding. What a device merely doubts, and what nobody described, does not:
-    /// nothing is wrong that somebody could see to.
+    /// Whether it opens an episode, which is a finding. An uncertain reading and an unknown metric do not: neither is a
+    /// fault that an operator could fix.
     #[must_use]
     pub const fn is_fault(self) -> bool {
         !matches!(self, Self::Good | Self::Uncertain | Self::UnknownMetric)
     }
 }
 
-/// What counts as a fault of clock or transport.
+/// Limits beyond which a reading's time is a fault of clock or transport.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// How far a reading's time may be after the broker's, in seconds. Default: 300.
+    /// How far a reading's time may be ahead of the broker's, in seconds. Default: 300.
     pub ahead_max_s: u32,
-    /// How far it may be before it, in days: as long as a device keeps what it could not upload. Default: 90.
+    /// How far a reading's time may be behind the broker's, in days: as long as a device keeps readings that it could
+    /// not upload. Default: 90.
     pub behind_max_days: u32,
 }
 
@@ -131,13 +133,13 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Notes what makes no sense.
+    /// Reports values that are out of range.
     pub fn check(&self, check: &mut pulsegate_settings::Check) {
         check.range("ahead_max_s", self.ahead_max_s.into(), 0..=86_400);
         check.range("behind_max_days", self.behind_max_days.into(), 1..=36_500);
     }
 
-    /// Whether a reading's time can be believed, beside the broker's.
+    /// Whether a reading's time is within the limits around the broker's append time.
     #[must_use]
     pub fn believes(&self, time_ms: i64, append_ms: i64) -> bool {
         let (ahead, behind) = (
@@ -149,14 +151,14 @@ impl Config {
     }
 }
 
-/// The longest `schemas/metrics.toml` that is read, in bytes.
+/// Maximum size of `schemas/metrics.toml`, in bytes.
 pub const TEXT_BYTES_MAX: usize = 1 << 20;
-/// The most metrics that can be described.
+/// Maximum number of metrics in the table.
 const METRICS_MAX: usize = 1_000;
-/// A run of equal values is only called stuck when it has at least so many.
+/// Minimum number of equal values in a run that counts as stuck.
 const STUCK_READINGS: u32 = 10;
-/// What sensors send for "no reading" (all bits set in 8, 16 or 32 bits, all nines, zero, minus one). Only looked at
-/// outside the plausible range.
+/// Numbers that sensors send for "no reading" (all bits set in 8, 16 or 32 bits, all nines, zero, minus one). Checked
+/// only outside the plausible range.
 const SENTINELS: [f64; 14] = [
     0.0,
     -1.0,
@@ -174,40 +176,41 @@ const SENTINELS: [f64; 14] = [
     4_294_967_295.0,
 ];
 
-/// What is known of one metric.
+/// The description of one metric.
 #[derive(Clone, Debug)]
 pub struct Described {
-    /// Its name and its unit, as readings carry them.
+    /// Its name and unit, shared by its readings.
     pub metric: Arc<Metric>,
-    /// The LOINC code, where one fits.
+    /// The LOINC code, if one fits.
     pub loinc: Option<String>,
     /// The range outside which a reading is a fault of the sensor.
     pub plausible: (f64, f64),
-    /// How long the same value may last, in ms; none where it may for ever, as 100 % or no step at all.
+    /// How long the same value may last, in ms; `None` if it may last forever, such as a saturation of 100 % or 0
+    /// steps.
     pub flat_ms: Option<i64>,
-    /// A reading of at least so much says that the wearer moves.
+    /// The least value that shows that the wearer is moving.
     pub activity_min: Option<f64>,
-    /// Only scored, and only learnt from, while the wearer rests: movement moves it, and explains it.
+    /// Whether it is scored, and learnt from, only while the wearer rests, because movement changes and explains it.
     pub rest_only: bool,
 }
 
-/// The metrics' table.
+/// The metrics table.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     described: Vec<Described>,
     names: HashMap<Box<str>, u16, foldhash::fast::FixedState>,
 }
 
-/// A table that cannot be used.
+/// Why a metrics table cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MetricsError {
-    /// Not TOML, or not of this form.
+    /// It is not TOML, or has missing or unknown fields.
     #[error("{0}")]
     Malformed(String),
-    /// An entry makes no sense.
+    /// An entry is invalid.
     #[error("metric `{0}`: {1}")]
     Senseless(String, &'static str),
-    /// Too long.
+    /// It has too many entries.
     #[error("more than {METRICS_MAX} metrics")]
     TooMany,
 }
@@ -226,11 +229,11 @@ struct Entry {
 }
 
 impl Metrics {
-    /// Reads the table.
+    /// Parses the table.
     ///
     /// # Errors
     ///
-    /// [`MetricsError`], with the metric that is wrong.
+    /// [`MetricsError`], naming the invalid metric.
     pub fn parse(text: &str) -> Result<Self, MetricsError> {
         let entries: std::collections::BTreeMap<String, Entry> =
             toml::from_str(text).map_err(|error| MetricsError::Malformed(error.to_string()))?;
@@ -246,13 +249,13 @@ impl Metrics {
             if !(low.is_finite() && high.is_finite() && low < high) {
                 return Err(MetricsError::Senseless(
                     name,
-                    "`plausible` is a range [low, high]",
+                    "`plausible` must be a finite range [low, high] with low < high",
                 ));
             }
             if unit(&entry.unit).is_none() {
                 return Err(MetricsError::Senseless(
                     name,
-                    "its `unit` is none that is known here; see `UNITS`",
+                    "its `unit` is unknown; use a UCUM unit listed in `UNITS`",
                 ));
             }
             metrics.names.insert(name.as_str().into(), index);
@@ -271,27 +274,27 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// The number of a metric in this table.
+    /// The index of a metric in this table, by its name.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<u16> {
         self.names.get(name).copied()
     }
 
-    /// The metric with a number that [`Metrics::find`] gave.
+    /// The metric at an index returned by [`Metrics::find`].
     #[must_use]
     pub fn get(&self, index: u16) -> Option<&Described> {
         self.described.get(usize::from(index))
     }
 
-    /// All metrics, in the order of their numbers.
+    /// All metrics, in the order of their indices.
     pub fn iter(&self) -> impl Iterator<Item = &Described> {
         self.described.iter()
     }
 }
 
 impl Described {
-    /// The value in the metric's own unit, and what is wrong with the reading by itself. A value whose unit is unknown
-    /// stays as it is.
+    /// The value in the metric's own unit, and the verdict on the reading alone, without its series. A value in an
+    /// unknown unit is not converted.
     #[must_use]
     pub fn judge(&self, measured: &Measured<'_>) -> (f64, Quality) {
         let Some(value) = self.convert(measured) else {
@@ -308,14 +311,14 @@ impl Described {
             match measured.quality.as_deref() {
                 None | Some("good") => Quality::Good,
                 Some("uncertain") => Quality::Uncertain,
-                // What a newer schema may call it, it is not good.
+                // A name from a newer schema is not known to mean good.
                 Some(_) => Quality::Bad,
             }
         };
         (value, verdict)
     }
 
-    /// The reading says, and is believed to say, that the device moves.
+    /// Whether the reading is good and shows that the wearer is moving.
     #[must_use]
     pub fn is_movement(&self, measured: &Measured<'_>) -> bool {
         self.activity_min.is_some_and(|least| {
@@ -341,15 +344,15 @@ impl Described {
 /// A run of equal values of one series, to tell a stuck sensor from a steady one.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Run {
-    /// Since when, in event time.
+    /// Event time of its first value, in ms since 1970.
     pub since_ms: i64,
-    /// How many.
+    /// Number of equal values.
     pub count: u32,
 }
 
 impl Run {
-    /// Goes on with the next plausible reading of the series; `before` is the one before it. True when the series is
-    /// stuck. A gap ends the run: nobody knows what was in it.
+    /// Takes the next plausible reading of the series, after the reading `before`, and returns whether the series is
+    /// stuck. A gap ends the run, because the values within it are unknown.
     pub fn observe(&mut self, before: Option<(i64, f64)>, now: (i64, f64), flat_ms: i64) -> bool {
         let goes_on = before.is_some_and(|(time_ms, value)| {
             value.to_bits() == now.1.to_bits() && now.0.saturating_sub(time_ms) <= flat_ms / 2
@@ -366,21 +369,21 @@ impl Run {
     }
 }
 
-/// The faults of one series or device that belong together. Each kind of fault is told once an episode; an episode ends
-/// after [`Episode::GOOD_ENDS`] good readings in a row.
+/// Consecutive faults of one series or device. Each kind of fault is reported once per episode; an episode ends after
+/// [`Episode::GOOD_ENDS`] good readings in a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Episode {
-    /// A bit for each verdict that was told.
+    /// One bit for each verdict that was reported, at its [`Quality::code`].
     pub told: u16,
     /// Good readings in a row since the last fault.
     pub good: u16,
 }
 
 impl Episode {
-    /// Good readings in a row that end an episode.
+    /// Number of good readings in a row that end an episode.
     pub const GOOD_ENDS: u16 = 10;
 
-    /// Goes on with the verdict on the next reading. True when it has to be told.
+    /// Takes the verdict on the next reading and returns whether it must be reported.
     pub fn observe(&mut self, verdict: Quality) -> bool {
         if !verdict.is_fault() {
             if self.told != 0 && verdict == Quality::Good {
@@ -399,7 +402,7 @@ impl Episode {
     }
 }
 
-/// What a unit measures.
+/// The quantity that a unit measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Dimension {
     Rate,
@@ -416,7 +419,7 @@ struct Unit {
     shift: f64,
 }
 
-/// The units of UCUM that devices measure these things in, without annotations.
+/// The known UCUM units, without annotations.
 const UNITS: [(&str, Dimension, f64, f64); 19] = [
     ("/min", Dimension::Rate, 1.0, 0.0),
     ("1/min", Dimension::Rate, 1.0, 0.0),
@@ -440,7 +443,7 @@ const UNITS: [(&str, Dimension, f64, f64); 19] = [
     ("[degRe]", Dimension::Temperature, 1.25, 0.0),
 ];
 
-/// The unit of a UCUM code, whose annotations in braces mean nothing (UCUM §6): `{beats}/min` is `/min`.
+/// The unit of a UCUM code. Annotations in braces have no meaning (UCUM §6): `{beats}/min` is `/min`.
 fn unit(code: &str) -> Option<Unit> {
     let bare: String;
     let known = match (code.find('{'), code.rfind('}')) {

@@ -50,7 +50,7 @@ fn units_are_converted_to_the_metrics_own() {
 }
 
 #[test]
-fn what_is_no_physiology_is_told_apart() {
+fn sentinels_and_implausible_values_are_told_apart() {
     for (value, verdict) in [
         (61.0, Quality::Good),
         (0.0, Quality::Sentinel),
@@ -62,7 +62,7 @@ fn what_is_no_physiology_is_told_apart() {
     ] {
         assert_eq!(judge("heart_rate", value, None, None).1, verdict, "{value}");
     }
-    // No step at all is a measurement.
+    // Zero steps is a valid measurement.
     assert_eq!(judge("steps", 0.0, None, None).1, Quality::Good);
     assert_eq!(judge("heart_rate", 61.0, None, Some("good")).1, Quality::Good);
     assert_eq!(
@@ -74,7 +74,7 @@ fn what_is_no_physiology_is_told_apart() {
 }
 
 #[test]
-fn clocks_are_believed_within_limits() {
+fn device_times_are_accepted_within_limits() {
     let config = Config::default();
     let now = 1_795_341_600_000;
     assert!(config.believes(now, now) && config.believes(now + 300_000, now));
@@ -99,9 +99,9 @@ fn a_run_is_stuck_only_when_it_is_long_and_dense() {
     assert_eq!(stuck_at, Some(20));
     assert!(
         !run.observe(before, (41 * 60_000, 62.0), 1_200_000),
-        "it moves again"
+        "the value changes again"
     );
-    // A night without the device is no flat line.
+    // A night without the device is not a flat line.
     let mut run = Run {
         since_ms: 0,
         count: 50,
@@ -110,7 +110,7 @@ fn a_run_is_stuck_only_when_it_is_long_and_dense() {
 }
 
 #[test]
-fn each_kind_of_fault_is_told_once_an_episode() {
+fn each_kind_of_fault_is_reported_once_per_episode() {
     let mut episode = Episode::default();
     let told: Vec<_> = [
         Quality::Sentinel,
@@ -130,7 +130,7 @@ fn each_kind_of_fault_is_told_once_an_episode() {
 }
 
 #[test]
-fn a_senseless_table_is_refused_with_the_metric() {
+fn an_invalid_table_is_rejected_with_the_metric() {
     let refused = |text: &str| Metrics::parse(text).expect_err("refused").to_string();
     assert!(refused("[a]\nunit='/min'\nplausible=[2,1]\n").contains("`a`"));
     assert!(refused("[a]\nunit='furlong'\nplausible=[1,2]\n").contains("`unit`"));
@@ -139,7 +139,7 @@ fn a_senseless_table_is_refused_with_the_metric() {
 }
 
 #[test]
-fn codes_are_what_is_in_databases_and_names_are_unique() {
+fn codes_match_stored_rows_and_names_are_unique() {
     let codes: Vec<_> = Quality::ALL.iter().map(|quality| quality.code()).collect();
     assert_eq!(codes, (0..11).collect::<Vec<_>>());
     let names: std::collections::BTreeSet<_> = Quality::ALL.iter().map(|quality| quality.as_str()).collect();

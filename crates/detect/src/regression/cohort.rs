@@ -1,4 +1,4 @@
-//! What cohorts of devices measure beside the rest of their model, as series to be judged.
+//! The difference of each cohort of devices from the rest of its model, as series to be judged.
 
 use std::collections::BTreeMap;
 
@@ -6,9 +6,9 @@ use super::shift::{Point, Series, Size};
 use crate::anomaly::Direction;
 use crate::reading::CohortWindow;
 
-/// Good readings of a window that a mean has to rest on, of the cohort and of the rest.
+/// Minimum number of good readings in a window, both of the cohort and of the rest.
 const READINGS_MIN: u64 = 30;
-/// What a shift has to be at least, in standard deviations of what the cohort's readings differ by among one another.
+/// Minimum size of a shift, in standard deviations of the cohort's readings.
 const LEAST: f64 = 0.1;
 
 /// Sums over good readings.
@@ -36,13 +36,14 @@ impl Sums {
     }
 }
 
-/// Of a cohort: firmware, model, metric.
+/// The firmware, model and metric of a series.
 type Of<'w> = (&'w str, &'w str, &'w str);
 
-/// A series for each firmware, model and metric: in each window, the mean of the cohort less the mean of all other firmware
-/// of the same model. What the hour, the day and the world do to both falls out. A cohort without others is left alone,
-/// because its changes can't be told from the world's, and so is one that is most of its model: it is what the others are
-/// compared with. `unit` knows the unit of a metric that is known; others are not judged.
+/// A series for each firmware, model and metric: in each window, the mean of the cohort minus the mean of all other
+/// firmware of the same model. Influences on both, such as the hour and the day, cancel out. A cohort without others is
+/// skipped, because its changes cannot be told from such influences. A cohort with most of its model's readings is
+/// skipped too: it is the reference for the others. `unit` returns the unit of a known metric; unknown metrics are not
+/// judged.
 ///
 /// `windows` are in order of time.
 #[must_use]
@@ -90,7 +91,7 @@ fn series((firmware, model, metric): Of<'_>, unit: &str, deviation: f64, points:
         name: format!("cohort firmware={firmware} model={model}/{metric}"),
         metric: metric.to_owned(),
         unit: unit.to_owned(),
-        beside: " beside other firmware of the model",
+        beside: " relative to other firmware of the model",
         worse: Direction::Neither,
         least: Size {
             amount: LEAST * deviation,

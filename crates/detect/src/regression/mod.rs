@@ -1,16 +1,16 @@
-//! Regressions: what a rollout did to a metric, and where a KPI of the pipeline or the mean of a cohort is no longer what
-//! it was.
+//! Regressions: the effect of a rollout on a metric, and shifts of a pipeline KPI or of a cohort's mean.
 //!
-//! A rollout is judged by differences in differences: each device's median after it less its median before it (of a day,
-//! the median of the medians of its hours), and of these the mean over the devices that changed their firmware less the
-//! mean over the contemporaneous controls that did not. What the world did to both falls out. Welch's test says how far that is from nothing; it has to hold on both days
-//! after the rollout, be larger than four standard errors over both together, and stay under a false discovery rate of
-//! 1 % among all cohorts and metrics that are looked at together (Benjamini & Hochberg 1995).
+//! A rollout is judged by difference in differences. For each device, the difference is its median after the rollout
+//! minus its median before it (a day's median is the median of its hourly medians). The effect is the mean difference
+//! of the devices that changed their firmware minus that of the contemporaneous controls that did not, so influences on
+//! both cancel out. By Welch's test, the effect must hold on both days after the rollout, exceed four standard errors
+//! over both together, and stay under a false discovery rate of 1 % among all cohorts and metrics tested together
+//! (Benjamini & Hochberg 1995).
 //!
-//! KPIs and cohorts are watched for changes at any time ([`shifts`]), by the online detector run over stored minutes. It
-//! is not run where readings pass: a lane sees only the devices of its partition, and the mean of a cohort is that of all
-//! of them. Over stored minutes it needs no state of its own, and every run says the same. What is watched of a cohort is
-//! its difference from the rest of its model ([`cohorts`]).
+//! KPIs and cohorts are watched for changes at any time ([`shifts`]), by the online detector run over stored minutes.
+//! It does not run in the lanes, because a lane sees only the devices of its partition, while a cohort's mean covers
+//! all of them. Over stored minutes it needs no state of its own, and every run gives the same result. The series
+//! watched for a cohort is its difference from the rest of its model ([`cohorts`]).
 
 mod cohort;
 mod pipeline;
@@ -30,30 +30,31 @@ pub use cohort::cohorts;
 pub use pipeline::{Stored, pipeline};
 pub use shift::{Known, MODEL as SHIFT_MODEL, Point, Series, Size, news, shifts};
 
-/// The version of the method, in every finding it makes.
+/// The version of the method, stored in every finding it makes.
 pub const MODEL: &str = "regression-2";
 
-/// Devices on either side, at least.
+/// Minimum number of treated devices, and of controls.
 const DEVICES_MIN: usize = 20;
-/// Standard errors over both days, and over each alone.
+/// Minimum difference in standard errors, over both days and over each day alone.
 const ERRORS_MIN: f64 = 4.0;
 const ERRORS_DAY_MIN: f64 = 2.0;
-/// A difference of less than this part of what devices differ by from day to day is of no interest, however sure it is.
+/// Minimum difference in standard deviations of the controls' day-to-day differences; a smaller one is irrelevant,
+/// however certain it is.
 const EFFECT_MIN: f64 = 0.05;
-/// Devices count at most so many scales from the median: one that is broken must not speak for a cohort.
+/// Devices are clipped at this many scales from the median, so that a broken one does not dominate its cohort.
 const CLIP: f64 = 6.0;
 /// The false discovery rate.
 const RATE: f64 = 0.01;
 const DAY_MS: i64 = 24 * 3_600_000;
 
-/// One metric of one rollout, judged.
+/// The judgement on one metric of one rollout.
 struct Judged<'r> {
     rollout: &'r Rollout,
     metric: &'r str,
     unit: &'r str,
     pooled: Welch,
     holds: bool,
-    /// The median before and after of the devices that changed.
+    /// The median before and after the rollout, over the treated devices.
     before: f64,
     after: f64,
 }
@@ -85,11 +86,11 @@ impl Days {
     }
 }
 
-/// What the devices of one metric have, those that changed (`true`) and the controls.
+/// The medians of each device in one metric, for treated devices (`true`) and controls.
 type Devices = BTreeMap<(bool, Token), Days>;
 
-/// The regressions and improvements among the rollouts, each with the medians of its devices and controls. Rows that are
-/// not finite are passed over. Findings come in the order of their contribution: the number of devices times the effect.
+/// The regressions and improvements among the rollouts, each given with the medians of its devices and controls. Rows
+/// that are not finite are skipped. Findings are ordered by their contribution, the number of devices times the effect.
 #[must_use]
 pub fn assess(rollouts: &[(Rollout, Vec<DeviceMedian>)]) -> Vec<Finding> {
     let mut judged: Vec<Judged<'_>> = rollouts
@@ -146,7 +147,7 @@ fn judge<'r>(rollout: &'r Rollout, rows: &'r [DeviceMedian]) -> Vec<Judged<'r>> 
     metrics.iter().filter_map(judge).collect()
 }
 
-/// Treated devices against controls in what `after` differs by from before.
+/// Compares treated devices with controls by the difference of `after` from the day before.
 fn compare(devices: &Devices, after: fn(&Days) -> Option<f64>) -> Option<Welch> {
     let differences = |side: bool| -> Vec<f64> {
         let days = devices
@@ -196,7 +197,7 @@ impl Judged<'_> {
         );
         let origin = Origin::window(rollout.day_ms);
         let end_ms = rollout.day_ms.saturating_add(3 * DAY_MS);
-        // What the devices would have had without the rollout, give or take two standard errors.
+        // The estimated value of the devices without the rollout, ± two standard errors.
         let without = self.after - pooled.difference;
         let reach = 1.96 * pooled.error;
         let count = |devices: usize| u32::try_from(devices).unwrap_or(u32::MAX);
@@ -219,10 +220,10 @@ impl Judged<'_> {
             },
             effect: Some(pooled.effect()),
             surprise: Some(pooled.surprise),
-            // Two days of it.
+            // The duration is the two days compared.
             severity: Severity::of(pooled.surprise, 2.0 * 1_440.0, Severity::Medium),
             reason: format!(
-                "{:+.3} {unit} beside {} controls since firmware {}, on both days after it",
+                "{:+.3} {unit} compared with {} controls since firmware {}, on both days after it",
                 pooled.difference, pooled.controls, rollout.firmware
             ),
             baseline_n: count(pooled.treated),

@@ -1,20 +1,20 @@
-//! Which KPIs of the pipeline are judged, and what of them matters.
+//! The KPIs of the pipeline that are judged, and the smallest changes that matter.
 
 use super::shift::{Point, Series, Size};
 use crate::anomaly::Direction;
 use crate::kpi::{DUPLICATE_RATE, LATENCY_SECONDS, QUALITY_RATE, REJECT_RATE, THROUGHPUT};
 
-/// A rate of fewer records says nothing.
+/// Minimum number of records per minute for a rate to be judged.
 const RECORDS_MIN: u64 = 30;
 
-/// One KPI as it is stored, in order of time.
+/// The stored values of one KPI.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stored {
-    /// Which.
+    /// Name of the KPI, such as `reject_rate`.
     pub kpi: String,
-    /// Of what.
+    /// The subset it covers, such as a reason; empty if it covers everything.
     pub label: String,
-    /// Its minutes.
+    /// One value per minute, in order of time.
     pub points: Vec<Point>,
 }
 
@@ -24,7 +24,7 @@ struct Judged {
     unit: &'static str,
     worse: Direction,
     least: Size,
-    /// Records that a minute has to have.
+    /// Minimum number of records in a minute.
     records_min: u64,
 }
 
@@ -32,7 +32,7 @@ const fn size(amount: f64, share: f64) -> Size {
     Size { amount, share }
 }
 
-/// `readings` says what the throughput says, later: it is not judged.
+/// The judged KPIs. `readings` is left out because it shows the same as the throughput, but later.
 const JUDGED: [Judged; 5] = [
     Judged {
         kpi: REJECT_RATE,
@@ -71,7 +71,7 @@ const JUDGED: [Judged; 5] = [
     },
 ];
 
-/// The stored KPIs up to the minute `until` as series to be judged.
+/// The stored KPIs up to the minute `until`, as series to be judged.
 #[must_use]
 pub fn pipeline(stored: Vec<Stored>, until: i64) -> Vec<Series> {
     let series = |stored: Stored| {
@@ -104,7 +104,7 @@ impl Judged {
     }
 }
 
-/// A minute in which the gate settled nothing has no row: its throughput was 0.
+/// Fills in the minutes in which the gate settled nothing: they have no row, and their throughput was 0.
 fn without_gaps(points: &[Point], until: i64) -> Vec<Point> {
     let next = |at: usize| points.get(at + 1).map_or(until, |next| next.minute);
     let with_gap = |(at, point): (usize, &Point)| {

@@ -1,70 +1,71 @@
-//! Where a series of minutes is no longer what it was.
+//! Shifts: lasting changes in a series of minutes.
 
 use crate::anomaly::Direction;
 use crate::changes::online::ChangeDetector;
 use crate::changes::{Change, ChangeKind};
 use crate::finding::{ChangeDetail, Finding, FindingId, Kind, Origin, Severity};
 
-/// The version of the method, in every finding it makes.
+/// The version of the method, stored in every finding it makes.
 pub const MODEL: &str = "shift-1";
 
 const MINUTE_MS: i64 = 60_000;
 const DAY_MINUTES: i64 = 1_440;
-/// Surprise beyond this is this: what is left of the probability has no digits.
+/// Upper limit of the surprise: a smaller probability has no significant digits left.
 const SURPRISE_MAX: f64 = 15.0;
-/// Shifts of one series and day that people are told of; one that keeps shifting says so by these.
+/// Maximum number of notices about shifts of one series on one day; they are enough to show that it keeps shifting.
 const TOLD_MAX: usize = 3;
-/// How much larger or smaller a cohort may become and still count as the same.
+/// Factor by which a cohort may grow or shrink and still count as the same.
 const GROWTH_MAX: f64 = 1.25;
 
 /// One value of a series.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Point {
-    /// The minute, since 1970.
+    /// The minute, counted since 1970.
     pub minute: i64,
-    /// The value; one that is not finite is passed over.
+    /// The value; one that is not finite is skipped.
     pub value: f64,
-    /// How many records or readings it stands for.
+    /// Number of records or readings it is computed from.
     pub records: u64,
 }
 
-/// What a change has to be at least to be of interest, however sure it is: an amount, and a share of what was before.
+/// The minimum size of a relevant change, however certain it is: the sum of an amount and a share of the value before.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Size {
-    /// In the unit of the series.
+    /// Amount in the unit of the series.
     pub amount: f64,
-    /// Of the value before.
+    /// Fraction of the value before the change.
     pub share: f64,
 }
 
-/// A series, in order of time: two days that are judged (UTC), and the day before them.
+/// A series in order of time: the two days (UTC) that are judged, and the day before them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Series {
     /// Its name in findings, such as `kpi/reject_rate/stale`.
     pub name: String,
-    /// The KPI or the metric.
+    /// The name of the KPI or the metric.
     pub metric: String,
-    /// The UCUM unit.
+    /// The UCUM unit of the values.
     pub unit: String,
-    /// What the values are taken less of, in words; empty for nothing.
+    /// The reference subtracted from the values, in words with a leading space; empty for none.
     pub beside: &'static str,
-    /// The side that people are told of; [`Direction::Neither`] for both.
+    /// The direction of change that people are notified of; [`Direction::Neither`] for both.
     pub worse: Direction,
-    /// Changes of less than this are passed over.
+    /// Smaller changes are skipped.
     pub least: Size,
-    /// The values are those of a crowd: a shift while it grows or shrinks may be that of its members, and nobody is told.
+    /// Whether the values are means over a group of devices. A shift while such a group grows or shrinks may be an
+    /// effect of its membership, so it is not notified.
     pub of_crowd: bool,
-    /// The values.
+    /// The values, in order of time.
     pub points: Vec<Point>,
 }
 
-/// What shifted on the last two days (UTC) of each of these series, which are judged together: the more there are, the
-/// surer each has to be.
+/// The shifts on the last two days (UTC) of each of these series. The series are judged together: the more there are,
+/// the more certain each shift has to be.
 ///
-/// Each day's shifts are those of a detector that began at the start of the day before, so every run of the job on the same
-/// values finds the same ones under the same ids; see also [`news`]. A series is left alone
-/// until it is a day old. People are told of a level that got worse, unless it was the same at that time the day before:
-/// that is the rhythm of the day.
+/// Each day's shifts come from a detector that starts at the beginning of the day before, so every run of the job on
+/// the same values finds the same shifts under the same ids; see also [`news`]. A series is skipped until it is a day
+/// old. People are notified of a level that got worse, unless it was the same at that time on the day before, which is
+/// the daily rhythm.
 #[must_use]
 pub fn shifts(series: &[Series]) -> Vec<Finding> {
     let of_series = |one| of_series(one, series.len());
@@ -102,14 +103,14 @@ fn of_day(series: &Series, day: i64, together: usize) -> Vec<Finding> {
     found
 }
 
-/// A shift that is stored already.
+/// A shift that is already stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
     /// The name of its series.
     pub series: String,
-    /// When it was, in milliseconds since 1970.
+    /// Time of the shift, in milliseconds since 1970.
     pub time_ms: i64,
-    /// When at the earliest and at the latest.
+    /// Its earliest and latest possible time, in milliseconds since 1970.
     pub between_ms: (i64, i64),
 }
 
@@ -126,15 +127,15 @@ impl Known {
         }
     }
 
-    /// Each may have been when the other was.
+    /// Whether the two may be the same shift: one lies within the possible times of the other.
     fn is(&self, other: &Self) -> bool {
         let has = |one: &Self, at| (one.between_ms.0..=one.between_ms.1).contains(&at);
         self.series == other.series && (has(self, other.time_ms) || has(other, self.time_ms))
     }
 }
 
-/// What is not known yet. Values that came late can move a shift by a few minutes, and one at midnight can be found by the
-/// detectors of both days: it stays one shift, and is told once.
+/// The findings that are not known yet. Late values can move a shift by a few minutes, and the detectors of two days
+/// can both find a shift at midnight: it still counts as one shift and is reported once.
 #[must_use]
 pub fn news(found: Vec<Finding>, mut known: Vec<Known>) -> Vec<Finding> {
     let mut is_new = |finding: &Finding| {
@@ -146,11 +147,11 @@ pub fn news(found: Vec<Finding>, mut known: Vec<Known>) -> Vec<Finding> {
     found.into_iter().filter(|finding| is_new(finding)).collect()
 }
 
-/// A change of a series, when it was found.
+/// A change of a series, at the time at which it was found.
 struct Shift<'a> {
     series: &'a Series,
     change: Change,
-    /// What the detector had seen before the change, and since.
+    /// The points that the detector saw before the change, and since.
     before: &'a [Point],
     after: &'a [Point],
     first: Point,
@@ -158,7 +159,7 @@ struct Shift<'a> {
 }
 
 impl<'a> Shift<'a> {
-    /// None where nothing was seen since.
+    /// `None` if there is no point since the change.
     fn new(series: &'a Series, change: Change, seen: &'a [Point]) -> Option<Self> {
         let (before, after) = seen.split_at_checked(usize::try_from(change.index).ok()?)?;
         Some(Self {
@@ -179,7 +180,7 @@ impl<'a> Shift<'a> {
         self.now.minute.saturating_sub(self.since())
     }
 
-    /// The series is old enough to know a day, and the change is large enough to matter.
+    /// Whether the series covers a day before the change, and the change is large enough to matter.
     fn counts(&self) -> bool {
         let Change { before, after, .. } = self.change;
         let moved = match self.change.kind {
@@ -191,7 +192,8 @@ impl<'a> Shift<'a> {
             && moved.abs() >= amount + share * before.abs()
     }
 
-    /// At the same time of the day before it was nearer to what it is now than to what it was just before.
+    /// Whether the mean at the same time on the day before was closer to the level after the change than to the level
+    /// before it.
     fn is_rhythm(&self) -> bool {
         let yesterday = |minute: i64| minute.saturating_sub(DAY_MINUTES);
         let then = yesterday(self.since())..=yesterday(self.now.minute);
@@ -208,7 +210,7 @@ impl<'a> Shift<'a> {
         2 * values.len() >= self.after.len() && (mean(&values) - after).abs() < (after - before).abs() / 2.0
     }
 
-    /// As many are behind the values as before.
+    /// Whether the number of readings behind the values has stayed about the same.
     fn is_same_crowd(&self) -> bool {
         let records = |points: &[Point]| {
             mean(
@@ -265,7 +267,7 @@ impl<'a> Shift<'a> {
             surprise: Some(surprise),
             severity: Severity::of(surprise, self.lasted() as f64, Severity::Low),
             reason: format!(
-                "the {}{} changed and has stayed so for {} min{rhythm}",
+                "the {}{} changed and has held for {} min{rhythm}",
                 change.kind.as_str(),
                 series.beside,
                 self.lasted()
@@ -288,7 +290,7 @@ impl<'a> Shift<'a> {
     }
 }
 
-/// The mean; not a number of nothing.
+/// The mean; NaN for no values.
 fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }

@@ -2,13 +2,13 @@
 
 use std::f64::consts::LN_10;
 
-/// Two means compared.
+/// The result of comparing two means.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Welch {
-    /// How many there were of each.
+    /// The sizes of the two samples.
     pub treated: usize,
     pub controls: usize,
-    /// The mean of the treated less that of the controls, and its standard error.
+    /// The mean of the treated minus that of the controls, and its standard error.
     pub difference: f64,
     pub error: f64,
     /// The difference in standard errors.
@@ -26,7 +26,7 @@ impl Welch {
     }
 }
 
-/// Welch's test of two samples; none where nothing varies or numbers are too large.
+/// Welch's test of two samples; `None` if the controls do not vary or numbers overflow.
 pub fn welch(treated: &[f64], controls: &[f64]) -> Option<Welch> {
     let ((mean, variance), (control_mean, control_variance)) = (moments(treated), moments(controls));
     let (n, m) = (treated.len() as f64, controls.len() as f64);
@@ -56,7 +56,7 @@ fn moments(values: &[f64]) -> (f64, f64) {
     )
 }
 
-/// The median; reorders. 0 of nothing.
+/// The median, 0 for no values; reorders the values.
 pub fn median(values: &mut [f64]) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     let middle = values.len() / 2;
@@ -67,7 +67,7 @@ pub fn median(values: &mut [f64]) -> f64 {
     }
 }
 
-/// Which of the hypotheses, given by their −log₁₀ p, are discoveries at this false discovery rate (Benjamini & Hochberg
+/// Whether each hypothesis, given by its −log₁₀ p, is a discovery at this false discovery rate (Benjamini & Hochberg
 /// 1995, doi:10.1111/j.2517-6161.1995.tb02031.x).
 pub fn discoveries(surprises: &[f64], rate: f64) -> Vec<bool> {
     let mut order: Vec<usize> = (0..surprises.len()).collect();
@@ -91,7 +91,7 @@ pub fn discoveries(surprises: &[f64], rate: f64) -> Vec<bool> {
 fn ln_tails(t: f64, freedom: f64) -> f64 {
     let x = freedom / (freedom + t * t);
     let (a, b) = (freedom / 2.0, 0.5);
-    // 1 − x, without the loss of digits near x = 1.
+    // 1 − x, without loss of precision near x = 1.
     let rest = t * t / (freedom + t * t);
     let ln_front = ln_gamma(a + b) - ln_gamma(a) - ln_gamma(b) + a * x.ln() + b * rest.ln();
     if x < (a + 1.0) / (a + b + 2.0) {
@@ -126,7 +126,7 @@ fn fraction(x: f64, a: f64, b: f64) -> f64 {
     all
 }
 
-/// ln Γ(x) for x > 0: Stirling's series (DLMF 5.11.1), after the recurrence has made x large enough for it.
+/// ln Γ(x) for x > 0: Stirling's series (DLMF 5.11.1), after the recurrence has made x large enough.
 fn ln_gamma(mut x: f64) -> f64 {
     let mut below = 0.0;
     while x < 10.0 {
@@ -143,10 +143,10 @@ fn ln_gamma(mut x: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// Quantiles of Student's t from the usual tables; with many degrees of freedom it is the normal distribution, whose
-    /// tails at 40 are 2 φ(40)/40.
+    /// Quantiles of Student's t from the usual tables. With many degrees of freedom it is the normal distribution,
+    /// whose tails at 40 are 2 φ(40)/40.
     #[test]
-    fn tails_are_those_of_the_tables() {
+    fn tails_match_the_published_tables() {
         let cases = [
             (1.0, 1.0, 0.5),
             (12.706_204_736, 1.0, 0.05),
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn discoveries_are_those_of_the_procedure() {
+    fn discoveries_follow_the_procedure() {
         let p = [
             0.001, 0.008, 0.039, 0.041, 0.042, 0.06, 0.074, 0.205, 0.212, 0.216,
         ];

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::reading::CohortWindow;
 
-/// Normal numbers, the same everywhere.
+/// Deterministic, nearly normal numbers.
 struct Normal(u64);
 
 impl Normal {
@@ -31,7 +31,7 @@ fn rollout(firmware: &str) -> Rollout {
     }
 }
 
-/// Devices of different levels, whose medians differ by 3 from day to day, and whose world warms by half a beat a day.
+/// Devices with different levels, whose medians vary by 3 from day to day, and which all drift by half a beat per day.
 fn fleet(seed: u64, treated: usize, controls: usize, metric: &str, shift: [f64; 2]) -> Vec<DeviceMedian> {
     let mut normal = Normal(seed);
     let mut rows = Vec::new();
@@ -57,7 +57,7 @@ fn fleet(seed: u64, treated: usize, controls: usize, metric: &str, shift: [f64; 
 }
 
 #[test]
-fn one_beat_in_a_thousand_of_six_thousand_devices_is_found() {
+fn a_shift_of_one_beat_in_a_thousand_devices_of_six_thousand_is_found() {
     let mut found = 0;
     for seed in 0..20 {
         let rows = fleet(seed, 1_000, 5_000, "heart_rate", [1.0, 1.0]);
@@ -73,7 +73,7 @@ fn one_beat_in_a_thousand_of_six_thousand_devices_is_found() {
         );
         let change = finding.change.as_ref().expect("a change");
         let (low, high) = finding.expected.expect("a range");
-        // The warming is not the firmware's.
+        // The common drift is not attributed to the firmware.
         let difference = change.after - (low + high) / 2.0;
         assert!((difference - 1.0).abs() < 0.5, "seed {seed}: {difference}");
     }
@@ -81,11 +81,11 @@ fn one_beat_in_a_thousand_of_six_thousand_devices_is_found() {
 }
 
 #[test]
-fn what_does_not_hold_is_not_found() {
+fn an_effect_that_does_not_hold_is_not_found() {
     let cases = [
         ("nothing", 1_000, 5_000, [0.0, 0.0]),
-        ("on the first day alone", 1_000, 5_000, [1.5, 0.0]),
-        ("one way and the other", 1_000, 5_000, [1.5, -1.5]),
+        ("on the first day only", 1_000, 5_000, [1.5, 0.0]),
+        ("up and then down", 1_000, 5_000, [1.5, -1.5]),
         ("too few devices", 19, 5_000, [30.0, 30.0]),
         ("too few controls", 5_000, 19, [30.0, 30.0]),
     ];
@@ -125,7 +125,7 @@ fn the_cohort_that_contributes_most_ranks_first() {
 }
 
 #[test]
-fn a_broken_device_does_not_speak_for_its_cohort() {
+fn a_broken_device_does_not_dominate_its_cohort() {
     let mut rows = fleet(3, 200, 1_000, "heart_rate", [0.0, 0.0]);
     for row in rows.iter_mut().filter(|row| row.treated && row.day > 0).take(4) {
         row.median = 1e9;
@@ -135,7 +135,7 @@ fn a_broken_device_does_not_speak_for_its_cohort() {
 
 const FIRST_DAY: i64 = 20_000;
 
-/// Minutes of days, of a thousand records each.
+/// The minutes of `days` days, with a thousand records each.
 fn minutes(days: i64, value: impl Fn(i64) -> f64) -> Vec<Point> {
     (0..days * 1_440)
         .map(|minute| Point {
@@ -194,10 +194,10 @@ fn a_kpi_that_gets_worse_is_found_once_whenever_the_job_runs() {
         assert_eq!(
             shifts(&rejects(&points[..end])),
             whole,
-            "{later} minutes after it the same is said"
+            "the same finding {later} minutes later"
         );
     }
-    // The next day it is yesterday's.
+    // On the next day it is found again, as yesterday's.
     let next = &minutes(4, |minute| {
         0.05 + 0.01 * noise(minute) + after(from, minute, 0.03)
     })[1_440..];
@@ -208,12 +208,12 @@ fn a_kpi_that_gets_worse_is_found_once_whenever_the_job_runs() {
     let better = shifts(&rejects(&better));
     assert!(
         better.len() == 1 && !better[0].notify,
-        "an improvement is stored and nobody is told"
+        "an improvement is stored but not notified"
     );
 }
 
 #[test]
-fn what_is_old_young_small_or_thin_is_left_alone() {
+fn old_small_or_sparse_shifts_and_young_series_are_skipped() {
     let from = 2 * 1_440 + 300;
     let jump = minutes(3, |minute| {
         0.05 + 0.01 * noise(minute) + after(from, minute, 0.05)
@@ -234,19 +234,19 @@ fn what_is_old_young_small_or_thin_is_left_alone() {
     let cases = [
         ("it changed before yesterday", old.as_slice()),
         ("the series is not a day old", &jump[1_000 + 1_440..]),
-        ("five times as much of next to nothing", &small),
-        ("one of a thousand now and then", &rare),
+        ("five times a negligible rate", &small),
+        ("one in a thousand now and then", &rare),
         ("too few records", &thin),
-        ("nothing", &[]),
+        ("no points", &[]),
     ];
     for (case, points) in cases {
         assert_eq!(shifts(&rejects(points)), [], "{case}");
     }
-    assert_eq!(kpi("readings", "", &jump), [], "what nobody judges");
+    assert_eq!(kpi("readings", "", &jump), [], "a KPI that is not judged");
 }
 
 #[test]
-fn the_rhythm_of_the_day_is_told_to_nobody_and_a_stop_is() {
+fn the_daily_rhythm_is_not_notified_but_a_stop_is() {
     let is_night = |minute: i64| !(360..1_320).contains(&minute.rem_euclid(1_440));
     let level = |minute| if is_night(minute) { 500.0 } else { 1_000.0 } + 10.0 * noise(minute);
     let points = minutes(3, level);
@@ -262,9 +262,9 @@ fn the_rhythm_of_the_day_is_told_to_nobody_and_a_stop_is() {
             finding.reason
         );
     }
-    // From noon on nothing is settled for an hour: there are no rows.
+    // Nothing is settled for an hour from noon, so there are no rows.
     let noon = (FIRST_DAY + 2) * 1_440 + 720;
-    // Or nothing at all any more.
+    // Or nothing is settled from noon on.
     for end in [noon + 60, i64::MAX] {
         let mut stopped = points.clone();
         stopped.retain(|point| !(noon..end).contains(&point.minute));
@@ -279,7 +279,7 @@ fn the_rhythm_of_the_day_is_told_to_nobody_and_a_stop_is() {
 }
 
 #[test]
-fn a_kpi_that_keeps_shifting_is_told_three_times_a_day() {
+fn a_kpi_that_keeps_shifting_is_notified_three_times_a_day() {
     let points = minutes(3, |minute| {
         let steps = (minute - 2 * 1_440).max(0) / 100;
         0.05 + 0.01 * noise(minute) + 0.05 * steps as f64
@@ -289,7 +289,7 @@ fn a_kpi_that_keeps_shifting_is_told_three_times_a_day() {
     assert_eq!(found.iter().filter(|finding| finding.notify).count(), 3);
 }
 
-/// What one series alone alarms at once in 10,000 points, many together do not either.
+/// One series alone raises one false alarm in 10,000 points; many together raise no more.
 #[test]
 fn quiet_series_are_quiet_together() {
     for phi in [0.0, 0.6] {
@@ -314,7 +314,7 @@ fn quiet_series_are_quiet_together() {
 }
 
 #[test]
-fn a_shift_that_moves_by_minutes_stays_one() {
+fn a_shift_that_moves_by_minutes_stays_one_shift() {
     let from = 2 * 1_440 + 300;
     let jump = |from: i64| {
         let points = minutes(3, |minute| {
@@ -329,7 +329,7 @@ fn a_shift_that_moves_by_minutes_stays_one() {
     );
     let known: Vec<Known> = news(found.clone(), vec![]).iter().map(Known::of).collect();
     assert_eq!(known.len(), 1);
-    assert_eq!(news(moved.clone(), known.clone()), [], "it is known");
+    assert_eq!(news(moved.clone(), known.clone()), [], "already known");
     let elsewhere = Known {
         series: "kpi/reject_rate/misrouted".to_owned(),
         ..known[0].clone()
@@ -343,8 +343,8 @@ fn a_shift_that_moves_by_minutes_stays_one() {
     assert_eq!(news(found, vec![earlier]).len(), 1, "another shift");
 }
 
-/// Five-minute windows of two cohorts of one model, whose heart rates follow the hour, and that differ by `step` from
-/// `from` (a minute) on.
+/// Five-minute windows of two cohorts of one model, whose heart rates follow the hour and differ by `step` from the
+/// minute `from` on.
 fn cohort_windows(from: i64, step: f64, good: impl Fn(i64) -> u64) -> Vec<CohortWindow> {
     let mut normal = Normal(5);
     let mut windows = Vec::new();
@@ -371,7 +371,7 @@ fn known(name: &str) -> Option<&'static str> {
 }
 
 #[test]
-fn a_cohort_that_leaves_the_rest_of_its_model_is_found_whatever_the_hour_does_to_both() {
+fn a_cohort_that_departs_from_its_model_is_found_whatever_the_hour() {
     let from = 2 * 1_440 + 300;
     let found = shifts(&cohorts(&cohort_windows(from, 2.0, |_| 1_000), known));
     assert_eq!(found.len(), 1, "{found:?}");
@@ -391,11 +391,19 @@ fn a_cohort_that_leaves_the_rest_of_its_model_is_found_whatever_the_hour_does_to
 }
 
 #[test]
-fn what_is_no_change_of_a_cohort_is_not_found() {
+fn common_small_sparse_or_incomparable_changes_of_a_cohort_are_not_found() {
     let from = 2 * 1_440 + 300;
     let of = |windows: &[CohortWindow]| shifts(&cohorts(windows, known));
-    assert_eq!(of(&cohort_windows(from, 0.0, |_| 1_000)), [], "the world alone");
-    assert_eq!(of(&cohort_windows(from, 1.0, |_| 1_000)), [], "less than matters");
+    assert_eq!(
+        of(&cohort_windows(from, 0.0, |_| 1_000)),
+        [],
+        "only common changes"
+    );
+    assert_eq!(
+        of(&cohort_windows(from, 1.0, |_| 1_000)),
+        [],
+        "too small a change"
+    );
     assert_eq!(of(&cohort_windows(from, 9.0, |_| 29)), [], "too few readings");
     let mut alone = cohort_windows(from, 9.0, |_| 1_000);
     alone.retain(|window| window.firmware == "2");
@@ -404,8 +412,8 @@ fn what_is_no_change_of_a_cohort_is_not_found() {
     unknown
         .iter_mut()
         .for_each(|window| window.metric = "x".to_owned());
-    assert_eq!(of(&unknown), [], "nobody knows the metric");
-    // Half of the others come to it when it changes: those may be what differs.
+    assert_eq!(of(&unknown), [], "an unknown metric");
+    // The cohort grows from 1,000 to 2,500 readings as it changes: the new members may be the cause.
     let joined = of(&cohort_windows(from, 2.0, |minute| {
         if minute < from { 1_000 } else { 2_500 }
     }));
@@ -414,7 +422,7 @@ fn what_is_no_change_of_a_cohort_is_not_found() {
 
 proptest! {
     #[test]
-    fn any_rows_are_taken(
+    fn any_rows_are_accepted(
         medians in proptest::collection::vec((proptest::num::f64::ANY, any::<bool>(), -3_i32..4), 0..400),
     ) {
         let rows = medians.into_iter().zip(0..).map(|((median, treated, day), device)| DeviceMedian {
@@ -432,7 +440,7 @@ proptest! {
     }
 
     #[test]
-    fn any_points_are_taken(values in proptest::collection::vec((any::<i64>(), proptest::num::f64::ANY), 0..200)) {
+    fn any_points_are_accepted(values in proptest::collection::vec((any::<i64>(), proptest::num::f64::ANY), 0..200)) {
         let point = |(minute, value)| Point { minute, value, records: 1_000 };
         let points: Vec<Point> = values.into_iter().map(point).collect();
         for finding in shifts(&rejects(&points)) {

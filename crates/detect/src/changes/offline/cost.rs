@@ -1,30 +1,31 @@
-//! What a regime leaves unexplained: the squared innovations of a constant or a line with first-order autoregressive noise.
+//! The unexplained part of a regime: the squared innovations around a constant or a line with first-order
+//! autoregressive noise.
 //!
-//! Noise `e[t] = φ e[t−1] + innovation` is whitened: within a regime each value but the first stands beside the one before
-//! it, `z[t] = x[t] − φ x[t−1]`, and the first has the variance of the stationary process. Sums from the start of the series
-//! make the least squares of any regime a matter of a few multiplications.
+//! Noise `e[t] = φ e[t−1] + innovation` is whitened: within a regime, each value but the first becomes its difference
+//! from φ times its predecessor, `z[t] = x[t] − φ x[t−1]`, and the first has the variance of the stationary process.
+//! With sums from the start of the series, the least squares of any regime take a few multiplications.
 
-/// The sums of a series under one φ.
+/// The prefix sums of a series for one φ.
 pub struct Costs<'v> {
     values: &'v [f64],
     /// φ, in [0, 1).
     pub phi: f64,
-    /// Sums of `z`, `z²` and `t·z` over the indices before each.
+    /// For each index, the sums of `z`, `z²` and `t·z` over all indices before it.
     sums: Vec<[f64; 3]>,
 }
 
-/// What is left of one regime, and its parameters.
+/// The squared innovations of one regime, and its fitted parameters.
 #[derive(Clone, Copy, Debug)]
 pub struct Residuals {
-    /// Squared innovations around the constant.
+    /// Sum of squared innovations around the constant.
     pub constant: f64,
-    /// Squared innovations around the line.
+    /// Sum of squared innovations around the line.
     pub line: f64,
-    /// The constant.
+    /// The fitted constant.
     pub mean: f64,
-    /// The line at the regime's first index.
+    /// The value of the line at the regime's first index.
     pub start: f64,
-    /// The line's slope a point.
+    /// The slope of the line per point.
     pub slope: f64,
 }
 
@@ -46,17 +47,18 @@ impl<'v> Costs<'v> {
         self.values
     }
 
-    /// The variance of the noise, in those of its innovations.
+    /// The ratio of the variance of the noise to that of its innovations.
     pub fn gain(&self) -> f64 {
         1.0 / (1.0 - self.phi * self.phi)
     }
 
-    /// What the first value of a regime adds to its description for being as wide as the noise and not as an innovation.
+    /// The description length that a regime's first value adds, because it varies as the noise and not as an
+    /// innovation.
     pub fn first_log(&self) -> f64 {
         self.gain().ln()
     }
 
-    /// The regime from `start` to before `end`, of at least one point.
+    /// The fit of the regime from `start` up to but not including `end`, of at least one point.
     pub fn residuals(&self, start: usize, end: usize) -> Residuals {
         let (phi, step) = (self.phi, 1.0 - self.phi);
         let (low, high) = (&self.sums[start + 1], &self.sums[end]);

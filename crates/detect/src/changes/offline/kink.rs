@@ -1,9 +1,10 @@
-//! The kink of a continuous line of two slopes.
+//! The kink of a continuous line with two slopes.
 
-/// The fewest points on each side.
+/// Minimum number of points on each side.
 const POINTS_MIN: usize = 3;
 
-/// The index at which the second slope begins, by least squares on 1, t and max(0, t − index); none in too short a piece.
+/// The index at which the second slope begins, by least squares on 1, t and max(0, t − index); `None` for too few
+/// values.
 pub fn find(values: &[f64]) -> Option<usize> {
     let n = values.len();
     let count = n as f64;
@@ -31,7 +32,7 @@ pub fn find(values: &[f64]) -> Option<usize> {
         if at + POINTS_MIN >= n {
             continue;
         }
-        // What h explains beyond the straight line: its residual on 1 and t, against that of y.
+        // The part that h explains beyond the straight line: its residual on 1 and t, against that of y.
         let spread = hh - h * h / count - ht * ht / spread_t;
         let gain = (hy - ht * slope).powi(2) / spread;
         if spread > 0.0 && best.is_none_or(|(_, most)| gain > most) {
@@ -46,7 +47,7 @@ mod tests {
     use super::find;
 
     #[test]
-    fn a_kink_is_where_it_was_put() {
+    fn a_kink_is_found_where_it_is() {
         for at in [5_usize, 20, 44] {
             let values: Vec<f64> = (0..50)
                 .map(|t| 3.0 - 0.5 * f64::from(t) + 2.0 * (f64::from(t) - at as f64).max(0.0))
@@ -56,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_piece_has_none() {
+    fn a_short_series_has_no_kink() {
         for n in 0..6 {
             assert_eq!(find(&vec![1.0; n]), None, "{n} points");
         }

@@ -1,34 +1,35 @@
 //! The best partition of a series into regimes: optimal partitioning (Jackson et al. 2005, doi:10.1109/LSP.2001.838216)
 //! under a description length (Davis, Lee & Rodriguez-Yam 2006, doi:10.1198/016214505000000745).
 //!
-//! Each regime is described in the cheapest of four forms: a constant or a line, with the variance of the whole series or
-//! one of its own. The autocorrelation φ and the variance that the regimes share are tried on a grid; the partition whose
-//! description, with both fitted, is shortest wins. A series that wanders is described shorter by a large φ than by many
-//! regimes, which is what keeps autocorrelation from being taken for changes.
+//! Each regime is described in the cheapest of four forms: a constant or a line, with the shared variance or its own.
+//! The autocorrelation φ and the variance that the regimes share are tried on a grid; the partition with the shortest
+//! description, with both fitted, wins. A large φ describes a wandering series shorter than many regimes do, so
+//! autocorrelation is not mistaken for changes.
 
 use super::cost::{Costs, Residuals};
 
-/// What the place of a change costs, in ln n. The textbook value is 2; real noise is never quite what the model says, and
-/// of the values 2 to 6 this found most and invented least on the families of `benches/changes`.
+/// Cost of the place of a change, in units of ln n. The textbook value is 2; real noise never matches the model
+/// exactly, and of the values 2 to 6 this one gave the best balance of found and false changes on the families of
+/// `benches/changes`.
 const LOCATION: f64 = 4.0;
-/// The standard deviation that noise has at least, as a part of the range: what can't be seen in a plot is no change.
+/// Lower limit of the standard deviation of noise, as a fraction of the range: a change must be visible in a plot.
 const FLOOR: f64 = 0.02;
-/// The shortest regime with a variance of its own.
+/// The shortest regime with its own variance, in points.
 const OWN_MIN: usize = 12;
-/// The shortest regime that is a line.
+/// The shortest regime that is a line, in points.
 const LINE_MIN: usize = 5;
-/// Candidates for φ. A larger one would forgive a true random walk every move that it makes.
+/// Candidates for φ. A larger one would explain every jump of a true random walk as noise.
 const PHIS: [f64; 6] = [0.0, 0.2, 0.4, 0.6, 0.8, 0.9];
-/// How often the shared variance is halved.
+/// Maximum number of shared variances to try, each half of the one before.
 const VARIANCES: usize = 10;
-/// How much longer than the best so far twice in a row ends the halving.
+/// The halving ends when the description is longer than the shortest so far by more than this, twice in a row.
 const WORSE: f64 = 10.0;
-/// Longer series are looked at in this many places first, and then closer around the borders that were found.
+/// Longer series are first searched at this many places, then more closely around the borders that were found.
 const PLACES_MAX: usize = 512;
-/// How much closer each time.
+/// Factor by which each search is closer than the one before.
 const CLOSER: usize = 16;
 
-/// How a regime is described.
+/// The form in which a regime is described.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Form {
     /// A line rather than a constant.
@@ -37,7 +38,7 @@ pub struct Form {
     pub own: bool,
 }
 
-/// One regime: from `start` to before `end`.
+/// One regime: the indices from `start` up to but not including `end`.
 #[derive(Clone, Copy, Debug)]
 pub struct Regime {
     pub start: usize,
@@ -50,7 +51,7 @@ impl Regime {
         self.end - self.start
     }
 
-    /// The squared innovations that this form leaves.
+    /// The sum of squared innovations that this form leaves.
     pub const fn squares(&self, residuals: &Residuals) -> f64 {
         if self.form.line {
             residuals.line
@@ -60,18 +61,18 @@ impl Regime {
     }
 }
 
-/// A partition, and the noise by which it was judged.
+/// A partition, with the noise parameters used to judge it.
 pub struct Partition<'v> {
     pub costs: Costs<'v>,
     pub regimes: Vec<Regime>,
-    /// Of the innovations of regimes that have none of their own.
+    /// The shared variance of the innovations, for regimes without their own.
     pub variance: f64,
     pub rules: Rules,
     /// The length of its description, twice the negative logarithm of a likelihood.
     pub length: f64,
 }
 
-/// A partition and how long its description is.
+/// A partition and the length of its description.
 struct Candidate {
     regimes: Vec<Regime>,
     phi: f64,
@@ -83,7 +84,7 @@ struct Candidate {
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
     shortest: usize,
-    /// The least variance.
+    /// The lower limit of a variance.
     pub floor: f64,
     location: f64,
     /// ln n.
@@ -103,8 +104,8 @@ impl Rules {
         }
     }
 
-    /// The cheapest form of a regime, and its length with penalties. `logs` are the logarithms of the shared variance and
-    /// of the number of points.
+    /// The cheapest form of a regime, and its length with penalties. `logs` are the logarithms of the shared variance
+    /// and of the number of points.
     fn cheapest(
         &self,
         costs: &Costs<'_>,
@@ -130,7 +131,7 @@ impl Rules {
                 (false, residuals.constant, log_points),
                 (true, residuals.line, 2.0 * log_points),
             ] {
-                // q − 1 − ln q ≤ (q − 1)² / min(q, 1) tells without a logarithm that a near ratio can't pay.
+                // q − 1 − ln q ≤ (q − 1)² / min(q, 1) excludes ratios near 1 without computing a logarithm.
                 let ratio = squares / (points * variance);
                 if points * (ratio - 1.0).powi(2) > log_points * ratio.min(1.0) {
                     take(
@@ -144,15 +145,15 @@ impl Rules {
         (best.0, best.1 + costs.first_log() + self.location + log_points)
     }
 
-    /// As [`Self::cheapest`], for one regime alone.
+    /// The same as [`Self::cheapest`], for a single regime.
     pub fn describe(&self, costs: &Costs<'_>, start: usize, end: usize, variance: f64) -> (Form, f64) {
         let logs = (variance.ln(), ((end - start) as f64).ln());
         self.cheapest(costs, (start, end), variance, logs)
     }
 
-    /// Fits the shared variance to a partition and measures the whole description.
+    /// Fits the shared variance to a partition and computes the length of the whole description.
     fn judge(&self, costs: &Costs<'_>, regimes: Vec<Regime>) -> Candidate {
-        // Each parameter takes a degree of freedom: few points fit many lines too well.
+        // Each parameter takes a degree of freedom: otherwise many lines through few points would fit too well.
         let (mut squares, mut freedom) = (0.0, 0.0);
         for regime in regimes.iter().filter(|regime| !regime.form.own) {
             squares += regime.squares(&costs.residuals(regime.start, regime.end));
@@ -172,7 +173,7 @@ impl Rules {
     }
 }
 
-/// The partition of the shortest description. `values` are not empty.
+/// The partition with the shortest description. `values` must not be empty.
 pub fn best(values: &[f64]) -> Partition<'_> {
     let rules = Rules::new(values);
     let n = values.len();
@@ -222,7 +223,7 @@ pub fn best(values: &[f64]) -> Partition<'_> {
     }
 }
 
-/// Places `closer` apart, up to `step` to each side of every border, and the ends.
+/// Places spaced by `closer`, up to `step` on each side of every border, and the two ends.
 fn around(regimes: &[Regime], step: usize, closer: usize, n: usize) -> Vec<usize> {
     let borders = regimes.iter().skip(1).map(|regime| regime.start);
     let near =
@@ -233,8 +234,8 @@ fn around(regimes: &[Regime], step: usize, closer: usize, n: usize) -> Vec<usize
     places
 }
 
-/// The shortest description under one φ and one shared variance, with borders at some of `places`, which begin with
-/// 0 and end with n.
+/// The regimes of the shortest description for one φ and one shared variance, with borders at some of `places`, which
+/// begin with 0 and end with n.
 fn optimal(rules: &Rules, costs: &Costs<'_>, variance: f64, places: &[usize]) -> Vec<Regime> {
     let log_variance = variance.ln();
     // The shortest description up to each place, where its last regime begins, and that regime's form.

@@ -1,4 +1,4 @@
-//! Makes a series fit to be partitioned: missing values left out, single outliers and seasons removed, scaled.
+//! Prepares a series for partitioning: drops missing values, removes single outliers and seasons, and scales.
 
 use super::VALUES_MIN;
 
@@ -6,29 +6,29 @@ use super::VALUES_MIN;
 pub struct Prepared {
     /// The values, scaled to [−1, 1], without outliers and season.
     pub values: Vec<f64>,
-    /// The index of each value among those that were given.
+    /// The index of each value in the original series.
     pub indices: Vec<u64>,
-    /// What to multiply by for the unit of the series, or of its logarithms.
+    /// Factor that converts a value back to the unit of the series, or of its logarithms.
     scale: f64,
-    /// What to add after that.
+    /// Offset to add after multiplying by `scale`.
     centre: f64,
-    /// The values of the season.
+    /// Length of the season, in points; 0 without a season.
     period: usize,
-    /// The sum of the logarithms, where the values are those.
+    /// The sum of the logarithms, if the values are logarithms.
     logarithms: Option<f64>,
 }
 
 impl Prepared {
-    /// The series, as it is.
+    /// Prepares the series itself.
     ///
-    /// `None` when there is too little to look at.
+    /// `None` when there are too few values or all are equal.
     pub fn of(values: &[f64]) -> Option<Self> {
         prepare(values)
     }
 
-    /// The logarithms of a series that has them: what grows by shares, and varies by shares, is even there.
+    /// Prepares the logarithms of the series, in which proportional growth and variation become linear and constant.
     ///
-    /// `None` when there is too little to look at, or something that is not positive.
+    /// `None` when there are too few values, all are equal, or one is not positive.
     pub fn of_logarithms(values: &[f64]) -> Option<Self> {
         let finite = || values.iter().filter(|value| value.is_finite());
         if finite().any(|value| *value <= 0.0) {
@@ -41,10 +41,10 @@ impl Prepared {
         })
     }
 
-    /// The length of a partition's description with that of the season, for values in the unit of the series: only so can
-    /// what was prepared in two ways be compared. A density of logarithms is one of values when it is divided by the value.
-    /// Logarithms have to save as much as two changes cost: additive noise on what grows is often described a little shorter
-    /// by them, and then as a change of variance.
+    /// The length of the description of a partition and the season, for values in the unit of the series, so that the
+    /// two preparations can be compared. Dividing a density of logarithms by the value gives a density of values.
+    /// Logarithms must save as much as two changes cost: they often describe additive noise on a growing series
+    /// slightly shorter, but then as a change of variance.
     pub fn length(&self, partition: f64) -> f64 {
         let points = self.values.len() as f64;
         let order = points.ln();
@@ -55,7 +55,7 @@ impl Prepared {
         partition + self.period as f64 * order + 2.0 * points * self.scale.ln() + values
     }
 
-    /// A level in the unit of the series.
+    /// Converts a level to the unit of the series.
     pub fn level(&self, value: f64) -> f64 {
         let level = value * self.scale + self.centre;
         let level = if self.logarithms.is_some() {
@@ -66,7 +66,7 @@ impl Prepared {
         level.clamp(f64::MIN, f64::MAX)
     }
 
-    /// A small difference at a level, in the unit of the series.
+    /// Converts a small difference at a level to the unit of the series.
     pub fn size(&self, value: f64, level: f64) -> f64 {
         let unit = if self.logarithms.is_some() {
             self.level(level)
@@ -86,10 +86,10 @@ fn prepare(values: &[f64]) -> Option<Prepared> {
     if finite.len() < VALUES_MIN {
         return None;
     }
-    // Before anything is scaled: beside one value that is far out the others would be all the same.
+    // Before scaling: next to one extreme outlier, all other values would become equal.
     clean(&mut finite);
     let (low, high) = extremes(&finite);
-    // Halves first: the range of finite numbers may be infinite.
+    // Halve before subtracting: the range of two finite numbers may overflow.
     let (centre, scale) = (low / 2.0 + high / 2.0, high / 2.0 - low / 2.0);
     if scale == 0.0 {
         return None;
@@ -111,8 +111,8 @@ fn prepare(values: &[f64]) -> Option<Prepared> {
     })
 }
 
-/// The series with what is missing between its first and its last value on a line between its neighbours, so that a season
-/// keeps its step. `None` when more is missing than is there.
+/// The series with missing values interpolated linearly between their neighbours, so that a season stays in phase.
+/// `None` when more values are missing than present.
 fn whole(values: &[f64], indices: &[u64]) -> Option<Vec<f64>> {
     let (first, last) = (*indices.first()?, *indices.last()?);
     if last - first >= 2 * indices.len() as u64 {
@@ -134,7 +134,7 @@ fn extremes(values: &[f64]) -> (f64, f64) {
         })
 }
 
-/// The median; reorders.
+/// The median, 0 for no values; reorders the values.
 fn median(values: &mut [f64]) -> f64 {
     if values.is_empty() {
         return 0.0;
@@ -149,21 +149,21 @@ fn median(values: &mut [f64]) -> f64 {
     below / 2.0 + upper / 2.0
 }
 
-/// What logarithms have to save, in logarithms of the number of points.
+/// Description length that logarithms must save, in units of ln n.
 const LOGARITHMS: f64 = 8.0;
-/// How many neighbours on each side a value is compared with.
+/// Number of neighbours on each side with which a value is compared.
 const NEIGHBOURS: usize = 3;
-/// How many scales from the median of its neighbours a value may be.
+/// Distance from the median of its neighbours, in scales, beyond which a value is an outlier.
 const OUTLIER: f64 = 5.0;
-/// Where so many values are as their neighbours, as in counts of what is rare, there is no spread to be beyond: the least
-/// scale is then this part of the smallest step between values.
+/// If at least this fraction of the values equals the median of their neighbours, as in counts of rare events, the
+/// spread is 0: the lower limit of the scale is then `STEPS` times the smallest step between values.
 const SAME: f64 = 0.85;
 const STEPS: f64 = 0.1;
-/// Smaller differences, beside the largest value, are of the arithmetic.
+/// Differences below this fraction of the largest value are rounding errors.
 const ROUNDING: f64 = 1e-12;
 
-/// Puts the median of its neighbourhood in the place of each outlier of one or two points (Hampel's filter). The scale is
-/// local, so a regime of a larger spread keeps it.
+/// Replaces each outlier of one or two points by the median of its neighbourhood (Hampel's filter). The scale is local,
+/// so a regime with a larger spread keeps it.
 fn clean(values: &mut [f64]) {
     let n = values.len();
     let window = |at: usize, reach: usize| at.saturating_sub(reach)..(at + reach + 1).min(n);
@@ -187,7 +187,7 @@ fn clean(values: &mut [f64]) {
     }
 }
 
-/// The smallest step between values, rounding aside; 0 if there is none.
+/// The smallest step between distinct values, ignoring rounding errors; 0 if there is none.
 fn step(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -201,17 +201,17 @@ fn step(values: &[f64]) -> f64 {
         .unwrap_or(0.0)
 }
 
-/// A pattern that repeats: one value a phase, with mean zero.
+/// A repeating pattern: one value per phase, with mean zero.
 struct Season(Vec<f64>);
 
-/// The part of the variance around the trend, adjusted for its number of phases, that a season must explain.
+/// The fraction of the variance around the trend, adjusted for its number of phases, that a season must explain.
 const SEASONAL: f64 = 0.5;
-/// A shorter season is taken when it explains nearly as much: the others are its multiples.
+/// A shorter season is preferred if it explains within this fraction as much, since longer ones may be its multiples.
 const NEARLY: f64 = 0.03;
-/// The longest season, in points; and how many cycles there must be.
+/// The longest season, in points, and the minimum number of cycles.
 const PERIOD_MAX: usize = 400;
 const CYCLES_MIN: usize = 5;
-/// From how many points at the start of the series the period is told.
+/// Number of points at the start of the series from which the period is determined.
 const PERIOD_POINTS_MAX: usize = 20_000;
 
 impl Season {
@@ -239,7 +239,7 @@ impl Season {
     }
 }
 
-/// The length of the season that explains most, when one explains enough.
+/// The length of the season that explains the most variance, if one explains enough.
 fn period(values: &[f64]) -> Option<usize> {
     let explained: Vec<(usize, f64)> = (3..=(values.len() / CYCLES_MIN).min(PERIOD_MAX))
         .map(|period| (period, explained(&detrended(values, period), period)))
@@ -251,7 +251,7 @@ fn period(values: &[f64]) -> Option<usize> {
     found.map(|(period, _)| *period)
 }
 
-/// The part of the variance that lies between the phases, adjusted for their number.
+/// The fraction of the variance that lies between the phases, adjusted for their number.
 fn explained(detrended: &[Option<f64>], period: usize) -> f64 {
     let mut phases = vec![(0.0, 0.0); period];
     let (mut squares, mut points) = (0.0, 0.0);
@@ -273,7 +273,7 @@ fn explained(detrended: &[Option<f64>], period: usize) -> f64 {
     1.0 - (1.0 - between / squares) * (points - 1.0) / (points - period as f64)
 }
 
-/// Each value less the centred mean over one period; none at the ends.
+/// Each value minus the centred mean over one period; `None` at the ends.
 fn detrended(values: &[f64], period: usize) -> Vec<Option<f64>> {
     let half = period / 2;
     let mut sums = Vec::with_capacity(values.len() + 1);
@@ -289,7 +289,7 @@ fn detrended(values: &[f64], period: usize) -> Vec<Option<f64>> {
             let last = t + half;
             let mut sum = sums.get(last + 1)? - sums[first];
             if period.is_multiple_of(2) {
-                // The two ends are of one phase and count by half.
+                // The two ends are of the same phase and count half each.
                 sum -= (values[first] + values[last]) / 2.0;
             }
             Some(values[t] - sum / period as f64)

@@ -1,18 +1,18 @@
-//! From a partition to changes with their places, intervals, sizes and confidence.
+//! Turns a partition into changes with their places, intervals, sizes and confidence.
 
 use super::kink;
 use super::partition::{Form, Partition, Regime};
 use super::prepare::Prepared;
 use crate::changes::{Change, ChangeKind};
 
-/// How much longer than at its best place the description may be for a place within the interval: what a χ² of one degree
-/// of freedom exceeds in one case of twenty.
+/// How much longer than at the best place the description may be at a place within the interval: the value that a χ² of
+/// one degree of freedom exceeds in one case of twenty.
 const INTERVAL: f64 = 3.84;
-/// Where lines meet with less than this step, in standard deviations, only the slope has changed.
+/// If two lines meet with a step below this, in standard deviations, only the slope has changed.
 const STEP_MIN: f64 = 2.5;
-/// A change that is less certain after its move is dropped.
+/// A change whose confidence is below this after its border was moved is dropped.
 const CONFIDENCE_MIN: f64 = 0.9;
-/// The shortest that a border's move may make a regime.
+/// The shortest regime that moving a border may leave, in points.
 const POINTS_MIN: usize = 2;
 
 /// The changes of a partition, in order.
@@ -59,13 +59,13 @@ impl Line {
     }
 }
 
-/// Two neighbours and what differs between them at their border.
+/// Two neighbouring regimes and the differences between them at their border.
 struct Border {
     before: Line,
     after: Line,
     step: f64,
     turn: f64,
-    /// The points of the shorter one.
+    /// Length of the shorter regime, in points.
     shorter: f64,
     sigma: f64,
 }
@@ -89,7 +89,7 @@ impl Border {
         if self.turn != 0.0 && (self.step.abs() < STEP_MIN * self.sigma || self.step.abs() < led / 4.0) {
             return ChangeKind::Slope;
         }
-        // Standard errors of a difference of means and of one of logarithms of standard deviations.
+        // The differences of the means and of the logarithms of the standard deviations, each in its standard errors.
         let level = self.step.abs() / self.sigma * (self.shorter / 2.0).sqrt();
         let spread = (self.after.sigma / self.before.sigma).ln().abs() * self.shorter.sqrt();
         if spread > level {
@@ -100,7 +100,7 @@ impl Border {
     }
 }
 
-/// Moves the border before regime `at`, where two lines meet, to where one continuous line has its kink.
+/// Moves the border before regime `at`, if only the slope changes there, to the kink of one continuous line.
 fn place(partition: &mut Partition<'_>, at: usize) {
     if Border::of(partition, at).kind() != ChangeKind::Slope {
         return;
@@ -112,7 +112,7 @@ fn place(partition: &mut Partition<'_>, at: usize) {
     }
 }
 
-/// Drops the least certain change until all are certain enough.
+/// Drops the least certain change until all reach [`CONFIDENCE_MIN`].
 fn prune(partition: &mut Partition<'_>) {
     loop {
         let least = (1..partition.regimes.len())
@@ -130,7 +130,7 @@ fn prune(partition: &mut Partition<'_>) {
     }
 }
 
-/// The form of the two neighbours as one regime, and the probability that they are two: half the difference of two
+/// The form of the two neighbours as one regime, and the probability that they are two: half the difference of the two
 /// description lengths is the logarithm of the odds.
 fn merged(partition: &Partition<'_>, at: usize) -> (Form, f64) {
     let (left, right) = (&partition.regimes[at - 1], &partition.regimes[at]);
@@ -144,7 +144,7 @@ fn merged(partition: &Partition<'_>, at: usize) -> (Form, f64) {
     (form, 1.0 / (1.0 + ((two - one) / 2.0).exp()))
 }
 
-/// The description of the two neighbours, in the forms that they have, with the border elsewhere.
+/// The length of the description of the two neighbours, in their present forms, with another border.
 fn length(partition: &Partition<'_>, at: usize, border: usize) -> f64 {
     let one = |regime: Regime| {
         let squares = regime.squares(&partition.costs.residuals(regime.start, regime.end));
@@ -165,7 +165,7 @@ fn length(partition: &Partition<'_>, at: usize, border: usize) -> f64 {
     })
 }
 
-/// The first and the last place around the border that are about as good.
+/// The first and the last place around the border whose description is at most [`INTERVAL`] longer.
 fn interval(partition: &Partition<'_>, at: usize) -> (usize, usize) {
     let (left, right) = (partition.regimes[at - 1], partition.regimes[at]);
     let border = right.start;

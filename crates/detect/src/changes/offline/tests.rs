@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::changes::ChangeKind;
 
-/// Noise that is no one's: even, bounded and the same everywhere.
+/// Deterministic, bounded noise.
 fn noise(seed: u64, n: usize) -> Vec<f64> {
     let mut state = seed;
     let mut next = || {
@@ -12,7 +12,7 @@ fn noise(seed: u64, n: usize) -> Vec<f64> {
             .wrapping_add(1_442_695_040_888_963_407);
         (state >> 40) as f64 / (1 << 24) as f64 - 0.5
     };
-    // The sum of twelve is near normal, with variance one.
+    // The sum of twelve uniform numbers is nearly normal, with variance one.
     (0..n).map(|_| (0..12).map(|_| next()).sum()).collect()
 }
 
@@ -28,7 +28,7 @@ fn after(t: f64, at: f64) -> f64 {
     if t >= at { 1.0 } else { 0.0 }
 }
 
-/// What happens, what is found, and how near.
+/// Each case: name, length, shape, and the expected changes with their margins.
 #[test]
 fn each_kind_of_change_is_found_where_it_is() {
     type Shape = fn(f64, f64) -> f64;
@@ -120,7 +120,7 @@ fn nothing_is_found_where_nothing_happened() {
         for seed in 1..6 {
             for n in [15, 40, 120, 400] {
                 if name == "a season" && n < 60 {
-                    // Who has not seen five cycles can't know them.
+                    // A season is recognised only after five cycles.
                     continue;
                 }
                 let found = changes(&series(seed, n, shape));
@@ -146,8 +146,8 @@ fn a_wandering_series_has_few_changes() {
 }
 
 #[test]
-fn what_goes_by_shares_is_described_by_shares() {
-    // Growth by a half a year with a December that grows with it, and nothing else.
+fn proportional_growth_is_described_by_logarithms() {
+    // Growth by half per year, with a December peak that grows with it, and no changes.
     let growing = |t: f64, e: f64| {
         let december = if (t as usize).is_multiple_of(12) { 0.6 } else { 0.0 };
         (4.0 + t / 24.0 + december + 0.08 * e).exp()
@@ -168,7 +168,7 @@ fn what_goes_by_shares_is_described_by_shares() {
 }
 
 #[test]
-fn one_value_far_out_hides_nothing() {
+fn one_extreme_outlier_hides_no_change() {
     for far in [1e8, 1e20, 1e300, -1e300] {
         for seed in 1..4 {
             let mut values = series(seed, 300, |t, e| e + 5.0 * after(t, 150.0));
@@ -181,7 +181,7 @@ fn one_value_far_out_hides_nothing() {
 }
 
 #[test]
-fn what_is_rare_is_no_regime() {
+fn rare_events_make_no_regimes() {
     for every in [10, 50] {
         for seed in 1..6 {
             let mut rare = noise(seed, 400);
@@ -194,7 +194,7 @@ fn what_is_rare_is_no_regime() {
 }
 
 #[test]
-fn a_season_keeps_its_step_where_values_are_missing() {
+fn a_season_stays_in_phase_across_missing_values() {
     for seed in 1..6 {
         let shape =
             |t: f64, e: f64| e / 2.0 + 6.0 * (t * std::f64::consts::TAU / 12.0).sin() + 5.0 * after(t, 90.0);
@@ -225,7 +225,7 @@ fn sizes_are_in_the_unit_of_the_series() {
 }
 
 #[test]
-fn a_long_series_is_no_dearer_and_as_exact() {
+fn a_change_in_a_long_series_is_located_exactly() {
     let found = changes(&series(5, 20_000, |t, e| e + 3.0 * after(t, 12_345.0)));
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].index.abs_diff(12_345) <= 3, "{found:?}");
@@ -255,8 +255,8 @@ proptest! {
         }
     }
 
-    /// What unit a series is in says nothing about its changes, nor where its zero is, unless it is positive: zero may then be
-    /// where all shares begin.
+    /// The unit of a series does not affect its changes, and neither does its zero, unless the series is positive:
+    /// logarithms then give zero a meaning.
     #[test]
     fn scale_and_level_do_not_matter(
         seed in 0_u64..1_000,

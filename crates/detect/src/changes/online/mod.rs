@@ -1,30 +1,31 @@
-//! Change points of a series as it comes: a generalised likelihood ratio over dyadic windows, in fixed state.
+//! Change points of a series as it streams: a generalised likelihood ratio over dyadic windows, in fixed state.
 //!
 //! ```text
 //! regime so far ────────────────┬── window ──┐
 //!   mean, variance, φ           │ 4 … 1,024  │ now
 //! ```
 //!
-//! The sums of the regime since its start are kept for now and, at each of nine scales, for the last two multiples of
-//! 2^k. What lies between such a place and now is a window; what lies before it is the baseline, which so never holds what
-//! it is compared with. For each window three statistics ask whether its level, its slope or its variance differs. Each is
-//! brought to the scale of a χ² of one degree of freedom: divided by what first-order autocorrelation adds to the variance of a
-//! mean, (1 + φ)/(1 − φ), and by what the baseline's own uncertainty adds. One threshold then holds for all (the same
-//! at all scales, as FOCuS and its kin; Romano et al. 2023, arXiv:2110.08205).
+//! The sums of the regime since its start are kept for the present and, at each of nine scales, for the last two
+//! multiples of 2^k. The values between such a mark and the present are a window; the values before it are the
+//! baseline, which therefore never includes the window it is compared with. For each window, three statistics test
+//! whether its level, its slope or its variance differs. Each is brought to the scale of a χ² of one degree of freedom:
+//! it is divided by the factor that first-order autocorrelation adds to the variance of a mean, (1 + φ)/(1 − φ), and by
+//! the factor that the baseline's own uncertainty adds. One threshold then holds for all statistics and scales, as in
+//! FOCuS and related methods (Romano et al. 2023, arXiv:2110.08205).
 //!
-//! What differs is looked for again among the last 64 values one by one, for its exact place, and is no change when one
-//! value makes the whole difference. A drift that is found soon is mostly told as a step.
+//! A difference is then located exactly among the last 64 values, one by one, and discarded if a single value accounts
+//! for all of it. A drift that is found early is mostly reported as a step.
 //!
-//! The mean delay in points, with 1,000 known before it, and false alarms in 10,000 points (`cargo bench --bench changes`, 300
-//! runs censored at 3,000):
+//! The mean delay in points, with 1,000 points before the change, and false alarms in 10,000 points (`cargo bench
+//! --bench changes`, 300 runs censored at 3,000):
 //!
 //! | | .25 σ | .5 σ | 1 σ | 2 σ | 4 σ | spread ×2 | spread ÷3 | drift of .01 σ | alarms |
 //! |---|---|---|---|---|---|---|---|---|---|
 //! | iid | 420 | 76 | 20 | 5.9 | 3.0 | 15 | 18 | 79 | 0.71 |
 //! | AR(1), φ = .6 | 2,287 | 420 | 80 | 20 | 5.2 | 35 | 35 | 125 | 0.34 |
 //!
-//! A value costs 0.6 µs (on a shared machine). The state is 1.5 KB: for cohorts and KPIs, not for each series of a million
-//! devices.
+//! A value costs 0.6 µs (on a shared machine). The state is 1.5 KB, which suits cohorts and KPIs but not each series of
+//! a million devices.
 
 mod sums;
 #[cfg(test)]
@@ -33,31 +34,31 @@ mod tests;
 use self::sums::Sums;
 use super::{Change, ChangeKind};
 
-/// Windows of 2^2 to 2^11 points.
+/// Number of scales: windows of 2^2 to 2^11 points.
 const SCALES: usize = 9;
-/// A shorter window is a spike and no regime.
+/// Minimum length of a window, in points; a shorter one is a spike and not a regime.
 const WINDOW_MIN: f64 = 4.0;
-/// A spread of fewer points is not yet one.
+/// Minimum number of points from which a spread is estimated.
 const SPREAD_MIN: f64 = 10.0;
-/// A drift of fewer points looks like a step that is nearer.
+/// Minimum length of a drift, in points; a shorter one looks like a later step.
 const SLOPE_MIN: f64 = 16.0;
-/// The baseline before the first window.
+/// Minimum length of the baseline, in points.
 const BASELINE_MIN: f64 = 24.0;
 /// The threshold of a χ² of one degree of freedom, for one false alarm in 10,000 points.
 const THRESHOLD: f64 = 17.5;
-/// Values count at most so many standard deviations from the mean, so that one spike makes no window.
+/// Values are clipped at this many standard deviations from the mean, so that one spike makes no window.
 const CLIP: f64 = 5.0;
-/// Larger numbers count as this, so that their squares are numbers.
+/// Limit to which values are clamped, so that their squares stay finite.
 const VALUE_MAX: f64 = 1e100;
-/// The standard deviation that noise has at least, as a part of the level.
+/// Lower limit of the standard deviation of noise, as a fraction of the level.
 const FLOOR: f64 = 1e-9;
-/// The last values, as they were: they tell a spike from a short regime, and where exactly it began.
+/// Number of recent values kept unclipped, to tell a spike from a short regime and to locate the start of a regime.
 const RECENT: usize = 64;
-/// What must be left of the threshold without the window's most extreme value.
+/// Fraction of the threshold that must remain without the window's most extreme value.
 const LEFT: f64 = 0.7;
 const LAYOUT: u8 = 2;
 
-/// The last values less the offset; the newest stands before `next`.
+/// The last values minus the offset, as a ring; the newest is just before `next`.
 #[derive(Clone, Debug, PartialEq)]
 struct Recent {
     values: [f64; RECENT],
@@ -79,32 +80,32 @@ impl Recent {
         self.next += 1;
     }
 
-    /// From the newest back.
+    /// The values from the newest to the oldest.
     fn back(&self) -> impl Iterator<Item = f64> {
         (1..=self.next.min(RECENT as u64))
             .map(|back| self.values[((self.next - back) % RECENT as u64) as usize])
     }
 }
 
-/// Watches one series. Fixed state, no heap.
+/// Detects changes in one series, with fixed state and no heap.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ChangeDetector {
-    /// Values that were given.
+    /// Number of values observed, including missing ones.
     index: u64,
-    /// Missing values within the regime are not in its times; the index of its start is that of its first value.
+    /// Index of the regime's first value. Times within the regime do not count missing values.
     start: u64,
-    /// What the threshold is higher by because other series are watched as well.
+    /// Increase of the threshold because other series are watched as well.
     raised: f64,
-    /// What is taken from each value before it is summed: the regime's first one.
+    /// The regime's first value, subtracted from each value before it is summed.
     offset: f64,
     last: f64,
     now: Sums,
     recent: Recent,
-    /// At each scale the sums at the last two multiples of 2^k, the older first.
+    /// At each scale, the sums at the last two multiples of 2^k, the older first.
     marks: [[Sums; 2]; SCALES],
 }
 
-/// The window that differs most.
+/// The window whose difference is most significant.
 struct Candidate {
     statistic: f64,
     kind: ChangeKind,
@@ -113,7 +114,7 @@ struct Candidate {
 }
 
 impl ChangeDetector {
-    /// Bytes of [`Self::to_bytes`].
+    /// Length of [`Self::to_bytes`].
     pub const BYTES: usize = 1 + 8 * (6 + RECENT + Sums::WORDS * (1 + 2 * SCALES));
 
     /// A detector that has seen nothing.
@@ -122,8 +123,8 @@ impl ChangeDetector {
         Self::default()
     }
 
-    /// A detector for one of so many series that are watched together: its threshold is higher by what makes all of them
-    /// together alarm as seldom as one alone.
+    /// A detector for one of `series` series that are watched together. Its threshold is raised so that all of them
+    /// together raise as few false alarms as one alone.
     #[must_use]
     pub fn among(series: usize) -> Self {
         Self {
@@ -132,8 +133,8 @@ impl ChangeDetector {
         }
     }
 
-    /// Takes the next value. After a change the new regime begins where the change was. A value that is not finite is
-    /// missing: it counts as an index and says nothing.
+    /// Takes the next value and returns the change that it reveals, if any. After a change, the new regime begins where
+    /// the change was. A value that is not finite counts as missing: it takes an index but has no other effect.
     pub fn observe(&mut self, value: f64) -> Option<Change> {
         let index = self.index;
         self.index += 1;
@@ -183,7 +184,7 @@ impl ChangeDetector {
         let mut best: Option<Candidate> = None;
         let mut last = f64::INFINITY;
         for before in self.marks.iter().flatten() {
-            // Scales share marks; the same one need not be looked at again.
+            // Scales share marks; the same mark need not be compared twice.
             if before.count < BASELINE_MIN || before.count == last {
                 continue;
             }
@@ -207,7 +208,7 @@ impl ChangeDetector {
         best
     }
 
-    /// Whether one value makes the whole difference.
+    /// Whether a single value accounts for the whole difference.
     fn is_spike(&self, before: &Sums, after: &Sums) -> bool {
         if after.count > RECENT as f64 {
             return false;
@@ -233,7 +234,7 @@ impl ChangeDetector {
         level < left && spread.abs() < left
     }
 
-    /// The same change with its place among the last values, when it is there.
+    /// The same change, located exactly if it lies within the recent values.
     fn refined(&self, found: Candidate) -> Candidate {
         let mut best = found;
         let (low, high) = reach(&best.before, self.offset);
@@ -245,7 +246,7 @@ impl ChangeDetector {
         let mut newer: Option<f64> = None;
         for raw in self.recent.back().take(furthest) {
             let value = raw.clamp(low, high);
-            // One point more at the front: all times grow by one.
+            // With one more point at the front, all times grow by one.
             window.timed += window.value;
             window.count += 1.0;
             window.value += value;
@@ -279,7 +280,7 @@ impl ChangeDetector {
             statistic,
         } = best;
         let window = after.count as u64;
-        // Missing values are within the window as likely as before it; the place is that of the last values.
+        // Missing values are not tracked: the index is exact only if none of the window's values is missing.
         let index = (now + 1).saturating_sub(window).max(self.start);
         let reach = (window / 2).max(1);
         let sigma = sigma(before, self.offset);
@@ -307,14 +308,14 @@ impl ChangeDetector {
         }
     }
 
-    /// Goes on with what the window holds as the new regime.
+    /// Continues with the window as the new regime.
     fn restart(&mut self, best: &Candidate, start: u64) {
         self.now = best.after;
         self.start = start;
         self.marks = Default::default();
     }
 
-    /// The state, for a snapshot: a version and words in little endian.
+    /// Serializes the state for a snapshot: a version and little-endian words.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; Self::BYTES] {
         let mut bytes = [LAYOUT; Self::BYTES];
@@ -338,7 +339,7 @@ impl ChangeDetector {
         bytes
     }
 
-    /// The state that [`Self::to_bytes`] gave; `None` for another version.
+    /// Restores the state from [`Self::to_bytes`]; `None` for another version.
     #[must_use]
     pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Option<Self> {
         let (layout, words) = bytes.split_first()?;
@@ -373,13 +374,13 @@ impl ChangeDetector {
     }
 }
 
-/// The least standard deviation that noise around this level has, which is never 0.
+/// The lower limit of the standard deviation of noise around this level; never 0.
 fn floor(before: &Sums, offset: f64) -> f64 {
     let level = offset.abs().max(before.mean().abs());
     (FLOOR * level).max(f64::MIN_POSITIVE.sqrt())
 }
 
-/// How low and how high a value counts.
+/// The range to which values are clipped.
 fn reach(before: &Sums, offset: f64) -> (f64, f64) {
     if before.variance() <= 0.0 {
         return (f64::NEG_INFINITY, f64::INFINITY);
@@ -393,18 +394,18 @@ fn sigma(before: &Sums, offset: f64) -> f64 {
     before.variance().sqrt().max(floor(before, offset))
 }
 
-/// The slope of a line that leaves the baseline's mean at the window's start.
+/// The slope of a line through the window that starts at the baseline's mean.
 fn hinge(before: &Sums, after: &Sums) -> f64 {
     let n = after.count;
     let (times, squares) = (n * (n - 1.0) / 2.0, (n - 1.0) * n * (2.0 * n - 1.0) / 6.0);
     (after.timed - before.mean() * times) / squares
 }
 
-/// The largest of the three statistics that reaches the threshold, and what it says has changed.
+/// The largest of the three statistics, with the property that it tests; `None` if it does not exceed the threshold.
 fn compare(before: &Sums, after: &Sums, offset: f64, threshold: f64) -> Option<(f64, ChangeKind)> {
     let (past, n) = (before.count, after.count);
     let least = floor(before, offset).powi(2);
-    // After a constant every other value is infinitely surprising; a regime is what has settled again.
+    // After a constant, any other value would be infinitely surprising, so the window's own variance is used.
     let variance = match before.variance() {
         variance if variance > least => variance,
         _ => after.variance().max(least),
@@ -414,7 +415,7 @@ fn compare(before: &Sums, after: &Sums, offset: f64, threshold: f64) -> Option<(
     let level = (after.mean() - before.mean()).powi(2) * n / (1.0 + n / past) / inflated;
     let (times, squares) = (n * (n - 1.0) / 2.0, (n - 1.0) * n * (2.0 * n - 1.0) / 6.0);
     let slope = hinge(before, after).powi(2) * squares / (1.0 + times * times / squares / past) / inflated;
-    // An unknown variance makes a t of what would be normal; its likelihood ratio grows by the logarithm.
+    // The variance is estimated, so the statistic follows Student's t; its likelihood ratio grows logarithmically.
     let grown = |squared: f64| {
         if squared > threshold {
             past * (squared / past).ln_1p()
@@ -424,7 +425,7 @@ fn compare(before: &Sums, after: &Sums, offset: f64, threshold: f64) -> Option<(
     };
     let level = (grown(level), ChangeKind::Level);
     let slope = (if n >= SLOPE_MIN { grown(slope) } else { 0.0 }, ChangeKind::Slope);
-    // Values that are not independent say less about their spread, too.
+    // Dependent values carry less information about their spread, too.
     let spread = if n >= SPREAD_MIN {
         spread(before, after, variance, least, threshold)
     } else {
@@ -440,11 +441,11 @@ fn compare(before: &Sums, after: &Sums, offset: f64, threshold: f64) -> Option<(
     (most.0 > threshold).then_some(most)
 }
 
-/// Twice the logarithm of the likelihood ratio of two variances against one.
+/// Twice the logarithm of the likelihood ratio of two variances against one common variance.
 fn spread(before: &Sums, after: &Sums, variance: f64, least: f64, threshold: f64) -> f64 {
     let (past, n) = (before.count - 1.0, after.count - 1.0);
     let own = (after.variance() * after.count / n).max(least);
-    // r − 1 − ln r ≤ (r − 1)² / min(r, 1) tells without a logarithm when it can't be enough.
+    // r − 1 − ln r ≤ (r − 1)² / min(r, 1) excludes most windows without computing a logarithm.
     let r = own / variance;
     if n * (r - 1.0).powi(2) <= threshold * r.min(1.0) {
         return 0.0;

@@ -1,6 +1,6 @@
-//! Sums over a regime, and what they say of its mean, spread and autocorrelation.
+//! Sums over a regime, and its mean, variance and autocorrelation computed from them.
 
-/// An autocorrelation beyond this is taken for this: a random walk has no level that could change.
+/// Upper limit of the estimated autocorrelation: a random walk has no level that could change.
 const PHI_MAX: f64 = 0.95;
 
 /// Sums over the regime so far. Times count from its start.
@@ -9,11 +9,11 @@ pub struct Sums {
     pub count: f64,
     pub value: f64,
     pub square: f64,
-    /// Of time and value.
+    /// Sum of the products of time and value.
     pub timed: f64,
-    /// Of each value and the one before it.
+    /// Sum of the products of each value and its predecessor.
     pub lagged: f64,
-    /// Of the values as they were, not clipped.
+    /// Sum of the unclipped values.
     pub raw: f64,
 }
 
@@ -55,12 +55,12 @@ impl Sums {
         if variance <= 0.0 {
             return 0.0;
         }
-        // Small samples see less than there is: (1 + 4φ)/n (Kendall 1954) is put back.
+        // The estimate is too low in small samples; this corrects the bias of (1 + 4φ)/n (Kendall 1954).
         let seen = (self.lagged / self.count - self.mean().powi(2)) / variance;
         (seen + (1.0 + 4.0 * seen) / self.count).clamp(0.0, PHI_MAX)
     }
 
-    /// What came before `after`; without its sum of times, which no baseline needs.
+    /// The sums before `after`, except `timed`, which a baseline does not need.
     pub fn before(&self, after: &Self) -> Self {
         Self {
             count: self.count - after.count,
@@ -72,7 +72,7 @@ impl Sums {
         }
     }
 
-    /// What came after `before`, with times from its start.
+    /// The sums after `before`, with times counted from there.
     pub fn since(&self, before: &Self) -> Self {
         let value = self.value - before.value;
         Self {

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Autocorrelated noise of variance one, the same everywhere.
+/// Deterministic autocorrelated noise of variance one.
 struct Noise {
     state: u64,
     last: f64,
@@ -41,10 +41,10 @@ fn found(seed: u64, phi: f64, shape: fn(f64, f64) -> f64) -> Vec<(u64, Change)> 
 }
 
 #[test]
-fn each_kind_of_change_is_found_soon_and_where_it_was() {
+fn each_kind_of_change_is_found_soon_and_at_its_place() {
     type Shape = fn(f64, f64) -> f64;
-    // With so few points a small step can look like a drift, a few wide values like a step, and a drift that is found
-    // this soon mostly like a step: the last number is how often of seven the kind must be right.
+    // With so few points, a small step can look like a drift, a few wide values like a step, and an early drift mostly
+    // like a step: the last number says in how many of seven runs the kind must be right.
     let cases: [(&str, Shape, ChangeKind, u64, u64, u32); 5] = [
         (
             "a step of 4 σ",
@@ -103,16 +103,16 @@ fn each_kind_of_change_is_found_soon_and_where_it_was() {
 fn noise_makes_few_alarms_whatever_its_autocorrelation() {
     for phi in [0.0, 0.3, 0.6, 0.9] {
         let alarms: usize = (0..30).map(|seed| found(seed, phi, |_, e| e).len()).sum();
-        // One in 10,000 is meant; this is 60,000 points with their baselines.
+        // The target is one in 10,000; these are 60,000 points including their baselines.
         assert!(alarms <= 20, "φ {phi}: {alarms} alarms in 60,000 points");
     }
 }
 
 #[test]
-fn a_spike_and_a_constant_are_no_change() {
+fn a_spike_and_a_constant_are_not_changes() {
     let mut detector = ChangeDetector::new();
     assert!((0..500).all(|_| detector.observe(7.5).is_none()));
-    assert!(detector.observe(9.0).is_none(), "one point is no regime");
+    assert!(detector.observe(9.0).is_none(), "one point is not a regime");
     let spiky: fn(f64, f64) -> f64 = |t, e| if t == 1.0 { 1e6 } else { e };
     for seed in 1..8 {
         let found = found(seed, 0.0, spiky);
@@ -135,7 +135,7 @@ fn sizes_are_in_the_unit_of_the_series() {
 
 proptest! {
     #[test]
-    fn any_values_are_taken_and_a_snapshot_goes_on_the_same(
+    fn any_values_are_accepted_and_a_restored_detector_continues_the_same(
         values in proptest::collection::vec(
             prop_oneof![6 => -5.0..5.0, 1 => proptest::num::f64::ANY, 1 => Just(1e308)],
             0..300,
