@@ -1,4 +1,4 @@
-//! The topology against the real stack: applied, checked, disturbed by hand, and found out.
+//! The topology against the real stack: applied, checked, changed manually, and the changes detected.
 
 mod support;
 
@@ -29,7 +29,7 @@ async fn apply_makes_everything_and_a_second_one_changes_nothing() {
         let missing = topology::inspect(&config).await.expect("the stack answers");
         assert!(
             missing.iter().all(|item| !item.agrees()),
-            "nothing is there at first"
+            "nothing exists at first"
         );
 
         let first = topology::apply(&config).await.expect("applied");
@@ -48,7 +48,7 @@ async fn apply_makes_everything_and_a_second_one_changes_nothing() {
 }
 
 #[tokio::test]
-async fn what_somebody_changed_by_hand_is_named_and_put_right() {
+async fn manual_changes_are_reported_and_corrected() {
     in_a_corner("drift", |Corner { config }| async move {
         topology::apply(&config).await.expect("applied");
         let prefix = config.databases.prefix.clone();
@@ -90,7 +90,7 @@ async fn what_somebody_changed_by_hand_is_named_and_put_right() {
             .remove(0)
             .expect("described");
         let own = described.get("segment.bytes").and_then(|entry| entry.value.clone());
-        assert_eq!(own.as_deref(), Some("20971520"), "a setting that nobody declares is left alone");
+        assert_eq!(own.as_deref(), Some("20971520"), "an undeclared setting is left alone");
     })
     .await;
 }
@@ -102,7 +102,7 @@ async fn a_partition_count_is_reported_and_never_changed() {
         config.topology.partitions = Some(4);
         let report = topology::apply(&config).await.expect("applied");
         let found = differences(&report.items);
-        assert_eq!(found.len(), 5, "one a topic: {found:?}");
+        assert_eq!(found.len(), 5, "one per topic: {found:?}");
         assert!(
             found
                 .iter()
@@ -203,7 +203,7 @@ async fn roles_can_do_what_the_matrix_says_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_lost_login_is_made_anew_locally_and_only_named_elsewhere() {
+async fn a_lost_login_is_recreated_locally_and_only_reported_elsewhere() {
     in_a_corner("logins", |Corner { mut config }| async move {
         topology::apply(&config).await.expect("applied");
         let before = logins::read(&config.databases, "gate_vault").expect("written");
@@ -223,7 +223,7 @@ async fn a_lost_login_is_made_anew_locally_and_only_named_elsewhere() {
         );
         assert!(
             login(&before).await.is_ok(),
-            "nobody who is connected loses the password"
+            "connected services keep a valid password"
         );
 
         config.environment = "local".to_owned();
@@ -231,7 +231,7 @@ async fn a_lost_login_is_made_anew_locally_and_only_named_elsewhere() {
         let after = logins::read(&config.databases, "gate_vault").expect("written");
         assert!(login(&after).await.is_ok() && login(&before).await.is_err());
 
-        // As is one of a server that was at another port then.
+        // A login of a server that moved to another port is recreated, too.
         let moved: PgConnectOptions = after.expose().parse().expect("a URL");
         let moved = moved.port(9).to_url_lossy();
         std::fs::write(&file, moved.as_str()).expect("writable");
