@@ -1,4 +1,4 @@
-//! The checkpoint parser panics at nothing, writes what it read, and opens nothing that was not signed.
+//! The checkpoint parser never panics, writes back what it read, and opens nothing unsigned.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -12,10 +12,10 @@ fuzz_target!(|data: &[u8]| {
     let keys = [KEY.public()];
     if let Ok(note) = Note::parse(data) {
         assert_eq!(note.to_string().as_bytes(), data);
-        assert!(note.open(&keys).is_err(), "a checkpoint opens that nobody signed");
+        assert!(note.open(&keys).is_err(), "an unsigned checkpoint opens");
     }
 
-    // The first bytes say where to damage a checkpoint of the log that the rest names.
+    // The first bytes select the damage to a checkpoint of the log that the remaining bytes name.
     let [high, low, origin @ ..] = data else { return };
     let Ok(origin) = std::str::from_utf8(origin) else { return };
     let checkpoint = Checkpoint { origin: origin.to_owned(), size: u64::from(*high), root: [*low; 32] };
@@ -23,7 +23,7 @@ fuzz_target!(|data: &[u8]| {
     let mut text = signed.to_string().into_bytes();
     let opened = Note::parse(&text).and_then(|note| note.open(&keys));
     let expected = Signed { checkpoint: checkpoint.clone(), signed_s: Some(5) };
-    assert_eq!(opened, Ok(expected), "what was signed is read again");
+    assert_eq!(opened, Ok(expected), "a signed checkpoint reads back");
     let bit = usize::from(u16::from_be_bytes([*high, *low])) % (text.len() * 8);
     text[bit / 8] ^= 1 << (bit % 8);
     if let Ok(other) = Note::parse(&text).and_then(|note| note.open(&keys)) {
