@@ -1,5 +1,4 @@
-//! Device keys on a real PostgreSQL: imported completely or not at all, listed, revoked, and quickly seen by a running
-//! gate.
+//! Device keys on a real PostgreSQL: imported completely or not at all, listed, revoked, and followed by running gates.
 
 #[path = "support/registrar.rs"]
 mod registrar;

@@ -42,8 +42,7 @@ postgres_start() {
     LANG=C.UTF-8 HOME=/var/lib/stack "$PG_BIN/postgres" -D "$PG_DATA"
 }
 
-# Created under another name and renamed when complete: an interrupted first run leaves nothing that looks like a
-# database.
+# Created under another name and renamed when complete: an interrupted first run leaves no apparent database.
 postgres_init() {
   local new=$ROOTFS$PG_DATA.new
   rm -rf "$new" "$ROOTFS$PG_DATA"

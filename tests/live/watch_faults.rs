@@ -1,5 +1,4 @@
-//! Real faults of the watch and its databases. After each, every reading of the clean topic is in the table exactly
-//! once.
+//! Real faults of the watch and its databases. After each, every reading of the clean topic is stored exactly once.
 
 use pulsegate_loadtest::fleet::Hostile;
 use serde_json::{Value, json};
@@ -367,8 +366,7 @@ fn a_lane_whose_log_lost_its_end_is_held_until_an_operator_decides() {
             "select count(distinct origin_offset) from readings where origin_partition = 1 and origin_offset >= {}",
             short / 2
         );
-        // Ten stored records of the old log, and forty of the new one, of which half have offsets that the old one had
-        // too.
+        // Ten stored records of the old log, and forty of the new one, of which half have offsets of the old one.
         assert_eq!(count(world, "analytics", &read_on), short / 20 * 40);
     });
 }

@@ -1,5 +1,4 @@
-//! Devices of all lanes with the same anomaly at once: one finding represents theirs, as long as those wait in the
-//! outbox.
+//! Devices of all lanes with the same anomaly at once: one finding represents theirs, while those are in the outbox.
 
 use std::sync::Arc;
 

@@ -17,8 +17,7 @@ use pulsegate_loadtest::oracle::OracleError;
 
 /// Generate, capture and replay streams of signed biometric events, and verify the gate's output.
 ///
-/// Exit code: 0 good, 1 the data are wrong, 2 the command cannot be carried out as given, 3 Kafka cannot be
-/// reached.
+/// Exit code: 0 good, 1 the data are wrong, 2 the command cannot be carried out as given, 3 Kafka is unreachable.
 #[derive(Parser)]
 #[command(name = "pulsegate-loadtest", version, max_term_width = 100)]
 pub struct Cli {

@@ -110,8 +110,8 @@ pub(super) fn run(args: &Args, json: bool) -> Result<(), Ended> {
         );
         if not_held + no_key > 0 {
             println!(
-                "Unchanged: {not_held} with a signature that is invalid or for another audience, {no_key} without a key to \
-                 sign with."
+                "Unchanged: {not_held} with a signature that is invalid or for another audience, {no_key} without a \
+                 signing key."
             );
         }
         readings

@@ -353,8 +353,7 @@ pub(super) struct Flood {
 }
 
 impl Flood {
-    /// The device whose burst the next record belongs to, if one is in progress or starts here; and whether it starts
-    /// here.
+    /// The device whose burst the next record belongs to, if any, and whether the burst starts with it.
     pub(super) fn device(
         &mut self,
         hostile: &Hostile,

@@ -72,8 +72,7 @@ pub struct Options {
     pub shape: Shape,
     /// Encoding of events. Default JSON.
     pub format: Format,
-    /// Event time of each device's first event, in milliseconds since the Unix epoch; with `None` the last event is
-    /// now.
+    /// Event time of each device's first event, in milliseconds since the Unix epoch; `None` ends the events now.
     pub start_ms: Option<i64>,
     /// Event time between two events of a device, in milliseconds. Default one minute.
     pub step_ms: i64,

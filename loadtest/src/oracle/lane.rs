@@ -390,8 +390,7 @@ impl<'l> History<'l> {
     /// Outcomes that the record may have at this point.
     fn allow(&self, raw: &Raw) -> Outcomes {
         let Some(once) = raw.once.filter(|_| raw.allowed.contains(Outcome::Clean)) else {
-            // A lane that has spent its budget of failed verifications rejects, without verifying, records that would
-            // fail.
+            // A lane that has spent its budget of failed verifications rejects unverified what would fail.
             let spent = self.failures >= self.rules.failures_burst;
             return if spent {
                 raw.allowed.with(Outcome::RateLimited)

@@ -3,8 +3,7 @@
 //!
 //! The topics must satisfy:
 //!
-//! - every raw record is in exactly one ledger range, and is in clean, in the deadletter, or a repeat of an accepted
-//! one;
+//! - every raw record is in exactly one ledger range, and in clean, in the deadletter, or a repeat of an accepted one;
 //! - its outcome is one that it deserves (size, signature, key, audience, freshness on `LogAppendTime`, home partition,
 //!   decoding, schema, binding, repeats; `rate_limited` is accepted for records that are otherwise clean);
 //! - clean contains no other record, none twice, and keeps the order of raw within a partition;
