@@ -1,16 +1,16 @@
-# The front door. `make` alone lists what there is. Nothing here is needed to build: `cargo build` is enough for that.
+# Entry point. `make` without arguments lists the targets. Nothing here is needed to build: `cargo build` is enough.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
 STACK := $(or $(PULSEGATE_STACK_DIR),$(CURDIR)/.stack)
-# Commands that talk to the stack learn its addresses here, exactly as a person would.
+# Commands that talk to the stack get its addresses from this file, as a user's shell would.
 WITH_STACK := source '$(STACK)/env' &&
 
-# How long each fuzz target runs.
+# Duration of each fuzz target, in seconds.
 FUZZ_SECONDS ?= 10
-# Further arguments, such as TEST_ARGS='--test worker' or DEMO_ARGS='--json'.
+# Additional arguments, such as TEST_ARGS='--test worker' or DEMO_ARGS='--json'.
 TEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
@@ -20,34 +20,34 @@ BENCH_ARGS ?=
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## install what is missing to build and run it all here (Debian, root)
+setup: ## install what is missing to build and run everything (Debian, root)
 	@docker/setup
 
 up: ## start Kafka, TimescaleDB and the schema registry (docker/README.md)
 	@docker/stack up
 
-down: ## stop what `up` started; the data stay
+down: ## stop what `up` started; the data are kept
 	@docker/stack down
 
-status: ## say what is up
+status: ## show which services are running
 	@docker/stack status
 
-reset: ## stop it and wipe its data; the downloads stay
+reset: ## stop the stack and wipe its data; the downloads are kept
 	@docker/stack reset
 
-demo: setup up ## a signed fleet through both roles, and what became of it
+demo: setup up ## run a signed fleet through both roles and print the results
 	$(WITH_STACK) cargo run --release --locked -- demo $(DEMO_ARGS)
 
-test: setup up ## every test, against the real services
+test: setup up ## run every test against the real services
 	$(WITH_STACK) cargo test --workspace --locked $(TEST_ARGS)
 
-bench: setup up ## the benchmarks
+bench: setup up ## run the benchmarks
 	$(WITH_STACK) cargo bench --workspace --locked $(BENCH_ARGS)
 
 fmt: ## format the code
 	cargo fmt --all
 
-lint: lint-format lint-clippy lint-shell ## formatting, clippy and shellcheck, as CI asks for them
+lint: lint-format lint-clippy lint-shell ## check formatting, clippy and shellcheck as CI does
 
 lint-format:
 	cargo fmt --all --check
@@ -58,14 +58,14 @@ lint-clippy:
 lint-shell:
 	shellcheck --external-sources docker/stack docker/setup docker/lib/*.sh .ci/run .ci/fuzz .ci/deny
 
-doc: ## the documentation, private items included
+doc: ## build the documentation, including private items
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items --locked
 
-deny: ## licences, sources and versions of what we depend on; advisories where their database can be reached
+deny: ## check dependencies' licences, sources and versions; advisories if their database is reachable
 	@.ci/deny
 
-fuzz: ## each fuzz target for FUZZ_SECONDS seconds
+fuzz: ## run each fuzz target for FUZZ_SECONDS seconds
 	@.ci/fuzz $(FUZZ_SECONDS)
 
-ci: ## what CI runs
+ci: ## run what CI runs
 	bash .ci/run

@@ -1,5 +1,5 @@
-//! The gate's core and the load test's oracle were written apart, from the contract. Here they judge the same records: the
-//! fleet's, whose maker says what they deserve, and the same records damaged at random.
+//! The gate's core and the load test's oracle were written separately, from the contract. Here they judge the same
+//! records: those of a fleet whose generator states the expected outcomes, and the same records damaged at random.
 
 use std::cell::RefCell;
 use std::num::NonZeroU32;
@@ -25,7 +25,7 @@ const NOW_MS: i64 = 1_800_000_000_000;
 const PARTITIONS: i32 = 5;
 const FRESHNESS_MS: i64 = 300_000;
 
-/// The core of a gate, up to sealing, over one topic.
+/// The core of a gate, up to sealing, for one topic.
 struct Gate {
     keyring: Keyring,
     catalog: Catalog,
@@ -57,14 +57,14 @@ impl Gate {
         }
     }
 
-    /// Begins again with nothing seen, so that nothing repeats anything.
+    /// Starts over with empty state, so that no record is a repeat.
     fn forget(&mut self) {
         let lane = || Admission::new(&admit::Config::default(), FRESHNESS_MS);
         self.lanes.fill_with(lane);
         self.budget = self.context.budget();
     }
 
-    /// What the gate would write into the ledger.
+    /// The outcome that the gate would write into the ledger.
     fn outcome(&mut self, record: &Record, partition: i32, appended_ms: i64) -> Outcome {
         match self.admit(record, partition, appended_ms) {
             Ok(()) => Outcome::Clean,
@@ -103,7 +103,7 @@ impl Gate {
                 format,
                 datum_start,
             } => (plan, format, datum_start),
-            // Without a registry every id is one that nobody knows.
+            // Without a registry every id is unknown.
             Located::UnknownSchema | Located::NeedsSchema(_) => return Err(Reason::UnknownSchema.into()),
             Located::Undecodable => return Err(Reason::Undecodable.into()),
         };
@@ -119,7 +119,7 @@ impl Gate {
 fn keyring(fleet: &Fleet) -> Keyring {
     let mut builder = KeyringBuilder::default();
     for line in fleet.keys().map(|key| key.line(false)) {
-        let base64 = line.public_key.or(line.secret).expect("something that verifies");
+        let base64 = line.public_key.or(line.secret).expect("a public key or a secret");
         let material = BASE64_STANDARD
             .decode(base64.trim_start_matches("whsec_"))
             .expect("base64");
@@ -136,9 +136,9 @@ fn keyring(fleet: &Fleet) -> Keyring {
             material: &material,
             device_token: b"AAAAAAAAAAAAAAAAAAAAAA",
         };
-        builder.put(&row).expect("a fleet's keys are keys of a registry");
+        builder.put(&row).expect("the registry accepts a fleet's keys");
     }
-    builder.finish().expect("one key a device")
+    builder.finish().expect("one key per device")
 }
 
 fn keys(fleet: &Fleet) -> Keys {
@@ -195,7 +195,7 @@ fn drafts(format: Format, records: usize) -> (Fleet, Vec<Draft>) {
     (fleet, drafts)
 }
 
-/// The oracle's name for what the gate says.
+/// The oracle's name for an outcome of the gate.
 fn named(outcome: Outcome) -> pulsegate_loadtest::outcome::Outcome {
     pulsegate_loadtest::outcome::Outcome::from_name(outcome.as_str().as_bytes())
         .expect("both know every outcome")
@@ -217,7 +217,7 @@ fn check_fleet(format: Format) {
         let outcome = named(gate.outcome(record, partition, NOW_MS + 40));
         assert!(
             expected.contains(outcome),
-            "{kind:?}: the gate says {outcome}, its maker {expected}"
+            "{kind:?}: the gate says {outcome}, the generator {expected}"
         );
         let deserved = judge.deserves(record, partition, NOW_MS + 40);
         let repeat =
@@ -240,19 +240,19 @@ fn drafts_partition(record: &Record, kind: Kind) -> i32 {
 }
 
 #[test]
-fn gate_oracle_and_maker_agree_on_a_hostile_fleet_in_json() {
+fn gate_oracle_and_generator_agree_on_a_hostile_fleet_in_json() {
     check_fleet(Format::Json);
 }
 
 #[test]
-fn gate_oracle_and_maker_agree_on_a_hostile_fleet_in_avro() {
+fn gate_oracle_and_generator_agree_on_a_hostile_fleet_in_avro() {
     let schema = apache_avro::Schema::parse_str(SCHEMA)
         .expect("an Avro schema")
         .into();
     check_fleet(Format::AvroSingleObject { schema });
 }
 
-/// Something done to a record on its way.
+/// Damage to a record in transit.
 #[derive(Clone, Debug)]
 enum Damage {
     Value(Change),
@@ -265,7 +265,7 @@ enum Damage {
     Late(i64),
 }
 
-/// Something done to bytes.
+/// A change to bytes.
 #[derive(Clone, Debug)]
 enum Change {
     Flip(Index, u8),
@@ -326,7 +326,7 @@ impl Change {
     }
 }
 
-/// A record where it was appended.
+/// A record and the place where it was appended.
 struct Placed {
     record: Record,
     partition: i32,
@@ -343,7 +343,7 @@ impl Placed {
             Damage::OtherKey(number) => *key = Some(format!("dev3-h{:06}", number % 60).into_bytes()),
             Damage::Partition(partition) => self.partition = *partition,
             Damage::Late(late_ms) => self.appended_ms += late_ms,
-            // The others need a header.
+            // The remaining kinds of damage need a header.
             _ if count == 0 => {}
             Damage::Header(header, change) => {
                 change.apply(headers[header.index(count)].value.get_or_insert_default());
@@ -354,7 +354,7 @@ impl Placed {
     }
 }
 
-/// A fleet, some of its records, and everything that judges them.
+/// A fleet, some of its records, and everything needed to judge them.
 struct Court {
     fleet: Fleet,
     drafts: Vec<Draft>,
@@ -404,7 +404,7 @@ impl Court {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(3000))]
 
-    /// Damage before signing: the signature holds, so it is the walkers that must agree with serde.
+    /// Damage before signing: the signature is valid, so the walkers must agree with serde.
     #[test]
     fn gate_and_oracle_agree_on_signed_nonsense(
         pick in any::<Index>(),

@@ -1,7 +1,7 @@
-//! Once its buffers have grown, a batch of walks and rewrites allocates nothing.
+//! Once its buffers have grown, a batch of walks and rewrites performs no allocation.
 #![expect(
     unsafe_code,
-    reason = "an allocator that counts is an unsafe trait, and there is no other way to count"
+    reason = "a counting allocator implements an unsafe trait, and allocations cannot be counted otherwise"
 )]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -13,19 +13,19 @@ thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Counts what its thread allocates.
+/// Counts the allocations of its thread.
 struct Counting;
 
-// SAFETY: everything is the system allocator's own work; counting touches no memory that it manages.
+// SAFETY: all work is delegated to the system allocator; counting touches no memory that it manages.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promises are passed on.
+        // SAFETY: the caller upholds the contract, which is passed on unchanged.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are passed on.
+        // SAFETY: the caller upholds the contract, which is passed on unchanged.
         unsafe { System.dealloc(block, layout) }
     }
 }
@@ -33,7 +33,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// With an escaped string, numbers to be made into text, and edits inside an array's item.
+/// With an escaped string, numbers to be converted into text, and edits inside an array's item.
 const EVENTS: [&str; 2] = [
     r#"{"event_id":"0192f0c1-2f5e-7c11-9f3a-0242ac120002","device_id":"d-1","subject":{"id":"s-1","name":"A\u00e9",
         "birth_date":"1984-05-02"},"recorded_at":"2026-11-22T16:44:01Z","firmware":"f","model":"m",

@@ -1,4 +1,4 @@
-//! The audit log on a real PostgreSQL and Kafka: appended exactly once, fenced, killed in the middle, and tampered with.
+//! The audit log on a real PostgreSQL and Kafka: appended exactly once, fenced, killed mid-write, and tampered with.
 
 #[path = "audit/lab.rs"]
 mod lab;
@@ -24,7 +24,7 @@ use sqlx::{ConnectOptions as _, Executor as _};
 use support::in_a_corner;
 
 #[tokio::test]
-async fn every_record_extends_its_lane_once_and_the_log_goes_on_where_it_stopped() {
+async fn every_record_extends_its_lane_once_and_the_log_continues_where_it_stopped() {
     in_a_corner("append", |corner| async move {
         let lab = Lab::new(corner).await;
         let records = ledger_records(&lab.config, 50);
@@ -39,7 +39,7 @@ async fn every_record_extends_its_lane_once_and_the_log_goes_on_where_it_stopped
             log.checkpoint(Timestamp::now()).await.expect("signed");
             log.close().await;
         }
-        assert_eq!(lab.entries().await, records, "byte for byte, each once");
+        assert_eq!(lab.entries().await, records, "every record once, byte for byte");
         let mut tree = MerkleRoot::new();
         records.iter().for_each(|record| tree.push(leaf(&[record])));
         let trusted = keys::trusted(&lab.config.audit_settings()).expect("beside the logins");
@@ -57,7 +57,7 @@ async fn every_record_extends_its_lane_once_and_the_log_goes_on_where_it_stopped
     .await;
 }
 
-/// What a watch has in its hands after it was away for a while.
+/// A watch has such a backlog after it was stopped for a while.
 #[tokio::test]
 async fn a_backlog_is_one_batch_up_to_the_limit() {
     in_a_corner("backlog", |corner| async move {
@@ -77,7 +77,7 @@ async fn a_backlog_is_one_batch_up_to_the_limit() {
 }
 
 #[tokio::test]
-async fn checkpoints_are_signed_of_what_has_grown_and_now_and_then_of_the_rest() {
+async fn checkpoints_are_signed_for_lanes_that_grew_and_periodically_for_the_rest() {
     in_a_corner("idle", |corner| async move {
         let lab = Lab::new(corner).await;
         let log = AuditLog::connect(&lab.config.audit_settings())
@@ -88,20 +88,20 @@ async fn checkpoints_are_signed_of_what_has_grown_and_now_and_then_of_the_rest()
             let at = Timestamp::from_second(1_800_000_000 + second).expect("a time");
             log.checkpoint(at).await.expect("signed")
         };
-        assert_eq!(signed(0).await, 2, "the lane, and the one of actions");
+        assert_eq!(signed(0).await, 2, "the lane, and the administration lane");
         assert_eq!(
             (signed(5).await, signed(59).await),
             (0, 0),
             "there is nothing new to sign"
         );
-        assert_eq!(signed(60).await, 2, "it is alive");
-        // Heard of late: an earlier claim was given back, and this one is as it was.
+        assert_eq!(signed(60).await, 2, "unchanged lanes are signed periodically");
+        // A late release of an earlier claim changes nothing.
         log.release(PARTITION, claim.epoch - 1);
         let records = ledger_records(&lab.config, 1);
         lab.append(&log, &claim, &records, 0..1).await.expect("appended");
-        assert_eq!(signed(65).await, 1, "one has grown");
+        assert_eq!(signed(65).await, 1, "one lane has grown");
         log.release(PARTITION, claim.epoch);
-        assert_eq!(signed(120).await, 1, "a lane that was given back is not signed");
+        assert_eq!(signed(120).await, 1, "a released lane is not signed");
         let report = lab.verify(&database_only()).await;
         assert!(report.is_good(), "{:?}", report.problems);
         let checkpoints: Vec<_> = report
@@ -149,16 +149,16 @@ async fn a_second_appender_fences_the_first() {
         first
             .checkpoint(Timestamp::now())
             .await
-            .expect("an older head is still a true one");
+            .expect("an older head is still valid");
         assert_eq!(lab.entries().await, records);
         assert!(lab.verify(&database_only()).await.is_good());
     })
     .await;
 }
 
-/// The future of an append is dropped, or its backend killed, at moments all over it.
+/// The future of an append is dropped, or its backend killed, at moments spread over the whole append.
 #[tokio::test]
-async fn a_writer_that_is_killed_in_the_middle_leaves_all_of_a_batch_or_nothing() {
+async fn a_writer_killed_in_mid_append_leaves_all_of_a_batch_or_nothing() {
     in_a_corner("killed", |corner| async move {
         let lab = Lab::new(corner).await;
         let records = ledger_records(&lab.config, 400);
@@ -172,7 +172,7 @@ async fn a_writer_that_is_killed_in_the_middle_leaves_all_of_a_batch_or_nothing(
             assert_eq!(
                 claim.next.unwrap_or(0),
                 stored as i64,
-                "head and offset move together"
+                "head and offset are updated together"
             );
             let part = stored..(stored + 10).min(records.len());
             let append = lab.append(&log, &claim, &records, part);
@@ -198,13 +198,13 @@ async fn a_writer_that_is_killed_in_the_middle_leaves_all_of_a_batch_or_nothing(
         assert!(claim.size as usize >= stored);
         let part = claim.size as usize..records.len();
         lab.append(&log, &claim, &records, part).await.expect("appended");
-        assert_eq!(lab.entries().await, records, "each once");
+        assert_eq!(lab.entries().await, records, "every record once");
         assert!(lab.verify(&database_only()).await.is_good());
     })
     .await;
 }
 
-/// The commit happened and its answer was lost: the same batch again is recognised.
+/// The commit succeeded but its response was lost: a repeated batch is recognised.
 #[tokio::test]
 async fn a_batch_that_was_stored_is_not_stored_again() {
     in_a_corner("again", |corner| async move {
@@ -222,7 +222,7 @@ async fn a_batch_that_was_stored_is_not_stored_again() {
             .await
             .expect("connected");
         lab.append(&log, &claim, &records, 0..3).await.expect("appended");
-        // What the writer would have in memory had it not heard of the commit: the lane as it was claimed.
+        // The writer's state if it missed the commit: the lane as it was claimed.
         lab.tamper("update sink_offset set epoch = epoch - 1; update audit_lane set size = 0, frontier = ''")
             .await;
         lab.tamper("create table kept as table audit_entry; delete from audit_entry")
@@ -237,7 +237,9 @@ async fn a_batch_that_was_stored_is_not_stored_again() {
             "update audit_lane set size = 3, frontier = '\\x{head}' where lane = 'LANE'"
         ))
         .await;
-        lab.append(&twin, &again, &records, 0..3).await.expect("noticed");
+        lab.append(&twin, &again, &records, 0..3)
+            .await
+            .expect("recognised");
         let on = pulsegate::io::audit::Claim {
             next: Some(3),
             ..again
@@ -256,7 +258,7 @@ fn tree_of(records: &[Vec<u8>]) -> MerkleRoot {
 }
 
 #[tokio::test]
-async fn a_broken_ledger_is_written_down_and_found_by_whoever_verifies() {
+async fn a_broken_ledger_is_stored_and_found_by_verification() {
     in_a_corner("alerts", |corner| async move {
         let lab = Lab::new(corner).await;
         let mut records = ledger_records(&lab.config, 12);
@@ -311,7 +313,7 @@ async fn a_broken_ledger_is_written_down_and_found_by_whoever_verifies() {
 }
 
 #[tokio::test]
-async fn nobody_signs_what_was_changed() {
+async fn a_changed_log_is_not_signed() {
     in_a_corner("refuse", |corner| async move {
         let lab = Lab::with_log(corner, 12, &[5]).await;
         lab.save().await;
@@ -345,7 +347,7 @@ async fn nobody_signs_what_was_changed() {
 }
 
 #[tokio::test]
-async fn roles_append_and_change_nothing() {
+async fn roles_can_append_but_not_change() {
     in_a_corner("audit_roles", |corner| async move {
         let lab = Lab::with_log(corner, 3, &[2]).await;
         let forbidden = [

@@ -1,10 +1,10 @@
-//! `pulsegate config` as a person meets it: answers, exit codes and nothing that is secret.
+//! `pulsegate config` from the command line: output, exit codes, and no secret in either.
 
 use assert_cmd::Command;
 
 const PLANTED: &str = "hunter2-PLANTED";
 
-/// The binary in an empty directory, with nothing of ours in its environment.
+/// The binary in an empty directory, without Pulsegate's variables in its environment.
 fn pulsegate(directory: &std::path::Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pulsegate"));
     for (name, _) in std::env::vars_os() {
@@ -69,11 +69,14 @@ fn show_names_every_value_with_its_origin_and_hides_secrets() {
         shown.out
     );
     assert!(!shown.out.contains(PLANTED) && !shown.err.contains(PLANTED));
-    assert!(!shown.out.contains('\u{1b}'), "escapes without a terminal");
+    assert!(
+        !shown.out.contains('\u{1b}'),
+        "escape sequences without a terminal"
+    );
 }
 
 #[test]
-fn show_answers_machines_in_json() {
+fn show_prints_json_on_request() {
     let directory = directory();
     let shown = answer(&mut pulsegate(directory.path(), &["--json", "config", "show"]));
     let settings: serde_json::Value = serde_json::from_str(&shown.out).expect("JSON");
@@ -144,7 +147,7 @@ fn other_commands_refuse_a_bad_configuration_with_2() {
 }
 
 #[test]
-fn a_setting_that_is_no_text_is_refused() {
+fn a_setting_that_is_not_utf8_is_refused() {
     use std::os::unix::ffi::OsStrExt;
     let directory = directory();
     let broken = std::ffi::OsStr::from_bytes(b"a\xff");
@@ -175,7 +178,7 @@ fn schema_accepts_what_an_editor_would_write() {
 }
 
 #[test]
-fn a_reader_who_leaves_early_is_no_error() {
+fn a_pipe_closed_early_is_not_an_error() {
     let directory = directory();
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_pulsegate"))
         .args(["config", "schema"])

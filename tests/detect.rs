@@ -1,10 +1,10 @@
-//! `pulsegate detect score` as a person meets it: rows in, the same rows with scores out, and what is wrong by its line.
+//! `pulsegate detect score` from the command line: the input rows come out with scores, and errors name the line.
 
 use std::path::Path;
 
 use assert_cmd::Command;
 
-/// Runs the command in a directory on these bytes; exit code, standard output, standard error and the output file.
+/// Runs the command on these bytes in a directory; returns exit code, standard output, standard error and output file.
 fn score(directory: &Path, input: &[u8], options: &[&str]) -> (Option<i32>, String, String, Option<String>) {
     std::fs::write(directory.join("in.csv"), input).expect("writable");
     let output = Command::new(env!("CARGO_BIN_EXE_pulsegate"))
@@ -27,7 +27,7 @@ fn directory() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary directory")
 }
 
-/// Five-minute rows that wobble a little, with a spike at row 900.
+/// Five-minute rows with small variation, and a spike at row 900.
 fn series() -> String {
     let rows = (0..1_000_i64).map(|row| {
         let value = if row == 900 {
@@ -67,7 +67,7 @@ fn every_row_comes_back_as_it_was_with_a_score() {
 }
 
 #[test]
-fn machines_get_a_summary_in_json() {
+fn the_summary_is_available_as_json() {
     let directory = directory();
     let (code, out, err, _) = score(directory.path(), series().as_bytes(), &["--json"]);
     assert_eq!(code, Some(0), "{err}");
@@ -102,7 +102,7 @@ fn headers_orders_times_and_missing_values_are_understood() {
     assert_eq!(begins, expected);
     let summary: serde_json::Value = serde_json::from_str(&out).expect("JSON");
     assert_eq!(summary["missing"], 2);
-    // Without a header the first two columns are meant.
+    // Without a header the first two columns are used.
     let (code, _, err, written) = score(
         directory.path(),
         b"2026-01-01 00:00:00,1\n2026-01-01 00:05:00,2\n",
@@ -113,7 +113,7 @@ fn headers_orders_times_and_missing_values_are_understood() {
 }
 
 #[test]
-fn wrong_rows_are_named_by_their_line_and_leave_no_output() {
+fn invalid_rows_are_reported_by_line_and_leave_no_output() {
     let long = format!("timestamp,value\n2026-01-01 00:00:00,1\n{}\n", "9".repeat(20_000));
     let cases: [(&[u8], &str); 7] = [
         (
@@ -160,7 +160,7 @@ fn files_that_cannot_be_read_or_written_are_usage_errors() {
     }
 }
 
-/// Alerts a day of a person's real wrist heart rate as one-minute means, after the first two days.
+/// Alerts per day on one person's real wrist heart rate in one-minute means, after the first two days.
 fn alerts_a_day(text: &str) -> f64 {
     const MINUTE_S: i64 = 60;
     let (mut sums, mut bounds) = (
@@ -190,10 +190,10 @@ fn real_heart_rates_give_few_alerts() {
     for person in ["2022484408", "4558609924", "7007744171"] {
         let file = folder.join(format!("fitbit_hr_{person}.csv"));
         let Ok(text) = std::fs::read_to_string(&file) else {
-            eprintln!("skipped: there is no {}", file.display());
+            eprintln!("skipped: {} does not exist", file.display());
             return;
         };
         let alerts = alerts_a_day(&text);
-        assert!(alerts <= 0.5, "{person}: {alerts:.2} alerts a day");
+        assert!(alerts <= 0.5, "{person}: {alerts:.2} alerts per day");
     }
 }

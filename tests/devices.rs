@@ -1,4 +1,4 @@
-//! Device keys on a real PostgreSQL: imported all or none, listed, revoked, and known to a running gate at once.
+//! Device keys on a real PostgreSQL: imported completely or not at all, listed, revoked, and followed by running gates.
 
 #[path = "support/registrar.rs"]
 mod registrar;
@@ -22,10 +22,10 @@ use support::{Corner, admin, in_a_corner};
 async fn a_change_reaches_a_running_gate_within_two_seconds() {
     in_a_corner("follow", |Corner { config }| async move {
         let registrar = registry(&config).await;
-        let gate = gate(&config).await.expect("a vault without devices will do");
+        let gate = gate(&config).await.expect("a gate starts without devices");
         assert_eq!((gate.keys().keyring().keys(), gate.keys().revision()), (0, 0));
 
-        // A new device of a new tenant, a second key of it, and a revocation.
+        // A new device of a new tenant, a second key for it, and a revocation.
         let limit = Duration::from_secs(2);
         import(&registrar, &line("acme", "d1", "d1-a"))
             .await
@@ -46,7 +46,7 @@ async fn a_change_reaches_a_running_gate_within_two_seconds() {
             (gate.keys().keyring().devices(), gate.keys().keyring().keys()),
             (1, 2)
         );
-        // There is room for another one only because the revocation is known.
+        // There is room for a third key only because the gate has seen the revocation.
         import(&registrar, &line("acme", "d1", "d1-c"))
             .await
             .expect("imported");
@@ -56,7 +56,7 @@ async fn a_change_reaches_a_running_gate_within_two_seconds() {
         assert_eq!(
             (later.keys().keyring().keys(), later.keys().revision()),
             (3, gate.keys().revision()),
-            "read is as followed"
+            "a fresh read equals the followed changes"
         );
         for vault in [gate, later] {
             vault.close().await;
@@ -78,7 +78,7 @@ async fn a_change_that_commits_late_is_not_missed() {
         let gate = gate(&config).await.expect("started");
         let start = gate.keys().revision();
 
-        // The first writer takes its revision and does not commit; the second one has to wait for it.
+        // The first writer takes its revision and does not commit; the second writer has to wait for it.
         let revoke = |kid: &str| {
             format!("update device_key set state = 'revoked', revoked_at = now() where kid = '{kid}'")
         };
@@ -102,7 +102,7 @@ async fn a_change_that_commits_late_is_not_missed() {
         })
         .await;
 
-        // Both have arrived: each device has room for two more keys.
+        // Both changes have arrived: each device has room for two more keys.
         let fresh = ["d1-b", "d1-c", "d2-b", "d2-c"].map(|kid| line("acme", &kid[..2], kid));
         import(&registrar, &fresh.join("\n")).await.expect("imported");
         within(Duration::from_secs(2), "new keys", || {
@@ -115,7 +115,7 @@ async fn a_change_that_commits_late_is_not_missed() {
 }
 
 #[tokio::test]
-async fn a_class_more_than_gates_tell_apart_is_not_imported_and_holds_up_nobody() {
+async fn a_class_above_the_gates_limit_is_not_imported_and_delays_no_revocation() {
     in_a_corner("classes", |Corner { config }| async move {
         let registrar = registry(&config).await;
         let of_class = |number: usize| {
@@ -125,18 +125,18 @@ async fn a_class_more_than_gates_tell_apart_is_not_imported_and_holds_up_nobody(
         let all: Vec<_> = (0..CLASSES_MAX).map(of_class).collect();
         import(&registrar, &all.join("\n"))
             .await
-            .expect("as many as there may be");
+            .expect("as many classes as are allowed");
         let one_more = format!("{}\n{}", all[0].replace("d0-a", "d0-b"), of_class(CLASSES_MAX));
         let error = import(&registrar, &one_more)
             .await
-            .expect_err("one more")
+            .expect_err("one class too many")
             .to_string();
         assert!(
             error.starts_with("line 2, field \"class\": would exceed the 256 device classes"),
             "{error}"
         );
 
-        // Somebody who does so by hand keeps no revocation from a gate.
+        // A class added by manual SQL does not keep a revocation from a gate.
         let gate = gate(&config).await.expect("started");
         let before = gate.keys().revision();
         let by_hand = "insert into device (tenant_id, name, class, token_salt)
@@ -161,10 +161,10 @@ async fn a_class_more_than_gates_tell_apart_is_not_imported_and_holds_up_nobody(
     .await;
 }
 
-/// A key whose device has no room for it until a change that comes pages later: the gate reads everything once more, and
-/// what it knows by number keeps its number.
+/// A key for which its device has no room until a change several pages later: the gate reads everything again, and
+/// known entries keep their numbers.
 #[tokio::test]
-async fn reading_everything_again_renumbers_nothing() {
+async fn rereading_everything_renumbers_nothing() {
     in_a_corner("renumber", |Corner { config }| async move {
         let registrar = registry(&config).await;
         let mut text = [
@@ -188,7 +188,7 @@ async fn reading_everything_again_renumbers_nothing() {
             |vault: &Vault| -> Vec<String> { vault.keys().keyring().tenants().map(str::to_owned).collect() };
         let before = numbered(&gate);
         let revision = gate.keys().revision();
-        // The rows of the first tenant end up behind the others', and the revocation behind the page of the new key.
+        // The rows of the first tenant move behind the others', and the revocation behind the page with the new key.
         let late = "update device_key set state = 'revoked', revoked_at = now() where kid = 'd0-a';
                     insert into device_key (kid, device_id, profile, alg, state, public_key)
                         select 'd0-c', device_id, 'jws', 'Ed25519', 'active',
@@ -224,15 +224,15 @@ async fn held_up(config: &Config) {
         if waiting > 0 {
             return;
         }
-        assert!(Instant::now() < limit, "nothing waits");
+        assert!(Instant::now() < limit, "no statement waits for a lock");
     }
 }
 
-/// What the import and the reading of a hundred thousand devices may take, each, on a machine that does other things too:
-/// they take 2 and 1 s. A row at a time takes a minute.
+/// Limit for importing and for reading a hundred thousand devices, generous for a busy machine: they take 2 and 1 s.
+/// One row at a time takes a minute.
 const SECONDS_MAX: Duration = Duration::from_secs(20);
 
-/// `PULSEGATE_TEST_DEVICES` sets the size; the contract's million takes a minute.
+/// `PULSEGATE_TEST_DEVICES` sets the number; the contract's million takes a minute.
 #[tokio::test]
 async fn many_devices_are_imported_and_read_in_seconds() {
     in_a_corner("many", |Corner { config }| async move {
@@ -262,7 +262,9 @@ async fn many_devices_are_imported_and_read_in_seconds() {
         );
 
         let since = Instant::now();
-        let again = import(&registrar, &text).await.expect("the same again is fine");
+        let again = import(&registrar, &text)
+            .await
+            .expect("a repeated import succeeds");
         in_seconds("comparison", count, since);
         assert_eq!(
             again,
@@ -292,7 +294,7 @@ fn in_seconds(what: &str, devices: usize, since: Instant) {
 }
 
 #[tokio::test]
-async fn a_bad_line_is_named_and_nothing_is_imported() {
+async fn a_bad_line_is_reported_and_nothing_is_imported() {
     in_a_corner("lines", |Corner { config }| async move {
         let registrar = registry(&config).await;
         let known = [line("acme", "d1", "d1-a"), line("acme", "d1", "d1-b")].join("\n");
@@ -300,7 +302,7 @@ async fn a_bad_line_is_named_and_nothing_is_imported() {
         let good = line("newcomer", "d9", "d9-a");
         let other_secret = line("acme", "d1", "d1-a").replace("ZDEtYS0t", "ZDEtYS0u");
         let hmac = line("acme", "d1", "d1-a");
-        let (head, _) = hmac.split_once(r#""alg""#).expect("it has one");
+        let (head, _) = hmac.split_once(r#""alg""#).expect("the line has alg");
         let ed25519 =
             format!(r#"{head}"alg":"Ed25519","public_key":"11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="}}"#);
         let cases = [
@@ -332,17 +334,17 @@ async fn a_bad_line_is_named_and_nothing_is_imported() {
         let mut vault = admin(&config, "vault").await;
         let tenants: i64 =
             sqlx::query_scalar("select count(*) from tenant").fetch_one(&mut vault).await.expect("counted");
-        assert_eq!(tenants, 1, "the tenants of refused lines are not there either");
-        assert_eq!(import(&registrar, &known).await.expect("identical is fine").unchanged, 2);
+        assert_eq!(tenants, 1, "refused lines leave no tenants behind");
+        assert_eq!(import(&registrar, &known).await.expect("identical lines are accepted").unchanged, 2);
         let third = "insert into device_key (kid, device_id, profile, alg, state, secret_wrapped)
                      select 'by-hand', device_id, profile, alg, state, secret_wrapped from device_key limit 1";
-        let refused = vault.execute(sqlx::raw_sql(third)).await.expect_err("by hand neither").to_string();
+        let refused = vault.execute(sqlx::raw_sql(third)).await.expect_err("refused by the database too").to_string();
         assert!(refused.contains("more than two keys"), "{refused}");
     })
     .await;
 }
 
-/// The binary, pointed at a corner by its environment alone.
+/// The binary, configured for a corner through its environment only.
 fn pulsegate(config: &Config, arguments: &[&str]) -> (Option<i32>, String, String) {
     let directory = config
         .databases
@@ -439,7 +441,7 @@ async fn the_commands_say_what_they_did_and_show_a_secret_once() {
         assert_eq!(
             pulsegate(&away, &["topology", "check"]).0,
             Some(3),
-            "nobody there"
+            "the vault is unreachable"
         );
     })
     .await;

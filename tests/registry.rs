@@ -1,5 +1,5 @@
-//! The schema registry: against the real one of the stack, and against servers that fail in every way that is not
-//! the message's fault.
+//! The schema registry: against the real one of the stack, and against servers with every failure that is not the
+//! message's fault.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,7 +32,7 @@ fn registry(url: &str) -> Registry {
     Registry::new(&config).expect("a URL").expect("a registry")
 }
 
-/// The stack's address comes from the environment, else from what `make up` wrote.
+/// The stack's address comes from the environment, or from the file that `make up` wrote.
 fn stack() -> Registry {
     const NAME: &str = "PULSEGATE_REGISTRY__URL";
     let written = || {
@@ -50,7 +50,7 @@ fn stack() -> Registry {
     registry(&url)
 }
 
-/// A subject of this run alone: the registry of a stack outlives it.
+/// A subject of this run only: a stack's registry outlives the run.
 fn subject(name: &str) -> String {
     format!("test-{name}-{}", uuid::Uuid::new_v4())
 }
@@ -88,7 +88,7 @@ async fn an_id_of_the_real_registry_leads_to_the_local_plan() {
         Located::Plan { datum_start: 5, .. }
     ));
 
-    // The clean schema is no raw one: PHI that is framed with it must not pass for sealed.
+    // The clean schema is not a raw one: PHI framed with it must not pass as sealed.
     registry
         .resolve(clean, &catalog)
         .await
@@ -98,12 +98,12 @@ async fn an_id_of_the_real_registry_leads_to_the_local_plan() {
         .schema(clean)
         .await
         .expect("the registry answers")
-        .expect("it has it");
+        .expect("the registry has the schema");
     assert_eq!(catalog.judge_clean(&text), Verdict::Plan(0));
 }
 
 #[tokio::test]
-async fn a_schema_that_somebody_registered_without_tags_reads_as_the_local_one() {
+async fn a_schema_registered_without_tags_reads_as_the_local_one() {
     let (registry, catalog) = (stack(), catalog());
     let untagged = DEFAULT.replace(r#""confluent:tags": ["PHI"]"#, r#""doc": "nothing to see""#);
     let untagged: serde_json::Value =
@@ -121,7 +121,7 @@ async fn a_schema_that_somebody_registered_without_tags_reads_as_the_local_one()
 }
 
 #[tokio::test]
-async fn what_the_real_registry_does_not_have_is_denied_for_a_while() {
+async fn an_id_unknown_to_the_real_registry_is_denied_for_a_while() {
     let (registry, catalog) = (stack(), catalog());
     let id = 2_000_000_000;
     let asked_at = Instant::now();
@@ -138,14 +138,17 @@ async fn what_the_real_registry_does_not_have_is_denied_for_a_while() {
     assert_eq!(
         registry.ids().get(id),
         Some(Verdict::Denied),
-        "not before its time"
+        "not asked again before the denial expires"
     );
     let limit = Instant::now() + Duration::from_secs(10);
     while registry.ids().get(id).is_some() {
-        assert!(Instant::now() < limit, "denied for good");
+        assert!(Instant::now() < limit, "the denial does not expire");
         registry.refresh().await;
     }
-    assert!(asked_at.elapsed() >= Duration::from_secs(1), "before its time");
+    assert!(
+        asked_at.elapsed() >= Duration::from_secs(1),
+        "asked again before the denial expired"
+    );
 }
 
 #[tokio::test]
@@ -163,7 +166,8 @@ async fn another_schema_of_the_real_registry_is_denied() {
     assert_eq!(registry.ids().get(id), Some(Verdict::Denied));
 }
 
-/// A server that gives one answer to everybody, and counts the questions. An empty answer is none at all.
+/// A server that gives the same answer to every request and counts requests. With an empty answer it closes the
+/// connection.
 async fn server(answer: String) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/api", listener.local_addr().expect("an address"));
@@ -218,7 +222,7 @@ async fn a_fault_decides_nothing() {
         registry.resolve(7, &catalog).await.expect_err(shown);
         assert_eq!(registry.ids().get(7), None, "{shown}");
     }
-    // A port that nobody listens on.
+    // A port without a listener.
     let gone = TcpListener::bind("127.0.0.1:0")
         .await
         .expect("a port")
@@ -227,7 +231,7 @@ async fn a_fault_decides_nothing() {
     let fault = registry(&format!("http://{gone}"))
         .resolve(7, &catalog)
         .await
-        .expect_err("nobody is there");
+        .expect_err("the connection is refused");
     assert!(matches!(fault, RegistryFault::Unreachable(_)), "{fault}");
 }
 
@@ -260,7 +264,7 @@ async fn only_a_plain_avro_schema_is_taken() {
 }
 
 #[tokio::test]
-async fn many_who_ask_at_once_ask_once() {
+async fn concurrent_lookups_of_one_id_share_a_request() {
     let (catalog, gone) = (catalog(), http("404 Not Found", r#"{"error_code":40403}"#));
     let (url, asked) = server(gone).await;
     let asking = registry(&url);
@@ -270,7 +274,7 @@ async fn many_who_ask_at_once_ask_once() {
     }
     assert_eq!(asked.load(Ordering::SeqCst), 1);
 
-    // Also where the answer is a fault: those who waited for it do not ask again one after another.
+    // Also if the answer is a fault: lookups that waited for it do not ask again one after another.
     let (url, asked) = server(http("503 Service Unavailable", "")).await;
     let failing = registry(&url);
     let answers = (0..50).map(|id| failing.resolve(id, &catalog));
@@ -279,7 +283,7 @@ async fn many_who_ask_at_once_ask_once() {
     }
     assert_eq!(asked.load(Ordering::SeqCst), 1);
     failing.resolve(7, &catalog).await.expect_err("a fault");
-    assert_eq!(asked.load(Ordering::SeqCst), 2, "who comes later asks again");
+    assert_eq!(asked.load(Ordering::SeqCst), 2, "a later lookup asks again");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Stock Tink opens what Pulsegate seals, and the stock AWS Encryption SDK serialises the same context.
 //!
-//! `make setup` puts both into `.stack/venv`. The test fails, not skips, where they are missing: a format is compatible
-//! only as long as others can read it.
+//! `make setup` installs both in `.stack/venv`. Without them the test fails rather than being skipped: a format is
+//! compatible only as long as other implementations can read it.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -33,7 +33,7 @@ struct Answer {
     resealed: Option<String>,
 }
 
-/// The Python process that asks the stock libraries.
+/// The Python process that runs the stock libraries.
 struct Stock {
     process: Child,
     questions: Option<ChildStdin>,

@@ -1,4 +1,4 @@
-//! The topology against the real stack: applied, checked, disturbed by hand, and found out.
+//! The topology against the real stack: applied, checked, changed manually, and the changes detected.
 
 mod support;
 
@@ -32,7 +32,7 @@ async fn apply_makes_everything_and_a_second_one_changes_nothing() {
             .expect("the stack answers");
         assert!(
             missing.iter().all(|item| !item.agrees()),
-            "nothing is there at first"
+            "nothing exists at first"
         );
 
         let first = topology::apply(&config.topology_settings())
@@ -55,7 +55,7 @@ async fn apply_makes_everything_and_a_second_one_changes_nothing() {
 }
 
 #[tokio::test]
-async fn what_somebody_changed_by_hand_is_named_and_put_right() {
+async fn manual_changes_are_reported_and_corrected() {
     in_a_corner("drift", |Corner { config }| async move {
         topology::apply(&config.topology_settings()).await.expect("applied");
         let prefix = config.databases.prefix.clone();
@@ -97,7 +97,7 @@ async fn what_somebody_changed_by_hand_is_named_and_put_right() {
             .remove(0)
             .expect("described");
         let own = described.get("segment.bytes").and_then(|entry| entry.value.clone());
-        assert_eq!(own.as_deref(), Some("20971520"), "a setting that nobody declares is left alone");
+        assert_eq!(own.as_deref(), Some("20971520"), "an undeclared setting is left alone");
     })
     .await;
 }
@@ -113,7 +113,7 @@ async fn a_partition_count_is_reported_and_never_changed() {
             .await
             .expect("applied");
         let found = differences(&report.items);
-        assert_eq!(found.len(), 5, "one a topic: {found:?}");
+        assert_eq!(found.len(), 5, "one per topic: {found:?}");
         assert!(
             found
                 .iter()
@@ -216,7 +216,7 @@ async fn roles_can_do_what_the_matrix_says_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_lost_login_is_made_anew_locally_and_only_named_elsewhere() {
+async fn a_lost_login_is_recreated_locally_and_only_reported_elsewhere() {
     in_a_corner("logins", |Corner { mut config }| async move {
         topology::apply(&config.topology_settings())
             .await
@@ -240,7 +240,7 @@ async fn a_lost_login_is_made_anew_locally_and_only_named_elsewhere() {
         );
         assert!(
             login(&before).await.is_ok(),
-            "nobody who is connected loses the password"
+            "connected services keep a valid password"
         );
 
         config.environment = "local".to_owned();
@@ -250,7 +250,7 @@ async fn a_lost_login_is_made_anew_locally_and_only_named_elsewhere() {
         let after = logins::read(&config.databases, "gate_vault").expect("written");
         assert!(login(&after).await.is_ok() && login(&before).await.is_err());
 
-        // As is one of a server that was at another port then.
+        // A login of a server that moved to another port is recreated, too.
         let moved: PgConnectOptions = after.expose().parse().expect("a URL");
         let moved = moved.port(9).to_url_lossy();
         std::fs::write(&file, moved.as_str()).expect("writable");

@@ -1,5 +1,5 @@
-//! Subject keys on a real PostgreSQL: two gates agree on them, they rotate and are counted, they outlast a vault that is
-//! away for a while, and a dump of the database tells nothing.
+//! Subject keys on a real PostgreSQL: two gates agree on them, they rotate and are counted, they outlast an unavailable
+//! vault, and a dump of the database reveals nothing.
 
 #[path = "vault/events.rs"]
 mod events;
@@ -68,7 +68,7 @@ async fn two_gates_that_race_for_the_same_subjects_end_with_the_same_keys() {
             );
             key_ids.insert(mine.field_key().key_id());
         }
-        assert_eq!(key_ids.len(), ids.len(), "a key of its own for each subject");
+        assert_eq!(key_ids.len(), ids.len(), "one key per subject");
 
         let known = first.subjects().get(0, b"patient-7").expect("in memory");
         assert_eq!(known.field_key().key_id(), one[7].field_key().key_id());
@@ -150,7 +150,7 @@ async fn keys_rotate_by_use_and_by_age_and_old_ones_still_open() {
             .fetch_one(&mut vault)
             .await
             .expect("there");
-        assert_eq!(reported, 16_777_217, "the one use was reported");
+        assert_eq!(reported, 16_777_217, "the single use was reported");
 
         let opener = Opener::connect(&config.vault_settings())
             .await
@@ -164,7 +164,7 @@ async fn keys_rotate_by_use_and_by_age_and_old_ones_still_open() {
                 .expect("an old key opens"),
             b"x"
         );
-        assert_eq!(keys.len(), 1, "an id that was never given has no key");
+        assert_eq!(keys.len(), 1, "an unassigned id has no key");
     })
     .await;
 }
@@ -216,7 +216,7 @@ async fn quarantine_keys_are_shared_counted_and_renewed() {
     .await;
 }
 
-/// Lets nobody into a database and throws everybody out, or opens its doors again.
+/// Closes a database and ends all connections to it, or opens it again.
 async fn doors(config: &Config, database: &str, open: bool) {
     let prefix = &config.databases.prefix;
     let mut root = admin(config, "operations").await;
@@ -233,7 +233,7 @@ async fn doors(config: &Config, database: &str, open: bool) {
 }
 
 #[tokio::test]
-async fn while_the_vault_is_down_known_subjects_go_on_and_others_wait() {
+async fn while_the_vault_is_down_known_subjects_continue_and_others_wait() {
     in_a_corner("down", |Corner { mut config }| async move {
         config.vault.subject_fresh_s = 1;
         config.vault.subject_stale_s = 12;
@@ -242,7 +242,7 @@ async fn while_the_vault_is_down_known_subjects_go_on_and_others_wait() {
         gate.subjects().fetch_or_create(&known).await.expect("fetched");
         let read = Instant::now();
 
-        // A server that is there and does not answer.
+        // A server that accepts the connection and does not answer.
         let mut silent = admin(&config, "vault").await;
         silent
             .execute(sqlx::raw_sql("begin; lock table subject"))
@@ -262,7 +262,7 @@ async fn while_the_vault_is_down_known_subjects_go_on_and_others_wait() {
         assert!(matches!(fault, VaultFault::Unreachable { .. }), "{fault}");
         silent.execute(sqlx::raw_sql("rollback")).await.expect("unlocked");
 
-        // One that lets nobody in.
+        // A server that refuses connections.
         doors(&config, "vault", false).await;
 
         let since = Instant::now();
@@ -273,7 +273,7 @@ async fn while_the_vault_is_down_known_subjects_go_on_and_others_wait() {
             .expect_err("the vault is down");
         assert!(
             since.elapsed() < Duration::from_millis(4_500),
-            "in the time that is configured: {:?}",
+            "within the configured time: {:?}",
             since.elapsed()
         );
         println!("{fault} (after {:?})", since.elapsed());
@@ -283,11 +283,11 @@ async fn while_the_vault_is_down_known_subjects_go_on_and_others_wait() {
             "stale, but the vault is down"
         );
         assert!(gate.subjects().get(0, b"patient-2").is_none());
-        assert_eq!(gate.keys().keyring().keys(), 2, "device keys stay");
+        assert_eq!(gate.keys().keyring().keys(), 2, "device keys remain");
         tokio::time::sleep(Duration::from_millis(13_500).saturating_sub(read.elapsed())).await;
         assert!(
             gate.subjects().get(0, b"patient-1").is_none(),
-            "too stale: a shredded subject must end"
+            "too stale: a shredded subject's key must expire"
         );
 
         doors(&config, "vault", true).await;
@@ -307,7 +307,7 @@ async fn while_the_vault_is_down_known_subjects_go_on_and_others_wait() {
 }
 
 #[tokio::test]
-async fn a_vault_of_another_kek_is_refused_by_name() {
+async fn a_vault_with_another_kek_is_refused_with_the_reason() {
     in_a_corner("kek", |Corner { mut config }| async move {
         gate_of_two_tenants(&config).await.close().await;
         let other = config.databases.logins_directory.with_file_name("other-kek");
@@ -329,7 +329,7 @@ async fn a_vault_of_another_kek_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn a_dump_tells_no_subject_and_no_secret() {
+async fn a_dump_reveals_no_subject_and_no_secret() {
     in_a_corner("dump", |Corner { config }| async move {
         let gate = gate_of_two_tenants(&config).await;
         let registrar = Registrar::connect(&config.vault_settings()).await.expect("the registrar's login works");
@@ -354,7 +354,7 @@ async fn a_dump_tells_no_subject_and_no_secret() {
             }
         }
         let dump = dump.join("\n");
-        assert!(dump.contains("d3-a") && dump.len() > 1_000, "the dump is a dump");
+        assert!(dump.contains("d3-a") && dump.len() > 1_000, "the dump has content");
         for planted in [secret, "PLANTED-patient-1", "PLANTED-patient-2", "PLANTED"] {
             let hex: String = planted.bytes().map(|byte| format!("{byte:02x}")).collect();
             let base64 = STANDARD.encode(planted);

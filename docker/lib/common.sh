@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Words, waiting, processes and ports: what every service needs and none owns.
+# Messages, waiting, processes and ports: helpers shared by all services.
 
 say() { printf 'stack: %s\n' "$*" >&2; }
 
@@ -10,8 +10,8 @@ die() {
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# Two calls at once would start two of everything. The file descriptor is closed in what we start (see `spawn`), or
-# the lock would live as long as Kafka.
+# Two concurrent calls would start everything twice. Started processes close the file descriptor (see `spawn`),
+# otherwise the lock would be held as long as Kafka runs.
 take_lock() {
   mkdir -p "$STATE"
   exec 9>"$STATE/lock"
@@ -23,12 +23,12 @@ take_lock() {
 
 # ------------------------------------------------------------------------------------------------- processes
 
-# A pid alone says nothing a minute later: the kernel hands it out again. Together with the boot and the tick of that
-# boot at which the process started it names one process for ever.
+# A pid alone does not identify a process, because the kernel reuses it. Together with the boot id and the clock tick at
+# which the process started it does, permanently.
 started_at() {
   local stat
   { stat=$(<"/proc/$1/stat"); } 2>/dev/null || return 1
-  # The command's name stands in parentheses and may hold spaces; field 3 (the state) follows the last of them.
+  # The command name is in parentheses and may contain spaces; field 3 (the state) follows the last parenthesis.
   stat=${stat##*) }
   local fields
   read -ra fields <<<"$stat"
@@ -38,7 +38,7 @@ started_at() {
 
 boot_id() { cat /proc/sys/kernel/random/boot_id; }
 
-# spawn SERVICE COMMAND...: in a session of its own, so that the terminal that ran `make up` can go away.
+# spawn SERVICE COMMAND...: starts it in its own session, so that it survives the terminal that ran `make up`.
 spawn() {
   local service=$1 log="$STATE/log/$1.log" pid
   shift
@@ -74,7 +74,7 @@ signal_service() {
   kill -s "$2" "$pid"
 }
 
-# PostgreSQL is a process a connection: a crash or a stall has to take them all, as losing the machine would.
+# PostgreSQL runs one process per connection: a crash or a stall must hit them all, as losing the machine would.
 signal_tree() {
   local pid child
   pid=$(pid_of "$1") || die "$1 is not running"
@@ -84,7 +84,7 @@ signal_tree() {
 
 kill_tree() {
   local pid=$1 child children
-  kill -s STOP "$pid" # or it would start others while we look
+  kill -s STOP "$pid" # or it would start further children meanwhile
   children=$(children_of "$pid")
   kill -s KILL "$pid"
   for child in $children; do kill -s KILL "$child" 2>/dev/null || true; done
@@ -102,7 +102,7 @@ wait_until_gone() {
   rm -f "$STATE/run/$service.pid"
 }
 
-# Asks until it answers; a dead process or the limit ends the wait with the end of the log.
+# Polls until the service answers; if its process dies or the limit passes, fails with the end of the log.
 wait_until_ready() {
   local service=$1 limit=$((SECONDS + ${PULSEGATE_STACK_READY_SECONDS:-90})) told=$((SECONDS + 5))
   until answers "$service"; do
@@ -128,7 +128,7 @@ log_tail() {
 
 # ----------------------------------------------------------------------------------------------------- ports
 
-# The inode of the socket that listens on this TCP port, if any. Read from /proc: ss and lsof are not everywhere.
+# Inode of the socket that listens on this TCP port, if any. Read from /proc, because ss and lsof may be missing.
 listener_inode() {
   local hex
   hex=$(printf '%04X' "$1")
@@ -136,7 +136,7 @@ listener_inode() {
     awk -v port=":$hex" '$4 == "0A" && substr($2, length($2) - 4) == port { print $10; exit }'
 }
 
-# check_port PORT SERVICE VARIABLE: ends with the stranger's name where one holds the port.
+# check_port PORT SERVICE VARIABLE: fails with the name of the foreign process if one holds the port.
 check_port() {
   local port=$1 inode fd pid
   inode=$(listener_inode "$port")
@@ -149,12 +149,12 @@ check_port() {
       break
     fi
   done
-  die "port $port, wanted for $2, is held by $who. Stop it, or choose another port with $3."
+  die "port $port, needed for $2, is held by $who. Stop it, or choose another port with $3."
 }
 
 tcp_answers() { (exec 3<>"/dev/tcp/$1/$2") 2>/dev/null; }
 
-# http_get HOST PORT PATH: succeeds on 200. Bash alone, because a fresh machine has no curl.
+# http_get HOST PORT PATH: succeeds on 200. Pure Bash, because a fresh machine has no curl.
 http_get() {
   local reply
   reply=$(

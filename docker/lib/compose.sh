@@ -1,11 +1,11 @@
 # shellcheck shell=bash
-# The same three services as containers, where a Docker engine answers.
+# The same three services as containers, if a Docker engine answers.
 
 compose_possible() {
   have docker && timeout 10 docker info >/dev/null 2>&1 && docker compose version >/dev/null 2>&1
 }
 
-# One project a clone, so that two clones on one machine do not share containers or volumes.
+# One Compose project per clone, so that two clones on one machine do not share containers or volumes.
 compose() {
   env KAFKA_PORT="$KAFKA_PORT" KAFKA_CONTROLLER_PORT="$KAFKA_CONTROLLER_PORT" POSTGRES_PORT="$POSTGRES_PORT" \
     REGISTRY_PORT="$REGISTRY_PORT" ADMIN_ROLE="$ADMIN_ROLE" ADMIN_PASSWORD_FILE="$STATE/postgres/admin.password" \
@@ -13,7 +13,7 @@ compose() {
     --file "$DOCKER_DIR/compose.yaml" "$@"
 }
 
-# compose_start SERVICE; the database's container reads the password from our file.
+# compose_start SERVICE. The database container reads the password from the stack's file.
 compose_start() {
   admin_password >/dev/null
   compose up --detach --no-recreate "$1"

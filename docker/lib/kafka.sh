@@ -10,9 +10,9 @@ kafka_check_ports() {
   fi
 }
 
-# A Metadata request (key 3, version 4: the oldest shape that Kafka 4 and 2 share, no topics asked) whose answer must
-# name a broker. Kafka's own tools would ask the same after starting a JVM for two seconds. A broker given by the
-# environment may want TLS or SASL, which this cannot speak: there a connection is all that is asked.
+# Sends a Metadata request (key 3, version 4: the oldest version that both Kafka 2 and 4 support, for no topics); the
+# response must name a broker. Kafka's own tools would do the same after starting a JVM for two seconds. A broker given
+# by the environment may require TLS or SASL, which this does not support: there an open connection is enough.
 kafka_answers() {
   local host port
   read -r host port <<<"$(host_and_port "$(brokers)" 9092)"
@@ -44,13 +44,13 @@ kafka_start() {
   } >"$config"
   local classes="$DOWNLOADS/kafka/*"
   if [[ ! -f $data/meta.properties ]]; then
-    # KRaft wants its directory signed before the first start. A first run that was cut short leaves no such file.
+    # KRaft requires a formatted directory before the first start. An interrupted first run leaves no meta.properties.
     rm -rf "$data"
     "$JAVA" -Xmx256m -XX:TieredStopAtLevel=1 "-Dlog4j2.configurationFile=$DOCKER_DIR/native/log4j2.xml" \
       -cp "$classes" kafka.tools.StorageTool format --cluster-id "$(new_cluster_id)" --config "$config" \
       >>"$STATE/log/kafka.log" 2>&1 || {
       log_tail kafka
-      die "Kafka could not format $data"
+      die "Kafka failed to format $data; its log is $STATE/log/kafka.log"
     }
   fi
   spawn kafka "$JAVA" -Xms256m -Xmx1g -XX:+ExitOnOutOfMemoryError -Djava.awt.headless=true \

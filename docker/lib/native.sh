@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# What the native way needs from the machine and from the package registries.
+# What the native mode needs from the machine and from the package registries.
 
 readonly DEBIAN_SUITE=trixie
 DEBIAN_MIRROR=${PULSEGATE_STACK_DEBIAN_MIRROR:-http://deb.debian.org/debian}
 
-# native_prepare SERVICE...: finds or fetches everything that these need. The two downloads run side by side.
+# native_prepare SERVICE...: finds or downloads everything that these services need. The two downloads run in parallel.
 native_prepare() {
   local service java="" debian=""
   for service in "$@"; do
@@ -35,13 +35,13 @@ native_prepare() {
   if ((debs)) && ! wait "$debs"; then failed+=" debootstrap"; fi
   for service in $failed; do
     log_tail "$service"
-    say "error: the download through $service failed; its log is $STATE/log/$service.log"
+    say "error: the download with $service failed; its log is $STATE/log/$service.log"
   done
   [[ -z $failed ]] || exit 1
 }
 
 require_root() {
-  ((EUID == 0)) || die "the native PostgreSQL needs root (debootstrap and chroot), and no Docker engine answers here." \
+  ((EUID == 0)) || die "the native PostgreSQL needs root (debootstrap and chroot), and no Docker engine answers." \
     "Run as root, start Docker, or give an address in PULSEGATE_STACK_DATABASE_URL."
   have chroot || die "chroot is missing: install coreutils"
 }
@@ -51,7 +51,7 @@ require_tool() {
   have "$1" || die "$1 is missing: apt-get install --no-install-recommends $2 (or 'make setup', which does it)"
 }
 
-# Kafka 4 and Apicurio 3 want Java 17. The first of JAVA_HOME, PATH and Debian's places that is new enough.
+# Kafka 4 and Apicurio 3 need Java 17. Uses the first of JAVA_HOME, PATH and Debian's directories that is new enough.
 require_java() {
   local candidate
   for candidate in "${JAVA_HOME:+$JAVA_HOME/bin/java}" "$(command -v java || true)" /usr/lib/jvm/*/bin/java; do
@@ -70,7 +70,7 @@ java_major() {
   printf '%s' "${version:-0}"
 }
 
-# Another pin in the POM is another download.
+# A changed version in the POM requires a new download.
 jars_wanted() { sha256sum <"$DOCKER_DIR/native/pom.xml"; }
 
 fetch_jars() {
@@ -84,7 +84,7 @@ fetch_jars() {
   jars_wanted >"$DOWNLOADS/jars.complete"
 }
 
-# --variant=minbase leaves out what a machine that boots would need. The server's own user gets our uid.
+# --variant=minbase omits what only a bootable machine needs. The server's user gets our uid.
 fetch_rootfs() {
   rm -rf "$ROOTFS" "$ROOTFS.new"
   debootstrap --variant=minbase --include=postgresql-17-timescaledb "$DEBIAN_SUITE" "$ROOTFS.new" "$DEBIAN_MIRROR"

@@ -1,21 +1,21 @@
 # shellcheck shell=bash
-# PostgreSQL 17 with TimescaleDB: Debian's packages in a root of their own, entered by chroot as a user without rights.
+# PostgreSQL 17 with TimescaleDB: Debian's packages in a separate root, entered by chroot as an unprivileged user.
 
 readonly ROOTFS=$DOWNLOADS/rootfs
-# A uid that no distribution hands out, so that on the host these processes and files are nobody else's.
+# A uid that no distribution assigns, so that on the host these processes and files belong to no other user.
 readonly PG_UID=54320
 readonly PG_BIN=/usr/lib/postgresql/17/bin
-# As seen inside; outside below $ROOTFS. PostgreSQL sees nothing outside of its root, so its data are in it.
+# Path inside the root, below $ROOTFS outside. PostgreSQL sees nothing outside of its root, so its data are in it.
 readonly PG_DATA=/var/lib/stack/data
 
-postgres_stop_signal() { echo INT; } # "fast": roll back what is open, do not wait for clients to leave
+postgres_stop_signal() { echo INT; } # "fast" shutdown: roll back open transactions, do not wait for clients
 
 postgres_check_ports() { check_port "$POSTGRES_PORT" postgres PULSEGATE_STACK_POSTGRES_PORT; }
 
 postgres_answers() {
   case $MODE_POSTGRES in
     native) inside "$PG_BIN/pg_isready" --quiet ;;
-    # By TCP: while the image makes its database, a temporary server answers on the socket.
+    # Over TCP, because a temporary server answers on the socket while the image initialises its database.
     compose) compose exec -T postgres pg_isready --quiet --host 127.0.0.1 --username "$ADMIN_ROLE" >/dev/null 2>&1 ;;
     external)
       local host port
@@ -42,12 +42,12 @@ postgres_start() {
     LANG=C.UTF-8 HOME=/var/lib/stack "$PG_BIN/postgres" -D "$PG_DATA"
 }
 
-# Made aside and moved into place when whole: a first run that was cut short leaves nothing that looks like a database.
+# Created under another name and renamed when complete: an interrupted first run leaves no apparent database.
 postgres_init() {
   local new=$ROOTFS$PG_DATA.new
   rm -rf "$new" "$ROOTFS$PG_DATA"
   install -d -o $PG_UID -g $PG_UID -m 0700 "$ROOTFS/var/lib/stack" "$ROOTFS/run/stack"
-  rm -f "$STATE/postgres/admin.password" # of a database that is gone
+  rm -f "$STATE/postgres/admin.password" # belongs to a deleted database
   admin_password >/dev/null
   install -o $PG_UID -g $PG_UID -m 0600 "$STATE/postgres/admin.password" "$ROOTFS/var/lib/stack/password"
   mkdir -p "$STATE/log"
@@ -55,11 +55,11 @@ postgres_init() {
     --auth-local peer --auth-host scram-sha-256 --encoding UTF8 --locale C.UTF-8 --locale-provider builtin \
     --builtin-locale C.UTF-8 --data-checksums >>"$STATE/log/postgres.log" 2>&1 || {
     log_tail postgres
-    die "initdb failed; its words are in $STATE/log/postgres.log"
+    die "initdb failed; its output is in $STATE/log/postgres.log"
   }
   rm -f "$ROOTFS/var/lib/stack/password"
   echo "include 'stack.conf'" >>"$new/postgresql.conf"
-  # Over TCP everybody proves a password. Over the socket only the server's own user comes in, as the superuser.
+  # Over TCP every role needs a password. Over the socket only the server's own user can connect, as the superuser.
   cat >"$new/pg_hba.conf" <<'HBA'
 local all all           peer map=stack
 host  all all 127.0.0.1/32 scram-sha-256
@@ -68,9 +68,9 @@ HBA
   mv "$new" "$ROOTFS$PG_DATA"
 }
 
-# Where process 1 is slow to reap, a killed server stays as a zombie whose pid still takes signals, and PostgreSQL would
-# believe that it runs. Only that case is ours to settle; a live one is right to hold its lock. The files stay, with a
-# pid that no Linux hands out, because they name the shared memory that the next server has to free.
+# If process 1 is slow to reap, a killed server remains a zombie whose pid still accepts signals, and PostgreSQL would
+# believe that it is running. Only that case is handled here; a live server rightly holds its lock. The files stay, with
+# a pid that Linux never assigns, because they name the shared memory that the next server must free.
 forget_dead_postmaster() {
   local lock pid
   for lock in "$PG_DATA/postmaster.pid" "/run/stack/.s.PGSQL.$POSTGRES_PORT.lock"; do

@@ -19,8 +19,8 @@ registry_answers() {
   fi
 }
 
-# Kafka keeps records that name schema ids across a restart, so the registry has to keep its ids too: H2 in a file,
-# which needs neither of the other services and so survives the tests that take those away.
+# Kafka keeps records with schema ids across a restart, so the registry must keep its ids too: H2 in a file, which needs
+# neither of the other services and so survives the tests that stop those.
 registry_start() {
   mkdir -p "$STATE/registry/tmp"
   APICURIO_STORAGE_KIND=sql \

@@ -1,18 +1,18 @@
 # shellcheck shell=bash
-# Where the stack lives, how each service comes, and .stack/env, which tells everybody else.
+# Location of the stack, mode of each service, and .stack/env, which passes the addresses on.
 
 readonly STATE=${PULSEGATE_STACK_DIR:-$(dirname "$DOCKER_DIR")/.stack}
-# shellcheck disable=SC2034 # the parts that fetch and start read it
+# shellcheck disable=SC2034 # other parts of the script read it
 readonly DOWNLOADS=$STATE/downloads
 readonly ADMIN_ROLE=pulsegate_admin
 
-# What was chosen at the last `up` holds until the environment says otherwise; then the defaults.
+# A port keeps the value of the last `up` unless the environment overrides it; the defaults come last.
 load_settings() {
   local command=$1
   KAFKA_PORT=$(setting PULSEGATE_STACK_KAFKA_PORT 9092)
   POSTGRES_PORT=$(setting PULSEGATE_STACK_POSTGRES_PORT 5432)
   REGISTRY_PORT=$(setting PULSEGATE_STACK_REGISTRY_PORT 8081)
-  # KRaft's own listener; nobody but the broker connects to it.
+  # KRaft's own listener; only the broker connects to it.
   KAFKA_CONTROLLER_PORT=$(setting PULSEGATE_STACK_KAFKA_CONTROLLER_PORT $((KAFKA_PORT + 1)))
   readonly KAFKA_PORT POSTGRES_PORT REGISTRY_PORT KAFKA_CONTROLLER_PORT
   refuse_moved_ports "$command"
@@ -29,7 +29,7 @@ setting() {
   printf '%s' "${value:-$2}"
 }
 
-# A shell that sourced .stack/env of this very stack holds addresses that nobody gave, except those that somebody did.
+# In a shell that sourced this stack's .stack/env the addresses are its own, except those listed as given.
 given() {
   if [[ ${PULSEGATE_STACK_HOME:-} != "$STATE" || " ${PULSEGATE_STACK_GIVEN:-} " == *" $1 "* ]]; then
     printf '%s' "${!1:-}"
@@ -42,7 +42,7 @@ choose_modes() {
   GIVEN_REGISTRY_URL=$(given PULSEGATE_REGISTRY__URL)
   local ours
   ours=$(recorded PULSEGATE_STACK_MODE)
-  # A stack that runs stays what it is: an engine that comes or goes must not hide what has to be stopped.
+  # A running stack keeps its mode: an engine that appears or disappears must not hide what has to be stopped.
   if [[ -z $ours || $1 == up ]] && ! any_alive; then
     case ${PULSEGATE_STACK_MODE:-auto} in
       auto) if compose_possible; then ours=compose; else ours=native; fi ;;
@@ -61,7 +61,7 @@ choose_modes() {
 
 any_alive() { alive kafka || alive postgres || alive registry; }
 
-# Another port for something that runs would leave the old one running under an address nobody knows.
+# Moving the port of a running service would leave the old process running at an unknown address.
 refuse_moved_ports() {
   local service port was
   [[ $1 == up || $1 == start ]] || return 0
@@ -69,12 +69,12 @@ refuse_moved_ports() {
     port=${service^^}_PORT
     was=$(recorded "PULSEGATE_STACK_$port")
     if [[ -n $was && $was != "${!port}" ]] && alive "$service"; then
-      die "$service runs on port $was and port ${!port} is wanted: run 'make down' first"
+      die "$service runs on port $was, but port ${!port} is requested: run 'make down' first"
     fi
   done
 }
 
-host_and_port() { # of the first address in a list, without scheme, user, path; DEFAULT where no port is named
+host_and_port() { # of the first address in a list, without scheme, user and path; $2 if it has no port
   local address=${1#*://}
   address=${address##*@} address=${address%%[,/?]*}
   if [[ $address == *:* ]]; then
@@ -96,14 +96,14 @@ database_url() {
   fi
 }
 
-# The same without the password, for people to read.
+# The address without the password, for display.
 postgres_address() {
   local host port
   read -r host port <<<"$(host_and_port "${GIVEN_DATABASE_URL:-127.0.0.1:$POSTGRES_PORT}" 5432)"
   printf '%s:%s' "$host" "$port"
 }
 
-# Made once with the database and kept beside its data.
+# Created once with the database and kept beside its data.
 admin_password() {
   local file=$STATE/postgres/admin.password
   if [[ ! -f $file ]]; then
@@ -119,7 +119,7 @@ write_env() {
   (
     umask 077
     {
-      echo "# Written by docker/stack at 'up'. Source it; it holds the password of the database's superuser."
+      echo "# Written by 'docker/stack up', to be sourced. Contains the password of the database's superuser."
       export_line PULSEGATE_STACK_HOME "$STATE"
       export_line PULSEGATE_STACK_MODE "$OUR_MODE"
       export_line PULSEGATE_STACK_GIVEN "${GIVEN_BROKERS:+PULSEGATE_KAFKA__BROKERS} ${GIVEN_DATABASE_URL:+PULSEGATE_STACK_DATABASE_URL} ${GIVEN_REGISTRY_URL:+PULSEGATE_REGISTRY__URL}"
@@ -128,13 +128,13 @@ write_env() {
       export_line PULSEGATE_STACK_POSTGRES_PORT "$POSTGRES_PORT"
       export_line PULSEGATE_STACK_REGISTRY_PORT "$REGISTRY_PORT"
       export_line PULSEGATE_STACK_DATABASE_URL "$(database_url)"
-      # The same for the programs: a setting of theirs, by its name there.
+      # The same for the programs, under the name of their own setting.
       export_line PULSEGATE_DATABASES__ADMIN_URL "$(database_url)"
       export_line PULSEGATE_KAFKA__BROKERS "$(brokers)"
       export_line PULSEGATE_REGISTRY__URL "$(registry_url)"
     } >"$file.new"
   )
-  # A reader sees the old file or the new one, never half of one; and an unchanged one stays as it is.
+  # A reader sees either the old file or the new one, never a partial one; an unchanged file is not replaced.
   if cmp -s "$file.new" "$file"; then rm "$file.new"; else mv "$file.new" "$file"; fi
 }
 

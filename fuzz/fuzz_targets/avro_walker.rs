@@ -1,5 +1,5 @@
-//! The Avro walker panics at nothing; what it takes, apache-avro reads to its end, and so it does what comes out of it,
-//! in Avro and, the slow way, in JSON.
+//! The Avro walker never panics; apache-avro reads every value that it accepts to the end, and also the rewritten
+//! value, in Avro and, by the slow path, in JSON.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -40,7 +40,7 @@ static JSON: LazyLock<Side> = LazyLock::new(|| side(Format::Json));
 fn read_to_its_end(schema: &Schema, mut datum: &[u8]) {
     let reader = GenericDatumReader::builder(schema).build().expect("a reader");
     reader.read_value(&mut datum).expect("apache-avro reads it");
-    assert!(datum.is_empty(), "apache-avro leaves something over");
+    assert!(datum.is_empty(), "apache-avro leaves bytes unread");
 }
 
 fuzz_target!(|datum: &[u8]| {
@@ -60,7 +60,7 @@ fuzz_target!(|datum: &[u8]| {
         match plan.clean_format() {
             Format::Avro => read_to_its_end(&side.clean, &out[10..]),
             Format::Json => {
-                serde_json::from_slice::<serde_json::Value>(&out).expect("what comes out is JSON");
+                serde_json::from_slice::<serde_json::Value>(&out).expect("the rewritten value is JSON");
             }
         }
     }

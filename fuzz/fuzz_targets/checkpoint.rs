@@ -1,4 +1,4 @@
-//! The checkpoint parser panics at nothing, writes what it read, and opens nothing that was not signed.
+//! The checkpoint parser never panics, writes back what it read, and opens nothing unsigned.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -12,10 +12,10 @@ fuzz_target!(|data: &[u8]| {
     let keys = [KEY.public()];
     if let Ok(note) = Note::parse(data) {
         assert_eq!(note.to_string().as_bytes(), data);
-        assert!(note.open(&keys).is_err(), "a checkpoint opens that nobody signed");
+        assert!(note.open(&keys).is_err(), "an unsigned checkpoint opens");
     }
 
-    // The first bytes say where to damage a checkpoint of the log that the rest names.
+    // The first bytes select the damage to a checkpoint of the log that the remaining bytes name.
     let [high, low, origin @ ..] = data else { return };
     let Ok(origin) = std::str::from_utf8(origin) else {
         return;

@@ -1,4 +1,4 @@
-//! The JSON walker panics at nothing; what it takes, serde_json takes too, and so it does what comes out of it.
+//! The JSON walker never panics; serde_json accepts every value that it accepts, and the rewritten value.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -25,7 +25,7 @@ fuzz_target!(|value: &[u8]| {
         Err(Violation::Undecodable) => return,
         Err(Violation::Schema { .. }) => return,
     };
-    let parsed = parsed.expect("what the walk takes is JSON");
+    let parsed = parsed.expect("an accepted value is JSON");
     let mut out = Vec::new();
     Rewriter::default()
         .rewrite(plan, value, &walk, &arena, &mut out, |_, _, _, out| {
@@ -33,7 +33,7 @@ fuzz_target!(|value: &[u8]| {
         })
         .expect("the format stays");
     let mut clean: Value = serde_json::from_slice(&out).expect("what comes out is JSON");
-    // Every leaf that the plan protects is replaced; everything else is as it was.
+    // Every leaf that the plan protects is replaced; everything else is unchanged.
     plan.visit_sealed(&mut clean, |sealed| *sealed.leaf = Value::Null);
     let mut raw = parsed;
     plan.visit_sealed(&mut raw, |sealed| *sealed.leaf = Value::Null);

@@ -1,4 +1,4 @@
-//! Proof verifiers panic at nothing, take every true proof, and no true proof of something else.
+//! Proof verifiers never panic, accept every true proof, and reject a true proof of something else.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -23,7 +23,7 @@ fuzz_target!(|data: &[u8]| {
             .fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
     };
     let (one, other) = (number(0), number(8));
-    // Anything at all, with sizes up to the limit of u64.
+    // Arbitrary input, with sizes up to the limit of u64.
     let (hashes, _) = rest.as_chunks::<32>();
     let hash = hashes.first().copied().unwrap_or([0; 32]);
     let _ = verify_inclusion(&hash, one, other, hashes, &hash);
@@ -44,7 +44,7 @@ fuzz_target!(|data: &[u8]| {
     let prove = |ranges| {
         let mut roots = RangeRoots::new(ranges);
         leaves.iter().for_each(|leaf| roots.push(*leaf));
-        roots.finish().expect("every leaf has come")
+        roots.finish().expect("every leaf was added")
     };
     let (index, old) = (one % size, 1 + other % size);
     let new_root = root(&leaves);

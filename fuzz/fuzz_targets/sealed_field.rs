@@ -1,4 +1,4 @@
-//! The sealed-field decoder panics at nothing and opens nothing that was not sealed, as text and as bytes.
+//! The sealed-field decoder never panics and opens nothing that was not sealed, as text and as bytes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -17,7 +17,7 @@ fuzz_target!(|data: &[u8]| {
         assert!(key.open(b"aad", &sealed).is_err(), "garbage opens");
     }
 
-    // The first two bytes say where to damage what the rest seals to.
+    // The first two bytes select the damage to the sealed remainder.
     let [high, low, plain @ ..] = data else { return };
     let mut sealed = Vec::new();
     key.seal_into(Nonce::from_random([*low; 12]), b"aad", plain, &mut sealed)

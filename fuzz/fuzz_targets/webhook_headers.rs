@@ -1,4 +1,4 @@
-//! The webhook headers panic at nothing; nothing verifies that was not signed, and what verifies has one reading.
+//! The webhook header parser never panics; only signed records verify, and a verified record has one reading.
 #![no_main]
 
 mod signed;
@@ -24,7 +24,7 @@ fn check(id: &[u8], timestamp: &[u8], list: &[u8], body: &[u8]) -> Result<Sequen
 }
 
 fuzz_target!(|data: &[u8]| {
-    // Four parts with a zero byte between them.
+    // Four parts, separated by zero bytes.
     let mut parts = data.splitn(4, |byte| *byte == 0);
     let mut part = || parts.next().unwrap_or_default();
     let (id, timestamp, list, body) = (part(), part(), part(), part());

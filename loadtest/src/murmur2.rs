@@ -1,4 +1,4 @@
-//! The Java client's partitioner (librdkafka: `murmur2_random`): where a device is at home.
+//! The Java client's partitioner (librdkafka: `murmur2_random`), which determines a device's home partition.
 //!
 //! Source: Apache Kafka `org.apache.kafka.common.utils.Utils.murmur2` and `toPositive`; the vectors of the test are those
 //! of Kafka's own `UtilsTest`.

@@ -1,8 +1,8 @@
-//! What may become of a record, named as on the wire. Written from the contract, not from the gate's code.
+//! Outcomes of a record, named as on the wire. Written from the contract, not from the gate's code.
 
 use serde::Serialize;
 
-/// One outcome. The order is that of the checks, so the first that applies to a record is its outcome.
+/// One outcome. The variants are in the order of the checks: the first that applies to a record is its outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
@@ -11,13 +11,13 @@ pub enum Outcome {
     Clean,
     /// A repeat of an accepted record: counted, not produced.
     Duplicate,
-    /// Value or headers beyond their limits.
+    /// Value or headers exceed their limits.
     TooLarge,
     /// No signature header.
     MissingSignature,
     /// Signature headers that are repeated or not in their exact form.
     MalformedSignature,
-    /// Nobody's key.
+    /// The key id is not in the registry.
     UnknownKey,
     /// A key that may not sign (pending or revoked).
     KeyNotActive,
@@ -31,13 +31,13 @@ pub enum Outcome {
     Misrouted,
     /// Neither JSON nor Avro.
     Undecodable,
-    /// A schema that nobody knows.
+    /// The schema is not in the catalog.
     UnknownSchema,
-    /// Decodable, but not what the schema allows.
+    /// Decodable, but violates the schema.
     SchemaViolation,
     /// Key, record key and payload name different devices.
     BindingMismatch,
-    /// Beyond the device's rate, or the lane's budget of failed verifications is spent.
+    /// The device exceeded its rate, or the lane's budget of failed verifications is spent.
     RateLimited,
 }
 
@@ -62,7 +62,7 @@ impl Outcome {
         Self::RateLimited,
     ];
 
-    /// The name on the wire.
+    /// Name on the wire.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -85,7 +85,7 @@ impl Outcome {
         }
     }
 
-    /// The outcome of that name.
+    /// The outcome with that wire name.
     #[must_use]
     pub fn from_name(name: &[u8]) -> Option<Self> {
         Self::ALL
@@ -93,7 +93,7 @@ impl Outcome {
             .find(|outcome| outcome.as_str().as_bytes() == name)
     }
 
-    /// The stage that decides it (`pg-stage`); none for what does not go to the deadletter.
+    /// The stage that decides it (`pg-stage`); `None` for outcomes that do not go to the deadletter.
     #[must_use]
     pub const fn stage(self) -> Option<&'static str> {
         match self {
@@ -104,7 +104,7 @@ impl Outcome {
         }
     }
 
-    /// Whether the record ends in the deadletter.
+    /// Whether the record goes to the deadletter.
     #[must_use]
     pub const fn is_rejection(self) -> bool {
         !matches!(self, Self::Clean | Self::Duplicate)
@@ -117,24 +117,24 @@ impl std::fmt::Display for Outcome {
     }
 }
 
-/// A set of outcomes: what an observer who does not see the gate's state may accept for one record.
+/// A set of outcomes: those that an observer without the gate's state must accept for one record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Outcomes(u32);
 
 impl Outcomes {
-    /// The set of these.
+    /// A set of the given outcomes.
     #[must_use]
     pub fn of(outcomes: &[Outcome]) -> Self {
         outcomes.iter().fold(Self(0), |set, outcome| set.with(*outcome))
     }
 
-    /// The same set and one more.
+    /// This set with one more outcome.
     #[must_use]
     pub const fn with(self, outcome: Outcome) -> Self {
         Self(self.0 | 1 << outcome as u8)
     }
 
-    /// The same set less one.
+    /// This set without one outcome.
     #[must_use]
     pub const fn without(self, outcome: Outcome) -> Self {
         Self(self.0 & !(1 << outcome as u8))
@@ -146,7 +146,7 @@ impl Outcomes {
         self.0 & 1 << outcome as u8 != 0
     }
 
-    /// The members, in the order of the checks.
+    /// Members in the order of the checks.
     pub fn iter(self) -> impl Iterator<Item = Outcome> {
         Outcome::ALL
             .into_iter()

@@ -1,4 +1,4 @@
-//! A Kafka record as the tools here hand it to each other.
+//! Kafka records as the tools of this crate exchange them.
 
 /// The header of the `jws` profile.
 pub const JWS_SIGNATURE: &[u8] = b"x-jws-signature";
@@ -12,9 +12,9 @@ pub const WEBHOOK_SIGNATURE: &[u8] = b"webhook-signature";
 /// One header: names need not be UTF-8 on the wire, and values may be null.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// The name, as bytes.
+    /// Name in bytes.
     pub name: Vec<u8>,
-    /// The value; null is `None`.
+    /// Value; a null value is `None`.
     pub value: Option<Vec<u8>>,
 }
 
@@ -33,14 +33,14 @@ impl Header {
 pub struct Record {
     /// The record key: the device id, or null.
     pub key: Option<Vec<u8>>,
-    /// The value as sent; null is `None`.
+    /// Value as sent; a null value is `None`.
     pub value: Option<Vec<u8>>,
-    /// The headers in order.
+    /// Headers in order.
     pub headers: Vec<Header>,
 }
 
 impl Record {
-    /// The first header of that name, unless its value is null.
+    /// Value of the first header with that name; `None` if that value is null.
     #[must_use]
     pub fn header(&self, name: &[u8]) -> Option<&[u8]> {
         self.headers
@@ -54,17 +54,17 @@ impl Record {
 /// A record that was read from a topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Captured {
-    /// The topic.
+    /// Topic it was read from.
     pub topic: String,
-    /// The partition.
+    /// Partition it was read from.
     pub partition: i32,
-    /// The offset.
+    /// Offset in the partition.
     pub offset: i64,
     /// Whether `timestamp_ms` is the broker's `LogAppendTime`.
     pub log_append_time: bool,
     /// Milliseconds since the Unix epoch.
     pub timestamp_ms: i64,
-    /// The broker that it was read from; -1 where nobody knows.
+    /// Id of the broker it was read from; -1 if unknown.
     pub broker: i32,
     /// Key, value and headers.
     pub record: Record,

@@ -1,4 +1,4 @@
-//! An audit log in a corner of the stack: its writer, its verifier, and a hand that may change anything.
+//! An audit log in a test corner: its writer, its verifier, and superuser access for tampering.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -21,10 +21,10 @@ use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 
 use crate::support::{Corner, admin};
 
-/// The partition that everything here is about.
+/// Partition used by all tests here.
 pub const PARTITION: i32 = 1;
 
-/// A log, and what is around it.
+/// An audit log with its configuration.
 pub struct Lab {
     pub config: Config,
     pub lane: String,
@@ -40,7 +40,7 @@ impl Lab {
         Self { config, lane }
     }
 
-    /// A log of `records`, also in the ledger topic, with a checkpoint at each of `checkpoints`.
+    /// A log of `records` entries, also in the ledger topic, with a checkpoint at each of `checkpoints`.
     pub async fn with_log(corner: Corner, records: usize, checkpoints: &[usize]) -> Self {
         let lab = Self::new(corner).await;
         let records = ledger_records(&lab.config, records);
@@ -65,7 +65,7 @@ impl Lab {
         lab
     }
 
-    /// Appends a part of `records`, whose offsets are their places.
+    /// Appends a part of `records`; a record's offset is its index.
     pub async fn append(
         &self,
         log: &AuditLog,
@@ -90,12 +90,12 @@ impl Lab {
         log.append(&batch).await
     }
 
-    /// The superuser's session.
+    /// A superuser session.
     pub async fn hand(&self) -> PgConnection {
         admin(&self.config, "audit").await
     }
 
-    /// Changes the database past every rule that it has.
+    /// Changes the database, bypassing every rule and trigger.
     pub async fn tamper(&self, sql: &str) {
         let sql = format!(
             "set session_replication_role = replica; {}",
@@ -107,7 +107,7 @@ impl Lab {
             .expect("by hand");
     }
 
-    /// Keeps the database's tables beside themselves, or puts them back.
+    /// Saves copies of the tables; `restore` puts them back.
     pub async fn save(&self) {
         let tables = TABLES.map(|table| format!("create table saved_{table} as table {table};"));
         self.tamper(&tables.concat()).await;
@@ -134,7 +134,7 @@ impl Lab {
         .bind(&self.lane)
         .fetch_one(&mut self.hand().await)
         .await
-        .expect("one was signed")
+        .expect("a checkpoint was signed")
     }
 
     pub async fn verify(&self, options: &Options) -> Report {
@@ -165,7 +165,7 @@ fn against<const N: usize>(against: [Against; N]) -> Options {
     }
 }
 
-/// Ledger records of the lane, as a gate writes them: ten raw records each.
+/// Ledger records of the lane as a gate writes them, with ten raw records each.
 pub fn ledger_records(config: &Config, count: usize) -> Vec<Vec<u8>> {
     let lane = lane_of(&config.topics.raw, PARTITION);
     let mut head = Head::genesis(0);
@@ -199,7 +199,7 @@ pub fn ledger_records(config: &Config, count: usize) -> Vec<Vec<u8>> {
     (0..count).map(record).collect()
 }
 
-/// Produces values to the lane's partition of a topic: their offsets are their places.
+/// Produces values to the lane's partition of a topic; a value's offset is its index.
 pub fn produce(config: &Config, topic: &str, values: &[Vec<u8>]) {
     let mut producer = Producer::new(&Kafka::at(&config.kafka.brokers), topic, "none").expect("a producer");
     for value in values {
@@ -212,7 +212,7 @@ pub fn produce(config: &Config, topic: &str, values: &[Vec<u8>]) {
     producer.finish().expect("delivered");
 }
 
-/// Another topic with as many partitions; it goes away with the test's own.
+/// Creates another topic with the same number of partitions; it is removed with the test's own.
 pub async fn another_topic(config: &Config, name: &str) -> String {
     let topic = format!("{}{name}", config.databases.prefix);
     let kafka: AdminClient<DefaultClientContext> = config.kafka.client().create().expect("a client");
@@ -226,7 +226,7 @@ pub async fn another_topic(config: &Config, name: &str) -> String {
     topic
 }
 
-/// Removes such a topic.
+/// Deletes a topic made by [`another_topic`].
 pub async fn remove_topic(config: &Config, topic: &str) {
     let kafka: AdminClient<DefaultClientContext> = config.kafka.client().create().expect("a client");
     kafka

@@ -1,4 +1,4 @@
-//! Whatever is done to the log or the ledger is found, and named.
+//! Every change to the log or the ledger is found and reported.
 
 use pulsegate::config::Config;
 use pulsegate::io::audit::{AuditLog, keys};
@@ -11,10 +11,10 @@ use crate::lab::{
 };
 use crate::support::in_a_corner;
 
-/// Entries of the lane; checkpoints are at 10, 20 and 30 of them.
+/// Number of entries of the lane; checkpoints are at 10, 20 and 30.
 const ENTRIES: usize = 30;
 
-/// The one problem that there is.
+/// The only problem in the report.
 fn only(report: &Report, what: &str) -> Problem {
     match report.problems.as_slice() {
         [problem] => problem.clone(),
@@ -22,12 +22,12 @@ fn only(report: &Report, what: &str) -> Problem {
     }
 }
 
-const LAST: &str = "changed, the last one, of which only the checkpoints know";
+const LAST: &str = "the last entry changed, which only the checkpoints reveal";
 
-/// What is found, and at which entry.
+/// Kind of the problem, and the entry.
 type Found = (Kind, u64);
 
-/// What is done to the rows, what is found from the database alone, and what with the ledger at hand: kind and entry.
+/// Changes to the rows, and the findings from the database alone and with the ledger: kind and entry.
 const ROWS: [(&str, &str, Found, Found); 9] = [
     (
         "changed",
@@ -95,7 +95,7 @@ const ROWS: [(&str, &str, Found, Found); 9] = [
 ];
 
 #[tokio::test]
-async fn each_change_of_a_row_is_named() {
+async fn each_change_of_a_row_is_reported() {
     in_a_corner("rows", |corner| async move {
         let lab = Lab::with_log(corner, ENTRIES, &[10, 20, 30]).await;
         let good = lab.verify(&with_ledger()).await;
@@ -125,20 +125,23 @@ async fn each_change_of_a_row_is_named() {
                     "{what}: {problem}"
                 );
                 assert_eq!(problem.lane, lab.lane, "{what}");
-                // From the database alone the place of the last change is known to ten entries only.
+                // From the database alone the last change can only be narrowed down to ten entries.
                 let expected = (entry > 0 && (what, entry) != (LAST, 20)).then_some(entry as i64 * 10);
                 assert_eq!(problem.offset, expected, "{what}: {problem}");
             }
             lab.restore().await;
         }
-        assert!(lab.verify(&with_ledger()).await.is_good(), "put back");
+        assert!(
+            lab.verify(&with_ledger()).await.is_good(),
+            "the restored log is good"
+        );
     })
     .await;
 }
 
-/// Somebody cuts off the end and covers it up in all tables: only what is outside of the database knows.
+/// The end is truncated in all tables consistently: only sources outside the database reveal it.
 #[tokio::test]
-async fn an_end_that_is_cut_off_everywhere_is_found_by_who_held_a_checkpoint_or_has_the_ledger() {
+async fn a_consistent_truncation_is_found_with_a_held_checkpoint_or_the_ledger() {
     in_a_corner("cut", |corner| async move {
         let lab = Lab::with_log(corner, ENTRIES, &[10, 20, 30]).await;
         let held = hold(&lab, &lab.newest_checkpoint().await);
@@ -153,9 +156,9 @@ async fn an_end_that_is_cut_off_everywhere_is_found_by_who_held_a_checkpoint_or_
             hex::encode(head)
         ))
         .await;
-        assert!(lab.verify(&database_only()).await.is_good(), "nothing in the database tells");
+        assert!(lab.verify(&database_only()).await.is_good(), "the database alone does not reveal it");
         for options in [&with_ledger(), &held] {
-            let problem = only(&lab.verify(options).await, "cut off");
+            let problem = only(&lab.verify(options).await, "truncated");
             assert_eq!((problem.kind, problem.entry), (Kind::Truncated, Some(20)), "{problem}");
         }
     })
@@ -163,7 +166,7 @@ async fn an_end_that_is_cut_off_everywhere_is_found_by_who_held_a_checkpoint_or_
 }
 
 #[tokio::test]
-async fn a_lane_that_is_taken_out_altogether_is_missed() {
+async fn a_completely_deleted_lane_is_reported() {
     in_a_corner("taken_out", |corner| async move {
         let lab = Lab::with_log(corner, ENTRIES, &[10, 20, 30]).await;
         let rows =
@@ -171,21 +174,21 @@ async fn a_lane_that_is_taken_out_altogether_is_missed() {
                     delete from audit_lane where lane = 'LANE'";
         lab.tamper(rows).await;
         for options in [&database_only(), &with_ledger()] {
-            let problem = only(&lab.verify(options).await, "its offset is there");
+            let problem = only(&lab.verify(options).await, "its offset remains");
             assert_eq!(
                 (problem.kind, problem.entry),
                 (Kind::Truncated, Some(0)),
                 "{problem}"
             );
         }
-        // Nothing tells that the log ever had it; the ledger has what it lacks.
+        // Nothing shows that the log ever had the lane; only the ledger has the missing records.
         lab.tamper("delete from sink_offset").await;
         let report = lab.verify(&with_ledger()).await;
         let lane = report
             .lanes
             .iter()
             .find(|lane| lane.lane == lab.lane)
-            .expect("an empty one");
+            .expect("an empty log");
         assert_eq!((lane.entries, lane.ledger_pending), (0, Some(ENTRIES as u64)));
     })
     .await;
@@ -201,7 +204,7 @@ fn hold(lab: &Lab, note: &str) -> Options {
 }
 
 #[tokio::test]
-async fn checkpoints_that_were_held_are_proved_to_be_continued() {
+async fn held_checkpoints_are_proved_consistent_with_the_log() {
     in_a_corner("held", |corner| async move {
         let lab = Lab::with_log(corner, ENTRIES, &[7, 20, 30]).await;
         let early: String = sqlx::query_scalar("select note from audit_checkpoint where lane = $1 and size = 7")
@@ -216,7 +219,7 @@ async fn checkpoints_that_were_held_are_proved_to_be_continued() {
         assert_eq!((continued.from, continued.to), (7, 30));
         assert!(!continued.proof.is_empty());
 
-        // The whole log is written anew, with a key that is trusted: a fork.
+        // The whole log is rewritten with a trusted key: a fork.
         lab.tamper("delete from audit_entry; delete from audit_checkpoint; delete from audit_lane; delete from sink_offset")
             .await;
         let mut records = ledger_records(&lab.config, 31);
@@ -231,14 +234,14 @@ async fn checkpoints_that_were_held_are_proved_to_be_continued() {
 
         lab.tamper("delete from audit_entry; delete from audit_checkpoint; delete from audit_lane; delete from sink_offset")
             .await;
-        let problem = only(&lab.verify(&hold(&lab, &early)).await, "everything is gone");
+        let problem = only(&lab.verify(&hold(&lab, &early)).await, "everything is deleted");
         assert_eq!(problem.kind, Kind::Truncated, "{problem}");
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_checkpoint_of_another_key_or_of_another_place_is_named() {
+async fn a_checkpoint_of_another_key_or_another_place_is_reported() {
     in_a_corner("forged", |corner| async move {
         let lab = Lab::with_log(corner, ENTRIES, &[10, 20, 30]).await;
         let newest = lab.newest_checkpoint().await;
@@ -265,7 +268,11 @@ async fn a_checkpoint_of_another_key_or_of_another_place_is_named() {
                 (Kind::CheckpointForged, Some(30)),
             ),
             ("another time", redated, (Kind::CheckpointForged, Some(30))),
-            ("no note", "hello".to_owned(), (Kind::CheckpointForged, Some(30))),
+            (
+                "not a note",
+                "hello".to_owned(),
+                (Kind::CheckpointForged, Some(30)),
+            ),
         ];
         for (what, note, expected) in cases {
             set_note(&lab, &note).await;
@@ -273,9 +280,12 @@ async fn a_checkpoint_of_another_key_or_of_another_place_is_named() {
             assert_eq!((problem.kind, problem.entry), expected, "{what}: {problem}");
             lab.restore().await;
         }
-        // Of whose key it is depends whether an entry or the signer has to be asked.
+        // The owner of the key decides whether an entry or the signer has to be investigated.
         set_note(&lab, &lying).await;
-        let problem = only(&lab.verify(&with_ledger()).await, "a root of nothing");
+        let problem = only(
+            &lab.verify(&with_ledger()).await,
+            "a root that matches no entries",
+        );
         assert_eq!(
             (problem.kind, problem.entry),
             (Kind::CheckpointContradicted, Some(30)),
@@ -304,9 +314,9 @@ async fn set_note(lab: &Lab, note: &str) {
         .expect("by hand");
 }
 
-/// The topic cannot be changed in its place, so the log is held against another topic with the change.
+/// A topic cannot be changed in place, so the log is verified against another topic that contains the change.
 #[tokio::test]
-async fn each_change_of_the_ledger_topic_is_named() {
+async fn each_change_of_the_ledger_topic_is_reported() {
     in_a_corner("ledger", |corner| async move {
         let lab = Lab::with_log(corner, ENTRIES, &[10, 20, 30]).await;
         let good = ledger_records(&lab.config, ENTRIES);

@@ -1,4 +1,4 @@
-//! The audit log over what a real gate has done: recomputed from all topics, and what was done to them found.
+//! The audit log of a real gate's work: recomputed from all topics, and changes to the topics are found.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -25,7 +25,7 @@ use crate::stored::execute;
 use crate::support::admin;
 use crate::world::{PATIENCE, World, in_a_world, wait_for};
 
-/// Appends the whole ledger to the log, as a watch does, and signs it.
+/// Appends the whole ledger to the log, as the watch does, and signs it.
 pub fn watch(world: &World) {
     let (kafka, topic) = (world.kafka(), &world.config.topics.ledger);
     let mut partitions: BTreeMap<i32, Vec<(i64, Vec<u8>)>> = BTreeMap::new();
@@ -69,7 +69,7 @@ pub fn watch(world: &World) {
     });
 }
 
-/// Verifies with the command. Gives its exit code and what it found.
+/// Verifies with the command; returns its exit code and its report.
 pub fn verify(world: &World, arguments: &[&str]) -> (Option<i32>, Value) {
     let output = world.run(&[&["--json", "audit", "verify"], arguments].concat());
     let found = serde_json::from_slice(&output.stdout)
@@ -117,7 +117,7 @@ fn the_log_of_a_hostile_fleet_is_recomputed_from_all_topics() {
         assert_eq!(
             (code, kinds(&found)),
             (Some(0), vec![]),
-            "what is not in the log yet is no problem: {found:#}"
+            "records that are not in the log yet are not a problem: {found:#}"
         );
         assert!(sum(&found, "ledger_pending") > 0, "{found:#}");
         watch(world);
@@ -137,7 +137,7 @@ fn the_log_of_a_hostile_fleet_is_recomputed_from_all_topics() {
 }
 
 #[test]
-fn raw_records_that_were_exchanged_or_cut_off_are_named() {
+fn replaced_or_truncated_raw_records_are_reported() {
     in_a_world("exchanged", "", |world| {
         let mut fleet = fleet(world, 50, Hostile::default());
         world.import(&fleet);
@@ -147,7 +147,7 @@ fn raw_records_that_were_exchanged_or_cut_off_are_named() {
         assert!(gate.terminate().success());
         watch(world);
         let records = raw_records(world);
-        // Nothing but the topic's own times is new.
+        // Only the topic's own timestamps are new.
         make_raw_again(world, &records);
         let (code, found) = verify(world, &[]);
         assert_eq!((code, kinds(&found)), (Some(0), vec![]), "{found:#}");
@@ -174,7 +174,7 @@ fn raw_records_that_were_exchanged_or_cut_off_are_named() {
             );
         }
         let first = problems[0]["offset"].as_i64().expect("an offset");
-        assert!(first <= last.offset, "the range that it was in: {found:#}");
+        assert!(first <= last.offset, "the range that contained it: {found:#}");
         assert_eq!(problems[1]["offset"], 0);
     });
 }
@@ -191,7 +191,7 @@ fn raw_records(world: &World) -> Vec<Captured> {
     records
 }
 
-/// Puts these in the place of all that is in the raw topic.
+/// Replaces the content of the raw topic with these records.
 fn make_raw_again(world: &World, records: &[Captured]) {
     let topic = &world.config.topics.raw;
     let kafka: AdminClient<DefaultClientContext> = world.config.kafka.client().create().expect("a client");
@@ -210,7 +210,7 @@ fn make_raw_again(world: &World, records: &[Captured]) {
 }
 
 #[test]
-fn a_start_while_the_log_is_away_is_told_when_it_is_back() {
+fn a_start_while_the_log_is_unavailable_is_recorded_when_it_returns() {
     in_a_world("start_told", "", |world| {
         let role = format!("{}gate_audit", world.config.databases.prefix);
         let may = |what: &str| execute(world, "audit", &format!("alter role \"{role}\" {what}"));
@@ -223,7 +223,7 @@ fn a_start_while_the_log_is_away_is_told_when_it_is_back() {
         assert!(!done_by_people_and_programs(world).contains(&"gate.start".to_owned()));
         let back = Timestamp::now();
         may("login");
-        wait_for("the start to be told", || {
+        wait_for("the start to be recorded", || {
             gate.expect_running();
             done_by_people_and_programs(world).contains(&"gate.start".to_owned())
         });
@@ -232,15 +232,15 @@ fn a_start_while_the_log_is_away_is_told_when_it_is_back() {
         let at = start.and_then(|start| start["at"].as_str()).expect("a time");
         assert!(
             at.parse::<Timestamp>().expect("a time") < back,
-            "of the start, not of the telling"
+            "the time of the start, not of the recording"
         );
         assert!(gate.terminate().success());
     });
 }
 
-/// With times in which nothing can be a repeat of what was sent before.
+/// Waits long enough that no record can be a repeat of an earlier one.
 #[test]
-fn a_window_does_not_ask_for_what_is_before_and_behind_it() {
+fn a_window_does_not_require_records_outside_it() {
     in_a_world("window", "", |world| {
         let mut fleet = fleet(world, 50, Hostile::default());
         world.import(&fleet);
@@ -270,7 +270,7 @@ fn a_window_does_not_ask_for_what_is_before_and_behind_it() {
         let narrow = [repeats.as_slice(), &["--from", &from, "--to", &to]].concat();
         let found: Value = serde_json::from_str(&world.done(&narrow)).expect("JSON");
         assert_eq!(kinds(&found), Vec::<&str>::new(), "{found:#}");
-        // What stands directly before it can have the same events; what ends it is read to know that it ended.
+        // Records directly before the window can have the same events; the one after it is read to detect its end.
         assert_eq!(sum(&found, "raw_records"), 200, "{found:#}");
         assert_eq!(sum(&found, "clean_records"), 600, "{found:#}");
         assert_eq!(sum(&found, "ranges_unknown"), 0, "{found:#}");
@@ -278,7 +278,7 @@ fn a_window_does_not_ask_for_what_is_before_and_behind_it() {
     });
 }
 
-/// Ends a load, also when the test fails.
+/// Stops a load when dropped, also if the test fails.
 struct Load<'a>(&'a AtomicBool);
 
 impl Drop for Load<'_> {
@@ -288,7 +288,7 @@ impl Drop for Load<'_> {
 }
 
 #[test]
-fn a_pipeline_at_work_agrees_and_what_was_planted_in_it_is_found() {
+fn a_running_pipeline_agrees_and_planted_records_are_found() {
     in_a_world("at_work", "gate.batch.time_max_ms = 20\n", |world| {
         let mut fleet = fleet(world, 100, Hostile::some());
         world.import(&fleet);
@@ -310,7 +310,7 @@ fn a_pipeline_at_work_agrees_and_what_was_planted_in_it_is_found() {
                 assert_eq!((code, kinds(&found)), (Some(0), vec![]), "{found:#}");
             }
             send(world, &world.config.topics.clean, &nobodys_event());
-            wait_for("it to be found", || {
+            wait_for("the planted records to be found", || {
                 let (code, found) = verify(world, &[]);
                 assert!(
                     kinds(&found).iter().all(|kind| *kind == "clean_inserted"),
@@ -331,7 +331,7 @@ fn send(world: &World, topic: &str, record: &Record) {
     producer.finish().expect("delivered");
 }
 
-/// What can stand in the clean topic, and is of no raw record.
+/// An event that is valid in the clean topic but belongs to no raw record.
 fn nobodys_event() -> Record {
     Record {
         value: Some(b"{}".to_vec()),
@@ -342,7 +342,7 @@ fn nobodys_event() -> Record {
 fn clean_and_deadletter_are_held_to_the_ledger(world: &World) {
     let topics = &world.config.topics;
     let send = |topic: &str, record: &Record| send(world, topic, record);
-    // A rejection of a raw record that was accepted, and an event that nobody sent.
+    // A rejection of a raw record that was accepted, and an event that no device sent.
     let header = |name: &str, value: &str| Header {
         name: name.as_bytes().to_vec(),
         value: Some(value.as_bytes().to_vec()),
@@ -365,7 +365,7 @@ fn clean_and_deadletter_are_held_to_the_ledger(world: &World) {
     assert_eq!(
         verify(world, &[]).0,
         Some(0),
-        "of an offset that is not written yet"
+        "a rejection of an offset that is not written yet"
     );
     let accepted = accepted_offset(world);
     send(
@@ -398,7 +398,7 @@ fn clean_and_deadletter_are_held_to_the_ledger(world: &World) {
         "{found:#}"
     );
 
-    // The first clean records of a lane are deleted; the ledger says that they were there.
+    // The first clean records of a lane are deleted, but the ledger counts them.
     let kafka: AdminClient<DefaultClientContext> = world.config.kafka.client().create().expect("a client");
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(&topics.clean, 1, Offset::Offset(5))
@@ -412,7 +412,7 @@ fn clean_and_deadletter_are_held_to_the_ledger(world: &World) {
     );
 }
 
-/// A raw offset of partition 0 that was accepted: not in the deadletter, and the first, so no repeat.
+/// A raw offset of partition 0 that was accepted: not in the deadletter, and the first, so not a repeat.
 fn accepted_offset(world: &World) -> i64 {
     let (kafka, topic) = (world.kafka(), &world.config.topics.deadletter);
     let mut rejected = Vec::new();
@@ -436,7 +436,7 @@ fn accepted_offset(world: &World) -> i64 {
         .expect("one")
 }
 
-/// What was done in this world so far, and with the login gone nothing more.
+/// Checks every administrative action of this world so far; without the login no further action is possible.
 fn administration_is_in_the_log(world: &World) {
     assert_eq!(
         done_by_people_and_programs(world),
@@ -499,12 +499,16 @@ fn administration_is_in_the_log(world: &World) {
     std::fs::remove_file(login).expect("removed");
     for refused in [opened.as_slice(), &revoke, &register] {
         let output = world.run(refused);
-        assert_eq!(output.status.code(), Some(2), "what can't be audited is not done");
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "an action that cannot be audited is refused"
+        );
         assert!(output.stdout.is_empty());
     }
 }
 
-/// The administration lane.
+/// Entries of the administration lane.
 fn administration(world: &World) -> Vec<Value> {
     let query =
         "select convert_from(entry, 'UTF8') from audit_entry where lane = 'administration' order by seq";
@@ -517,7 +521,7 @@ fn administration(world: &World) -> Vec<Value> {
     parsed.collect::<Result<_, _>>().expect("JSON")
 }
 
-/// An entry of it with a proof that it is there.
+/// An entry of the administration lane, with a proof of inclusion.
 fn proved(world: &World, number: u64) -> Value {
     let lane = ["--json", "audit", "show", "--lane", "administration", "--entry"];
     let shown = world.done(&[lane.as_slice(), &[&number.to_string()]].concat());
@@ -526,7 +530,7 @@ fn proved(world: &World, number: u64) -> Value {
     serde_json::from_str(proved["value"].as_str().expect("an entry")).expect("JSON")
 }
 
-/// The actions but those on keys, which a gate relays when it comes to it.
+/// Actions except those on keys, which a gate relays at its own time.
 fn done_by_people_and_programs(world: &World) -> Vec<String> {
     let entries = administration(world);
     let others = entries.iter().filter(|entry| entry["detail"]["event"].is_null());
@@ -535,7 +539,7 @@ fn done_by_people_and_programs(world: &World) -> Vec<String> {
         .collect()
 }
 
-/// Of each key id that stands in front of a sealed field the log says when the key was made, and for which tenant.
+/// Checks that for each key id of a sealed field the log says when the key was made, and for which tenant.
 fn keys_that_sealed_are_in_the_log(world: &World) {
     let entries = administration(world);
     let of = |action: &'static str| entries.iter().filter(move |entry| entry["action"] == action);
@@ -555,7 +559,7 @@ fn keys_that_sealed_are_in_the_log(world: &World) {
     assert_eq!(&proved(world, one["seq"].as_u64().expect("a number")), one);
 }
 
-/// The ids of the keys that sealed what is in the clean topic.
+/// Ids of the keys that sealed fields in the clean topic.
 fn sealed_with(world: &World) -> BTreeSet<u64> {
     let (kafka, topic) = (world.kafka(), &world.config.topics.clean);
     let mut ids = BTreeSet::new();
@@ -565,7 +569,7 @@ fn sealed_with(world: &World) -> BTreeSet<u64> {
         let event: Value = serde_json::from_slice(&value).unwrap_or_default();
         let name = event.pointer("/subject/name").and_then(Value::as_str);
         let sealed = name.and_then(|name| BASE64_STANDARD.decode(name).ok());
-        // A version byte, and the key's id.
+        // A sealed field begins with a version byte and the key id.
         let id = sealed.and_then(|sealed| sealed.get(1..5)?.try_into().ok());
         ids.extend(id.map(|id| u64::from(u32::from_be_bytes(id))));
         Ok(())

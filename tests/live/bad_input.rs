@@ -1,5 +1,5 @@
-//! Records that no well-meaning producer sends, each of which gets its one outcome while the lane goes on. (The hostile
-//! fleet of `main_path` has the other misdeeds.)
+//! Records that no well-behaved producer sends: each gets its one outcome, and the lane continues. (The hostile fleet
+//! of `main_path` covers the other misdeeds.)
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use crate::main_path::fleet;
 use crate::world::{World, in_a_world};
 
-/// What is done to a good record, and what comes of it.
+/// Name of the case, the change to a good record, and its outcome.
 type Case = (&'static str, fn(&mut Record), Outcome);
 
 const CASES: [Case; 8] = [
@@ -65,7 +65,7 @@ fn pad_headers(record: &mut Record, count: usize) {
 }
 
 #[test]
-fn each_bad_record_gets_its_outcome_and_the_lane_goes_on() {
+fn each_bad_record_gets_its_outcome_and_the_lane_continues() {
     in_a_world("bad", "", |world| {
         let mut fleet = fleet(world, 20, Hostile::default());
         world.import(&fleet);
@@ -76,7 +76,7 @@ fn each_bad_record_gets_its_outcome_and_the_lane_goes_on() {
             let home = draft.partition(producer.partitions());
             spoil(&mut draft.record);
             producer.send(&draft.record, home);
-            // The lane goes on.
+            // The lane continues after each of them.
             let good = next(&mut fleet);
             producer.send(&good.record, good.partition(producer.partitions()));
         }
@@ -99,11 +99,11 @@ fn each_bad_record_gets_its_outcome_and_the_lane_goes_on() {
     });
 }
 
-/// Found out behind the signature: the record is its signer's, wrong as it is.
+/// Rejections after signature verification: the record belongs to its signer, although it is invalid.
 const SIGNED: [&str; 3] = ["wrong_audience", "stale", "misrouted"];
 
 #[test]
-fn a_deadletter_that_was_signed_is_its_devices_and_opens_with_its_tenants_key() {
+fn a_validly_signed_deadletter_opens_with_its_tenants_key() {
     in_a_world("signed", "", |world| {
         let mut fleet = fleet(world, 50, Hostile::some());
         world.import(&fleet);
@@ -147,7 +147,7 @@ fn a_deadletter_that_was_signed_is_its_devices_and_opens_with_its_tenants_key() 
     });
 }
 
-/// All of a topic.
+/// Every record of a topic.
 pub fn read(world: &World, topic: &str) -> Vec<Captured> {
     let (kafka, mut records) = (world.kafka(), Vec::new());
     let ranges = watermarks(&kafka, topic).expect("the topic is there");

@@ -1,4 +1,4 @@
-//! The consumer alone: a lane that starts gets every record from there on.
+//! The consumer alone: a lane that starts gets every record from its start offset on.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -11,8 +11,8 @@ use pulsegate_loadtest::kafka::watermarks;
 use crate::main_path::fleet;
 use crate::world::{PATIENCE, World, in_a_world, wait_for};
 
-/// A seek that overtook the broker's answer to an earlier question about the end of the log was undone half a second
-/// later: the partition jumped to its end. So each partition starts as early as it can, and is then read slowly.
+/// A seek that overtook the broker's answer to an earlier request for the end of the log was undone half a second
+/// later: the partition jumped to its end. So each partition starts as early as possible and is then read slowly.
 #[test]
 fn a_lane_that_starts_at_once_skips_nothing() {
     in_a_world("start", "", |world| {
@@ -25,7 +25,7 @@ fn a_lane_that_starts_at_once_skips_nothing() {
     });
 }
 
-/// Whether librdkafka's word that the next offset is gone was heard or not, the lane starts again.
+/// Whether or not librdkafka's notice that the next offset is gone was received, the lane starts again.
 #[test]
 fn a_lane_that_was_given_up_starts_again() {
     in_a_world("given_up", "", |world| {
@@ -37,7 +37,7 @@ fn a_lane_that_was_given_up_starts_again() {
         let mut given_up = BTreeSet::new();
         let mut starting = lanes.clone();
         let mut messages = Messages::with_capacity(16);
-        wait_for("librdkafka to give the lanes up", || {
+        wait_for("librdkafka to give up the lanes", || {
             assert!(consumer.serve().is_none(), "no fatal error");
             starting.retain(|&lane| consumer.start(lane, 0).is_err());
             consumer.consume(&mut messages, 16, Duration::from_millis(5));
@@ -48,7 +48,7 @@ fn a_lane_that_was_given_up_starts_again() {
         world.produce(&mut fleet, 1_000);
         let ends = watermarks(&world.kafka(), topic).expect("there");
         let (mut starting, mut read) = (ends, 0);
-        wait_for("what is left to be read", || {
+        wait_for("the remaining records to be read", || {
             assert!(consumer.serve().is_none(), "no fatal error");
             starting.retain(|lane| consumer.start(lane.partition, lane.first).is_err());
             consumer.consume(&mut messages, 16, Duration::from_millis(5));
@@ -61,14 +61,14 @@ fn a_lane_that_was_given_up_starts_again() {
     });
 }
 
-/// A consumer and the lanes that the group has given it; none has started.
+/// A consumer and the lanes that the group has assigned to it; none has started.
 fn subscribed(world: &World, group: u32) -> (Consumer, Vec<i32>) {
     let mut config = world.config.clone();
     config.gate.group = format!("{}-{group}", config.topics.raw);
     let settings = Settings::new(&config, "test");
     let consumer = Consumer::subscribe(&settings.consumer(0), &config.topics.raw).expect("subscribed");
     let mut lanes = Vec::new();
-    wait_for("the group to give out the lanes", || {
+    wait_for("the group to assign the lanes", || {
         assert!(consumer.serve().is_none(), "no fatal error");
         while let Some(Rebalance::Assign(partitions)) = consumer.rebalance() {
             consumer.assign(&partitions).expect("assigned");
@@ -79,7 +79,7 @@ fn subscribed(world: &World, group: u32) -> (Consumer, Vec<i32>) {
     (consumer, lanes)
 }
 
-/// How many records a fresh group gets within the time that the jump took, and then until there are as many as wanted.
+/// Number of records that a new group reads within the time of the jump, and then until `wanted` are read.
 fn read_all(world: &World, group: u32, wanted: u64) -> u64 {
     let (consumer, mut starting) = subscribed(world, group);
     let (mut read, mut messages) = (0, Messages::with_capacity(16));

@@ -1,7 +1,7 @@
-//! Faults, made by doing them: kill −9, a gate that was away, a broker and a vault that stop. After each the oracle, which
-//! shares no code with the gate, finds every raw offset accounted for once.
+//! Real faults: kill −9, a paused gate, a broker and a vault that stop. After each the oracle, which shares no code
+//! with the gate, must account for every raw offset exactly once.
 //!
-//! These tests are alone while they run: some of them stop servers that others need.
+//! These tests run alone: some of them stop servers that other tests need.
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -11,8 +11,8 @@ use pulsegate_loadtest::outcome::Outcome;
 
 use crate::world::{Gate, LOW_RATE, World, alone_in_a_world, limited_to, wait_for};
 
-/// Small transactions, so that there are many points at which to be hit, and short sessions, so that a gate that was hit
-/// is missed soon.
+/// Small transactions, so that there are many points at which a fault can strike, and short sessions, so that a failed
+/// gate is noticed soon.
 const SMALL_BATCHES: &str = "gate.batch.records_max = 400\ngate.batch.time_max_ms = 20\n\
     gate.transaction_timeout_ms = 10000\ngate.settle_timeout_ms = 8000\n\
     kafka.properties.\"session.timeout.ms\" = \"6000\"\n";
@@ -40,14 +40,14 @@ fn stack(command: &str, server: &str) {
     );
 }
 
-/// A server that is not there, or hangs. It is brought back also when the test fails: others need it.
+/// A server that is stopped or frozen. It is restored also if the test fails, because other tests need it.
 pub struct Down {
     server: &'static str,
     back: &'static str,
 }
 
 impl Down {
-    /// It ends, and refuses connections.
+    /// Stops the server: it refuses connections.
     pub fn stop(server: &'static str) -> Self {
         stack("stop", server);
         Self {
@@ -56,7 +56,7 @@ impl Down {
         }
     }
 
-    /// It takes connections and answers nothing.
+    /// Freezes the server: it accepts connections and answers nothing.
     pub fn freeze(server: &'static str) -> Self {
         stack("pause", server);
         Self {
@@ -72,8 +72,8 @@ impl Drop for Down {
     }
 }
 
-/// Whether the stack has started the server, and so may stop it. One whose address is given by the environment is
-/// somebody else's.
+/// Whether the stack started the server and so may stop it. A server whose address is given by the environment belongs
+/// to its operator.
 pub fn is_ours(server: &str) -> bool {
     let output = Command::new(script())
         .arg("status")
@@ -83,7 +83,7 @@ pub fn is_ours(server: &str) -> bool {
     let mut words = status.lines().map(str::split_whitespace);
     let mode = words.find_map(|mut words| (words.next() == Some(server)).then(|| words.next()).flatten());
     if mode == Some("external") {
-        eprintln!("skipped: {server} is not ours to stop");
+        eprintln!("skipped: {server} was not started by the stack, so it cannot be stopped");
     }
     mode.is_some_and(|mode| mode != "external")
 }
@@ -100,7 +100,7 @@ fn killed_twenty_times_during_200_000_events_nothing_is_lost_or_doubled() {
         let mut fleet = fleet(world, 11, 500);
         world.import(&fleet);
         world.produce(&mut fleet, records);
-        // Anywhere in its life: while it joins, while it opens lanes, and in the middle of transactions.
+        // At any point of its life: while it joins, while it opens lanes, and in the middle of transactions.
         let mut random = 0x9e37_79b9_7f4a_7c15_u64;
         for kill in 0..20 {
             random = random
@@ -119,22 +119,19 @@ fn killed_twenty_times_during_200_000_events_nothing_is_lost_or_doubled() {
             });
             gate.kill();
         }
-        assert!(
-            world.settled() < records,
-            "the last kill has to hit a gate that is at work"
-        );
+        assert!(world.settled() < records, "the last kill must hit a working gate");
         let mut gate = world.gate("killed");
         world.settle(&mut [&mut gate]);
         let report = world.judged_good_at(&fleet, LOW_RATE);
         assert_eq!(report.total.records, records);
-        // What each device had used of its rate was known again after every kill.
+        // How much of its rate each device had used was restored after every kill.
         assert!(report.total.outcomes.get(&Outcome::RateLimited) > Some(&0));
         assert!(gate.terminate().success());
     });
 }
 
 #[test]
-fn a_gate_that_was_stopped_past_its_session_and_comes_back_changes_nothing() {
+fn a_gate_paused_past_its_session_changes_nothing_when_it_resumes() {
     alone_in_a_world("zombie", SMALL_BATCHES, |world| {
         let mut fleet = fleet(world, 12, 200);
         world.import(&fleet);
@@ -152,13 +149,14 @@ fn a_gate_that_was_stopped_past_its_session_and_comes_back_changes_nothing() {
         two.expect_running();
         let report = world.judged_good(&fleet);
         assert_eq!(report.total.records, 80_000);
-        // Fenced or not, it ends when it is told to.
+        // Fenced or not, it stops when asked.
         let _ = one.terminate();
         assert!(two.terminate().success());
     });
 }
 
-/// Two processes of one name: the newer one's producers fence those of the older, which finds out with its next transaction.
+/// Two processes with the same instance name: the newer one's producers fence the older one's, whose next transaction
+/// fails.
 #[test]
 fn a_gate_whose_name_another_takes_stops_and_nothing_is_doubled() {
     alone_in_a_world("fenced", SMALL_BATCHES, |world| {
@@ -179,7 +177,7 @@ fn a_gate_whose_name_another_takes_stops_and_nothing_is_doubled() {
 }
 
 #[test]
-fn a_gate_that_is_told_to_end_while_it_is_behind_ends_in_time() {
+fn a_gate_asked_to_stop_while_it_is_behind_stops_in_time() {
     alone_in_a_world("end", SMALL_BATCHES, |world| {
         let mut fleet = fleet(world, 15, 200);
         world.import(&fleet);
@@ -187,10 +185,10 @@ fn a_gate_that_is_told_to_end_while_it_is_behind_ends_in_time() {
         let gate = world.start_gate("one", &[], &[]);
         wait_for("some progress", || world.settled() > 1_000);
         let begun = Instant::now();
-        assert!(gate.terminate().success(), "what it had read is committed");
+        assert!(gate.terminate().success(), "everything it had read is committed");
         let limit = Duration::from_millis(world.config.gate.drain_timeout_ms);
         assert!(begun.elapsed() < limit, "it took {:?}", begun.elapsed());
-        assert!(world.behind_by() > 0, "there was more to do");
+        assert!(world.behind_by() > 0, "more records were left to process");
         let mut gate = world.gate("one");
         world.settle(&mut [&mut gate]);
         world.judged_good(&fleet);
@@ -218,9 +216,9 @@ fn a_broker_that_stops_and_starts_loses_nothing() {
     });
 }
 
-/// A transaction that hangs is given up by whoever watches it, and nobody knows what became of it.
+/// The watchdog gives up a hanging transaction, whose result is then unknown.
 #[test]
-fn a_broker_that_hangs_past_the_deadline_of_a_transaction_loses_and_doubles_nothing() {
+fn a_broker_that_hangs_past_a_transactions_deadline_loses_and_duplicates_nothing() {
     if !is_ours("kafka") {
         return;
     }
@@ -246,12 +244,12 @@ fn a_broker_that_hangs_past_the_deadline_of_a_transaction_loses_and_doubles_noth
 }
 
 #[test]
-fn without_the_vault_known_subjects_go_on_and_unknown_ones_are_held() {
+fn without_the_vault_known_subjects_continue_and_unknown_ones_are_held() {
     without_the_vault("vault", Down::stop);
 }
 
 #[test]
-fn with_a_vault_that_hangs_known_subjects_go_on_and_unknown_ones_are_held() {
+fn with_a_vault_that_hangs_known_subjects_continue_and_unknown_ones_are_held() {
     without_the_vault("vault_hangs", Down::freeze);
 }
 
@@ -273,7 +271,7 @@ fn without_the_vault(name: &str, take_away: fn(&'static str) -> Down) {
             assert_eq!(
                 gate.get("/readyz").map(|(status, _)| status),
                 Some(200),
-                "nothing is held"
+                "no lane is held"
             );
             world.produce(&mut unknown, 2_000);
             wait_for("a lane to be held for the vault", || held_for_keys(&mut gate));
@@ -286,7 +284,7 @@ fn without_the_vault(name: &str, take_away: fn(&'static str) -> Down) {
     });
 }
 
-/// The same devices after a restart and as many again, whose subjects no gate has seen. None does anything wrong.
+/// The same devices after a restart and as many new ones, whose subjects no gate has seen. All are well-behaved.
 fn with_strangers(world: &World, known: &Fleet) -> Fleet {
     let Options {
         seed, devices, boot, ..

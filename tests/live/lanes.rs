@@ -1,4 +1,4 @@
-//! What a lane does when somebody moved the group's offsets, or retention deleted what nobody had read.
+//! A lane after an operator moved the group's offsets, or after retention deleted unread records.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use crate::main_path::fleet;
 use crate::world::{Gate, World, in_a_world, wait_for};
 
 #[test]
-fn a_gate_refuses_offsets_that_somebody_reset_until_it_is_told_to_rewind() {
+fn a_gate_refuses_reset_offsets_until_it_is_asked_to_rewind() {
     in_a_world("rewind", "", |world| {
         let mut fleet = fleet(world, 50, Hostile::some());
         world.import(&fleet);
@@ -32,12 +32,12 @@ fn a_gate_refuses_offsets_that_somebody_reset_until_it_is_told_to_rewind() {
         assert_eq!(refused.wait().code(), Some(1));
         assert!(
             refused.logged().contains("--rewind"),
-            "it says what to do: {}",
+            "the log says what to do: {}",
             refused.logged()
         );
 
         rewind(world);
-        // What was asked for: everything is there twice. The ledger says so, and its chain holds.
+        // As requested, everything is there twice. The ledger records the rewind, and its chain is intact.
         let report = world.judge(&fleet);
         assert!(report.total.rewinds > 0, "{report}");
         let chain = [
@@ -49,7 +49,7 @@ fn a_gate_refuses_offsets_that_somebody_reset_until_it_is_told_to_rewind() {
             !chain.iter().any(|problem| report.problems.contains_key(problem)),
             "{report}"
         );
-        // What two ranges cover is not recomputed, and counted apart; what three cover, too.
+        // Records covered by two ranges, or by three, are not recomputed but counted separately.
         covered_again(world);
         reset_offsets(world);
         rewind(world);
@@ -64,7 +64,7 @@ fn rewind(world: &World) {
     assert!(rewound.terminate().success());
 }
 
-/// Before the log has heard of it, and after.
+/// Verifies before the audit log has the rewind, and after.
 fn covered_again(world: &World) {
     for pending in [true, false] {
         let (code, found) = audit::verify(world, &[]);
@@ -97,7 +97,7 @@ fn what_retention_deleted_unread_becomes_a_lost_range() {
     });
 }
 
-/// The gate is stopped in its tracks between two records, and finds the next one gone when it goes on.
+/// The gate is paused between two records, and finds the next one deleted when it resumes.
 #[test]
 fn what_retention_deletes_under_a_running_gate_becomes_a_lost_range() {
     in_a_world("cut", "", |world| {
@@ -115,13 +115,13 @@ fn what_retention_deletes_under_a_running_gate_becomes_a_lost_range() {
         gate.wait_ready();
         assert!(gate.terminate().success());
         let report = world.judge(&fleet);
-        // A fetch that was under way when the gate was stopped may have brought some of them.
+        // A fetch in flight when the gate was paused may have returned some of them.
         assert!((1..=1_000).contains(&report.total.lost_offsets), "{report}");
         assert!(report.total.is_conserved(), "{report}");
     });
 }
 
-/// Chunks are taken from librdkafka by number, whatever their records' size.
+/// Chunks are taken from librdkafka by record count, whatever the records' size.
 #[test]
 fn a_transaction_ends_with_the_record_that_fills_it() {
     in_a_world("bytes", "gate.batch.bytes_max = 5000\n", |world| {
@@ -156,7 +156,7 @@ fn size(record: &Record) -> usize {
 }
 
 #[test]
-fn a_lane_whose_output_is_refused_waits_until_it_is_taken_and_loses_nothing() {
+fn a_lane_whose_output_is_refused_retries_until_it_is_accepted_and_loses_nothing() {
     in_a_world("refused", "", |world| {
         let letters = &world.config.topics.deadletter;
         let mut fleet = fleet(world, 50, Hostile::some());
@@ -164,24 +164,24 @@ fn a_lane_whose_output_is_refused_waits_until_it_is_taken_and_loses_nothing() {
         world.produce(&mut fleet, 2_000);
         world.configure_topic(letters, "max.message.bytes", "100");
         let mut gate = world.start_gate("one", &[], &[]);
-        // By then one of the lanes was in two of them.
+        // With this many aborts, one of the lanes has had at least two.
         let enough = world.partitions() as usize + 1;
         wait_for("transactions to be aborted", || {
             gate.expect_running();
             aborts(&gate) >= enough
         });
         let (begun, before) = (Instant::now(), aborts(&gate));
-        wait_for("it to try again", || {
+        wait_for("the gate to retry", || {
             let (status, body) = gate.get("/readyz").expect("an answer");
             assert!(status == 503 && body.contains("kafka"), "{status}: {body}");
             aborts(&gate) >= before + 2 * enough
         });
-        // Each lane once a second, if not all at the same time.
+        // Each lane retries once per second, possibly at different times.
         assert!(
             begun.elapsed() > Duration::from_secs(1),
-            "it tries without a pause"
+            "the gate retries without a pause"
         );
-        assert!(gate.logged().contains(letters), "it says which topic");
+        assert!(gate.logged().contains(letters), "the log names the topic");
 
         world.configure_topic(letters, "max.message.bytes", "1048576");
         world.settle(&mut [&mut gate]);
@@ -195,12 +195,12 @@ fn aborts(gate: &Gate) -> usize {
     gate.logged().matches("transaction aborted").count()
 }
 
-/// A gate that is told to rewind first waits for as long as the ledger's last transaction might take.
+/// On a rewind a gate first waits for the maximum duration of the ledger's last transaction.
 const SHORT_TRANSACTIONS: &str = "gate.transaction_timeout_ms = 3000\ngate.settle_timeout_ms = 3000\n";
 
-/// Freshness, replay and rate would rest on what producers say.
+/// Freshness, replay and rate checks would depend on the producers' clocks.
 #[test]
-fn a_gate_takes_no_records_whose_time_is_the_producers() {
+fn a_gate_refuses_records_with_producer_timestamps() {
     in_a_world("times", SHORT_TRANSACTIONS, |world| {
         let raw = &world.config.topics.raw;
         let mut fleet = fleet(world, 50, Hostile::default());
@@ -219,12 +219,12 @@ fn a_gate_takes_no_records_whose_time_is_the_producers() {
         assert_eq!(gate.wait().code(), Some(1));
         assert!(
             gate.logged().contains("offset 0: "),
-            "it says where: {}",
+            "the log says where: {}",
             gate.logged()
         );
         assert_eq!(world.settled(), 0);
 
-        // As the gate advises.
+        // Follows the advice in the gate's log.
         world.configure_topic(raw, "message.timestamp.type", "LogAppendTime");
         commit_offsets(world, &watermarks(&world.kafka(), raw).expect("there"));
         world.produce(&mut fleet, 200);
@@ -236,7 +236,7 @@ fn a_gate_takes_no_records_whose_time_is_the_producers() {
     });
 }
 
-/// Back to the start, as an operator would, while the group is empty.
+/// Resets the offsets to the start, as an operator would while the group is empty.
 fn reset_offsets(world: &World) {
     let start = |partition| Range {
         partition,
@@ -246,7 +246,7 @@ fn reset_offsets(world: &World) {
     commit_offsets(world, &(0..world.partitions()).map(start).collect::<Vec<_>>());
 }
 
-/// To the ends of the ranges.
+/// Commits the ends of the ranges.
 fn commit_offsets(world: &World, ranges: &[Range]) {
     let raw = &world.config.topics.raw;
     let mut client = world.config.kafka.client();

@@ -1,4 +1,4 @@
-//! Planted PHI is found in the raw topic and in what `open` prints, and nowhere else.
+//! Planted PHI is found in the raw topic and in the output of `open`, and nowhere else.
 
 use std::fs;
 
@@ -23,7 +23,7 @@ fn planted_phi_is_found_nowhere_behind_the_gate() {
         world.produce(&mut fleet, 5_000);
         let mut gate = world.gate("one");
         world.settle(&mut [&mut gate]);
-        // Clean, deadletter and ledger are searched by the oracle.
+        // The oracle searches clean, deadletter and ledger.
         world.judged_good(&fleet);
         let watch = world.watch("one");
         everything_once(world);
@@ -47,7 +47,7 @@ fn planted_phi_is_found_nowhere_behind_the_gate() {
             emitted.push((format!("the log of the {role}"), log));
         }
         for (place, text) in &emitted {
-            assert!(!text.is_empty(), "{place} says something");
+            assert!(!text.is_empty(), "{place} is not empty");
             for planted in fleet.planted() {
                 let (hex, base64) = (hex::encode(&planted), BASE64_STANDARD_NO_PAD.encode(&planted));
                 assert!(
@@ -61,7 +61,7 @@ fn planted_phi_is_found_nowhere_behind_the_gate() {
     });
 }
 
-/// All that is in the findings topic, as text.
+/// Content of the findings topic as text.
 fn findings(world: &World) -> String {
     let (kafka, topic) = (world.kafka(), &world.config.topics.findings);
     let ranges = watermarks(&kafka, topic).expect("the topic is there");

@@ -1,5 +1,5 @@
-//! The gate and the watch as their users run them: the real binary on a real Kafka and real databases. The gate is judged
-//! by the oracle, which shares no code with it; the watch by the rows that it left.
+//! The gate and the watch as their users run them: the real binary with a real Kafka and real databases. The gate is
+//! judged by the oracle, which shares no code with it; the watch by the rows it wrote.
 
 #[path = "../support/mod.rs"]
 mod support;

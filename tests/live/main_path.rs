@@ -1,4 +1,4 @@
-//! Raw to clean, with everything that a fleet does to a gate.
+//! Raw to clean, with every misdeed of a hostile fleet.
 
 use pulsegate_loadtest::fleet::{Fleet, Hostile, Options};
 use pulsegate_loadtest::outcome::Outcome;
@@ -33,7 +33,7 @@ fn every_record_of_a_hostile_fleet_gets_its_outcome() {
 }
 
 #[test]
-fn a_gate_that_comes_back_goes_on_where_it_stopped() {
+fn a_restarted_gate_continues_where_it_stopped() {
     in_a_world("back", "", |world| {
         let mut fleet = fleet(world, 50, Hostile::some());
         world.import(&fleet);

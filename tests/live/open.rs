@@ -1,4 +1,4 @@
-//! `pulsegate open` on what a real gate has sealed.
+//! `pulsegate open` on records that a real gate sealed.
 
 use std::io::Write as _;
 use std::process::{Output, Stdio};
@@ -12,7 +12,7 @@ use crate::audit;
 use crate::main_path::fleet;
 use crate::world::{World, in_a_world};
 
-/// The clean topic as `kcat -C -J` prints it, one line a record.
+/// The clean topic as `kcat -C -J` prints it, one line per record.
 fn clean_lines(world: &World) -> Vec<Vec<u8>> {
     let (kafka, topic) = (world.kafka(), &world.config.topics.clean);
     let mut lines = Vec::new();
@@ -40,15 +40,15 @@ fn open(world: &World, lines: &[Vec<u8>], more: &[&str]) -> Output {
         .expect("started");
     let mut stdin = child.stdin.take().expect("piped");
     let lines = lines.concat();
-    // On a thread of its own, or both sides could wait for each other with full pipes.
+    // In a separate thread, or both sides could wait for each other with full pipes.
     let writer = std::thread::spawn(move || stdin.write_all(&lines));
     let output = child.wait_with_output().expect("ended");
-    // It may have refused before it had read everything.
+    // `open` may have refused before it read everything.
     let _ = writer.join().expect("the writer's thread");
     output
 }
 
-/// The outputs of `open`, and the ones of the clean event before.
+/// Events that `open` printed.
 fn events(output: &Output) -> Vec<Value> {
     let lines = std::str::from_utf8(&output.stdout).expect("text").lines();
     lines
@@ -60,7 +60,7 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Puts what stands at `from` in one clean record to `to` in another.
+/// Moves the value `what` to the pointer `to` in another clean record.
 fn moved(mut into: Value, to: &str, what: &Value) -> Vec<u8> {
     let mut event: Value = serde_json::from_str(into["payload"].as_str().expect("JSON")).expect("JSON");
     *event.pointer_mut(to).expect("there") = what.clone();
@@ -70,7 +70,7 @@ fn moved(mut into: Value, to: &str, what: &Value) -> Vec<u8> {
     line
 }
 
-/// A fleet, and what a gate has made of its 300 events.
+/// A fleet, and its 300 events as a gate sealed them.
 fn sealed(world: &World) -> (Fleet, Vec<Vec<u8>>) {
     let mut fleet = fleet(world, 10, Hostile::default());
     world.import(&fleet);
@@ -126,7 +126,7 @@ fn everything_planted_is_shown(world: &World, fleet: &Fleet, lines: &[Vec<u8>]) 
     let log = said(&output);
     assert!(
         planted.iter().all(|plant| !log.contains(plant)),
-        "PHI is in the log"
+        "the log contains PHI"
     );
     assert_eq!(
         log.matches("was decrypted").count(),
@@ -159,7 +159,7 @@ fn what_was_moved_is_refused(world: &World, lines: &[Vec<u8>]) {
     let own = event(&one);
     let subject = own["subject"]["id"].clone();
     let other = |line: &&Value| sealed(line) && event(line)["subject"]["id"] != subject;
-    let other = parsed.iter().find(other).expect("an event of somebody else");
+    let other = parsed.iter().find(other).expect("an event of another subject");
     let name = &own["subject"]["name"];
     let moves = [
         (

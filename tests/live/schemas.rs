@@ -1,4 +1,4 @@
-//! Avro with a registry's schema ids: looked up once, waited for while the registry does not answer.
+//! Avro with a registry's schema ids: looked up once, and waited for while the registry does not answer.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -24,7 +24,7 @@ fn without_the_registry_a_lane_waits_and_nothing_is_rejected() {
         world.import(&fleet);
         world.produce(&mut fleet, 1_000);
 
-        // Nobody listens there.
+        // Nothing listens on that port.
         let mut blind = world.start_gate("one", &["registry.url=http://127.0.0.1:1"], &[]);
         wait_for("a lane to be held for the registry", || {
             blind.expect_running();
@@ -34,7 +34,7 @@ fn without_the_registry_a_lane_waits_and_nothing_is_rejected() {
         assert_eq!(world.settled(), 0);
         assert!(
             blind.terminate().success(),
-            "a gate drains while its lanes are held"
+            "a gate stops cleanly while its lanes are held"
         );
 
         let mut gate = world.gate("one");
@@ -51,11 +51,11 @@ fn without_the_registry_a_lane_waits_and_nothing_is_rejected() {
 }
 
 #[test]
-fn an_id_that_the_registry_denies_is_rejected_and_the_lane_goes_on() {
+fn an_id_that_the_registry_denies_is_rejected_and_the_lane_continues() {
     in_a_world("denied", "", |world| {
         let mut known = avro_fleet(world);
         world.import(&known);
-        // No registry can have the other one, and not every registry says so.
+        // No registry can have the second id, and not every registry reports that.
         for (number, id) in [i32::MAX.unsigned_abs(), u32::MAX].into_iter().enumerate() {
             world.produce(&mut denied(&known, number as u64, id), 150);
         }
@@ -74,7 +74,7 @@ fn an_id_that_the_registry_denies_is_rejected_and_the_lane_goes_on() {
     });
 }
 
-/// Denials are forgotten sooner than a lane that opens tries again: it has to ask about all ids at once.
+/// Denials expire before an opening lane retries: it has to look up all ids at once.
 #[test]
 fn a_lane_opens_however_many_denied_ids_its_past_has() {
     in_a_world("denied_past", "registry.denied_s = 1\n", |world| {
@@ -94,9 +94,9 @@ fn a_lane_opens_however_many_denied_ids_its_past_has() {
     });
 }
 
-/// The registry is asked about all that a lane meets at once: a hold for each would let one device stop its lane.
+/// The registry is asked about all ids of a batch at once: with one hold per id a single device could stop its lane.
 #[test]
-fn many_ids_that_nobody_knows_cost_few_holds() {
+fn many_unknown_ids_cost_few_holds() {
     in_a_world("many_ids", "log.level = \"info,pulsegate=debug\"\n", |world| {
         let schema = Arc::new(Schema::parse_str(SCHEMA).expect("the default schema"));
         let made_up = |id| Options {
@@ -132,7 +132,7 @@ fn many_ids_that_nobody_knows_cost_few_holds() {
     });
 }
 
-/// Answers at once that it does not have what it is asked for. Its address.
+/// A registry that answers at once that it does not have the schema. Returns its address.
 fn registry_without_schemas() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
@@ -144,7 +144,7 @@ fn registry_without_schemas() -> String {
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.expect("a connection");
-            // Whoever has gone does not need his answer.
+            // A client that has disconnected needs no answer.
             let _ = stream.read(&mut [0; 4096]);
             let _ = stream.write_all(answer.as_bytes());
         }
@@ -152,7 +152,7 @@ fn registry_without_schemas() -> String {
     url
 }
 
-/// The same devices in an earlier life, `number` from its end, with an id that the registry has never given.
+/// The same devices in an earlier boot, `number` from the end, with an id that the registry never assigned.
 fn denied(fleet: &Fleet, number: u64, id: u32) -> Fleet {
     let format = match &fleet.options().format {
         Format::AvroConfluent { schema, .. } => Format::AvroConfluent {
@@ -168,7 +168,7 @@ fn denied(fleet: &Fleet, number: u64, id: u32) -> Fleet {
     })
 }
 
-/// A fleet that writes Avro with the id that the real registry gives the default schema.
+/// A fleet that writes Avro with the id that the real registry assigned to the default schema.
 fn avro_fleet(world: &World) -> Fleet {
     let registered: serde_json::Value =
         serde_json::from_str(&world.done(&["--json", "schema", "register"])).expect("JSON");

@@ -10,10 +10,10 @@ use pulsegate_loadtest::replay::series;
 use crate::main_path::fleet;
 use crate::world::{in_a_world, limited_to};
 
-/// A device's upload: an hour of a watch that measures once a minute.
+/// A device's upload: one hour of a watch that measures once per minute.
 const ROWS_PER_EVENT: usize = 60;
 
-/// The data are shared with the project, not part of it.
+/// The data set is shared with the project, not part of it.
 fn files() -> Vec<PathBuf> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/physio");
     let Ok(entries) = fs::read_dir(&directory) else {
@@ -31,10 +31,10 @@ fn files() -> Vec<PathBuf> {
 fn every_real_series_comes_through_whole() {
     let files = files();
     if files.is_empty() {
-        eprintln!("skipped: ../shared/data/physio is not here");
+        eprintln!("skipped: ../shared/data/physio does not exist");
         return;
     }
-    // A month of readings comes within seconds, so the limit is that of a bulk upload.
+    // A month of readings arrives within seconds, so the limit is that of a bulk upload.
     let bulk = Rate {
         events_per_minute: 600_000,
         burst: 100_000,

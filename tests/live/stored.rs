@@ -1,4 +1,4 @@
-//! What the watch has to store, read from the topics by other means, and what it has stored.
+//! What the watch must store, read independently from the topics, and what it has stored.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::world::{PATIENCE, World, wait_for};
 /// Partition, offset and index of a reading.
 pub type Origin = (i32, i64, i64);
 
-/// Every reading of the clean topic, once.
+/// Every reading of the clean topic, with a count.
 pub fn in_the_topic(world: &World) -> BTreeMap<Origin, u64> {
     let (kafka, topic) = (world.kafka(), &world.config.topics.clean);
     let ranges = reader::watermarks(&kafka, topic).expect("the topic is there");
@@ -38,7 +38,7 @@ pub fn in_the_topic(world: &World) -> BTreeMap<Origin, u64> {
     found
 }
 
-/// Every row of `readings`, with how often it is there.
+/// Every row of `readings`, with its number of occurrences.
 pub fn in_the_table(world: &World) -> BTreeMap<Origin, u64> {
     let rows = query(
         world,
@@ -55,7 +55,7 @@ pub fn in_the_table(world: &World) -> BTreeMap<Origin, u64> {
         .collect()
 }
 
-/// The ids of the findings topic, in the order of the ids, each as often as it is there.
+/// Ids of the findings topic in order, each as often as it occurs.
 pub fn in_the_findings_topic(world: &World) -> Vec<String> {
     let (kafka, topic) = (world.kafka(), &world.config.topics.findings);
     let ranges = reader::watermarks(&kafka, topic).expect("the topic is there");
@@ -78,12 +78,12 @@ pub fn in_the_findings_topic(world: &World) -> Vec<String> {
     ids
 }
 
-/// One number.
+/// The single number that a query returns.
 pub fn count(world: &World, database: &str, sql: &str) -> i64 {
     query(world, database, sql)[0].get(0)
 }
 
-/// Rows, as the superuser sees them.
+/// Rows as the superuser sees them.
 pub fn query(world: &World, database: &str, sql: &str) -> Vec<sqlx::postgres::PgRow> {
     Handle::current().block_on(async {
         let mut connection = admin(&world.config, database).await;
@@ -94,7 +94,7 @@ pub fn query(world: &World, database: &str, sql: &str) -> Vec<sqlx::postgres::Pg
     })
 }
 
-/// Does something as the superuser.
+/// Executes a statement as the superuser.
 pub fn execute(world: &World, database: &str, sql: &str) {
     Handle::current().block_on(async {
         let mut connection = admin(&world.config, database).await;
@@ -105,14 +105,11 @@ pub fn execute(world: &World, database: &str, sql: &str) {
     });
 }
 
-/// Waits until every record of the clean topic is stored, and then every reading is there once.
+/// Waits until every record of the clean topic is stored, and checks that every reading is there once.
 pub fn everything_once(world: &World) -> BTreeMap<Origin, u64> {
     wait_until_stored(world);
     let (wanted, found) = (in_the_topic(world), in_the_table(world));
-    assert!(
-        found.values().all(|&times| times == 1),
-        "rows that are there twice"
-    );
+    assert!(found.values().all(|&times| times == 1), "rows that occur twice");
     let ends = reader::watermarks(&world.kafka(), &world.config.topics.clean).expect("the topic is there");
     assert!(
         wanted == found,
@@ -128,9 +125,9 @@ pub fn everything_once(world: &World) -> BTreeMap<Origin, u64> {
     found
 }
 
-/// Waits until every transaction that has written to the clean topic has ended there. The marker of one comes to each
-/// partition in its own time, and to that of the group's offsets perhaps before: a gate that has settled may have records
-/// that nobody can see yet.
+/// Waits until every transaction that has written to the clean topic has ended there. A transaction's marker reaches
+/// each partition at its own time, perhaps after that of the group's offsets: a settled gate may have records that no
+/// consumer can see yet.
 fn wait_until_committed(world: &World) {
     let ends = |level: &str| -> Vec<i64> {
         let mut client = world.config.kafka.client();
@@ -146,13 +143,13 @@ fn wait_until_committed(world: &World) {
     });
 }
 
-/// Waits until the analytics database is at the end of the clean topic.
+/// Waits until the analytics database has stored the whole clean topic.
 pub fn wait_until_stored(world: &World) {
     wait_until_committed(world);
     wait_for("the clean topic to be stored", || behind(world) == 0);
 }
 
-/// How many records of the clean topic are not stored.
+/// Number of records of the clean topic that are not stored.
 pub fn behind(world: &World) -> i64 {
     let kafka = world.kafka();
     let ranges = reader::watermarks(&kafka, &world.config.topics.clean).expect("the topic is there");
@@ -163,7 +160,7 @@ pub fn behind(world: &World) -> i64 {
     );
     let next: BTreeMap<i32, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     let of = |range: &reader::Range| {
-        // Control records stand at the end where the gate wrote, and no reader sees them.
+        // Control records follow the gate's records, and no reader sees them.
         let stored = next.get(&range.partition).copied().unwrap_or(range.first);
         last_record(world, range)
             .map_or(0, |last| last + 1 - stored)
@@ -172,7 +169,7 @@ pub fn behind(world: &World) -> i64 {
     ranges.iter().map(of).sum()
 }
 
-/// The offset of the last record that a reader can see: behind it stand markers, and what an aborted transaction left.
+/// Offset of the last record that a reader can see; after it come markers and records of aborted transactions.
 fn last_record(world: &World, range: &reader::Range) -> Option<i64> {
     let (kafka, topic) = (world.kafka(), &world.config.topics.clean);
     let (mut last, mut back) = (None, 4);
@@ -191,13 +188,13 @@ fn last_record(world: &World, range: &reader::Range) -> Option<i64> {
     last
 }
 
-/// Records by outcome, as they were counted for the KPIs.
+/// Records by outcome, as counted for the KPIs.
 pub fn counted(world: &World) -> BTreeMap<String, i64> {
     let settled = "select outcome, sum(records)::bigint from settled_minute group by 1";
     by_outcome(world, "operations", settled)
 }
 
-/// Records by outcome, as the ledger records in the audit log tell.
+/// Records by outcome, as stated by the ledger records in the audit log.
 pub fn told(world: &World) -> BTreeMap<String, i64> {
     let entries = "select key, sum(value::bigint)::bigint
         from audit_entry, jsonb_each_text(convert_from(entry, 'UTF8')::jsonb -> 'outcomes') group by 1";
@@ -234,7 +231,7 @@ pub fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }
 
-/// Writes to the clean topic as a gate would: by device, so that a device keeps its partition.
+/// Writes to the clean topic as a gate would: keyed by device, so that a device keeps its partition.
 pub struct CleanTopic {
     producer: BaseProducer,
     topic: String,

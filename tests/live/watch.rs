@@ -1,4 +1,4 @@
-//! Clean to stored, end to end.
+//! The watch end to end, from the clean topic to the databases.
 
 use pulsegate_loadtest::fleet::Hostile;
 use serde_json::{Value, json};
@@ -44,7 +44,7 @@ fn everything_that_a_gate_lets_through_is_stored_once_and_audited() {
                 "select count(*) from audit_entry where lane <> 'administration'",
             ) > 0
         });
-        wait_for("nothing to be behind", || {
+        wait_for("the watch to catch up", || {
             let metrics = watch.get("/metrics").expect("metrics").1;
             let mut lags = metrics
                 .lines()
@@ -63,8 +63,8 @@ fn everything_that_a_gate_lets_through_is_stored_once_and_audited() {
         }
         assert!(gate.terminate().success() && watch.terminate().success());
 
-        // What the ledger says became of the records is counted, once whichever watch does it, and the next watch's first
-        // run of the job makes KPIs of it.
+        // Outcomes in the ledger are counted once, whichever watch counts them, and the first run of the job in the
+        // next watch computes KPIs from them.
         let watch = world.watch("two");
         let report = world.judged_good(&fleet);
         let records = report.total.records as i64;
@@ -113,12 +113,12 @@ fn bad_clean_records_are_stored_as_what_they_are() {
             .map(|index| json!({"metric": "steps", "value": index % 7, "offset_ms": index}))
             .collect();
         clean.send(0, &event_of(0, now + 2, "1", &Value::Array(many)));
-        // Written by an older and by a newer schema.
+        // Written with an older and with a newer schema.
         clean.send(1, &older());
         let mut newer: Value = serde_json::from_slice(&event(2, now, "1", &heart(62.0))).expect("JSON");
         newer["posture"] = json!({"lying": true});
         clean.send(2, newer.to_string().as_bytes());
-        // An Avro value of a schema that nobody has.
+        // An Avro value with an unknown schema.
         clean.send(2, b"\xc3\x01\x01\x02\x03\x04\x05\x06\x07\x08abc");
         clean.send(2, b"\x00\x00\x00\x00\x07abc");
         clean.flush();

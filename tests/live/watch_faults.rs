@@ -1,5 +1,4 @@
-//! Faults of the watch and of its databases, made by doing them. After each, every reading of the clean topic is in the
-//! table once.
+//! Real faults of the watch and its databases. After each, every reading of the clean topic is stored exactly once.
 
 use pulsegate_loadtest::fleet::Hostile;
 use serde_json::{Value, json};
@@ -13,18 +12,18 @@ use crate::stored::{
 };
 use crate::world::{World, alone_in_a_world, in_a_world, wait_for};
 
-/// Small batches, so that there are many points at which to be hit, and short sessions, so that a watch that was hit is
-/// missed soon.
+/// Small batches, so that there are many points at which a fault can strike, and short sessions, so that a failed watch
+/// is noticed soon.
 const SMALL_BATCHES: &str = "watch.batch.rows_max = 300\nwatch.batch.time_max_ms = 20\n\
     watch.snapshot_records_max = 1000\ntimescale.request_time_max_ms = 5000\n\
     kafka.properties.\"session.timeout.ms\" = \"6000\"\n";
 
-/// Three days of a hundred devices, with a fault now and then.
+/// Three days of a hundred devices, with occasional anomalies.
 fn produce(world: &World, from: i64, events: i64) {
     produce_of(world, from, events, |_| true);
 }
 
-/// As [`produce`], of some devices.
+/// As [`produce`], for some of the devices.
 fn produce_of(world: &World, from: i64, events: i64, is_there: impl Fn(u32) -> bool) {
     let clean = CleanTopic::of(world);
     let start = now_ms() - 3 * 86_400_000;
@@ -47,7 +46,7 @@ fn produce_of(world: &World, from: i64, events: i64, is_there: impl Fn(u32) -> b
     clean.flush();
 }
 
-/// How many records of the clean topic are stored.
+/// Number of records of the clean topic that are stored.
 fn stored(world: &World) -> i64 {
     count(
         world,
@@ -56,7 +55,7 @@ fn stored(world: &World) -> i64 {
     )
 }
 
-/// What identifies the findings.
+/// Ids of all findings.
 fn finding_ids(world: &World) -> Vec<String> {
     let rows = query(world, "analytics", "select id::text from findings order by 1");
     rows.iter().map(|row| row.get(0)).collect()
@@ -69,7 +68,7 @@ fn killed_twenty_times_every_reading_is_stored_once_and_the_findings_are_those_o
         let mut hits = 0;
         let mut random = 0x9e37_79b9_7f4a_7c15_u64;
         for kill in 0..kills {
-            // More to do each time, so that it is at work when it is hit: while it joins, while it opens lanes, and in the
+            // More work each time, so that a working watch is hit: while it joins, while it opens lanes, and in the
             // middle of writes.
             produce(world, kill * steps, steps);
             random = random
@@ -89,7 +88,7 @@ fn killed_twenty_times_every_reading_is_stored_once_and_the_findings_are_those_o
             watch.kill();
             hits += i32::from(stored(world) < (kill + 1) * steps * 100);
         }
-        assert!(hits >= 5, "only {hits} kills hit a watch that was at work");
+        assert!(hits >= 5, "only {hits} kills hit a working watch");
         let watch = world.watch("killed");
         let rows = everything_once(world);
         assert_eq!(rows.len() as i64, kills * steps * 100 * 2);
@@ -99,15 +98,15 @@ fn killed_twenty_times_every_reading_is_stored_once_and_the_findings_are_those_o
         assert_eq!(
             in_the_findings_topic(world),
             interrupted,
-            "each once, whatever was killed"
+            "every finding once, whatever was killed"
         );
         assert!(interrupted.len() >= 100, "{} findings", interrupted.len());
         the_same_from_scratch(world, &interrupted);
     });
 }
 
-/// A database that is built anew from the topic comes to the same findings, and tells them again: under the same ids, by
-/// which consumers know them.
+/// A database rebuilt from the topic has the same findings, and they are sent again under the same ids, by which
+/// consumers recognise them.
 fn the_same_from_scratch(world: &World, findings: &[String]) {
     execute(
         world,
@@ -124,7 +123,7 @@ fn the_same_from_scratch(world: &World, findings: &[String]) {
     assert_eq!(in_the_findings_topic(world), twice);
 }
 
-/// Waits until no finding is on its way.
+/// Waits until no finding is left in the outbox.
 fn relayed(world: &World) {
     wait_for("the findings to be relayed", || {
         count(world, "analytics", "select count(*) from outbox") == 0
@@ -152,13 +151,13 @@ fn lanes_that_move_between_watches_lose_nothing_and_the_findings_are_those_of_on
         assert_eq!(
             in_the_findings_topic(world),
             findings,
-            "each once, whoever relayed it"
+            "every finding once, whichever watch relayed it"
         );
         the_same_from_scratch(world, &findings);
     });
 }
 
-/// The gate is at work all the while, in small transactions, so that there is always a ledger record to be hit at.
+/// The gate works all the while, in small transactions, so that there is always an unread ledger record.
 #[test]
 fn killed_twenty_times_every_ledger_record_is_audited_and_counted_once() {
     let settings = format!("{SMALL_BATCHES}gate.batch.records_max = 50\ngate.batch.time_max_ms = 5\n");
@@ -169,7 +168,7 @@ fn killed_twenty_times_every_ledger_record_is_audited_and_counted_once() {
         let mut hits = 0;
         for kill in 0..20_i64 {
             world.produce(&mut fleet, 2_000);
-            // Of forty transactions; every fifth time it is killed while it joins.
+            // Forty transactions; every fifth time the watch is killed while it joins.
             let progress = if kill % 5 == 4 { 0 } else { kill * 37 % 40 };
             let before = followed(world, "audit");
             let mut watch = world.start_watch("killed", &[]);
@@ -178,7 +177,7 @@ fn killed_twenty_times_every_ledger_record_is_audited_and_counted_once() {
                 followed(world, "audit") >= before + progress
             });
             watch.kill();
-            // Who counts gathers for seconds, so it has something in its hands most of the time.
+            // The KPI count is gathered for seconds before it is stored, so most of the time something is pending.
             hits += i32::from(followed(world, "operations") < followed(world, "audit"));
         }
         assert!(
@@ -198,20 +197,20 @@ fn killed_twenty_times_every_ledger_record_is_audited_and_counted_once() {
     });
 }
 
-/// Up to where a database has the ledger, in offsets of all partitions.
+/// How far a database has followed the ledger, in offsets summed over all partitions.
 fn followed(world: &World, database: &str) -> i64 {
     let sql = "select coalesce(sum(next), 0)::bigint from sink_offset";
     count(world, database, sql)
 }
 
 #[test]
-fn a_watch_that_is_told_to_end_while_it_is_behind_ends_in_time() {
+fn a_watch_asked_to_stop_while_it_is_behind_stops_in_time() {
     in_a_world("watch_end", SMALL_BATCHES, |world| {
         produce(world, 0, 500);
         let watch = world.start_watch("one", &[]);
         wait_for("some progress", || stored(world) > 1_000);
-        assert!(watch.terminate().success(), "what it had read is stored");
-        assert!(behind(world) > 0, "there was more to do");
+        assert!(watch.terminate().success(), "everything it had read is stored");
+        assert!(behind(world) > 0, "more records were left to store");
         let watch = world.watch("one");
         everything_once(world);
         assert!(watch.terminate().success());
@@ -219,7 +218,7 @@ fn a_watch_that_is_told_to_end_while_it_is_behind_ends_in_time() {
 }
 
 #[test]
-fn a_broker_that_stops_and_starts_under_a_watch_loses_and_doubles_nothing() {
+fn a_broker_that_stops_and_starts_under_a_watch_loses_and_duplicates_nothing() {
     if !is_ours("kafka") {
         return;
     }
@@ -236,7 +235,10 @@ fn a_broker_that_stops_and_starts_under_a_watch_loses_and_doubles_nothing() {
             stored(world) > 1_000
         });
         let broker = Down::stop("kafka");
-        assert!(stored(world) < all, "it was hit while it was at work");
+        assert!(
+            stored(world) < all,
+            "the watch was working when the broker stopped"
+        );
         drop(broker);
         world.produce(&mut fleet, 10_000);
         world.settle(&mut [&mut gate]);
@@ -251,7 +253,7 @@ fn a_broker_that_stops_and_starts_under_a_watch_loses_and_doubles_nothing() {
     });
 }
 
-/// The audit log agrees with all topics, and nothing of the ledger waits to come into it.
+/// Whether the audit log agrees with all topics, and no ledger record is pending.
 fn audited(world: &World) -> bool {
     let output = world.run(&["--json", "audit", "verify"]);
     let found: Value = serde_json::from_slice(&output.stdout).expect("an answer");
@@ -265,31 +267,31 @@ fn audited(world: &World) -> bool {
 }
 
 #[test]
-fn a_second_watch_takes_the_lanes_over_and_the_first_writes_no_more() {
+fn a_second_watch_takes_over_the_lanes_and_the_first_writes_no_more() {
     in_a_world("watch_two", SMALL_BATCHES, |world| {
         produce(world, 0, 20);
         let mut first = world.watch("first");
         everything_once(world);
-        // Of another group: nobody tells the first one that it lost its lanes, but the database does.
+        // In another group, so Kafka does not revoke the first watch's lanes, but the database fences it.
         let group = format!("watch.group={}-other", world.config.topics.raw);
         let mut second = world.start_watch("second", &[&group]);
         second.wait_ready();
         produce(world, 20, 20);
         everything_once(world);
-        wait_for("the first to give its lanes up", || {
+        wait_for("the first watch to give up its lanes", || {
             first.expect_running();
             first
                 .get("/readyz")
                 .is_some_and(|(status, body)| status == 503 && body.contains("fenced"))
         });
         assert!(second.terminate().success());
-        assert!(first.terminate().success(), "it ends cleanly all the same");
+        assert!(first.terminate().success(), "the first watch still stops cleanly");
     });
 }
 
-/// The watch is stopped in its tracks between two records, and finds the next one gone when it goes on.
+/// The watch is paused between two records, and finds the next one deleted when it resumes.
 #[test]
-fn what_retention_deletes_under_a_running_watch_is_told_and_what_is_left_is_stored() {
+fn records_deleted_by_retention_under_a_running_watch_are_reported_and_the_rest_is_stored() {
     in_a_world("watch_cut", SMALL_BATCHES, |world| {
         produce(world, 0, 10);
         let watch = world.watch("one");
@@ -314,10 +316,10 @@ fn what_retention_deletes_under_a_running_watch_is_told_and_what_is_left_is_stor
     });
 }
 
-/// The topic is deleted and made anew. What comes to offsets that are stored is something else, and only one lane shows it: the
-/// log of the others is as long again by the time somebody looks.
+/// The topic is deleted and recreated. Stored offsets then hold different records, and only one lane reveals it: the
+/// logs of the others are as long as before by the time the watch checks.
 #[test]
-fn a_lane_whose_log_lost_its_end_is_held_until_somebody_says_where_to_read_on() {
+fn a_lane_whose_log_lost_its_end_is_held_until_an_operator_decides() {
     in_a_world("watch_truncated", SMALL_BATCHES, |world| {
         let is_short = |device: u32| device % world.partitions().cast_unsigned() == 1;
         let next = |lane: &str| {
@@ -350,7 +352,7 @@ fn a_lane_whose_log_lost_its_end_is_held_until_somebody_says_where_to_read_on() 
             assert_eq!(next("= 1"), short);
             assert!(watch.logged().contains("set `next` of this partition"));
             assert!(watch.terminate().success());
-            // Longer than before: the next watch sees nothing any more, and must know.
+            // Now longer than before: the next watch cannot see the loss and must have it recorded.
             produce_of(world, 30, 20, is_short);
         }
 
@@ -364,13 +366,13 @@ fn a_lane_whose_log_lost_its_end_is_held_until_somebody_says_where_to_read_on() 
             "select count(distinct origin_offset) from readings where origin_partition = 1 and origin_offset >= {}",
             short / 2
         );
-        // Ten that were stored of the old log, and forty of the new one, of which half have offsets that the old one had too.
+        // Ten stored records of the old log, and forty of the new one, of which half have offsets of the old one.
         assert_eq!(count(world, "analytics", &read_on), short / 20 * 40);
     });
 }
 
 #[test]
-fn one_database_that_lets_nobody_in_does_not_stop_the_other() {
+fn one_unavailable_database_does_not_stop_the_other() {
     in_a_world("watch_db", SMALL_BATCHES, |world| {
         produce(world, 0, 10);
         let mut watch = world.watch("one");
@@ -385,7 +387,7 @@ fn one_database_that_lets_nobody_in_does_not_stop_the_other() {
         });
         let signed = || count(world, "audit", "select count(*) from audit_checkpoint");
         let before = signed();
-        wait_for("the audit log to go on", || signed() > before);
+        wait_for("the audit log to continue", || signed() > before);
         shut(world, "analytics", false);
         everything_once(world);
         watch.wait_ready();
@@ -399,7 +401,7 @@ fn one_database_that_lets_nobody_in_does_not_stop_the_other() {
     });
 }
 
-/// Ends every connection to a database of the world and lets no new one in, or lets them in again.
+/// Ends every connection to a database of the world and refuses new ones, or allows them again.
 fn shut(world: &World, database: &str, closed: bool) {
     let prefix = &world.config.databases.prefix;
     let role = format!("{prefix}watch_{database}");
@@ -415,7 +417,7 @@ fn shut(world: &World, database: &str, closed: bool) {
 }
 
 #[test]
-fn connections_that_die_in_mid_batch_lose_and_double_nothing() {
+fn connections_killed_in_mid_batch_lose_and_duplicate_nothing() {
     in_a_world("watch_mid", SMALL_BATCHES, |world| {
         produce(world, 0, 300);
         let mut watch = world.start_watch("one", &[]);

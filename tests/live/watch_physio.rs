@@ -1,4 +1,4 @@
-//! Real measurements through gate and watch: what is found a day and person, and whether what was put in is found.
+//! Real measurements through gate and watch: findings per day and person, and whether injected faults are found.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,20 +13,20 @@ use crate::main_path::fleet;
 use crate::stored::{CleanTopic, event_of, everything_once, now_ms, query};
 use crate::world::{in_a_world, wait_for};
 
-/// When recordings begin that only count from their own beginning: with the others.
+/// Start of recordings with relative times, close to those of the others.
 const START_MS: i64 = 1_460_000_000_000;
 const MINUTE_MS: i64 = 60_000;
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
-/// What is left of an interval when a heart that rested at 75 beats a minute goes at 125.
+/// Factor of an interval when a heart that rests at 75 beats per minute beats at 125.
 const SHORTER: f64 = 0.6;
 /// A device's upload: ten minutes of a watch.
 const ROWS_PER_EVENT: usize = 60;
-/// Those who wore a wristband for a month.
+/// Wearers of a wristband for one month.
 const WEARERS: [&str; 3] = ["2022484408", "4558609924", "7007744171"];
-/// Findings a day and person that the notes have for averages over a minute; more would be worse than nothing.
+/// Maximum findings per day and person on one-minute means, as measured in the notes; more would be worse than nothing.
 const FINDINGS_A_DAY_MAX: f64 = 0.5;
-/// The recordings are years old, and come within seconds.
+/// The recordings are years old and arrive within seconds.
 const SETTINGS: &str = "watch.quality.behind_max_days = 36500\n\
     gate.admit.rate.events_per_minute = 600000\ngate.admit.rate.burst = 100000\n";
 
@@ -35,7 +35,7 @@ fn directory() -> Option<PathBuf> {
     if directory.is_dir() {
         return Some(directory);
     }
-    eprintln!("skipped: ../shared/data/physio is not here");
+    eprintln!("skipped: ../shared/data/physio does not exist");
     None
 }
 
@@ -47,7 +47,7 @@ fn read(directory: &Path, name: &str) -> Series {
     .expect("a series")
 }
 
-/// Heart rate and steps of one wearer, as one device sends them.
+/// Heart rate and steps of one wearer, sent by one device.
 fn wrist(directory: &Path, wearer: &str) -> Series {
     let mut heart = read(directory, &format!("fitbit_hr_{wearer}.csv"));
     heart
@@ -68,13 +68,13 @@ struct Found {
 }
 
 impl Found {
-    /// It is told to have begun at this time, or within half an hour after it.
+    /// Whether the finding's time is this time or within half an hour after it.
     fn is_from(&self, at_ms: i64) -> bool {
         (0..=30 * MINUTE_MS).contains(&(self.at_ms - at_ms))
     }
 }
 
-/// Plays recordings through gate and watch. What was found, by device.
+/// Replays recordings through gate and watch; returns the findings by device.
 fn found(world: &crate::world::World, series: Vec<Series>) -> BTreeMap<String, Vec<Found>> {
     let fleet = fleet(
         world,
@@ -121,21 +121,21 @@ fn a_month_of_three_people_gives_few_findings() {
             .count();
         let rate = odd as f64 / days.iter().sum::<f64>();
         println!(
-            "{odd} anomalies in {:.0} days of {} people: {rate:.2} a day and person",
+            "{odd} anomalies in {:.0} days of {} people: {rate:.2} per day and person",
             days.iter().sum::<f64>(),
             days.len()
         );
         assert!(
             rate <= FINDINGS_A_DAY_MAX,
-            "{rate:.2} findings a day and person: {found:#?}"
+            "{rate:.2} findings per day and person: {found:#?}"
         );
     });
 }
 
-/// Recordings of intervals between beats last an hour at most, and nobody is told of a series whose baseline is younger
-/// than a day: one hour is played over and over by two people, until one of them rests no more.
+/// Recordings of intervals between beats last at most one hour, and findings notify only when the baseline is at least
+/// a day old: one hour is repeated for two people, until one of them stops resting.
 #[test]
-fn intervals_between_beats_are_stored_whole_and_only_a_change_is_told() {
+fn intervals_between_beats_are_stored_whole_and_only_a_change_notifies() {
     const HOURS: i64 = 30;
     const LATE_MS_MAX: i64 = 5 * 60_000;
     let Some(directory) = directory() else { return };
@@ -168,17 +168,17 @@ fn intervals_between_beats_are_stored_whole_and_only_a_change_is_told() {
             "select (document->>'time_ms')::bigint from findings where notify and kind <> 'quality'",
         );
         let [told] = &told[..] else {
-            panic!("{} told, not one: {found:#?}", told.len())
+            panic!("{} findings notify, not one: {found:#?}", told.len())
         };
         let late_ms = told.get::<i64, _>(0) - START_MS - changed_ms;
         assert!(
             (0..=LATE_MS_MAX).contains(&late_ms),
-            "told {late_ms} ms after the change"
+            "notified {late_ms} ms after the change"
         );
     });
 }
 
-/// A recording of an hour, again and again.
+/// A recording of one hour, repeated.
 fn hours(hour: &Series, times: i64) -> Series {
     let batches = (0..times).flat_map(|time| {
         hour.batches.iter().cloned().map(move |mut batch| {
@@ -200,16 +200,16 @@ fn days(series: &Series) -> f64 {
     (last.at_ms - first.at_ms) as f64 / 86_400_000.0
 }
 
-/// Beats a minute that are put in, from some minute on: the smallest round number that is found in this recording.
+/// Injected shift in beats per minute, from one minute on: the smallest round number that is found in this recording.
 const SHIFT: f64 = 40.0;
 
 #[test]
-fn what_is_put_into_real_series_is_found_named_and_timed() {
+fn faults_injected_into_real_series_are_found_named_and_timed() {
     let Some(directory) = directory() else { return };
     in_a_world("injected", SETTINGS, move |world| {
         let mut shifted = read(&directory, "icu_numerics_1min.csv");
         let from = shifted.batches.len() * 3 / 4;
-        // What is averaged over a minute is told to be of its beginning.
+        // A one-minute mean has the time of the minute's beginning.
         let shift_ms = (START_MS + shifted.batches[from].at_ms).div_euclid(MINUTE_MS) * MINUTE_MS;
         for batch in &mut shifted.batches[from..] {
             for reading in &mut batch.readings {
@@ -255,7 +255,7 @@ fn what_is_put_into_real_series_is_found_named_and_timed() {
             }),
             "the flat line at {flat_ms}: {found:#?}"
         );
-        // Dropouts, coded 0, are quality and never odd.
+        // Dropouts, coded 0, are quality findings, never anomalies.
         assert!(
             found
                 .values()
@@ -266,15 +266,15 @@ fn what_is_put_into_real_series_is_found_named_and_timed() {
     });
 }
 
-/// Beats a minute that the firmware adds, devices that get it, and devices in all.
+/// Beats per minute that the firmware adds, devices that get it, and devices in total.
 const ADDED: f64 = 1.0;
 const TREATED: u32 = 1_000;
 const DEVICES: u32 = 6_000;
-/// What the wristband says in a day, about.
+/// Approximate number of readings of the wristband per day.
 const PER_DAY: usize = 6_400;
 
 #[test]
-fn a_firmware_that_adds_a_beat_a_minute_in_one_of_six_devices_is_found_and_named() {
+fn a_firmware_that_adds_one_beat_per_minute_in_one_of_six_devices_is_found_and_named() {
     let Some(directory) = directory() else { return };
     in_a_world("firmware", "", move |world| {
         let real = wrist(&directory, WEARERS[1]);
@@ -288,12 +288,12 @@ fn a_firmware_that_adds_a_beat_a_minute_in_one_of_six_devices_is_found_and_named
         let clean = CleanTopic::of(world);
         let today = now_ms().div_euclid(DAY_MS);
         let rollout_ms = (today - 4) * DAY_MS;
-        // Controls are devices that were there before the day before.
+        // Controls must have been seen before the day before the rollout.
         for day in [-2, -1, 0, 1, 2_i64] {
             for device in 0..DEVICES {
                 let treated = device < TREATED && day >= 0;
                 let at_ms = rollout_ms + day * DAY_MS + 3_600_000;
-                // Each device lives through days of the month, one after the other, from another day on than the next.
+                // Each device replays consecutive days of the month, starting at a different day than the next device.
                 let month = (device as usize + (day + 2) as usize) % (beats.len() / PER_DAY);
                 let readings: Vec<Value> = (0..24)
                     .map(|hour: usize| {
@@ -313,7 +313,7 @@ fn a_firmware_that_adds_a_beat_a_minute_in_one_of_six_devices_is_found_and_named
         let watch = world.watch("one");
         everything_once(world);
         assert!(watch.terminate().success());
-        // Rollouts are judged now and then, and when a watch starts.
+        // Rollouts are judged periodically, and when a watch starts.
         let watch = world.watch("two");
         let mut rows = Vec::new();
         wait_for("the firmware to be found", || {

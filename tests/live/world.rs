@@ -1,4 +1,4 @@
-//! A world of its own for one test: a corner of the stack, a fleet, and gates that can be started, stopped and killed.
+//! An isolated world for one test: a corner of the stack, a fleet, and gates that can be started, stopped and killed.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -22,12 +22,12 @@ use tokio::runtime::Handle;
 
 use crate::support::{Corner, in_a_corner};
 
-/// How long anything may take that a test waits for. Generous: a loaded machine must not fail a test.
+/// Limit for anything a test waits for. Generous: a loaded machine must not fail a test.
 pub const PATIENCE: Duration = Duration::from_secs(120);
-/// How often a condition is looked at.
+/// Interval at which a condition is checked.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Everything that one test has to itself.
+/// Everything that one test uses exclusively.
 pub struct World {
     pub config: Config,
     pub directory: PathBuf,
@@ -35,16 +35,16 @@ pub struct World {
     _corner: Corner,
 }
 
-/// Who may stop servers has to be alone.
+/// Held exclusively by a test that stops servers.
 static SERVERS: RwLock<()> = RwLock::new(());
 
-/// Runs `test` in a world of its own, with the topology applied. `settings` is TOML that goes into the configuration.
+/// Runs `test` in an isolated world with the topology applied. `settings` is TOML added to the configuration.
 pub fn in_a_world(name: &str, settings: &str, test: impl FnOnce(&World) + Send + 'static) {
     let _shared = SERVERS.read().unwrap_or_else(PoisonError::into_inner);
     run(name, settings, test);
 }
 
-/// As [`in_a_world`], while no other world is there.
+/// As [`in_a_world`], while no other world exists.
 pub fn alone_in_a_world(name: &str, settings: &str, test: impl FnOnce(&World) + Send + 'static) {
     let _alone = SERVERS.write().unwrap_or_else(PoisonError::into_inner);
     run(name, settings, test);
@@ -57,7 +57,7 @@ fn run(name: &str, settings: &str, test: impl FnOnce(&World) + Send + 'static) {
         .build()
         .expect("a runtime");
     runtime.block_on(in_a_corner(name, move |corner| async move {
-        // The test blocks, and speaks to the world through processes: it needs a thread and no runtime.
+        // The test blocks, and talks to the world through processes: it needs a thread and no runtime.
         let world = World::new(corner, &settings);
         let result = tokio::task::spawn_blocking(move || {
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(&world)))
@@ -117,7 +117,7 @@ impl World {
         world
     }
 
-    /// The binary, pointed at this world.
+    /// The binary, configured for this world.
     pub fn pulsegate(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pulsegate"));
         command.arg("--config").arg(&self.file).env(
@@ -128,12 +128,12 @@ impl World {
         command
     }
 
-    /// Runs a command to its end.
+    /// Runs a command to completion.
     pub fn run(&self, arguments: &[&str]) -> Output {
         self.pulsegate().args(arguments).output().expect("started")
     }
 
-    /// Runs a command that has to succeed, and gives what it printed.
+    /// Runs a command that must succeed, and returns its output.
     pub fn done(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         let (out, err) = (
@@ -148,7 +148,7 @@ impl World {
         out.into_owned()
     }
 
-    /// Makes the fleet's keys known.
+    /// Imports the fleet's keys.
     pub fn import(&self, fleet: &Fleet) {
         let file = self.directory.join("keys.jsonl");
         let lines: Vec<_> = fleet.import_lines().collect();
@@ -156,14 +156,14 @@ impl World {
         self.done(&["device", "import", file.to_str().expect("a path in UTF-8")]);
     }
 
-    /// Produces that many more events of the fleet.
+    /// Produces that many further events of the fleet.
     pub fn produce(&self, fleet: &mut Fleet, records: u64) -> Made {
         fleet
             .produce(&self.kafka(), records, &mut |_| {})
             .expect("produced")
     }
 
-    /// Deletes all that the topic holds, as retention would.
+    /// Deletes all records of the topic, as retention would.
     pub fn delete_records(&self, topic: &str) {
         let admin: AdminClient<DefaultClientContext> = self.config.kafka.client().create().expect("a client");
         let mut ends = TopicPartitionList::new();
@@ -177,7 +177,7 @@ impl World {
             .expect("deleted");
     }
 
-    /// Gives a topic one setting, and takes all others back that are its own.
+    /// Sets one setting of a topic, and removes all others of its own.
     pub fn configure_topic(&self, topic: &str, name: &str, value: &str) {
         let admin: AdminClient<DefaultClientContext> = self.config.kafka.client().create().expect("a client");
         let alteration = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(name, value);
@@ -187,7 +187,7 @@ impl World {
         }
     }
 
-    /// Deletes the topic with all that it holds, and makes it anew.
+    /// Deletes the topic with all its records and creates it again.
     pub fn remake_topic(&self, topic: &str) {
         let admin: AdminClient<DefaultClientContext> = self.config.kafka.client().create().expect("a client");
         let options = AdminOptions::new();
@@ -202,8 +202,8 @@ impl World {
         self.done(&["topology", "apply"]);
     }
 
-    /// Plays recordings into the raw topic, each as the fleet's next device. Those that count from their own beginning
-    /// begin at `start_ms`.
+    /// Replays recordings into the raw topic, each as the fleet's next device. Recordings with relative times begin at
+    /// `start_ms`.
     pub fn play(&self, fleet: &Fleet, recordings: Vec<Series>, start_ms: i64) -> Replayed {
         let lines: Vec<_> = fleet.signing_lines().collect();
         let keys = Keys::read(lines.iter().map(String::as_str)).expect("the fleet's own lines");
@@ -245,7 +245,7 @@ impl World {
         self.start("watch", instance, sets, &[])
     }
 
-    /// Starts a watch that is known to work on all its lanes when this returns.
+    /// Starts a watch, and returns when it works on all its lanes.
     pub fn watch(&self, instance: &str) -> Gate {
         let mut watch = self.start_watch(instance, &[]);
         watch.wait_ready();
@@ -253,7 +253,7 @@ impl World {
     }
 
     fn start(&self, role: &str, instance: &str, sets: &[&str], flags: &[&str]) -> Gate {
-        // Bound and let go: the port is free, and nobody else here takes ports that he was not given.
+        // Bound and released: the port is free, and nothing else here uses a port it was not given.
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("an address").port();
         drop(listener);
@@ -278,14 +278,14 @@ impl World {
         }
     }
 
-    /// Starts a gate that is known to work on all its lanes when this returns.
+    /// Starts a gate, and returns when it works on all its lanes.
     pub fn gate(&self, instance: &str) -> Gate {
         let mut gate = self.start_gate(instance, &[], &[]);
         gate.wait_ready();
         gate
     }
 
-    /// Waits until the group has committed everything that is in the raw topic.
+    /// Waits until the group has committed the whole raw topic.
     pub fn settle(&self, gates: &mut [&mut Gate]) {
         let group = self.group();
         let begun = Instant::now();
@@ -299,12 +299,12 @@ impl World {
         }
     }
 
-    /// How many raw offsets the group has not committed.
+    /// Number of raw offsets that the group has not committed.
     pub fn behind_by(&self) -> i64 {
         self.behind(&self.group())
     }
 
-    /// How many raw offsets the group has committed.
+    /// Number of raw offsets that the group has committed.
     pub fn settled(&self) -> u64 {
         let group = self.group();
         let Ok(committed) = group.committed_offsets(self.lanes(), LOOK * 100) else {
@@ -325,7 +325,7 @@ impl World {
             .expect("a client")
     }
 
-    /// Of each topic.
+    /// Number of partitions of each topic.
     pub fn partitions(&self) -> i32 {
         self.config.topology.partitions.expect("set by the corner") as i32
     }
@@ -353,12 +353,12 @@ impl World {
         behind.sum()
     }
 
-    /// What the oracle makes of the topics.
+    /// The oracle's report on the topics.
     pub fn judge(&self, fleet: &Fleet) -> Report {
         self.judge_with(fleet, |_| {})
     }
 
-    /// As [`World::judge`], with another configuration of the oracle.
+    /// As [`World::judge`], with a changed configuration of the oracle.
     pub fn judge_with(&self, fleet: &Fleet, configure: impl FnOnce(&mut oracle::Config)) -> Report {
         let mut config = oracle::Config::new(self.kafka());
         let topics = &self.config.topics;
@@ -375,12 +375,12 @@ impl World {
         oracle::verify(&config, &keys, &mut |_| {}).expect("the oracle can read the topics")
     }
 
-    /// The oracle finds nothing wrong. Gives its report.
+    /// Fails unless the oracle finds no problem; returns its report.
     pub fn judged_good(&self, fleet: &Fleet) -> Report {
         good(self.judge(fleet))
     }
 
-    /// As [`World::judged_good`], where the settings have every device [limited to](limited_to) a rate.
+    /// As [`World::judged_good`], for settings that [limit](limited_to) every device to a rate.
     pub fn judged_good_at(&self, fleet: &Fleet, rate: Rate) -> Report {
         good(self.judge_with(fleet, |config| config.rules.rate = Some(rate)))
     }
@@ -392,13 +392,13 @@ fn good(report: Report) -> Report {
     report
 }
 
-/// A rate that a fleet in a hurry exceeds: part of its good records are limited, and the oracle says which.
+/// A rate that a fast fleet exceeds: some of its good records are limited, and the oracle says which.
 pub const LOW_RATE: Rate = Rate {
     events_per_minute: 600,
     burst: 30,
 };
 
-/// Settings: what every device may send.
+/// Settings that limit every device to a rate.
 pub fn limited_to(rate: Rate) -> String {
     let Rate {
         events_per_minute,
@@ -417,7 +417,7 @@ pub struct Gate {
 impl Gate {
     pub fn expect_running(&mut self) {
         if let Some(status) = self.child.try_wait().expect("waited") {
-            panic!("it ended with {status}");
+            panic!("the process ended with {status}");
         }
     }
 
@@ -425,15 +425,15 @@ impl Gate {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Every lane that it owns is open, and it owns some.
+    /// Waits until the process owns lanes and all of them are open.
     pub fn wait_ready(&mut self) {
-        wait_for("it to be ready", || {
+        wait_for("the process to be ready", || {
             self.expect_running();
             self.get("/readyz").is_some_and(|(status, _)| status == 200)
         });
     }
 
-    /// Status and body of an answer.
+    /// Status and body of a response.
     pub fn get(&self, path: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
@@ -449,7 +449,7 @@ impl Gate {
         Some((status, body.to_owned()))
     }
 
-    /// How many lanes it owns, by its own account.
+    /// Number of lanes that it owns, by its own metrics.
     pub fn lanes(&mut self) -> usize {
         self.expect_running();
         let metrics = self.get("/metrics").map(|(_, body)| body).unwrap_or_default();
@@ -469,14 +469,14 @@ impl Gate {
         assert!(status.success(), "kill {signal} {pid}");
     }
 
-    /// Ends at once, without a chance to say anything.
+    /// Kills it with SIGKILL; it cannot log anything further.
     pub fn kill(mut self) -> PathBuf {
         self.child.kill().expect("killed");
         self.child.wait().expect("waited");
         self.log.clone()
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Asks it to stop, and waits until it has ended.
     pub fn terminate(mut self) -> ExitStatus {
         self.signal("-TERM");
         self.wait()
@@ -485,16 +485,16 @@ impl Gate {
     /// Waits until it ends by itself.
     pub fn wait(&mut self) -> ExitStatus {
         let mut status = None;
-        wait_for("it to end", || {
+        wait_for("the process to end", || {
             status = self.child.try_wait().expect("waited");
             status.is_some()
         });
-        status.expect("it ended")
+        status.expect("the process ended")
     }
 }
 
 impl Drop for Gate {
-    /// A test that failed must not leave a process behind, and what the process said may be why.
+    /// A failed test must not leave a process behind, and the process's log may explain the failure.
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("{}:\n{}", self.log.display(), self.logged());
@@ -504,7 +504,7 @@ impl Drop for Gate {
     }
 }
 
-/// Looks again and again until `condition` holds; fails when it takes too long.
+/// Checks `condition` repeatedly until it holds; fails after [`PATIENCE`].
 pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !condition() {

@@ -1,4 +1,4 @@
-//! A corner of the real stack for one test: its own topics, databases, roles and logins, gone afterwards.
+//! A corner of the real stack for one test: its own topics, databases, roles and logins, removed afterwards.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -11,11 +11,11 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Executor, postgres::PgConnectOptions};
 
 /// A test's corner of the stack.
 pub struct Corner {
-    /// The configuration that points at it. The directory of its login files is in one for all its files.
+    /// Configuration of the corner. Its login directory lies in the temporary directory for all its files.
     pub config: Config,
 }
 
-/// Runs `test` in a corner of its own and removes the corner, also where the test panics.
+/// Runs `test` in its own corner and removes the corner, also if the test panics.
 pub async fn in_a_corner<F: Future<Output = ()> + 'static>(name: &str, test: impl FnOnce(Corner) -> F) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let corner = Corner::new(name, directory.path());
@@ -33,7 +33,7 @@ pub async fn in_a_corner<F: Future<Output = ()> + 'static>(name: &str, test: imp
 
 impl Corner {
     fn new(name: &str, directory: &Path) -> Self {
-        // Two underscores: whoever removes the corner `open` must not take `open_avro` along.
+        // Two underscores: removing the corner `open` must not remove `open_avro` too.
         let prefix = format!("t{}_{name}__", std::process::id());
         let mut config = Config::default();
         config.kafka.brokers = setting("PULSEGATE_KAFKA__BROKERS");
@@ -63,7 +63,7 @@ fn topics(config: &mut Config) -> [&mut String; 5] {
     ]
 }
 
-/// The stack's addresses come from the environment, else from what `make up` wrote.
+/// The stack's addresses come from the environment, or from the file that `make up` wrote.
 fn setting(name: &str) -> String {
     std::env::var(name).ok().or_else(|| written().remove(name)).unwrap_or_else(|| {
         panic!("{name} is not set and .stack/env does not have it: this test needs the real stack, run `make up`")
@@ -81,7 +81,7 @@ fn written() -> HashMap<String, String> {
         .collect()
 }
 
-/// Connects to a database of the corner with its superuser.
+/// Connects to a database of the corner as the superuser.
 pub async fn admin(config: &Config, database: &str) -> sqlx::PgConnection {
     let options: PgConnectOptions = config.databases.admin_url.expose().parse().expect("a URL");
     let name = format!("{}{database}", config.databases.prefix);
@@ -89,7 +89,7 @@ pub async fn admin(config: &Config, database: &str) -> sqlx::PgConnection {
         .database(&name)
         .connect()
         .await
-        .expect("the database is there")
+        .expect("the database exists")
 }
 
 async fn clean(config: &Config) {

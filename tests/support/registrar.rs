@@ -1,4 +1,4 @@
-//! A vault in a corner: its registrar, its gates, and lines of keys to import.
+//! A vault in a corner: its registrar, its gates, and key lines to import.
 
 use std::io::Cursor;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use pulsegate::io::vault::registrar::Registrar;
 use pulsegate::io::vault::{Vault, VaultFault};
 use pulsegate::telemetry::metrics::Metrics;
 
-/// The line of an HS256 key whose secret is made of its name.
+/// The import line of an HS256 key whose secret is derived from its name.
 pub fn line(tenant: &str, device: &str, kid: &str) -> String {
     let secret = STANDARD.encode(format!("{kid:-<40}"));
     format!(
@@ -36,7 +36,7 @@ pub async fn gate(config: &Config) -> Result<Arc<Vault>, VaultFault> {
     .await
 }
 
-/// Waits until `reached` holds, and says how long that took.
+/// Waits until `reached` holds, and returns the time that took.
 pub async fn within(limit: Duration, what: &str, reached: impl Fn() -> bool) -> Duration {
     let since = Instant::now();
     while !reached() {
@@ -46,7 +46,7 @@ pub async fn within(limit: Duration, what: &str, reached: impl Fn() -> bool) -> 
     since.elapsed()
 }
 
-/// An applied topology and a registrar, without any device.
+/// Applies the topology and connects a registrar; there are no devices yet.
 pub async fn registry(config: &Config) -> Registrar {
     topology::apply(&config.topology_settings())
         .await

@@ -1,4 +1,4 @@
-//! What jobs read of all devices together, and what they have found.
+//! Jobs that read all devices together, and their findings.
 
 use crate::fixture::{TOPIC, analytics, batch, finding, number, readings, superuser, with_databases};
 
@@ -24,7 +24,7 @@ async fn a_job_reads_the_minutes_and_stores_what_it_found_once() {
                 .lock("pulsegate regression")
                 .await
                 .expect("asked")
-                .expect("nobody else");
+                .expect("no other process holds the lock");
             assert!(
                 analytics
                     .lock("pulsegate regression")
@@ -38,11 +38,11 @@ async fn a_job_reads_the_minutes_and_stores_what_it_found_once() {
                 analytics.store_findings(found).await.expect("stored")
             };
             assert_eq!(store([1, 2]).await, [finding(1), finding(2)]);
-            assert_eq!(store([2, 3]).await, [finding(3)], "what is new");
+            assert_eq!(store([2, 3]).await, [finding(3)], "only the new finding");
             let mut admin = superuser(&config).await;
             assert_eq!(number(&mut admin, "select count(*) from outbox").await, 3);
             drop(lock);
-            // The connection closes in its own time.
+            // The connection closes asynchronously.
             let began = std::time::Instant::now();
             while analytics
                 .lock("pulsegate regression")

@@ -1,5 +1,5 @@
-//! Both editions of TimescaleDB: the stack's server runs one of them. The other is the Community edition as PGlite has it
-//! (PostgreSQL in WebAssembly), which runs everything of it but COPY and background jobs; `make setup` fetches it.
+//! Both editions of TimescaleDB: the stack's server runs one of them. The other is the Community edition in PGlite
+//! (PostgreSQL in WebAssembly), which supports all of it except COPY and background jobs; `make setup` fetches it.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use sqlx::{ConnectOptions, Executor, PgConnection, Row};
 
 use crate::fixture::{TOPIC, analytics, batch, number, readings, superuser, version, with_databases};
 
-/// The process that serves the Community edition.
+/// A process that serves the Community edition.
 struct Community {
     process: Child,
     connection: PgConnection,
@@ -42,7 +42,7 @@ impl Community {
         let output = process.stdout.take().expect("piped");
         BufReader::new(output)
             .read_line(&mut address)
-            .expect("it says where it listens");
+            .expect("it prints the address it listens on");
         let url = format!(
             "postgres://postgres:password@{}/postgres?sslmode=disable",
             address.trim()
@@ -52,7 +52,7 @@ impl Community {
         Self { process, connection }
     }
 
-    /// With the common migrations applied.
+    /// Starts it with the common migrations applied.
     async fn with_tables() -> Self {
         let mut started = Self::start().await;
         schema::COMMON
@@ -69,7 +69,7 @@ impl Drop for Community {
     }
 }
 
-/// All that `fleet_minute` says, in lines.
+/// The content of `fleet_minute`, as lines.
 async fn minutes(connection: &mut PgConnection) -> Vec<String> {
     let rows = sqlx::query(
         "select concat_ws(' ', minute at time zone 'UTC', metric, firmware, model, readings, good,
@@ -95,7 +95,7 @@ async fn columns(connection: &mut PgConnection, table: &str) -> Vec<(String, Str
 }
 
 #[tokio::test]
-async fn both_editions_roll_the_same_readings_up_to_the_same_minutes() {
+async fn both_editions_roll_up_the_same_readings_to_the_same_minutes() {
     with_databases(
         "alike",
         |_| {},
@@ -133,12 +133,12 @@ async fn both_editions_roll_the_same_readings_up_to_the_same_minutes() {
                     "{table}"
                 );
             }
-            // The same rows; as text, because JSON has no word for what is not a number.
+            // The same rows; as text, because JSON cannot express NaN and infinities.
             let rows: Vec<String> = sqlx::query_scalar("select readings::text from readings")
                 .fetch_all(&mut admin)
                 .await
                 .expect("read");
-            // A message of PGlite's server is one read of its socket.
+            // PGlite's server expects a message within one read of its socket.
             for some in rows.chunks(100) {
                 sqlx::query("insert into readings select (r::readings).* from unnest($1::text[]) as r")
                     .bind(some)
@@ -148,7 +148,7 @@ async fn both_editions_roll_the_same_readings_up_to_the_same_minutes() {
             }
             let expected = minutes(&mut admin).await;
             assert!(expected.len() > 30, "{expected:?}");
-            assert_eq!(minutes(other).await, expected, "computed when asked for");
+            assert_eq!(minutes(other).await, expected, "computed on read");
             other
                 .execute("call refresh_continuous_aggregate('fleet_minute', null, null)")
                 .await
@@ -217,7 +217,7 @@ async fn the_community_edition_keeps_to_the_configured_policies() {
 }
 
 #[tokio::test]
-async fn the_community_edition_takes_over_what_the_apache_edition_made() {
+async fn the_community_edition_takes_over_an_apache_database() {
     let mut community = Community::with_tables().await;
     let connection = &mut community.connection;
     schema::migrations(Edition::Apache)
@@ -237,7 +237,7 @@ async fn the_community_edition_takes_over_what_the_apache_edition_made() {
     assert_eq!(
         (declared.as_str(), live.as_deref()),
         ("community", Some("apache")),
-        "the difference is seen"
+        "the difference is reported"
     );
     let mut changes = Vec::new();
     schema::complete(connection, &config, &mut changes)
@@ -249,12 +249,12 @@ async fn the_community_edition_takes_over_what_the_apache_edition_made() {
     assert_eq!(
         number(connection, "select count(*) from fleet_minute").await,
         1,
-        "from the readings"
+        "recomputed from the readings"
     );
     assert_eq!(
         number(connection, "select count(*) from fleet_minute_apache").await,
         1,
-        "what went further back"
+        "minutes older than the readings"
     );
 }
 

@@ -1,4 +1,4 @@
-//! Faults: a backend that is killed, a disk that is full, a pool that is empty, a server that is not there.
+//! Faults: a killed backend, a full disk, an exhausted pool, a server that is not running.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -15,7 +15,7 @@ use crate::fixture::{TOPIC, analytics, batch, finding, number, readings, stored,
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Kills the backend that is copying readings, as soon as there is one.
+/// Kills the backend that copies readings, as soon as there is one.
 async fn kill_the_copy(admin: &mut PgConnection) {
     let began = Instant::now();
     loop {
@@ -28,7 +28,7 @@ async fn kill_the_copy(admin: &mut PgConnection) {
         if killed > 0 {
             return;
         }
-        assert!(began.elapsed() < PATIENCE, "nobody copies");
+        assert!(began.elapsed() < PATIENCE, "no backend is copying");
         tokio::task::yield_now().await;
     }
 }
@@ -42,7 +42,7 @@ async fn a_backend_killed_in_mid_copy_leaves_nothing_and_the_batch_goes_in_once(
             let analytics = analytics(&config).await;
             let mut admin = superuser(&config).await;
             let mut claim = analytics.claim(TOPIC, 3).await.expect("claimed");
-            // Long enough in the copying that the killer never comes too late.
+            // Copying takes long enough that the kill never comes too late.
             const READINGS: usize = 200_000;
             for round in 0..3_i64 {
                 let sent = readings(round * READINGS as i64, READINGS);
@@ -54,10 +54,14 @@ async fn a_backend_killed_in_mid_copy_leaves_nothing_and_the_batch_goes_in_once(
                 let failed = failed.expect_err("killed");
                 assert!(
                     matches!(failed, WriteError::Unreachable(_)),
-                    "worth another try: {failed}"
+                    "the failure is temporary: {failed}"
                 );
                 let before = round * READINGS as i64;
-                assert_eq!(stored(&mut admin).await, (before, before), "nothing of it");
+                assert_eq!(
+                    stored(&mut admin).await,
+                    (before, before),
+                    "nothing of the batch is stored"
+                );
                 analytics.write(&written).await.expect("the same batch again");
                 claim = Claim {
                     next: Some(written.next),
@@ -94,19 +98,16 @@ async fn a_write_that_is_given_up_leaves_nothing_and_spoils_no_connection() {
         let written = batch(&claim, &sent);
         // The caller's own deadline: the future is dropped in the middle of the COPY.
         let gave_up = tokio::time::timeout(Duration::from_millis(300), analytics.write(&written)).await;
-        assert!(gave_up.is_err(), "the lock holds it");
+        assert!(gave_up.is_err(), "the write waits for the lock");
         lock.rollback().await.expect("unlocked");
-        analytics
-            .write(&written)
-            .await
-            .expect("a connection that is in order");
+        analytics.write(&written).await.expect("a usable connection");
         assert_eq!(stored(&mut admin).await, (10, 10));
     })
     .await;
 }
 
 #[tokio::test]
-async fn who_finds_no_connection_waits_as_long_as_is_configured_and_is_counted() {
+async fn waiting_for_a_connection_is_limited_and_counted() {
     let settings = |config: &mut Config| {
         config.timescale.connections_min = 1;
         config.timescale.connections_max = 1;
@@ -142,15 +143,18 @@ async fn who_finds_no_connection_waits_as_long_as_is_configured_and_is_counted()
             lock.rollback().await.expect("unlocked");
         };
         let (written, ()) = tokio::join!(analytics.write(&first), waits);
-        written.expect("its connection was there all the time");
-        analytics.write(&second).await.expect("now");
+        written.expect("it held its connection all the time");
+        analytics
+            .write(&second)
+            .await
+            .expect("a connection is free again");
         assert_eq!(stored(&mut admin).await, (20, 20));
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_unreachable_and_a_login_that_is_missing_is_named() {
+async fn a_stopped_server_is_unreachable_and_a_missing_login_is_reported() {
     let mut config = Config::default();
     config.timescale.analytics_url = "postgres://nobody:secret@127.0.0.1:9/none".into();
     config.timescale.acquire_time_max_ms = 300;
@@ -170,20 +174,20 @@ async fn a_server_that_is_not_there_is_unreachable_and_a_login_that_is_missing_i
     assert!(fault.to_string().contains("pulsegate topology apply"), "{fault}");
 }
 
-/// A file system of a few megabytes where the server's files are; unmounted on drop.
+/// A file system of a few megabytes for the server's files; unmounted on drop.
 struct SmallDisk {
     outside: PathBuf,
     inside: String,
 }
 
 impl SmallDisk {
-    /// `None`, with the reason printed, where the server's files are not ours to reach or nothing may be mounted.
+    /// `None`, with the reason printed, if the server's files are not accessible or nothing may be mounted.
     async fn mount(admin: &mut PgConnection, name: &str) -> Option<Self> {
         let pid = number(admin, "select pg_backend_pid()::bigint").await;
         let data: String = sqlx::query_scalar("show data_directory")
             .fetch_one(admin)
             .await
-            .expect("a superuser sees it");
+            .expect("a superuser can read it");
         // A server in a chroot has its own view of paths.
         let root = fs::read_link(format!("/proc/{pid}/root")).unwrap_or_default();
         let within = |path: &str| root.join(path.trim_start_matches('/'));
@@ -222,7 +226,7 @@ fn mount(arguments: &[&str], path: &Path) -> bool {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily: the server may look at it a moment longer.
+        // Lazily: the server may still be using it for a moment.
         let unmounted = Command::new("umount").arg("--lazy").arg(&self.outside).status();
         drop((unmounted, fs::remove_dir(&self.outside)));
     }
@@ -257,20 +261,24 @@ async fn a_full_disk_stores_nothing_of_the_batch_and_all_of_it_when_there_is_spa
             analytics
                 .write(&batch(&claim, &sent))
                 .await
-                .expect("little enough");
+                .expect("the batch fits");
             claim.next = Some(1_000);
 
             let sent = readings(1_000, 100_000);
             let full = analytics
                 .write(&batch(&claim, &sent))
                 .await
-                .expect_err("more than there is");
+                .expect_err("the batch exceeds the disk");
             assert!(
                 matches!(full, WriteError::Unreachable(_)),
-                "worth another try: {full}"
+                "the failure is temporary: {full}"
             );
             assert!(full.to_string().contains("No space left on device"), "{full}");
-            assert_eq!(stored(&mut admin).await, (1_000, 1_000), "nothing of it");
+            assert_eq!(
+                stored(&mut admin).await,
+                (1_000, 1_000),
+                "nothing of the batch is stored"
+            );
             assert_eq!(number(&mut admin, "select next from sink_offset").await, 1_000);
 
             disk.grow();
@@ -280,7 +288,7 @@ async fn a_full_disk_stores_nothing_of_the_batch_and_all_of_it_when_there_is_spa
                 .expect("there is space");
             assert_eq!(stored(&mut admin).await, (101_000, 101_000));
 
-            // A tablespace outlives its database: empty it and take it away while the disk is there.
+            // A tablespace outlives its database: empty and drop it while the disk exists.
             analytics.close().await;
             admin
                 .execute("drop table readings cascade")

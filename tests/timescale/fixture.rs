@@ -1,4 +1,4 @@
-//! Databases of its own for one test, and what goes into them.
+//! Databases for one test, and test data.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::support::{Corner, admin, in_a_corner};
 
 pub const TOPIC: &str = "biometrics.clean";
 pub const PARTITION: i32 = 3;
-/// Now: what a test stores lies within what is kept.
+/// The current time: what a test stores lies within the retention period.
 pub fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }
@@ -52,14 +52,14 @@ pub fn jobs(config: &Config, analytics: &Analytics) -> Jobs {
     counted_jobs(config, analytics, Arc::default())
 }
 
-/// The jobs of a watch that has these metrics.
+/// The jobs of a watch that counts into these metrics.
 pub fn counted_jobs(config: &Config, analytics: &Analytics, metrics: Arc<Metrics>) -> Jobs {
     let text = std::fs::read_to_string("schemas/metrics.toml").expect("there");
     let table = MetricsTable::parse(&text).expect("a table");
     Jobs::new(analytics.clone(), table, config, metrics)
 }
 
-/// Whether the stack's server leaves the recurring jobs to the watch; says so where it does not and the test has no subject.
+/// Whether the watch runs the recurring jobs on the stack's server; otherwise prints that the test is skipped.
 pub fn has_our_jobs(analytics: &Analytics) -> bool {
     let ours = analytics.edition() == Edition::Apache;
     if !ours {
@@ -70,7 +70,7 @@ pub fn has_our_jobs(analytics: &Analytics) -> bool {
     ours
 }
 
-/// The superuser's session.
+/// A superuser session.
 pub async fn superuser(config: &Config) -> PgConnection {
     admin(config, "analytics").await
 }
@@ -93,7 +93,7 @@ pub fn version(firmware: &str) -> Arc<Version> {
     })
 }
 
-/// A reading a second of a hundred devices that take turns, from `first` on.
+/// `count` readings, one per second, of a hundred devices in turn, from number `first` on.
 pub fn readings(first: i64, count: usize) -> Vec<Reading> {
     let (metric, version, now) = (metric("heart_rate", "/min"), version("1.0"), now_ms());
     let reading = |n: usize| Reading {
@@ -111,7 +111,7 @@ pub fn readings(first: i64, count: usize) -> Vec<Reading> {
     (0..count).map(reading).collect()
 }
 
-/// The batch that goes on from `claim` with these readings, one a record.
+/// The batch that continues from `claim` with these readings, one per record.
 pub fn batch<'a>(claim: &Claim, readings: &'a [Reading]) -> Batch<'a> {
     Batch {
         topic: TOPIC,
@@ -160,7 +160,7 @@ pub fn finding(offset: i64) -> Finding {
     }
 }
 
-/// The one number that a query answers.
+/// The single number that a query returns.
 pub async fn number(connection: &mut PgConnection, query: &str) -> i64 {
     sqlx::query_scalar(AssertSqlSafe(query))
         .fetch_one(connection)
@@ -168,7 +168,7 @@ pub async fn number(connection: &mut PgConnection, query: &str) -> i64 {
         .unwrap_or_else(|error| panic!("{query}: {error}"))
 }
 
-/// How many readings there are, and how many different ones by origin.
+/// Number of readings, and number of distinct origins.
 pub async fn stored(connection: &mut PgConnection) -> (i64, i64) {
     let row = sqlx::query(
         "select count(*), count(distinct (origin_partition, origin_offset, origin_index)) from readings",

@@ -1,4 +1,4 @@
-//! Devices of all lanes that show the same at once: one finding speaks for them, as long as they wait.
+//! Devices of all lanes with the same anomaly at once: one finding represents theirs, while those are in the outbox.
 
 use std::sync::Arc;
 
@@ -15,12 +15,12 @@ use crate::fixture::{
 
 const MINUTE_MS: i64 = 60_000;
 
-/// A window that is over.
+/// Start of a window that is over.
 fn window_ms() -> i64 {
     (now_ms() / (5 * MINUTE_MS) - 4) * 5 * MINUTE_MS
 }
 
-/// What was found about a device at a minute of the window.
+/// A finding on a device at a minute of the window.
 fn found(device: usize, minute: i64) -> Finding {
     let series = format!("{}/heart_rate", token(device).as_str());
     let origin = Origin {
@@ -39,12 +39,12 @@ fn found(device: usize, minute: i64) -> Finding {
     }
 }
 
-/// Stores what a lane has found about devices that run firmware 1.0.
+/// Stores a lane's findings on devices that run firmware 1.0.
 async fn store(analytics: &Analytics, partition: i32, findings: &[Finding]) {
     store_of(analytics, partition, findings, "1.0").await;
 }
 
-/// Stores what a lane has found about devices that run this firmware; it goes on from where it stood.
+/// Stores a lane's findings on devices that run this firmware, continuing at the lane's position.
 async fn store_of(analytics: &Analytics, partition: i32, findings: &[Finding], firmware: &str) {
     let seen: Vec<_> = findings.iter().filter_map(|finding| finding.device).collect();
     let devices: Vec<_> = seen
@@ -71,10 +71,10 @@ async fn store_of(analytics: &Analytics, partition: i32, findings: &[Finding], f
 
 async fn gather(analytics: &Analytics, config: &Config) -> Vec<Finding> {
     let gathered = analytics.gather(&config.watch.groups).await.expect("gathered");
-    gathered.expect("nobody else is at it")
+    gathered.expect("no other process is gathering")
 }
 
-/// Device, whether people are told, and by whom it is spoken for: as the columns say, and as the document says.
+/// Device, whether it notifies, and its group: as in the columns, checked against the document.
 async fn stored(admin: &mut PgConnection) -> Vec<(String, bool, Option<String>)> {
     let rows = sqlx::query(
         "select device, notify, group_id::text, (document->>'notify')::boolean, document->>'group' from findings
@@ -105,11 +105,15 @@ async fn devices_of_all_lanes_are_one_finding() {
             for lane in 0..2 {
                 store(&analytics, lane, &[found(lane as usize, 1)]).await;
             }
-            assert_eq!(gather(&analytics, &config).await, [], "two are no group");
+            assert_eq!(
+                gather(&analytics, &config).await,
+                [],
+                "two devices are not a group"
+            );
             assert_eq!(
                 analytics.outbox_take(100).await.expect("asked"),
                 None,
-                "they wait for others"
+                "the findings wait for further devices"
             );
 
             store(&analytics, 2, &[found(2, 4)]).await;
@@ -127,9 +131,9 @@ async fn devices_of_all_lanes_are_one_finding() {
                 )
             };
             assert_eq!(stored(&mut admin).await, [silent(0), silent(1), silent(2)]);
-            assert_eq!(gather(&analytics, &config).await, [], "it is found once");
+            assert_eq!(gather(&analytics, &config).await, [], "the group is found once");
 
-            // One more comes; the group speaks for it too.
+            // A further device joins; the group represents it too.
             store(&analytics, 0, &[found(3, 2)]).await;
             assert_eq!(gather(&analytics, &config).await, []);
             assert_eq!(stored(&mut admin).await[3], silent(3));
@@ -184,7 +188,7 @@ async fn what_a_job_finds_is_counted_when_it_is_new() {
             };
             store(&analytics, 0, &[found(0, 1), found(1, 1)]).await;
             assert_eq!(jobs.gather().await.expect("gathered"), Ran::Done(0));
-            assert!(!counted(), "two are no group");
+            assert!(!counted(), "two devices are not a group");
             store(&analytics, 1, &[found(2, 2)]).await;
             assert_eq!(jobs.gather().await.expect("gathered"), Ran::Done(1));
             assert!(counted());
@@ -196,7 +200,7 @@ async fn what_a_job_finds_is_counted_when_it_is_new() {
 }
 
 #[tokio::test]
-async fn what_people_were_told_of_stays_as_it_was() {
+async fn findings_already_sent_stay_unchanged() {
     with_databases(
         "grouptold",
         |_| {},
@@ -215,7 +219,7 @@ async fn what_people_were_told_of_stays_as_it_was() {
                 .expect("two are due");
             store(&analytics, 1, &[found(1, 0)]).await;
             let groups = gather(&analytics, &config).await;
-            assert_eq!(groups.len(), 1, "with those that were told");
+            assert_eq!(groups.len(), 1, "the group includes the sent findings");
             let group = Some(groups[0].id.to_string());
             let expected = [(0, true, None), (1, false, group), (3, true, None)];
             assert_eq!(
@@ -235,7 +239,7 @@ async fn a_group_needs_a_part_of_its_cohort() {
         |config| async move {
             let analytics = analytics(&config).await;
             let mut admin = superuser(&config).await;
-            // A thousand devices, of which nine show it; then ten.
+            // A thousand devices, of which nine have the anomaly; then ten.
             admin
                 .execute(
                     "insert into device_version select lpad((n + 1000)::text, 22, '0'), now() - interval '1 day', '1.0',
@@ -304,9 +308,9 @@ async fn the_fleet_speaks_for_a_cohort_that_waits() {
     .await;
 }
 
-/// The relay takes what is due while others are gathered: each document goes out once, as its row says.
+/// The relay sends due findings while others are gathered: each document is sent once, equal to its row.
 #[tokio::test]
-async fn a_relay_beside_it_takes_what_is_due() {
+async fn a_concurrent_relay_takes_due_findings() {
     with_databases(
         "groupbeside",
         |_| {},
@@ -345,7 +349,7 @@ async fn a_relay_beside_it_takes_what_is_due() {
             let (mut told, ()) = tokio::join!(relay, write);
             told.sort_unstable();
             told.dedup_by_key(|(id, _)| *id);
-            assert_eq!(told.len(), 60, "each once");
+            assert_eq!(told.len(), 60, "each finding once");
             let rows = sqlx::query("select uuid_send(id), notify from findings where kind = 'anomaly'")
                 .fetch_all(&mut admin)
                 .await
@@ -355,22 +359,22 @@ async fn a_relay_beside_it_takes_what_is_due() {
                 .map(|row| (row.get::<&[u8], _>(0).try_into().expect("16 bytes"), row.get(1)))
                 .collect();
             stored.sort_unstable();
-            assert_eq!(told, stored, "the topic says what the table says");
+            assert_eq!(told, stored, "the topic equals the table");
         },
     )
     .await;
 }
 
-/// More than one run looks at. All of them wait, and nothing else does.
+/// More findings than one run reads. All of them wait in the outbox, and nothing else does.
 #[tokio::test]
-async fn more_than_a_run_looks_at_are_silent_after_the_next() {
+async fn findings_beyond_one_runs_limit_are_silenced_by_the_next_run() {
     with_databases(
         "groupmany",
         |_| {},
         |config| async move {
             let (analytics, mut admin) = (analytics(&config).await, superuser(&config).await);
             store(&analytics, 0, &[found(0, 1)]).await;
-            // As the first, of as many devices.
+            // Copies of the first finding for as many devices.
             admin
                 .execute(
                     "create temporary table many as
@@ -392,9 +396,9 @@ async fn more_than_a_run_looks_at_are_silent_after_the_next() {
             assert_eq!(number(&mut admin, waiting).await, 60_000);
             let groups = gather(&analytics, &config).await;
             assert_eq!(groups.len(), 1);
-            assert!(number(&mut admin, waiting).await > 1, "or there was not enough to show anything");
+            assert!(number(&mut admin, waiting).await > 1, "there must be more findings than one run reads");
             assert_eq!(gather(&analytics, &config).await, [], "the same group");
-            assert_eq!(number(&mut admin, waiting).await, 1, "the group's own");
+            assert_eq!(number(&mut admin, waiting).await, 1, "only the group's own");
         },
     )
     .await;

@@ -1,4 +1,4 @@
-//! The rollup, retention, the outbox, KPIs, and what the roles of the database may do.
+//! The rollup, retention, the outbox, KPIs, and the privileges of the database roles.
 
 use pulsegate::io::postgres::logins;
 use pulsegate::io::timescale::{JobRun, Kpi, Operations, OutboxBatch, Ran};
@@ -11,7 +11,7 @@ use crate::fixture::{
 };
 use crate::support::admin;
 
-/// Minutes of `fleet_minute` that differ from what all readings come to.
+/// Minutes of `fleet_minute` that differ from those computed from all readings.
 const WRONG_MINUTES: &str = "
 with expected as (
     select time_bucket('1 minute', time) as minute, metric, firmware, model, count(*) as readings,
@@ -24,7 +24,7 @@ where (f.readings, f.good, f.greatest) is distinct from (expected.readings, expe
    or abs(f.total - expected.total) > 1e-6";
 
 #[tokio::test]
-async fn the_rollup_recomputes_each_minute_that_readings_came_to() {
+async fn the_rollup_recomputes_each_minute_with_new_readings() {
     with_databases(
         "rollup",
         |_| {},
@@ -38,7 +38,7 @@ async fn the_rollup_recomputes_each_minute_that_readings_came_to() {
             let first = readings(0, 3_000);
             analytics.write(&batch(&claim, &first)).await.expect("written");
             let Ran::Done(rows) = analytics.roll_up().await.expect("rolled up") else {
-                panic!("nobody else")
+                panic!("no other process runs the job")
             };
             assert!((30..=32).contains(&rows), "half an hour: {rows}");
             assert_eq!(number(&mut admin, WRONG_MINUTES).await, 0);
@@ -48,7 +48,7 @@ async fn the_rollup_recomputes_each_minute_that_readings_came_to() {
                 "nothing is due"
             );
 
-            // Late readings, of another firmware too, change minutes that were rolled up before.
+            // Late readings, also with another firmware, change minutes that were already rolled up.
             let claim = pulsegate::io::timescale::Claim {
                 next: Some(3_000),
                 ..claim
@@ -91,16 +91,22 @@ async fn one_process_at_a_time_runs_a_job() {
             let mut other = admin.begin().await.expect("begun");
             let lock = "select pg_advisory_xact_lock(hashtextextended('pulsegate rollup', 0))";
             other.execute(lock).await.expect("locked");
-            assert_eq!(analytics.roll_up().await.expect("not now"), Ran::Elsewhere);
+            assert_eq!(
+                analytics.roll_up().await.expect("the job runs elsewhere"),
+                Ran::Elsewhere
+            );
             other.rollback().await.expect("unlocked");
-            assert_eq!(analytics.roll_up().await.expect("now"), Ran::Done(0));
+            assert_eq!(
+                analytics.roll_up().await.expect("the job runs here"),
+                Ran::Done(0)
+            );
         },
     )
     .await;
 }
 
 #[tokio::test]
-async fn what_is_older_than_it_is_to_be_kept_goes_in_whole_chunks() {
+async fn expired_data_are_dropped_in_whole_chunks() {
     let settings = |config: &mut pulsegate::config::Config| {
         config.timescale.readings_days = 2;
         config.timescale.rollups_days = 5;
@@ -115,7 +121,7 @@ async fn what_is_older_than_it_is_to_be_kept_goes_in_whole_chunks() {
         let day = 86_400_000;
         let mut sent = readings(0, 30);
         for (n, reading) in sent.iter_mut().enumerate() {
-            // As if written then: ten readings of now, of three days ago, of nine days ago.
+            // As if written at those times: ten readings from now, from three days ago, and from nine days ago.
             let ago = [0, 3 * day, 9 * day][n % 3];
             (reading.time_ms, reading.append_ms) = (now_ms() - ago, now_ms() - ago);
         }
@@ -129,7 +135,7 @@ async fn what_is_older_than_it_is_to_be_kept_goes_in_whole_chunks() {
             )
             .await
             .expect("inserted");
-        let Ran::Done(dropped) = analytics.drop_old().await.expect("dropped") else { panic!("nobody else") };
+        let Ran::Done(dropped) = analytics.drop_old().await.expect("dropped") else { panic!("the job ran elsewhere") };
         assert_eq!(dropped, 2 + 1 + 1, "two chunks of readings, one of minutes, one version");
         assert_eq!(number(&mut admin, "select count(*) from readings").await, 10);
         assert_eq!(number(&mut admin, "select count(*) from fleet_minute").await, 1);
@@ -137,8 +143,8 @@ async fn what_is_older_than_it_is_to_be_kept_goes_in_whole_chunks() {
             .fetch_all(&mut admin)
             .await
             .expect("read");
-        assert_eq!(versions, ["2", "3"], "what it ran when the kept time began is kept");
-        // What is dropped is not rolled up to less than it was.
+        assert_eq!(versions, ["2", "3"], "the version in use at the start of the retained period is kept");
+        // A minute whose readings were dropped is not rolled up again to fewer readings.
         analytics.roll_up().await.expect("rolled up");
         assert_eq!(number(&mut admin, "select min(readings) from fleet_minute").await, 1);
     })
@@ -150,7 +156,7 @@ fn ids(batch: &OutboxBatch) -> Vec<[u8; 16]> {
 }
 
 #[tokio::test]
-async fn the_outbox_gives_a_batch_again_until_it_was_sent() {
+async fn the_outbox_repeats_a_batch_until_it_is_sent() {
     with_databases(
         "outbox",
         |_| {},
@@ -181,7 +187,7 @@ async fn the_outbox_gives_a_batch_again_until_it_was_sent() {
             assert_eq!(ids(&first), [*found[0].id.as_bytes(), *found[1].id.as_bytes()]);
             assert_eq!(first.rows[0].key, found[0].series);
             assert_eq!(first.rows[0].document, found[0].json());
-            // After a crash, and whatever came meanwhile: the same batch under the same number.
+            // After a crash, and whatever was added meanwhile: the same batch under the same number.
             assert_eq!(analytics.outbox_take(100).await.expect("asked"), Some(first));
             assert_eq!(analytics.outbox_sent(1).await.expect("told"), 2);
             assert_eq!(analytics.outbox_sent(1).await.expect("told twice"), 0);
@@ -194,7 +200,7 @@ async fn the_outbox_gives_a_batch_again_until_it_was_sent() {
             analytics.outbox_sent(2).await.expect("told");
             assert_eq!(analytics.outbox_take(100).await.expect("asked"), None);
 
-            // A rebuild from scratch finds the same again, and says nothing twice.
+            // A rebuild from scratch finds the same again, and sends nothing twice.
             let written = pulsegate::io::timescale::Batch {
                 expected: Some(3),
                 next: 4,
@@ -208,7 +214,7 @@ async fn the_outbox_gives_a_batch_again_until_it_was_sent() {
 }
 
 #[tokio::test]
-async fn a_kpi_is_replaced_by_what_it_is_recomputed_to() {
+async fn a_recomputed_kpi_replaces_the_stored_one() {
     with_databases(
         "kpis",
         |_| {},

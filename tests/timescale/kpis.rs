@@ -1,4 +1,4 @@
-//! What the gate settled, counted once each; the KPIs that follow; and the job that looks for shifts.
+//! Settled records, each counted once; the KPIs computed from them; and the job that detects shifts.
 
 use jiff::Timestamp;
 use pulsegate::config::Config;
@@ -15,7 +15,7 @@ use crate::support::admin;
 
 const LEDGER: &str = "biometrics.ledger";
 
-/// So many clean records and one stale one in each of these minutes, each of which waited 40 ms.
+/// This many clean records and one stale one in each of these minutes, each with a latency of 40 ms.
 fn settled(minutes: impl IntoIterator<Item = i64>, clean: i64) -> Settled {
     let mut settled = Settled::default();
     for minute in minutes {
@@ -56,7 +56,7 @@ async fn operations(config: &Config) -> Operations {
         .expect("the database is there")
 }
 
-/// What is stored of a KPI, in order of time.
+/// Stored values of a KPI, in order of time.
 async fn kpi(admin: &mut PgConnection, kpi: &str, label: &str) -> Vec<(f64, i64)> {
     let rows =
         sqlx::query("select value, records from kpi_minute where kpi = $1 and label = $2 order by minute")
@@ -69,7 +69,7 @@ async fn kpi(admin: &mut PgConnection, kpi: &str, label: &str) -> Vec<(f64, i64)
 }
 
 #[tokio::test]
-async fn what_was_settled_is_counted_once_and_late_when_it_comes_late() {
+async fn settled_records_are_counted_once_also_when_they_arrive_late() {
     let test = |config: Config| async move {
         let (operations, mut admin) = (operations(&config).await, admin(&config, "operations").await);
         let minute = now_ms() / 60_000 - 10;
@@ -79,7 +79,7 @@ async fn what_was_settled_is_counted_once_and_late_when_it_comes_late() {
         let position = count(&operations, 0, claim, 20, &first).await.expect("counted");
         count(&operations, 0, claim, 20, &first)
             .await
-            .expect("it is noticed that it was stored");
+            .expect("the repeated batch is recognised");
         assert_eq!(operations.compute_kpis().await.expect("computed"), 2 * (3 + 14));
         assert_eq!(
             kpi(&mut admin, "throughput", "").await,
@@ -99,7 +99,7 @@ async fn what_was_settled_is_counted_once_and_late_when_it_comes_late() {
         );
         assert_eq!(operations.compute_kpis().await.expect("nothing is due"), 0);
 
-        // Another lane is late with the first minute: it alone is computed again.
+        // Another lane is late for the first minute: only that minute is computed again.
         let other = operations.claim(LEDGER, 1).await.expect("claimed");
         count(&operations, 1, other, 5, &settled([minute], 299))
             .await
@@ -114,7 +114,7 @@ async fn what_was_settled_is_counted_once_and_late_when_it_comes_late() {
             [(0.005, 400), (0.01, 100)]
         );
 
-        // Whoever claims the lane later has it; nothing of the other's batch stays behind.
+        // A later claim owns the lane; nothing of the older claim's batch is stored.
         let newer = operations.claim(LEDGER, 0).await.expect("claimed");
         assert_eq!((newer.next, newer.epoch), (Some(20), 2));
         let refused = count(&operations, 0, position, 30, &settled([minute], 7)).await;
@@ -139,8 +139,8 @@ async fn what_was_settled_is_counted_once_and_late_when_it_comes_late() {
     with_databases("settled", |_| {}, test).await;
 }
 
-/// Eight lanes of two processes add to the same minutes while both compute their KPIs: nobody waits for ever for another, and
-/// nothing is lost.
+/// Eight lanes of two processes add to the same minutes while both compute their KPIs: no process blocks another
+/// forever, and nothing is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn lanes_that_count_the_same_minutes_at_once_lose_nothing() {
     let test = |config: Config| async move {
@@ -186,8 +186,8 @@ async fn lanes_that_count_the_same_minutes_at_once_lose_nothing() {
     with_databases("lanes", |_| {}, test).await;
 }
 
-/// Three days of minutes up to now: reasons whose rates wander around 2 %, one of which goes to 5 % at `jump`; a throughput
-/// that falls at night; and two firmwares of one model, one of which is 3 beats up from `jump` on.
+/// Three days of minutes up to now: reject reasons whose rates vary around 2 %, one of which rises to 5 % at `jump`; a
+/// throughput that falls at night; and two firmwares of one model, one of which reads 3 beats more from `jump` on.
 async fn three_days(config: &Config, jump: i64) {
     let noise = "(hashtext(minute::text || label) % 1000) / 1000.0";
     let kpis = format!(
@@ -220,7 +220,7 @@ async fn three_days(config: &Config, jump: i64) {
         .expect("inserted");
 }
 
-/// Series, whether somebody is told, when it began and on which side, of what stands in the table.
+/// Series, whether it notifies, start, direction and kind of the stored findings.
 async fn found(admin: &mut PgConnection) -> Vec<(String, bool, i64, String)> {
     let rows = sqlx::query(
         "select series, notify, (extract(epoch from time) / 60)::bigint, direction, kind from findings order by series, time",
@@ -242,7 +242,7 @@ async fn a_reject_rate_that_jumps_is_found_named_timed_and_stored_once() {
             return;
         }
         let now: Timestamp = "2026-09-21T15:20:00Z".parse().expect("a time");
-        // Two hours are over since, of which the last is not judged yet.
+        // Two hours have passed since, of which the last is not judged yet.
         let jump = now.as_second() / 60 - 120;
         three_days(&config, jump).await;
         let mut admin = superuser(&config).await;
@@ -252,10 +252,10 @@ async fn a_reject_rate_that_jumps_is_found_named_timed_and_stored_once() {
             .lock("shifts")
             .await
             .expect("asked")
-            .expect("nobody else");
+            .expect("no other process runs the job");
         assert_eq!(other.judge_shifts(now).await.expect("asked"), Ran::Elsewhere);
         drop(lock);
-        // A minute that is judged is still to be computed, as after the database was away.
+        // A judged minute is still to be computed, as after an outage of the database.
         let mut operations = crate::support::admin(&config, "operations").await;
         operations
             .execute(AssertSqlSafe(format!(
@@ -303,7 +303,7 @@ async fn a_reject_rate_that_jumps_is_found_named_timed_and_stored_once() {
             .iter()
             .filter(|(series, ..)| series == "kpi/throughput")
             .count();
-        assert!(rhythm >= 2, "stored, and nobody is told: {all:?}");
+        assert!(rhythm >= 2, "stored without notification: {all:?}");
 
         // Again, by another process, and an hour later: nothing new.
         assert_eq!(until_it_runs(&other, now).await, Ran::Done(0));
@@ -318,7 +318,7 @@ async fn a_reject_rate_that_jumps_is_found_named_timed_and_stored_once() {
     with_databases("shifts", |_| {}, test).await;
 }
 
-/// The lock goes with its connection, which closes in its own time.
+/// The lock ends with its connection, which closes asynchronously.
 async fn until_it_runs(jobs: &Jobs, now: Timestamp) -> Ran {
     let began = std::time::Instant::now();
     loop {

@@ -1,5 +1,5 @@
-//! What the watch stores, against a real TimescaleDB: each thing exactly once, whatever becomes of the connection, the
-//! server or the writer; and the same in both editions.
+//! The watch's tables in a real TimescaleDB: everything is stored exactly once, whatever fails of the connection, the
+//! server or the writer; and equally in both editions.
 
 #[path = "../support/mod.rs"]
 mod support;

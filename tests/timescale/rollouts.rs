@@ -1,4 +1,4 @@
-//! Rollouts as devices' own events show them, and the medians on both sides of one, measured an hour at a time.
+//! Rollouts detected from the devices' own events, and the medians on both sides of one, measured an hour at a time.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::fixture::{
 const DAY_MS: i64 = 86_400_000;
 const HOUR_MS: i64 = 3_600_000;
 
-/// A day whose rollouts are judged.
+/// Start of a day whose rollouts are judged.
 fn a_day() -> i64 {
     (now_ms() / DAY_MS - 4) * DAY_MS
 }
@@ -31,7 +31,7 @@ fn seen(device: usize, since_ms: i64, firmware: &str) -> DeviceVersion {
     }
 }
 
-/// So many readings a day of each device over five days, from the second before `day` on.
+/// `a_day` readings per day of each device over five days, from the second before `day` on.
 fn measured(day: i64, devices: usize, a_day: i64, value: impl Fn(usize, i64, i64) -> f64) -> Vec<Reading> {
     let template = readings(0, 1).remove(0);
     let each = (0..devices).flat_map(|device| (0..5 * a_day).map(move |n| (device, n)));
@@ -79,8 +79,8 @@ fn the_rollout(day_ms: i64, devices: u32) -> Rollout {
     }
 }
 
-/// Runs `work` until it waits for a lock on the table of medians, which it never gets, and drops it there: in the middle of
-/// an hour.
+/// Runs `work` until it waits for a lock on the table of medians, which it never gets, and drops it there: in the
+/// middle of an hour.
 async fn cut_short<T>(config: &Config, work: impl Future<Output = T>) {
     let mut other = superuser(config).await;
     let mut locked = superuser(config).await;
@@ -94,14 +94,14 @@ async fn cut_short<T>(config: &Config, work: impl Future<Output = T>) {
         while number(&mut other, waiting).await == 0 {}
     };
     tokio::select! {
-        _ = work => panic!("nothing held it up"),
+        _ = work => panic!("the work did not wait for the lock"),
         () = waits => {}
     }
     lock.rollback().await.expect("unlocked");
 }
 
 #[tokio::test]
-async fn a_rollout_has_its_devices_and_their_contemporaries() {
+async fn a_rollout_has_its_devices_and_their_controls() {
     with_databases(
         "rollouts",
         |_| {},
@@ -109,7 +109,8 @@ async fn a_rollout_has_its_devices_and_their_contemporaries() {
             let analytics = analytics(&config).await;
             let day = a_day();
             let noon = day + 12 * HOUR_MS;
-            // 0 to 9 come to 2.0; 10 to 19 stay; 20 comes to 2.0 a day later; 21 is new and begins with 2.0; 22 has 2.0 already.
+            // 0 to 9 change to 2.0; 10 to 19 stay; 20 changes to 2.0 a day later; 21 is new and begins with 2.0; 22
+            // already has 2.0.
             let mut devices: Vec<DeviceVersion> = (0..21)
                 .map(|device| seen(device, day - 30 * DAY_MS, "1.0"))
                 .collect();
@@ -119,13 +120,13 @@ async fn a_rollout_has_its_devices_and_their_contemporaries() {
                 seen(21, noon, "2.0"),
                 seen(22, day - 5 * DAY_MS, "2.0"),
             ]);
-            // Thirty readings a day and device, one beat more for the ten from the rollout on. Every fourth hour has two, of
-            // 58 and 59; the three after it have one each, of 60, 61 and 62. The median of the readings is 60, that of the
-            // hours between 60 and 61.
+            // Thirty readings per day and device, one beat more for the ten from the rollout on. Every fourth hour has
+            // two, of 58 and 59; the three hours after it have one each, of 60, 61 and 62. The median of the readings
+            // is 60, that of the hours between 60 and 61.
             let mut sent = measured(day, 23, 30, |device, n, time_ms| {
                 58.0 + (n % 5) as f64 + f64::from(u8::from(device < 10 && time_ms >= noon))
             });
-            // Whatever is not good counts for nothing.
+            // Readings of bad quality do not count.
             let bad: Vec<Reading> = sent
                 .iter()
                 .step_by(7)
@@ -151,7 +152,7 @@ async fn a_rollout_has_its_devices_and_their_contemporaries() {
                     .await
                     .expect("asked"),
                 [],
-                "one is too few"
+                "one device is too few"
             );
 
             let chosen = analytics.choose_devices(&rollout, 100).await.expect("chosen");
@@ -173,7 +174,7 @@ async fn a_rollout_has_its_devices_and_their_contemporaries() {
                             [(device < 10, 60.5 + more, 30, "/min")],
                             "{device} on day {number}"
                         ),
-                        _ => assert_eq!(found, [], "{device} is neither"),
+                        _ => assert_eq!(found, [], "{device} is neither changed nor a control"),
                     }
                 }
             }
@@ -204,14 +205,14 @@ async fn devices_of_a_rollout_are_chosen_once_and_by_their_tokens() {
                 let chosen = analytics.choose_devices(&rollout, 4).await.expect("chosen");
                 assert_eq!((chosen.treated, chosen.controls), (4, 4));
                 let again = analytics.choose_devices(&rollout, 100).await.expect("asked");
-                assert_eq!(again, chosen, "what is chosen stays");
+                assert_eq!(again, chosen, "the choice is stable");
                 let set = sqlx::query_scalar("select device from rollout_device order by device")
                     .fetch_all(&mut admin)
                     .await;
                 sets.push(set.expect("read"));
                 admin.execute("delete from rollout").await.expect("forgotten");
             }
-            assert_eq!(sets[0], sets[1], "the same each time");
+            assert_eq!(sets[0], sets[1], "the same devices each time");
             assert_eq!(number(&mut admin, "select count(*) from rollout_device").await, 0);
             let few = analytics.choose_devices(&rollout, 10).await.expect("chosen");
             assert_eq!(
@@ -224,7 +225,7 @@ async fn devices_of_a_rollout_are_chosen_once_and_by_their_tokens() {
     .await;
 }
 
-/// The watch stored such rows of devices that a lane had forgotten.
+/// The watch has stored such rows for devices that a lane had evicted.
 #[tokio::test]
 async fn a_device_that_is_met_again_has_not_changed() {
     with_databases(
@@ -234,7 +235,7 @@ async fn a_device_that_is_met_again_has_not_changed() {
             let analytics = analytics(&config).await;
             let mut admin = superuser(&config).await;
             let day = a_day();
-            // Six came to 2.0 long ago, and are told once more; six others come to it now; six stay.
+            // Six changed to 2.0 long ago and are reported again; six others change to it now; six stay.
             let devices = [
                 (0..18, day - 30 * DAY_MS, "1.0"),
                 (0..6, day - 20 * DAY_MS, "2.0"),
@@ -275,7 +276,7 @@ async fn a_measurement_that_is_cut_short_goes_on_where_it_stopped() {
                 .map(|device| seen(device, day - 30 * DAY_MS, "1.0"))
                 .collect();
             devices.extend((0..4).map(|device| seen(device, day, "2.0")));
-            // Nobody measures in the fourth hour of a day.
+            // No device measures in the fourth hour of a day.
             let mut sent = measured(day, 8, 48, |device, n, _| {
                 60.0 + device as f64 + (n * n % 13) as f64
             });
@@ -300,9 +301,9 @@ async fn a_measurement_that_is_cut_short_goes_on_where_it_stopped() {
             assert_eq!(analytics.hours_left(&chosen).await.expect("asked"), hours[10..]);
             // Nine hours of ten in which there were readings, two of each device.
             let (rows, counted) = ("select count(*) from rollout_median", 9 * 8);
-            assert_eq!(number(&mut admin, rows).await, counted, "whole hours");
+            assert_eq!(number(&mut admin, rows).await, counted, "only whole hours");
 
-            // What comes for an hour that is measured comes too late.
+            // Readings that arrive for a measured hour are too late.
             claim.next = Some(sent.len() as i64);
             let late: Vec<Reading> = sent
                 .iter()
@@ -334,8 +335,8 @@ async fn a_job_that_is_cut_short_or_fails_hides_no_other_rollout() {
             let analytics = analytics(&config).await;
             let mut admin = superuser(&config).await;
             let day = a_day();
-            // 0 to 24 come to 2.0, 25 to 49 to 3.0 the day before, 50 to 74 stay; all that there are of another model change
-            // and have no controls.
+            // 0 to 24 change to 2.0, 25 to 49 to 3.0 the day before, 50 to 74 stay; all devices of another model
+            // change, so they have no controls.
             let mut devices: Vec<DeviceVersion> = (0..100)
                 .map(|device| seen(device, day - 30 * DAY_MS, "1.0"))
                 .collect();
@@ -350,7 +351,7 @@ async fn a_job_that_is_cut_short_or_fails_hides_no_other_rollout() {
                     });
                 }
             }
-            // Five beats more, and a little that differs from day to day.
+            // Five beats more, and a little variation between days.
             let sent = measured(day, 75, 24, |device, n, time_ms| {
                 let jitter = (device as i64 * 31 + n / 24 * 17) % 7;
                 let more = if device < 25 && time_ms >= day { 5.0 } else { 0.0 };
@@ -375,7 +376,7 @@ async fn a_job_that_is_cut_short_or_fails_hides_no_other_rollout() {
             cut_short(&config, jobs.judge_rollouts()).await;
             assert_eq!(number(&mut admin, "select count(*) from findings").await, 0);
             let began = std::time::Instant::now();
-            // The connection of the one that was cut short closes in its own time.
+            // The connection of the interrupted run closes asynchronously.
             let refused = loop {
                 match jobs.judge_rollouts().await {
                     Ok(Ran::Elsewhere) => assert!(began.elapsed().as_secs() < 30, "still locked"),
@@ -387,14 +388,14 @@ async fn a_job_that_is_cut_short_or_fails_hides_no_other_rollout() {
             assert!(refused.contains("as if it was too much"), "{refused}");
             let found = "select count(*) from findings where kind = 'regression'
                          and series = 'cohort firmware=2.0 model=band-1/heart_rate'";
-            assert_eq!(number(&mut admin, found).await, 1, "the other is found");
+            assert_eq!(number(&mut admin, found).await, 1, "the other rollout is found");
             let hours = "select count(*) from rollout_hour join rollout on id = rollout
                          where firmware = '2.0' and model = 'band-1'";
             assert_eq!(number(&mut admin, hours).await, 72);
             assert_eq!(
                 number(&mut admin, "select count(*) from rollout_hour").await,
                 72,
-                "nothing is measured that has nothing beside it"
+                "a rollout without controls is not measured"
             );
 
             admin.execute("drop trigger refuse on rollout_hour").await.expect("dropped");
@@ -406,7 +407,7 @@ async fn a_job_that_is_cut_short_or_fails_hides_no_other_rollout() {
                 assert!(began.elapsed().as_secs() < 60, "still locked");
                 tokio::task::yield_now().await;
             };
-            assert_eq!(ran, Ran::Done(0), "it is known, and the other did nothing");
+            assert_eq!(ran, Ran::Done(0), "the finding is known, and the other rollout has none");
             assert_eq!(number(&mut admin, "select count(*) from rollout_hour").await, 2 * 72);
             assert_eq!(number(&mut admin, "select count(*) from findings").await, 1);
         },
@@ -415,7 +416,7 @@ async fn a_job_that_is_cut_short_or_fails_hides_no_other_rollout() {
 }
 
 #[tokio::test]
-async fn what_was_measured_of_a_rollout_goes_when_nobody_judges_it_any_more() {
+async fn measurements_of_a_rollout_are_dropped_when_it_is_no_longer_judged() {
     with_databases(
         "forgotten",
         |_| {},

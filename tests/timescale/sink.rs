@@ -1,4 +1,4 @@
-//! Batches: what is in the tables afterwards, and who may write.
+//! Batches: the tables after a write, and which claim may write.
 
 use pulsegate::io::postgres::WriteError;
 use pulsegate::io::timescale::{DeviceVersion, Snapshot};
@@ -50,7 +50,7 @@ async fn a_batch_is_stored_whole_and_found_again_by_the_next_claim() {
         assert_eq!(row.get::<String, _>(5), token(50).as_str());
         let texts: Vec<String> = (6..10).map(|column| row.get(column)).collect();
         assert_eq!(texts, ["heart_rate", "/min", "1.0", "band-1"]);
-        assert!(row.get::<bool, _>(10), "the device's own time was believed");
+        assert!(row.get::<bool, _>(10), "the device's own time is used");
 
         assert_eq!(number(&mut admin, "select count(*) from findings").await, 2, "each finding once");
         assert_eq!(number(&mut admin, "select count(*) from outbox").await, 2);
@@ -87,11 +87,11 @@ async fn only_the_newest_claim_writes() {
             first
                 .write(&batch(&old, &readings(0, 10)))
                 .await
-                .expect("nobody else yet");
+                .expect("no other claim yet");
             let new = second.claim(TOPIC, 3).await.expect("claimed");
             assert_eq!(new.next, Some(10));
 
-            // The first one does not know yet, and goes on.
+            // The first process does not know yet and continues.
             let old = pulsegate::io::timescale::Claim {
                 next: Some(10),
                 ..old
@@ -107,9 +107,9 @@ async fn only_the_newest_claim_writes() {
             second
                 .write(&batch(&new, &readings(10, 10)))
                 .await
-                .expect("its own now");
+                .expect("the lane belongs to the second process");
 
-            // Another partition is nobody's business.
+            // Another partition is unaffected.
             let other = first.claim(TOPIC, 4).await.expect("claimed");
             assert_eq!(other.next, None);
             let mut admin = superuser(&config).await;
@@ -120,7 +120,7 @@ async fn only_the_newest_claim_writes() {
 }
 
 #[tokio::test]
-async fn a_batch_whose_commit_was_not_heard_of_is_not_stored_again() {
+async fn a_batch_whose_commit_response_was_lost_is_not_stored_again() {
     with_databases(
         "again",
         |_| {},
@@ -136,7 +136,7 @@ async fn a_batch_whose_commit_was_not_heard_of_is_not_stored_again() {
             let mut admin = superuser(&config).await;
             assert_eq!(stored(&mut admin).await, (10, 10));
 
-            // Somewhere else altogether is no repetition.
+            // A batch at a different offset is not a repetition.
             let elsewhere = pulsegate::io::timescale::Batch {
                 expected: Some(99),
                 next: 199,
@@ -155,7 +155,7 @@ async fn a_batch_whose_commit_was_not_heard_of_is_not_stored_again() {
 }
 
 #[tokio::test]
-async fn whatever_devices_send_has_a_row() {
+async fn every_reading_has_a_row_however_extreme() {
     with_databases(
         "odd",
         |_| {},
@@ -223,13 +223,13 @@ async fn whatever_devices_send_has_a_row() {
             assert_eq!(
                 years,
                 [Some(1970), Some(2100), Some(-4714), Some(294_276), None],
-                "what they claim is kept"
+                "the claimed times are kept"
             );
             assert_eq!(rows[values.len() + times.len()].get::<String, _>(3), "a\u{fffd}b");
-            // However far apart the claims are, they make no chunks.
+            // Claimed times create no chunks, however far apart they are.
             let chunks = "select count(*) from show_chunks('readings')";
             assert!(number(&mut admin, chunks).await <= 3);
-            // And none of it stops the rollup for ever.
+            // And none of these readings stops the rollup permanently.
             analytics.roll_up().await.expect("rolled up");
             assert_eq!(
                 number(&mut admin, "select count(*) from findings where value is null").await,
@@ -270,7 +270,7 @@ async fn a_hundred_thousand_readings_are_one_batch() {
 }
 
 #[tokio::test]
-async fn what_a_device_runs_is_stored_when_it_is_something_else_than_before() {
+async fn a_device_version_is_stored_only_when_it_changes() {
     with_databases(
         "versions",
         |_| {},
@@ -286,13 +286,13 @@ async fn what_a_device_runs_is_stored_when_it_is_something_else_than_before() {
                 partition: 3,
                 offset: minute,
             };
-            // Each is what a lane tells in one batch: it has forgotten the device whenever it tells the same again.
+            // Each is one batch of a lane: the lane has evicted the device whenever it reports the same version again.
             let batches = [
                 vec![told(0, "1"), told(1, "1"), told(2, "2"), told(3, "1")],
                 vec![told(4, "1")],
                 vec![told(5, "2")],
                 vec![told(6, "2"), told(7, "3"), told(8, "3")],
-                // An upload that was late, of which nobody knew, and one that says nothing new.
+                // A late upload of an unknown version, and one without news.
                 vec![told(4, "2"), told(9, "3")],
             ];
             for devices in batches {
@@ -320,7 +320,7 @@ async fn what_a_device_runs_is_stored_when_it_is_something_else_than_before() {
 }
 
 #[tokio::test]
-async fn a_log_that_ended_early_stays_known_until_somebody_has_decided() {
+async fn a_log_that_ended_early_stays_recorded_until_an_operator_decides() {
     with_databases(
         "logend",
         |_| {},
@@ -352,14 +352,17 @@ async fn a_log_that_ended_early_stays_known_until_somebody_has_decided() {
                 assert_eq!(
                     (cut.next, cut.log_end),
                     (Some(10), Some(7)),
-                    "as it was seen first"
+                    "the end as first seen"
                 );
             }
             let decision = "update sink_offset set next = log_end, log_end = null";
             sqlx::query(decision).execute(&mut admin).await.expect("decided");
             let decided = analytics.claim(TOPIC, 3).await.expect("claimed");
             assert_eq!((decided.next, decided.log_end), (Some(7), None));
-            assert_eq!(decided.snapshot, None, "it knows records that are no more");
+            assert_eq!(
+                decided.snapshot, None,
+                "the snapshot covers records that no longer exist"
+            );
         },
     )
     .await;

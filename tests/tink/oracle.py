@@ -1,4 +1,4 @@
-"""What stock Tink and the stock AWS Encryption SDK make of a sealed field.
+"""Opens sealed fields with stock Tink and serialises their context with the stock AWS Encryption SDK.
 
 Reads JSON lines {"key", "key_id", "context", "sealed"} and writes, for each, {"aad", "plain", "resealed"}: the context
 as the AWS Encryption SDK serialises it, what Tink opens `sealed` to (null where it refuses), and the same plaintext

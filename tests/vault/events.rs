@@ -1,4 +1,4 @@
-//! What was done to keys: an event beside them, whoever did it, and from there into the audit log, whatever is away.
+//! Key events: each change to keys leaves an event, and events reach the audit log even after outages.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -19,7 +19,7 @@ use crate::registrar::{import, line, registry};
 use crate::support::{Corner, admin, in_a_corner};
 use crate::{doors, scalar};
 
-/// A vault of the tenants `acme` and `other`, which no gate has seen.
+/// A vault with the tenants `acme` and `other`, which no gate has used yet.
 async fn two_tenants(config: &Config) {
     let registrar = registry(config).await;
     for (tenant, device) in [("acme", "d1"), ("other", "d2")] {
@@ -36,7 +36,7 @@ async fn login(config: &Config, role: &str) -> PgConnection {
     options.connect().await.expect("its own database")
 }
 
-/// Asks as a gate does for the keys of subjects of a tenant, whose new keys would get the ids from `first` on.
+/// Requests the keys of a tenant's subjects as a gate does; new keys get the ids from `first` on.
 async fn ask(gate: &mut PgConnection, tenant: &str, subjects: std::ops::Range<i64>, first: i64) {
     let query = "
         select count(*) from (
@@ -55,7 +55,7 @@ async fn ask(gate: &mut PgConnection, tenant: &str, subjects: std::ops::Range<i6
         .expect("answered");
 }
 
-/// The events that the vault has since the last call: kind, tenant, keys, rotations, key ids.
+/// Events of the vault since the last call: kind, tenant, keys, rotations, key ids.
 async fn events(vault: &mut PgConnection) -> Vec<Value> {
     let query = "
         with gone as (delete from key_event returning *)
@@ -69,7 +69,7 @@ async fn events(vault: &mut PgConnection) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn a_statement_leaves_an_event_a_tenant_and_one_that_was_rolled_back_none() {
+async fn a_statement_leaves_one_event_per_tenant_and_a_rolled_back_one_none() {
     in_a_corner("events", |Corner { config }| async move {
         two_tenants(&config).await;
         let mut vault = admin(&config, "vault").await;
@@ -91,7 +91,7 @@ async fn a_statement_leaves_an_event_a_tenant_and_one_that_was_rolled_back_none(
             "three keys, one event"
         );
         ask(&mut gate, "acme", 0..3, 200).await;
-        assert_eq!(events(&mut vault).await, [json!(null); 0], "nothing was made");
+        assert_eq!(events(&mut vault).await, [json!(null); 0], "no key was made");
         for used_up in [
             "begin",
             "update subject_key set encryptions = 100 where key_id > 100",
@@ -103,7 +103,7 @@ async fn a_statement_leaves_an_event_a_tenant_and_one_that_was_rolled_back_none(
         assert_eq!(
             events(&mut vault).await,
             [json!(["data_key.make", "acme", 3, 2, [301, 302, 303]])],
-            "two in the place of older ones, and a first one"
+            "two replacements and a first key"
         );
 
         gate.execute("begin").await.expect("begun");
@@ -112,7 +112,7 @@ async fn a_statement_leaves_an_event_a_tenant_and_one_that_was_rolled_back_none(
         assert_eq!(
             events(&mut vault).await,
             [json!(null); 0],
-            "nor was anything here"
+            "a rolled-back statement leaves no event"
         );
 
         gate.execute(
@@ -133,7 +133,7 @@ async fn a_statement_leaves_an_event_a_tenant_and_one_that_was_rolled_back_none(
 }
 
 #[tokio::test]
-async fn what_is_done_by_hand_leaves_events_too_and_none_is_larger_than_an_entry_may_be() {
+async fn manual_changes_leave_events_too_and_no_event_exceeds_an_entry() {
     in_a_corner("by_hand", |Corner { config }| async move {
         two_tenants(&config).await;
         let mut gate = login(&config, "gate_vault").await;
@@ -146,20 +146,16 @@ async fn what_is_done_by_hand_leaves_events_too_and_none_is_larger_than_an_entry
         let written = events(&mut vault).await.split_off(3);
         let counts: Vec<&Value> = written.iter().map(|event| &event[2]).collect();
         assert_eq!(counts, [500, 500, 201, 1]);
-        assert_eq!(
-            written[3],
-            json!(["kek.add", null, 1, 1, []]),
-            "a KEK beside another one"
-        );
+        assert_eq!(written[3], json!(["kek.add", null, 1, 1, []]), "a second KEK");
         let ids = written[..3]
             .iter()
             .flat_map(|event| event[4].as_array().expect("ids"));
-        assert_eq!(ids.collect::<HashSet<_>>().len(), 1_201, "each once");
+        assert_eq!(ids.collect::<HashSet<_>>().len(), 1_201, "each id once");
     })
     .await;
 }
 
-/// A gate, and what it counts.
+/// A gate and its metrics.
 async fn gate(config: &Config) -> (Arc<Vault>, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new());
     let gate = Vault::connect(
@@ -171,7 +167,7 @@ async fn gate(config: &Config) -> (Arc<Vault>, Arc<Metrics>) {
     (gate.expect("started"), metrics)
 }
 
-/// The ids of the keys of these subjects of a gate's first tenant, made where there are none.
+/// Key ids of these subjects of a gate's first tenant; missing keys are made.
 async fn key_ids(gate: &Vault, subjects: &[&str]) -> HashSet<u64> {
     let asked: Vec<(u16, &[u8])> = subjects.iter().map(|subject| (0, subject.as_bytes())).collect();
     let keys = gate.subjects().fetch_or_create(&asked).await.expect("made");
@@ -179,7 +175,7 @@ async fn key_ids(gate: &Vault, subjects: &[&str]) -> HashSet<u64> {
     keys.iter().map(id).collect()
 }
 
-/// How often requests to a service have failed.
+/// Number of failed requests to a service.
 fn failures(metrics: &Metrics, service: &str) -> u64 {
     let text = metrics.render(&Health::new(1));
     let series = format!("pulsegate_service_failures_total{{service=\"{service}\"}} ");
@@ -200,7 +196,7 @@ async fn nothing_waits(config: &Config) -> bool {
     scalar(&mut vault, "select count(*) from key_event").await == 0
 }
 
-/// What the audit log tells of keys: the action and its detail, in their order.
+/// Key-related entries of the audit log in order: action and detail.
 async fn recorded(config: &Config) -> Vec<(String, Value)> {
     let query =
         "select convert_from(entry, 'UTF8') from audit_entry where lane = 'administration' order by seq";
@@ -216,7 +212,7 @@ async fn recorded(config: &Config) -> Vec<(String, Value)> {
     entries.map(deed).collect()
 }
 
-/// The ids that entries of an action name, in their order.
+/// Key ids named by the entries of an action, in order.
 fn named(recorded: &[(String, Value)], action: &str) -> Vec<u64> {
     let details = recorded
         .iter()
@@ -227,7 +223,7 @@ fn named(recorded: &[(String, Value)], action: &str) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn events_get_into_the_audit_log_and_wait_while_it_is_away() {
+async fn events_reach_the_audit_log_and_wait_while_it_is_unavailable() {
     in_a_corner("relayed", |Corner { mut config }| async move {
         config.vault.report_interval_s = 1;
         two_tenants(&config).await;
@@ -256,15 +252,15 @@ async fn events_get_into_the_audit_log_and_wait_while_it_is_away() {
         ids.extend(key_ids(&gate, &["patient-4"]).await);
         reached("failed tries", async || failures(&metrics, "audit") > before + 1).await;
         ids.extend(key_ids(&gate, &["patient-5", "patient-6"]).await);
-        assert!(!nothing_waits(&config).await, "they wait in the vault");
-        assert!(!gate.is_down(), "which is not away itself");
+        assert!(!nothing_waits(&config).await, "the events wait in the vault");
+        assert!(!gate.is_down(), "the vault itself is available");
         doors(&config, "audit", true).await;
         reached("the audit log", || nothing_waits(&config)).await;
         gate.close().await;
 
         let log = recorded(&config).await;
         let made = named(&log, "data_key.make");
-        assert_eq!((made.len(), made.into_iter().collect()), (6, ids), "each once");
+        assert_eq!((made.len(), made.into_iter().collect()), (6, ids), "each id once");
         let numbers: Vec<i64> = log
             .iter()
             .filter_map(|(_, detail)| detail["event"].as_i64())
@@ -279,9 +275,9 @@ async fn events_get_into_the_audit_log_and_wait_while_it_is_away() {
 }
 
 #[tokio::test]
-async fn an_event_that_was_recorded_and_not_forgotten_is_recorded_again_under_its_number() {
+async fn an_event_that_was_recorded_but_not_deleted_is_recorded_again_under_its_number() {
     in_a_corner("again", |Corner { mut config }| async move {
-        // Nothing is relayed but what waits at the start and what is left at the end.
+        // Events are relayed only at the start and at the end of the gate.
         config.vault.report_interval_s = 3_600;
         two_tenants(&config).await;
         let mut vault = admin(&config, "vault").await;
@@ -298,7 +294,7 @@ async fn an_event_that_was_recorded_and_not_forgotten_is_recorded_again_under_it
         let once = recorded(&config).await;
         assert!(
             once.len() >= 3,
-            "the commit failed after they were recorded: {once:?}"
+            "the commit failed after the events were recorded: {once:?}"
         );
         vault
             .execute("drop trigger refuse on key_event")
@@ -309,13 +305,13 @@ async fn an_event_that_was_recorded_and_not_forgotten_is_recorded_again_under_it
 
         assert!(
             nothing_waits(&config).await,
-            "a gate that stops relays what is left"
+            "a stopping gate relays the remaining events"
         );
         let log = recorded(&config).await;
         assert_eq!(
             log[..once.len()],
             log[once.len()..2 * once.len()],
-            "the same again"
+            "the same event again"
         );
         assert_eq!(
             named(&log, "data_key.make").into_iter().collect::<HashSet<_>>(),
@@ -341,7 +337,7 @@ async fn two_gates_record_each_event_once() {
         assert_eq!(
             made,
             (1_000..1_600).collect::<Vec<_>>(),
-            "each once and in their order"
+            "every event once and in order"
         );
     })
     .await;

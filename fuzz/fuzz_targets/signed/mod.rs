@@ -1,4 +1,4 @@
-//! A record of a device that signs with a secret the fuzz target knows.
+//! A record of a device whose secret the fuzz target knows.
 
 use std::num::NonZeroU32;
 
@@ -28,13 +28,13 @@ pub fn keyring(profile: Profile) -> Keyring {
     Keyring::empty().apply(&[row]).expect("the row is good")
 }
 
-/// What the device would sign with.
+/// The MAC that the device would send.
 pub fn mac(input: &[u8]) -> Vec<u8> {
     let mac = Hmac::<Sha256>::new_from_slice(&SECRET).expect("HMAC takes any key");
     mac.chain_update(input).finalize().into_bytes().to_vec()
 }
 
-/// Verifies a record that is at home, just now.
+/// Verifies a record in its home partition, appended now.
 pub fn check(keyring: &Keyring, headers: &[(&[u8], &[u8])], value: &[u8]) -> Result<Sequence, Reason> {
     let partitions = NonZeroU32::MIN.saturating_add(7);
     let context = Context::new("test", "raw", partitions, Config::default());

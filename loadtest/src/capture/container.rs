@@ -11,13 +11,13 @@ use crate::record::{Captured, Header, Record};
 
 const SCHEMA: &str = r#"{
   "type": "record", "name": "CapturedRecord", "namespace": "pulsegate.loadtest",
-  "doc": "A Kafka record, whole.",
+  "doc": "A complete Kafka record: position, key, value and headers.",
   "fields": [
     {"name": "topic", "type": "string"},
     {"name": "partition", "type": "int"},
     {"name": "offset", "type": "long"},
     {"name": "log_append_time", "type": "boolean", "doc": "Whether the broker set the timestamp."},
-    {"name": "timestamp", "type": "long", "doc": "Milliseconds since the Unix epoch; -1 for none."},
+    {"name": "timestamp", "type": "long", "doc": "Milliseconds since the Unix epoch; -1 if the record has none."},
     {"name": "broker", "type": "int"},
     {"name": "key", "type": ["null", "bytes"]},
     {"name": "value", "type": ["null", "bytes"]},
@@ -34,13 +34,13 @@ const SCHEMA: &str = r#"{
 )]
 static PARSED: LazyLock<Schema> = LazyLock::new(|| Schema::parse_str(SCHEMA).expect("the schema is valid"));
 
-/// Writes a container.
+/// Writes records into a container.
 pub struct Writer<W: Write> {
     inner: apache_avro::Writer<'static, W>,
 }
 
 impl<W: Write> Writer<W> {
-    /// Begins a container.
+    /// Writes the container's header.
     ///
     /// # Errors
     /// When `out` cannot be written.

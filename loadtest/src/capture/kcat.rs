@@ -1,7 +1,7 @@
 //! One record as one line of `kcat -J`.
 //!
 //! Source: kcat 1.7.1, `json.c`: members `topic`, `partition`, `offset`, `tstype`, `ts`, `broker`, `headers` (one flat
-//! array of names and values, left out where there are none; newer versions can write an object of arrays), `key`,
+//! array of names and values, omitted if the record has none; newer versions can write an object of arrays), `key`,
 //! `payload`. Strings are written by yajl, which copies every byte from 0x80 on as it is.
 
 use std::fmt;
@@ -12,7 +12,7 @@ use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use crate::record::{Captured, Header, Record};
 
-/// Writes a line, with its line feed.
+/// Writes one record as a line, with its line feed.
 ///
 /// # Errors
 /// When `out` cannot be written.
@@ -60,7 +60,7 @@ fn write_bytes(bytes: Option<&[u8]>, out: &mut impl Write) -> io::Result<()> {
     }
 }
 
-/// A string as yajl writes one. Not serde_json, which would refuse bytes that are not UTF-8.
+/// Writes a string as yajl does. serde_json cannot be used here: it refuses bytes that are not UTF-8.
 fn write_string(bytes: &[u8], out: &mut impl Write) -> io::Result<()> {
     out.write_all(b"\"")?;
     let mut rest = bytes;
@@ -85,10 +85,10 @@ fn write_string(bytes: &[u8], out: &mut impl Write) -> io::Result<()> {
     out.write_all(b"\"")
 }
 
-/// Reads a line.
+/// Reads one line.
 ///
 /// # Errors
-/// Says where the line goes wrong.
+/// When the line is not a record; the error names the position.
 pub fn read_line(line: &[u8]) -> Result<Captured, serde_json::Error> {
     let line: Line = serde_json::from_slice(line)?;
     Ok(Captured {
@@ -119,7 +119,7 @@ struct Line {
     payload: Option<Bytes>,
 }
 
-/// A JSON string as bytes, which serde_json gives without asking for UTF-8.
+/// A JSON string as bytes, which serde_json passes on without requiring UTF-8.
 #[derive(Clone)]
 struct Bytes(Vec<u8>);
 
@@ -161,7 +161,7 @@ impl<'de> Deserialize<'de> for Headers {
                 let mut headers = Vec::new();
                 while let Some(name) = flat.next_element::<Bytes>()? {
                     let value: Option<Option<Bytes>> = flat.next_element()?;
-                    let value = value.ok_or_else(|| A::Error::custom("a header name without a value"))?;
+                    let value = value.ok_or_else(|| A::Error::custom("the last header name has no value"))?;
                     headers.push(Header {
                         name: name.0,
                         value: value.map(|value| value.0),

@@ -1,8 +1,8 @@
-//! Records in files: JSON lines as `kcat -J` writes them, and Avro object container files.
+//! Records in files, as JSON lines in the form of `kcat -J` or in Avro object container files.
 //!
-//! A line of kcat is lossless but not always text: kcat escapes what JSON must escape and copies every other byte as it
-//! is, so a payload in Avro makes a line that is not UTF-8. Lines are written here exactly so, and read back byte for
-//! byte; other tools may replace such bytes. For binary payloads the container file is the better choice.
+//! A line of kcat is lossless but not always text: kcat escapes what JSON must escape and copies every other byte, so
+//! an Avro payload makes a line that is not UTF-8. Lines are written and read in exactly this form, byte for byte;
+//! other tools may replace such bytes. For binary payloads the container file is the better choice.
 
 pub mod container;
 pub mod kcat;
@@ -13,20 +13,20 @@ use std::path::Path;
 
 use crate::record::Captured;
 
-/// The longest line that is read: a record of 20 MB of control characters, six bytes each, does not fit.
+/// The longest line that is read. A record of 20 MB of control characters, at six bytes each, does not fit.
 pub const LINE_BYTES_MAX: usize = 64 << 20;
 
-/// A file of records, by its ending: `.avro` is a container, anything else lines of kcat.
+/// Layout of a file of records, chosen by its extension: `.avro` is a container, anything else is lines of kcat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Kcat,
     /// Avro object container file.
     Container,
 }
 
 impl Layout {
-    /// The layout that a path's ending asks for.
+    /// The layout that a path's extension selects.
     #[must_use]
     pub fn of(path: &Path) -> Self {
         match path.extension() {
@@ -39,32 +39,32 @@ impl Layout {
 /// Why a file of records cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
-    /// The file system's fault.
+    /// The file cannot be read or written.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// Not a line of kcat.
-    #[error("line {line} is not a record as `kcat -J` writes one ({problem})")]
+    /// A line is not in kcat's form.
+    #[error("line {line} is not a record in the form of `kcat -J` ({problem})")]
     BadLine {
-        /// The line, from 1.
+        /// Line number, from 1.
         line: usize,
-        /// Where the line goes wrong; never what stands there.
+        /// Where the line is invalid; never its content.
         problem: String,
     },
-    /// Not such a container.
+    /// The file is not a container of captured records.
     #[error("not an Avro object container of captured records: {0}")]
     Avro(#[from] apache_avro::Error),
 }
 
 /// Writes records to a file (`-` is the standard output) in the layout of its name.
 pub enum Writer {
-    /// Lines.
+    /// JSON lines.
     Kcat(BufWriter<Box<dyn Write>>),
-    /// A container.
+    /// Avro object container.
     Container(Box<container::Writer<BufWriter<Box<dyn Write>>>>),
 }
 
 impl Writer {
-    /// Opens the file, replacing what it held.
+    /// Opens the file and truncates it.
     ///
     /// # Errors
     /// When it cannot be opened.
@@ -80,7 +80,7 @@ impl Writer {
         }
     }
 
-    /// Adds a record.
+    /// Appends a record.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -91,7 +91,7 @@ impl Writer {
         }
     }
 
-    /// Writes what is still in memory.
+    /// Writes everything still buffered.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -103,7 +103,7 @@ impl Writer {
     }
 }
 
-/// Calls `visit` for every record of a file (`-` is the standard input), one in memory at a time.
+/// Calls `visit` for every record of a file (`-` is the standard input), with one record in memory at a time.
 ///
 /// # Errors
 /// When the file cannot be read, or `visit` fails.

@@ -1,4 +1,4 @@
-//! `capture`: a topic into a file.
+//! `capture`: writes a topic into a file.
 
 use std::path::PathBuf;
 
@@ -8,21 +8,21 @@ use serde_json::json;
 
 use super::{Ended, KafkaArgs, print_json, progress_bar};
 
-/// Write the committed records of a topic to a file, up to its end as it is now.
+/// Write the committed records of a topic to a file, up to the topic's end at the start of the run.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The topic.
+    /// Topic to capture.
     #[arg(long, default_value = "biometrics.raw")]
     topic: String,
-    /// The file: `.avro` is an Avro object container, anything else JSON lines as `kcat -J` writes them; `-` is the
-    /// standard output. Bytes that are not UTF-8 stand in such lines as they are, as kcat writes them: prefer a container
+    /// Output file: `.avro` is an Avro object container, anything else JSON lines as `kcat -J` writes them; `-` is the
+    /// standard output. Bytes that are not UTF-8 are copied into such lines unchanged, as kcat does: prefer a container
     /// for binary payloads.
     #[arg(long)]
     output: PathBuf,
-    /// One partition alone.
+    /// Capture this partition only.
     #[arg(long)]
     partition: Option<i32>,
-    /// From this offset on, in every partition that is read.
+    /// First offset to capture, in every partition that is read.
     #[arg(long, default_value_t = 0)]
     offset: i64,
     #[command(flatten)]
@@ -51,7 +51,7 @@ pub(super) fn run(args: &Args, json: bool) -> Result<(), Ended> {
         bar.inc(1);
         let written = writer.write(&captured(message));
         written.map_err(|error| {
-            ReadError::Refused(format!("{} cannot be written: {error}", args.output.display()))
+            ReadError::Refused(format!("failed to write {}: {error}", args.output.display()))
         })
     })?;
     writer.finish()?;

@@ -1,4 +1,4 @@
-//! `generate`: a signed fleet, into Kafka or a file.
+//! `generate`: a signed fleet, produced to Kafka or written to a file.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,24 +15,24 @@ use pulsegate_loadtest::record::Captured;
 
 use super::{Ended, KafkaArgs, print_json, progress_bar, read_text, write_lines};
 
-/// Make a fleet of devices, some of them hostile if so asked, and let it sign events.
+/// Make a fleet of devices, optionally with hostile ones, and sign events with its keys.
 ///
-/// The same seed makes the same devices, people and keys. `--records 0 --keys FILE` writes the keys alone.
+/// The same seed makes the same devices, people and keys. `--records 0 --keys FILE` writes only the keys.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Makes devices, people and keys.
+    /// Seed of the devices, people and keys.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// How many devices.
+    /// Number of devices.
     #[arg(long, default_value_t = 100)]
     devices: u32,
-    /// How many records.
+    /// Number of records.
     #[arg(long, default_value_t = 10_000)]
     records: u64,
-    /// Records a second; as fast as possible unless said.
+    /// Records per second; as fast as possible if not given.
     #[arg(long)]
     rate: Option<f64>,
-    /// What devices sign with; `mixed` is the shares below.
+    /// Signature profile of the devices; `mixed` uses the shares below.
     #[arg(long, value_enum, default_value_t = ProfileArg::Mixed)]
     profile: ProfileArg,
     /// Share of `mixed` devices with Ed25519.
@@ -41,19 +41,19 @@ pub struct Args {
     /// Share of `mixed` devices with Standard Webhooks.
     #[arg(long, default_value_t = 0.2)]
     webhook: f64,
-    /// How much an event says; `compact` is about 290 bytes with three PHI fields.
+    /// Size of an event; `compact` is about 290 bytes with three PHI fields.
     #[arg(long, value_enum, default_value_t = ShapeArg::Full)]
     shape: ShapeArg,
-    /// How events are written.
+    /// Encoding of events.
     #[arg(long, value_enum, default_value_t = FormatArg::Json)]
     format: FormatArg,
     /// The Avro schema of events.
     #[arg(long, default_value = "schemas/biometric_event.avsc")]
     schema: PathBuf,
-    /// The registry's id of that schema: Avro in the Confluent framing. Without it, single objects.
+    /// The registry's id of that schema: events get the Confluent framing. Without it they are Avro single objects.
     #[arg(long)]
     schema_id: Option<u32>,
-    /// A little of every misdeed below.
+    /// Include a small share of every kind of misdeed below.
     #[arg(long)]
     hostile: bool,
     /// Share of records that are forged.
@@ -65,7 +65,7 @@ pub struct Args {
     /// Share of records that are copies in another partition.
     #[arg(long)]
     misplaced: Option<f64>,
-    /// Share of records that were signed an hour ago or in an hour, or for another topic.
+    /// Share of records signed an hour ago or an hour ahead, or for another topic.
     #[arg(long)]
     stale: Option<f64>,
     /// Share of records that come in bursts from one device.
@@ -74,49 +74,49 @@ pub struct Args {
     /// Share of records that are malformed.
     #[arg(long)]
     malformed: Option<f64>,
-    /// Records of a burst.
+    /// Number of records in a burst.
     #[arg(long)]
     flood_records: Option<u32>,
-    /// Bytes of an oversized value among the malformed; 0 makes none.
+    /// Size in bytes of the oversized value among the malformed records; 0 makes none.
     #[arg(long, default_value_t = 0)]
     oversized_bytes: usize,
-    /// Tenants, comma-separated; devices take turns.
+    /// Tenants, comma-separated; devices are assigned to them in turn.
     #[arg(long, value_delimiter = ',', default_value = "acme")]
     tenants: Vec<String>,
-    /// The device class.
+    /// Device class, which selects the gate's rate limit.
     #[arg(long, default_value = "wearable")]
     class: String,
-    /// First half of the audience.
+    /// Environment: the first half of the audience.
     #[arg(long, default_value = "local")]
     environment: String,
-    /// The raw topic, and second half of the audience.
+    /// The raw topic, and the second half of the audience.
     #[arg(long, default_value = "biometrics.raw")]
     topic: String,
-    /// The boot that sequence numbers count in. Seconds since the Unix epoch unless said.
+    /// Boot number that sequence numbers are counted in; seconds since the Unix epoch if not given.
     #[arg(long)]
     boot: Option<u64>,
     /// Event time between two events of a device, in milliseconds.
     #[arg(long, default_value_t = 60_000)]
     step_ms: i64,
-    /// Event time of the first events (RFC 3339). Such that the last ones are now unless said.
+    /// Event time of the first events (RFC 3339). If not given, the last events get the current time.
     #[arg(long)]
     start: Option<jiff::Timestamp>,
     /// Compression of batches.
     #[arg(long, default_value = "none", value_parser = ["none", "gzip", "snappy", "lz4", "zstd"])]
     compression: String,
-    /// Write records to a file (`.avro`: a container; otherwise lines of kcat, `-` to the standard output), not to Kafka.
+    /// Write records to a file instead of Kafka (`.avro`: a container; otherwise lines of kcat; `-`: standard output).
     #[arg(long)]
     output: Option<PathBuf>,
-    /// Partitions to spread a file's records over.
+    /// Number of partitions to spread a file's records over.
     #[arg(long, default_value_t = 8, requires = "output", value_parser = clap::value_parser!(i32).range(1..))]
     partitions: i32,
-    /// Write the keys as `pulsegate device import` takes them.
+    /// Write the keys to a file in the form of `pulsegate device import`.
     #[arg(long)]
     keys: Option<PathBuf>,
-    /// Write the keys with the private halves that `replay` signs with.
+    /// Write the keys to a file with the private halves that `replay` signs with.
     #[arg(long)]
     signing_keys: Option<PathBuf>,
-    /// Write every string that must not be found behind the gate, one a line.
+    /// Write every string that must not appear behind the gate to a file, one per line.
     #[arg(long)]
     planted: Option<PathBuf>,
     #[command(flatten)]
@@ -167,7 +167,7 @@ pub(super) fn run(args: &Args, json: bool) -> Result<(), Ended> {
     };
     bar.finish_and_clear();
     if json {
-        // The standard output may be the records' already.
+        // The records may already be on the standard output.
         if args.output.as_deref() != Some(Path::new("-")) {
             print_json(&made)?;
         }
@@ -185,7 +185,7 @@ pub(super) fn run(args: &Args, json: bool) -> Result<(), Ended> {
     Ok(())
 }
 
-/// Writes records as if a topic of that many partitions, each empty before, had taken them.
+/// Writes records as a topic with that many initially empty partitions would have taken them.
 fn write(fleet: &mut Fleet, args: &Args, path: &Path, progress: &mut dyn FnMut(u64)) -> anyhow::Result<Made> {
     let mut writer = Writer::create(path)?;
     let mut now_ms = jiff::Timestamp::now().as_millisecond();

@@ -15,10 +15,9 @@ use pulsegate_loadtest::fleet::keys::KeyLine;
 use pulsegate_loadtest::kafka::{Kafka, KafkaError, ReadError};
 use pulsegate_loadtest::oracle::OracleError;
 
-/// Generate, capture and replay streams of signed biometric events, and verify what a gate made of them.
+/// Generate, capture and replay streams of signed biometric events, and verify the gate's output.
 ///
-/// Exit code: 0 good, 1 something is wrong with the data, 2 the command cannot be carried out as it stands, 3 Kafka cannot
-/// be reached.
+/// Exit code: 0 good, 1 the data are wrong, 2 the command cannot be carried out as given, 3 Kafka is unreachable.
 #[derive(Parser)]
 #[command(name = "pulsegate-loadtest", version, max_term_width = 100)]
 pub struct Cli {
@@ -37,18 +36,18 @@ enum Command {
     Verify(Box<verify::Args>),
 }
 
-/// How a command ended otherwise than well.
+/// Why a command failed.
 pub enum Failure {
-    /// The data are wrong; whatever there is to say was said.
+    /// The data are wrong; the command has already printed what it found.
     Wrong,
-    /// The command cannot be carried out as it stands.
+    /// The command cannot be carried out as given.
     Usage(anyhow::Error),
-    /// Kafka cannot be reached, or gives nothing.
+    /// Kafka cannot be reached, or delivers nothing.
     Unreachable(anyhow::Error),
 }
 
 impl Cli {
-    /// Carries the command out.
+    /// Runs the command.
     pub fn run(self) -> Result<(), Failure> {
         match self.command {
             Command::Generate(args) => generate::run(&args, self.json),
@@ -64,7 +63,7 @@ impl Cli {
     }
 }
 
-/// How a command ended, before somebody has looked at what the error is.
+/// How a command ended, before its error is sorted into a [`Failure`].
 enum Ended {
     Wrong,
     Error(anyhow::Error),
@@ -97,10 +96,10 @@ fn is_unreachable(error: &anyhow::Error) -> bool {
     })
 }
 
-/// Which cluster.
+/// The Kafka cluster to use.
 #[derive(clap::Args)]
 struct KafkaArgs {
-    /// Addresses of brokers, comma-separated.
+    /// Addresses of the brokers, comma-separated.
     #[arg(long, env = "PULSEGATE_KAFKA__BROKERS", default_value = "127.0.0.1:9092")]
     brokers: String,
     /// A librdkafka setting, such as `security.protocol=ssl`; can be repeated.
@@ -123,11 +122,11 @@ fn setting(text: &str) -> Result<(String, String), &'static str> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-/// The lines of a keys file.
+/// Reads the lines of a keys file.
 fn read_keys(path: &Path) -> anyhow::Result<(String, Vec<KeyLine>)> {
     let text = read_text(path)?;
     let parse = |(index, line): (usize, &str)| -> anyhow::Result<KeyLine> {
-        // serde's message may quote the value, so it stays inside.
+        // serde's message may quote the value, so it is not passed on.
         serde_json::from_str(line)
             .map_err(|_| anyhow::anyhow!("line {} of {} is not a device key", index + 1, path.display()))
     };
@@ -141,16 +140,16 @@ fn read_keys(path: &Path) -> anyhow::Result<(String, Vec<KeyLine>)> {
 }
 
 fn read_text(path: &Path) -> anyhow::Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))
+    std::fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))
 }
 
 fn write_lines(path: &Path, lines: impl Iterator<Item = String>) -> anyhow::Result<()> {
     let mut text = lines.collect::<Vec<_>>().join("\n");
     text.push('\n');
-    std::fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))
+    std::fs::write(path, text).with_context(|| format!("failed to write {}", path.display()))
 }
 
-/// A bar on the standard error, which shows nothing where that is no terminal.
+/// A progress bar on the standard error; it shows nothing if that is not a terminal.
 fn progress_bar(total: u64) -> ProgressBar {
     let bar = ProgressBar::new(total);
     let style = ProgressStyle::with_template("{msg:12} {wide_bar} {human_pos}/{human_len} {per_sec}");

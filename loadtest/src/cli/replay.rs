@@ -1,4 +1,4 @@
-//! `replay`: captured records and recordings, produced again.
+//! `replay`: produces captured records and recordings again.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,47 +12,47 @@ use pulsegate_loadtest::replay::{Recording, Replayed, Resigner, Speed, Target, s
 
 use super::{Ended, KafkaArgs, print_json, read_keys, write_lines};
 
-/// Produce captured records again, signed anew so that they are fresh, or recordings in CSV as readings of devices.
+/// Produce captured records again, with fresh signatures, or CSV recordings as readings of devices.
 ///
-/// Signatures that did not hold stay as they were, records that were signed late or early stay so, repeats stay repeats.
+/// Invalid signatures are kept, a record signed late or early keeps its delay, and a repeat remains a repeat.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Files: `.avro` is a container of `capture`, `.csv` a recording (first column `ts` or `t_s`, then metrics), anything
-    /// else JSON lines of `kcat -J`; `-` is the standard input.
+    /// Input files: `.avro` is a container of `capture`, `.csv` a recording (first column `ts` or `t_s`, then metrics),
+    /// anything else JSON lines of `kcat -J`; `-` is the standard input.
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// Device keys, as `generate --signing-keys` writes them (an import file will do where no device has Ed25519).
+    /// Device keys, as `generate --signing-keys` writes them (an import file suffices if no device uses Ed25519).
     #[arg(long, required_unless_present = "as_is")]
     keys: Option<PathBuf>,
     /// Keep the captured signatures.
     #[arg(long, conflicts_with = "keys")]
     as_is: bool,
-    /// How many times as fast as it was, or `max`.
+    /// Speed as a multiple of the original, or `max`.
     #[arg(long, default_value = "max")]
     speed: Speed,
-    /// Produce into the partition that a record was captured from, where it exists, instead of its home.
+    /// Produce each record to the partition it was captured from, if that exists, instead of its home.
     #[arg(long)]
     keep_partitions: bool,
-    /// The device of a recording; can be repeated, in the order of the recordings. The keys' devices in their order
-    /// unless said.
+    /// Device of a recording; can be repeated, in the order of the recordings. If not given, the devices of the keys
+    /// file in their order.
     #[arg(long = "device")]
     devices: Vec<String>,
-    /// Rows of a recording in one event.
+    /// Number of rows of a recording in one event.
     #[arg(long, default_value_t = series::ROWS_PER_EVENT)]
     rows_per_event: usize,
-    /// When a recording begins that counts from its start (RFC 3339). A day ago unless said.
+    /// Start time (RFC 3339) of a recording whose times are relative; a day ago if not given.
     #[arg(long)]
     start: Option<jiff::Timestamp>,
-    /// Write the strings of the made-up wearers that must not be found behind the gate, one a line.
+    /// Write the strings of the synthetic wearers that must not appear behind the gate to a file, one per line.
     #[arg(long)]
     planted: Option<PathBuf>,
-    /// The boot to count in; higher than any that the devices have used. Seconds since the Unix epoch unless said.
+    /// Boot number to sign with, higher than any the devices have used; seconds since the Unix epoch if not given.
     #[arg(long)]
     boot: Option<u64>,
-    /// First half of the audience.
+    /// Environment: the first half of the audience.
     #[arg(long, default_value = "local")]
     environment: String,
-    /// The topic, and second half of the audience.
+    /// The topic, and the second half of the audience.
     #[arg(long, default_value = "biometrics.raw")]
     topic: String,
     /// Compression of batches.
@@ -105,12 +105,13 @@ pub(super) fn run(args: &Args, json: bool) -> Result<(), Ended> {
             readings,
         } = replayed;
         println!(
-            "{records} records produced to `{}`, {signed} of them signed anew.",
+            "{records} records produced to `{}`, {signed} of them with a new signature.",
             args.topic
         );
         if not_held + no_key > 0 {
             println!(
-                "As they were: {not_held} whose signature did not hold, {no_key} without a key to sign with."
+                "Unchanged: {not_held} with a signature that is invalid or for another audience, {no_key} without a \
+                 signing key."
             );
         }
         readings
@@ -142,14 +143,14 @@ impl Args {
         devices.dedup();
         if devices.len() < files.len() {
             anyhow::bail!(
-                "{} recordings need as many devices, and there are {}",
+                "{} recordings need as many devices, but there are {}; name them with --device or extend the keys file",
                 files.len(),
                 devices.len()
             );
         }
         let read = |(path, device): (&&PathBuf, String)| {
             let open = || -> anyhow::Result<_> { Ok(series::read(File::open(path)?, self.rows_per_event)?) };
-            let series = open().with_context(|| format!("{} cannot be replayed", path.display()))?;
+            let series = open().with_context(|| format!("failed to replay {}", path.display()))?;
             Ok(Recording {
                 name: file_name(path),
                 device,

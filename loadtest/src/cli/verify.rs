@@ -1,4 +1,4 @@
-//! `verify`: the oracle.
+//! `verify`: runs the oracle.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,15 +10,15 @@ use pulsegate_loadtest::oracle::{self, AvroSchemas, Config, Keys, Mark, Rate, Ru
 
 use super::{Ended, KafkaArgs, print_json, progress_bar, read_text};
 
-/// Hold clean, deadletter and ledger against raw: every record accounted for once, with the outcome it deserves.
+/// Check clean, deadletter and ledger against raw: every record accounted for once, with the outcome it deserves.
 ///
-/// Run it when the gate has nothing left to do: what it has not reached yet counts as unaccounted.
+/// Run it when the gate has caught up: a record that it has not reached yet counts as unaccounted.
 #[derive(clap::Args)]
 pub struct Args {
     /// Device keys, as `pulsegate device import` takes them.
     #[arg(long, required_unless_present = "write_mark")]
     keys: Option<PathBuf>,
-    /// Common beginning of the topics' names.
+    /// Common prefix of the topics' names.
     #[arg(long, default_value = "biometrics")]
     prefix: String,
     /// The raw topic, if it is not `<prefix>.raw`.
@@ -33,28 +33,28 @@ pub struct Args {
     /// The ledger topic, if it is not `<prefix>.ledger`.
     #[arg(long)]
     ledger: Option<String>,
-    /// First half of the audience.
+    /// Environment: the first half of the audience.
     #[arg(long, default_value = "local")]
     environment: String,
-    /// Write down where the topics end now, and verify nothing.
+    /// Write the topics' current ends to a file, and verify nothing.
     #[arg(long, value_name = "FILE")]
     write_mark: Option<PathBuf>,
-    /// Account only for what came after a mark.
+    /// Account only for records after a mark.
     #[arg(long, value_name = "FILE")]
     since: Option<PathBuf>,
     /// Account only for these raw offsets of a partition; can be repeated.
     #[arg(long = "range", value_name = "PARTITION:FIRST..NEXT", value_parser = range)]
     ranges: Vec<Range>,
-    /// Strings, one a line, that must be nowhere in clean, deadletter or ledger.
+    /// Strings, one per line, that must not appear in clean, deadletter or ledger.
     #[arg(long)]
     planted: Option<PathBuf>,
-    /// The Avro schema of raw events, where there are such.
+    /// The Avro schema of raw events, if they are Avro.
     #[arg(long)]
     schema: Option<PathBuf>,
-    /// A registry's id of that schema; can be repeated.
+    /// The registry's id of that schema; can be repeated.
     #[arg(long = "schema-id")]
     schema_ids: Vec<u32>,
-    /// The schema of clean records, where they are Avro.
+    /// The Avro schema of clean records, if they are Avro.
     #[arg(long)]
     clean_schema: Option<PathBuf>,
     /// The gate's `gate.verify.freshness_seconds`.
@@ -75,7 +75,7 @@ pub struct Args {
     /// The gate's `gate.admit.rate.burst`.
     #[arg(long, default_value_t = 1_000)]
     burst: u32,
-    /// Classes of devices have rates of their own: do not judge what is rate limited.
+    /// Device classes have their own rates: do not judge rate-limited records.
     #[arg(long)]
     any_rate: bool,
     #[command(flatten)]
@@ -87,7 +87,7 @@ pub(super) fn run(args: &Args, json: bool) -> Result<(), Ended> {
     if let Some(path) = &args.write_mark {
         let mark = Mark::take(&config.kafka, &config.topics)?;
         let text = serde_json::to_string(&mark)?;
-        std::fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))?;
+        std::fs::write(path, text).with_context(|| format!("failed to write {}", path.display()))?;
         return Ok(());
     }
     let text = args

@@ -1,4 +1,4 @@
-//! The default event, as a device would write it: plain JSON, or Avro in either framing.
+//! The default event as a device would write it: plain JSON, or Avro in either framing.
 
 use std::sync::Arc;
 
@@ -9,37 +9,37 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
-/// One upload of one device. Field order and names are those of `biometric_event.avsc`.
+/// One upload of one device. Field order and names follow `biometric_event.avsc`.
 #[derive(Serialize)]
 pub struct BiometricEvent<'a> {
-    /// Names the event for ever.
+    /// Permanent, unique id of the event.
     #[serde(serialize_with = "uuid_text")]
     pub event_id: Uuid,
-    /// The device.
+    /// Device id.
     pub device_id: &'a str,
-    /// The wearer.
+    /// Wearer.
     pub subject: Subject<'a>,
-    /// When the readings were taken.
+    /// Time of the readings.
     #[serde(serialize_with = "time")]
     pub recorded_at: Timestamp,
-    /// The firmware version.
+    /// Firmware version.
     pub firmware: &'a str,
-    /// The device model.
+    /// Device model.
     pub model: &'a str,
-    /// Where the device was.
+    /// Location of the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub location: Option<Location>,
-    /// What was measured.
+    /// Measured values.
     pub readings: &'a [Reading],
-    /// Free text.
+    /// Free text (PHI).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<&'a str>,
 }
 
-/// The wearer: everything here is PHI (and synthetic).
+/// The wearer. Every field is PHI (and synthetic).
 #[derive(Serialize)]
 pub struct Subject<'a> {
-    /// The subject id.
+    /// Subject id.
     pub id: &'a str,
     /// Full name.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,26 +58,26 @@ pub struct Subject<'a> {
     pub phone: Option<&'a str>,
 }
 
-/// Degrees of WGS 84.
+/// Position in degrees (WGS 84).
 #[derive(Clone, Copy, Serialize)]
 pub struct Location {
-    /// North is positive.
+    /// Degrees north of the equator.
     pub latitude: f64,
-    /// East is positive.
+    /// Degrees east of Greenwich.
     pub longitude: f64,
 }
 
 /// One measured value.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Reading {
-    /// A name of `metrics.toml`.
+    /// Metric name, as in `metrics.toml`.
     pub metric: &'static str,
-    /// In the unit of the metric.
+    /// Value in the metric's unit.
     pub value: f64,
-    /// UCUM.
+    /// Unit in UCUM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unit: Option<&'static str>,
-    /// What the device thinks of it.
+    /// The device's own quality estimate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quality: Option<Quality>,
     /// Milliseconds after `recorded_at`.
@@ -85,15 +85,15 @@ pub struct Reading {
     pub offset_ms: Option<i64>,
 }
 
-/// What a device thinks of a reading.
+/// A device's own estimate of a reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Quality {
     /// Trustworthy.
     Good,
-    /// Taken in motion, for instance.
+    /// Questionable, for instance because it was taken in motion.
     Uncertain,
-    /// Not to be used.
+    /// Unusable.
     Bad,
 }
 
@@ -121,29 +121,29 @@ fn date<S: Serializer>(date: &Option<jiff::civil::Date>, serializer: S) -> Resul
     }
 }
 
-/// The CRC-64-AVRO fingerprint of a schema. apache-avro 0.22 leaves logical types in the form `{"type":"string"}`, where the
-/// specification's canonical form has `"string"`; the canonical form of the canonical form has it too.
+/// CRC-64-AVRO fingerprint of a schema. apache-avro 0.22 leaves logical types in the form `{"type":"string"}`, where
+/// the specification's canonical form has `"string"`; applying the canonical form twice gives that too.
 #[must_use]
 pub fn fingerprint(schema: &Schema) -> Vec<u8> {
     let again = Schema::parse_str(&schema.canonical_form());
     again.as_ref().unwrap_or(schema).fingerprint::<Rabin>().bytes
 }
 
-/// How events are written.
+/// Encoding of events.
 #[derive(Clone)]
 pub enum Format {
     /// Plain JSON.
     Json,
     /// Avro with the Confluent header: `0x00`, the registry's id in big endian, the datum.
     AvroConfluent {
-        /// The schema, which must be that of the default event.
+        /// Schema; must be that of the default event.
         schema: Arc<Schema>,
-        /// The id that the registry gave it.
+        /// Id that the registry assigned to the schema.
         id: u32,
     },
     /// Avro single-object encoding: `0xC3 0x01`, the schema's Rabin fingerprint in little endian, the datum.
     AvroSingleObject {
-        /// The schema, which must be that of the default event.
+        /// Schema; must be that of the default event.
         schema: Arc<Schema>,
     },
 }

@@ -1,4 +1,4 @@
-//! What can be wrong with a record, how it is made, and which outcome it must have.
+//! Misdeeds: what can be wrong with a record, how such a record is made, and which outcome it must have.
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -9,42 +9,43 @@ use super::{Draft, keys::Secret};
 use crate::outcome::{Outcome, Outcomes};
 use crate::record::{Header, JWS_SIGNATURE, WEBHOOK_SIGNATURE};
 
-/// Share of records by misdeed, each 0 to 1; the rest is good.
+/// Share of records per misdeed, each from 0 to 1; all other records are good.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Hostile {
-    /// Signed with a key that is not the device's, with a key id that nobody has, or changed after signing.
+    /// Signed with another device's key or an unknown key id, or changed after signing.
     pub forged: f64,
     /// An exact copy of a good record, sent again.
     pub replayed: f64,
     /// An exact copy of a good record in another partition.
     pub misplaced: f64,
-    /// Signed an hour ago, or in an hour; or for another topic.
+    /// Signed an hour ago, an hour ahead, or for another topic.
     pub stale: f64,
     /// In bursts of `flood_records` from one device.
     pub flooding: f64,
-    /// Not a signature, not JSON, not the schema, too large.
+    /// Malformed: an invalid signature, JSON or payload, or an oversized value.
     pub malformed: f64,
-    /// Records of a burst. Default 2,500, well beyond the gate's default burst of 1,000 a device.
+    /// Number of records in a burst. Default 2,500, well above the gate's default burst of 1,000 per device.
     pub flood_records: u32,
-    /// Bytes of an oversized value; 0 makes none. Default 0, as the gate's and the broker's limits are the operator's.
+    /// Size in bytes of an oversized value; 0 makes none. Default 0, because the operator sets the gate's and broker's
+    /// limits.
     pub oversized_bytes: usize,
 }
 
-/// What a record is.
+/// What is wrong with a record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
-    /// Nothing wrong with it.
+    /// Nothing.
     #[default]
     Good,
-    /// Good, with a header beside the signature whose name is not UTF-8.
+    /// Nothing; beside the signature it has a header whose name is not UTF-8.
     StrangeHeader,
-    /// Signed with somebody else's secret under the device's key id.
+    /// Signed with another secret under the device's key id.
     ForgedSecret,
-    /// Changed by a byte after signing.
+    /// One byte changed after signing.
     Tampered,
-    /// Signed under a key id (or by a device) that nobody has.
+    /// Signed under an unknown key id or by an unknown device.
     UnknownKey,
-    /// Signed by one device, speaking of another.
+    /// Signed by one device, while the payload names another.
     Impostor,
     /// An exact copy of an earlier record.
     Replayed,
@@ -52,35 +53,35 @@ pub enum Kind {
     Misplaced,
     /// Signed an hour ago.
     Old,
-    /// Signed in an hour.
+    /// Signed an hour ahead.
     Future,
     /// Signed for another topic.
     WrongAudience,
-    /// One of a burst.
+    /// Part of a burst.
     Flood,
     /// No headers.
     Unsigned,
-    /// The signature header twice.
+    /// The signature header occurs twice.
     RepeatedHeader,
-    /// A signature header that is none.
+    /// A signature header that is not a signature.
     GarbageSignature,
-    /// An empty value, well signed.
+    /// An empty value, validly signed.
     Empty,
-    /// Bytes that are no format.
+    /// Bytes in no known format.
     NotJson,
-    /// Cut off in the middle, well signed.
+    /// Cut off in the middle, validly signed.
     Truncated,
-    /// A single-object header with a fingerprint of nothing.
+    /// A single-object header with an unknown fingerprint.
     UnknownSchema,
     /// A member that the schema does not have.
     UnknownField,
     /// A member of the wrong type.
     WrongType,
-    /// The same member twice.
+    /// The same member occurs twice.
     DuplicateMember,
     /// Required members missing.
     MissingField,
-    /// Beyond the limit.
+    /// Exceeds the size limit.
     Oversized,
 }
 
@@ -124,7 +125,7 @@ impl Default for Hostile {
 }
 
 impl Hostile {
-    /// A little of everything, about one record in six, and the first burst after about 20,000.
+    /// A small share of everything: about one record in six, with the first burst after about 20,000 records.
     #[must_use]
     pub fn some() -> Self {
         Self {
@@ -138,11 +139,11 @@ impl Hostile {
         }
     }
 
-    /// How many of so many records are some device's turn, about: the others are copies, or part of a burst.
+    /// Approximate number of `records` that are regular events of a device; the others are copies or part of a burst.
     pub(super) fn turns(&self, records: u64) -> u64 {
         let (records, burst) = (records as f64, f64::from(self.flood_records.max(1)));
         let uncopied = 1.0 - self.replayed - self.misplaced;
-        // As `Flood` begins them: copies do not count, and within a burst there are none.
+        // In the order in which `Flood` starts them: copies do not count, and a burst contains none.
         let begins = (0_u32..).map(f64::from).map(|number: f64| {
             let flood = number * burst;
             ((number + 0.5) * burst / self.flooding - flood) / uncopied + flood
@@ -152,7 +153,7 @@ impl Hostile {
         ((records - flood) * uncopied) as u64
     }
 
-    /// What the next record is, floods aside.
+    /// Draws the kind of the next record, except for floods.
     pub(super) fn draw(&self, rng: &mut ChaCha8Rng, format: &Format) -> Kind {
         let mut draw: f64 = rng.random();
         let flood_starts = self.flooding / f64::from(self.flood_records.max(1));
@@ -196,7 +197,7 @@ fn one_of(kinds: &[Kind], rng: &mut ChaCha8Rng) -> Kind {
 }
 
 impl Kind {
-    /// What the gate may make of it.
+    /// Outcomes that the gate may give the record.
     #[must_use]
     pub fn expected(self) -> Outcomes {
         match self {
@@ -220,7 +221,7 @@ impl Kind {
         }
     }
 
-    /// Changes what is signed.
+    /// Changes the record before signing.
     pub(super) fn before_signing(
         self,
         claim: &mut Claim<'_>,
@@ -232,7 +233,7 @@ impl Kind {
         match self {
             Self::Old => claim.signed_s -= 3600,
             Self::Future => claim.signed_s += 3600,
-            // A webhook's signature names no audience.
+            // A webhook signature names no audience.
             Self::WrongAudience if key.profile() == Profile::Webhook => {
                 claim.signed_s -= 3600;
                 draft.expected = Outcome::Stale.into();
@@ -240,11 +241,11 @@ impl Kind {
             Self::WrongAudience => claim.audience = "elsewhere/biometrics.raw",
             Self::Empty => value.clear(),
             Self::NotJson => *value = b"\x7fnot an event".to_vec(),
-            // Between two characters, as a webhook's body that is not UTF-8 is malformed for another reason.
+            // Cut between two characters: a webhook body that is not UTF-8 is malformed for another reason.
             Self::Truncated => value.truncate(ascii_at(value, value.len() / 2)),
             Self::UnknownSchema => {
                 value.splice(0..0, *b"\xC3\x01\xDE\xAD\xBE\xEF\xDE\xAD\xBE\xEF");
-                // A webhook's body is UTF-8 by its specification, so this is no webhook to begin with.
+                // A webhook body is UTF-8 by its specification, so this would not be a webhook at all.
                 if key.profile() == Profile::Webhook {
                     draft.expected = Outcome::MalformedSignature.into();
                 }
@@ -262,7 +263,7 @@ impl Kind {
         }
     }
 
-    /// The key that signs instead of the device's.
+    /// Key that signs instead of the device's, if any.
     pub(super) fn signs_with(self, key: &DeviceKey, rng: &mut ChaCha8Rng) -> Option<DeviceKey> {
         let mut forged = key.clone();
         match self {
@@ -282,7 +283,7 @@ impl Kind {
         Some(forged)
     }
 
-    /// Changes what was signed, and what came of it.
+    /// Changes the record after signing.
     pub(super) fn after_signing(self, draft: &mut Draft, rng: &mut ChaCha8Rng) {
         let record = &mut draft.record;
         match self {
@@ -294,7 +295,7 @@ impl Kind {
                     }
                 }
             }
-            // A webhook's key is found by the device id that is the record key.
+            // The gate looks up a webhook's key by the device id in the record key.
             Self::UnknownKey if record.header(JWS_SIGNATURE).is_none() => {
                 record.key = Some(format!("nobody-{:08x}", rng.random::<u32>()).into_bytes());
             }
@@ -315,7 +316,7 @@ impl Kind {
     }
 }
 
-/// The position of the first ASCII byte from `from` on.
+/// Position of the first ASCII byte at or after `from`.
 fn ascii_at(value: &[u8], from: usize) -> usize {
     let rest = value.get(from..).unwrap_or_default();
     rest.iter()
@@ -323,7 +324,7 @@ fn ascii_at(value: &[u8], from: usize) -> usize {
         .map_or(value.len(), |skipped| from + skipped)
 }
 
-/// Puts a member before the closing brace of a JSON object.
+/// Inserts a member before the closing brace of a JSON object.
 fn append_member(value: &mut Vec<u8>, member: &[u8]) {
     if value.pop() == Some(b'}') {
         value.push(b',');
@@ -333,7 +334,7 @@ fn append_member(value: &mut Vec<u8>, member: &[u8]) {
 }
 
 fn replace(value: &mut [u8], from: &[u8], to: &[u8]) {
-    // Device ids of a fleet are all equally long.
+    // All device ids of a fleet have the same length.
     if from.len() != to.len() {
         return;
     }
@@ -343,7 +344,7 @@ fn replace(value: &mut [u8], from: &[u8], to: &[u8]) {
     }
 }
 
-/// Bursts from one device at a time, as often as their share asks for.
+/// Bursts from one device at a time, as often as their share requires.
 #[derive(Default)]
 pub(super) struct Flood {
     device: usize,
@@ -352,7 +353,7 @@ pub(super) struct Flood {
 }
 
 impl Flood {
-    /// The device whose burst the next record belongs to, if one is going or begins here; and whether it begins here.
+    /// The device whose burst the next record belongs to, if any, and whether the burst starts with it.
     pub(super) fn device(
         &mut self,
         hostile: &Hostile,
@@ -371,7 +372,7 @@ impl Flood {
     }
 }
 
-/// A few good records of late, to be copied.
+/// A few recent good records, to be copied.
 #[derive(Default)]
 pub(super) struct Recent {
     kept: Vec<Draft>,
@@ -380,7 +381,7 @@ pub(super) struct Recent {
 
 impl Recent {
     const CAPACITY: usize = 64;
-    /// One good record in so many is kept.
+    /// One good record in this many is kept.
     const STRIDE: usize = 5;
 
     pub(super) fn keep(&mut self, hostile: &Hostile, kind: Kind, draft: &Draft) {
@@ -399,12 +400,12 @@ impl Recent {
         }
     }
 
-    /// Forgets them: what is about to come would push their numbers out of the gate's replay window.
+    /// Drops the records: a burst would push their numbers out of the gate's replay window.
     pub(super) fn forget(&mut self) {
         self.kept.clear();
     }
 
-    /// Copies one of them, unless there is none yet.
+    /// Copies one of the records; `false` if none is kept yet.
     pub(super) fn take(&self, kind: Kind, rng: &mut ChaCha8Rng, draft: &mut Draft) -> bool {
         if self.kept.is_empty() {
             return false;

@@ -1,39 +1,37 @@
-//! Known things that happen to some devices, so that whoever watches the fleet can be asked what of it was found, and how
-//! late.
+//! Known incidents on some devices, so that a detector can be measured by which of them it finds and how late.
 
 use serde::Serialize;
 
 use super::event::Reading;
 
-/// The metric that incidents change.
+/// Metric that incidents change.
 pub const METRIC: &str = "heart_rate";
-/// How far a shifted level lies above what it would have been, in beats a minute: more than a body at rest explains, less
-/// than a body at work reaches.
+/// Height of a level shift in beats per minute: more than a body at rest explains, less than a body at work reaches.
 const SHIFT: f64 = 45.0;
-/// How much too high the firmware that is rolled out reads, in beats a minute: too little to be seen in any one device.
+/// Bias of the faulty firmware in beats per minute: too small to be visible in a single device.
 const TOO_HIGH: f64 = 5.0;
 
-/// What happens.
+/// Kind of an incident.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// The value rises and stays up.
+    /// The value rises and stays high.
     LevelShift,
-    /// The sensor goes on saying what it said last.
+    /// The sensor repeats its last value.
     FlatLine,
-    /// The sensor says 0, as a monitor does that has lost its lead.
+    /// The sensor reports 0, like a monitor that has lost its lead.
     Dropout,
-    /// The device gets a firmware that reads a little too high.
+    /// The device gets a firmware that reads slightly too high.
     BadFirmware,
 }
 
 impl Kind {
-    /// All of them.
+    /// Every kind.
     pub const ALL: [Self; 4] = [Self::LevelShift, Self::FlatLine, Self::Dropout, Self::BadFirmware];
-    /// Those that happen to one device alone.
+    /// Kinds that affect a single device.
     const ALONE: [Self; 3] = [Self::LevelShift, Self::FlatLine, Self::Dropout];
 
-    /// For people.
+    /// Name for reports.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -45,18 +43,18 @@ impl Kind {
     }
 }
 
-/// One thing that happened.
+/// One incident.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Incident {
-    /// What.
+    /// Kind of the incident.
     pub kind: Kind,
-    /// To which device.
+    /// Affected device.
     pub device: String,
-    /// The event time of the first reading that it changed, in milliseconds since the Unix epoch.
+    /// Event time of the first changed reading, in milliseconds since the Unix epoch.
     pub began_ms: i64,
 }
 
-/// What a device has of it.
+/// An incident's state on its device.
 #[derive(Clone, Debug)]
 pub(super) struct Planned {
     pub(super) kind: Kind,
@@ -65,7 +63,7 @@ pub(super) struct Planned {
 }
 
 impl Planned {
-    /// The first devices have one each, as many of each kind.
+    /// Assigns the incidents to the first devices, one each, in equal numbers per kind.
     pub(super) fn of_device(index: u32, of_each_kind: u32) -> Option<Self> {
         let kind = *Kind::ALONE.get(index.checked_div(of_each_kind)? as usize)?;
         Some(Self::new(kind))
@@ -79,7 +77,7 @@ impl Planned {
         }
     }
 
-    /// Changes what was measured at `at_ms`.
+    /// Changes the readings taken at `at_ms`.
     pub(super) fn happen(&mut self, at_ms: i64, readings: &mut [Reading]) {
         self.began_ms.get_or_insert(at_ms);
         for reading in readings.iter_mut().filter(|reading| reading.metric == METRIC) {

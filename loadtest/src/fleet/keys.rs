@@ -1,7 +1,7 @@
-//! Device keys: made from the fleet's seed, written as `device import` takes them, and used to sign.
+//! Device keys: derived from the fleet's seed, written in the form of `device import`, and used to sign.
 //!
-//! These are keys of a synthetic fleet: they follow from the seed, so that two runs (and the demo and its oracle) agree on
-//! them without a file. Never import them where real devices are.
+//! These are keys of a synthetic fleet: they follow from the seed, so that two runs (and the demo and its oracle) agree
+//! on them without a file. Never import them into a registry of real devices.
 
 use std::io::Write;
 
@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::record::{Header, JWS_SIGNATURE, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
 
-/// How a device signs.
+/// Signature scheme of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Profile {
     /// Detached JWS with HMAC-SHA256.
@@ -25,7 +25,7 @@ pub enum Profile {
     Webhook,
 }
 
-/// What a device signs with. Prints nothing of itself.
+/// Signing material of a device. Its `Debug` output shows nothing of it.
 #[derive(Clone)]
 pub enum Secret {
     /// A shared secret of any length (`jws` HS256).
@@ -36,44 +36,44 @@ pub enum Secret {
     Webhook(Vec<u8>),
 }
 
-/// One device's key.
+/// Key of one device.
 #[derive(Clone)]
 pub struct DeviceKey {
-    /// The device id, which is also the record key.
+    /// Device id, which is also the record key.
     pub device: String,
-    /// The key id.
+    /// Key id.
     pub kid: String,
-    /// The tenant.
+    /// Tenant of the device.
     pub tenant: String,
-    /// The device class, which picks the rate limit.
+    /// Device class, which selects the rate limit.
     pub class: String,
-    /// What it signs with.
+    /// Signing material.
     pub secret: Secret,
 }
 
-/// One line as `device import` takes it. `private_key` is ours alone: it lets `replay` sign for an Ed25519 device.
+/// One line in the form of `device import`. `private_key` is an extension: it lets `replay` sign for an Ed25519 device.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct KeyLine {
-    /// The device id.
+    /// Device id.
     pub device: String,
-    /// The key id.
+    /// Key id.
     pub kid: String,
-    /// The tenant.
+    /// Tenant of the device.
     pub tenant: String,
-    /// The device class.
+    /// Device class.
     pub class: String,
     /// `jws` or `webhook`.
     pub profile: String,
-    /// `HS256` or `Ed25519`; `jws` only.
+    /// `HS256` or `Ed25519`; only for `jws`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alg: Option<String>,
-    /// Base64 for HS256, `whsec_` and base64 for `webhook`.
+    /// Base64 for HS256, `whsec_` followed by base64 for `webhook`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
-    /// Base64 of the 32 bytes; Ed25519 only.
+    /// Public key: base64 of the 32 bytes; only for Ed25519.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public_key: Option<String>,
-    /// Base64 of the 32 bytes; Ed25519 only, and never in an import file.
+    /// Private key: base64 of the 32 bytes; only for Ed25519, and never in an import file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub private_key: Option<String>,
 }
@@ -85,7 +85,7 @@ impl std::fmt::Debug for Secret {
 }
 
 impl DeviceKey {
-    /// The key of the device with that number in the fleet of that seed.
+    /// Derives the key of the device with that index in the fleet of that seed.
     #[must_use]
     pub fn derive(seed: u64, index: u32, device: &str, profile: Profile, tenant: &str, class: &str) -> Self {
         let mut hash = Sha256::new();
@@ -108,7 +108,7 @@ impl DeviceKey {
         }
     }
 
-    /// The profile that the key is for.
+    /// Profile of the key.
     #[must_use]
     pub fn profile(&self) -> Profile {
         match self.secret {
@@ -118,7 +118,7 @@ impl DeviceKey {
         }
     }
 
-    /// The line for `device import`; with `private` also what signing needs beyond it.
+    /// The line for `device import`; with `private` also the private half that `replay` needs.
     #[must_use]
     pub fn line(&self, private: bool) -> KeyLine {
         let mut line = KeyLine {
@@ -150,7 +150,7 @@ impl DeviceKey {
         line
     }
 
-    /// The signing key of a line. `None` for an Ed25519 line without its private half, and for a line that is not valid.
+    /// Signing key of a line. `None` for an Ed25519 line without its private half and for an invalid line.
     #[must_use]
     pub fn from_line(line: &KeyLine) -> Option<Self> {
         let base64 = |text: &Option<String>| BASE64_STANDARD.decode(text.as_deref()?).ok();
@@ -176,7 +176,7 @@ impl DeviceKey {
         })
     }
 
-    /// Signs a value and puts the profile's headers in place of those that `headers` held.
+    /// Signs a value and replaces `headers` with the profile's headers.
     pub fn sign(&self, claim: &Claim<'_>, value: &[u8], scratch: &mut Scratch, headers: &mut Vec<Header>) {
         headers.clear();
         match &self.secret {
@@ -207,16 +207,16 @@ impl DeviceKey {
     }
 }
 
-/// What a signature says besides whose it is.
+/// Claims of a signature besides the signer.
 #[derive(Clone, Copy, Debug)]
 pub struct Claim<'a> {
     /// `<environment>/<topic>`.
     pub audience: &'a str,
-    /// Time of signing (upload), seconds since the Unix epoch.
+    /// Time of signing (upload), in seconds since the Unix epoch.
     pub signed_s: i64,
-    /// The boot that the sequence counts in.
+    /// Boot number that the sequence is counted in.
     pub boot: u64,
-    /// The number of the message in its boot.
+    /// Number of the message within its boot.
     pub sequence: u64,
 }
 
@@ -226,7 +226,7 @@ impl Claim<'_> {
     }
 }
 
-/// Buffers for signing, reused.
+/// Reusable buffers for signing.
 #[derive(Default)]
 pub struct Scratch {
     json: Vec<u8>,
@@ -244,7 +244,7 @@ impl Scratch {
             boot,
             sequence,
         } = claim;
-        // Key ids and audiences of a fleet hold nothing that JSON would escape. Writing to memory does not fail.
+        // Key ids and audiences of a fleet contain nothing that JSON would escape. Writing to memory does not fail.
         let _ = write!(
             self.json,
             r#"{{"alg":"{alg}","kid":"{kid}","typ":"bio+jws","aud":"{audience}","iat":{signed_s},"jti":"{boot}-{sequence}"}}"#
@@ -269,7 +269,7 @@ impl Scratch {
     }
 }
 
-/// Appends unpadded base64url without a buffer in between.
+/// Appends unpadded base64url without an intermediate buffer.
 fn append_base64url(out: &mut Vec<u8>, bytes: &[u8]) {
     let start = out.len();
     out.resize(start + bytes.len().div_ceil(3) * 4, 0);

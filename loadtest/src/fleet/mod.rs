@@ -1,7 +1,7 @@
 //! A seeded fleet of devices that sign physiologically plausible events, some of them hostile.
 //!
-//! The same seed gives the same devices, people and keys; the same seed and boot give the same events, but for the time of
-//! signing. Every record comes with the outcomes that its maker expects, which never leave the generator.
+//! The same seed gives the same devices, people and keys; the same seed and boot give the same events, except for the
+//! time of signing. Every record comes with the outcomes that the generator expects; they are never part of the record.
 //!
 //! ```no_run
 //! use pulsegate_loadtest::fleet::{Fleet, Hostile, Options};
@@ -13,7 +13,7 @@
 //!     println!("{line}"); // for `pulsegate device import`
 //! }
 //! let made = fleet.produce(&Kafka::at("localhost:9092"), 50_000, &mut |produced| eprintln!("{produced}"))?;
-//! println!("{} produced, {} of them signed by nobody we know", made.records, made.expected(Outcome::UnknownKey));
+//! println!("{} produced, {} of them signed with an unknown key", made.records, made.expected(Outcome::UnknownKey));
 //! # Ok::<(), anyhow::Error>(())
 //! ```
 
@@ -41,64 +41,64 @@ use person::Person;
 use physiology::Body;
 pub use produce::{Made, Pace, Tally};
 
-/// What a fleet is like. `Options::new` gives the defaults.
+/// Properties of a fleet. `Options::new` gives the defaults.
 #[derive(Clone)]
 pub struct Options {
-    /// Makes devices, people and keys.
+    /// Seed of the devices, people and keys.
     pub seed: u64,
-    /// How many devices. Default 100.
+    /// Number of devices. Default 100.
     pub devices: u32,
-    /// The boot that sequence numbers count in: a later run over the same devices needs a higher one, or every record is a
-    /// repeat. Default: seconds since the Unix epoch.
+    /// Boot number that sequence numbers are counted in: a later run over the same devices needs a higher one, or every
+    /// record is a repeat. Default: seconds since the Unix epoch.
     pub boot: u64,
-    /// First half of the audience. Default `local`.
+    /// Environment: the first half of the audience. Default `local`.
     pub environment: String,
-    /// The raw topic, and second half of the audience. Default `biometrics.raw`.
+    /// The raw topic, and the second half of the audience. Default `biometrics.raw`.
     pub topic: String,
-    /// Tenants; devices take turns. Default `acme` alone.
+    /// Tenants; devices are assigned to them in turn. Default `acme` only.
     pub tenants: Vec<String>,
-    /// Device class, which picks the gate's rate limit. Default `wearable`.
+    /// Device class, which selects the gate's rate limit. Default `wearable`.
     pub class: String,
-    /// Share of devices by profile.
+    /// Shares of devices by profile.
     pub profiles: Profiles,
-    /// Share of records by misdeed. Default none.
+    /// Shares of records by misdeed. Default none.
     pub hostile: Hostile,
-    /// How many devices have an incident of each kind, in the last quarter of what is scheduled. Default none.
+    /// Number of devices with an incident of each kind, in the last quarter of the schedule. Default none.
     pub incidents: u32,
-    /// When a firmware that reads the heart rate too high is rolled out to every second device of the most common model,
-    /// as an event time in milliseconds since the Unix epoch. Default never.
+    /// Event time, in milliseconds since the Unix epoch, at which a firmware that reads the heart rate too high is
+    /// rolled out to every second device of the most common model. Default never.
     pub rollout_ms: Option<i64>,
-    /// How much an event says.
+    /// Size of an event.
     pub shape: Shape,
-    /// How it is written. Default JSON.
+    /// Encoding of events. Default JSON.
     pub format: Format,
-    /// Event time of each device's first event, milliseconds since the Unix epoch; `None` lets the last one be now.
+    /// Event time of each device's first event, in milliseconds since the Unix epoch; `None` ends the events now.
     pub start_ms: Option<i64>,
-    /// Event time from one event of a device to its next, in milliseconds. Default one minute.
+    /// Event time between two events of a device, in milliseconds. Default one minute.
     pub step_ms: i64,
     /// librdkafka's `compression.type`. Default `none`.
     pub compression: String,
 }
 
-/// Share of devices by profile; the rest, up to 1, sign with HS256.
+/// Shares of devices by profile; the rest, up to 1, sign with HS256.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Profiles {
     /// `jws` with Ed25519.
     pub ed25519: f64,
-    /// `webhook`; HS256 instead where events are Avro, as a webhook's body is text.
+    /// `webhook`; HS256 instead if events are Avro, because a webhook body is text.
     pub webhook: f64,
 }
 
-/// How much an event says.
+/// Size of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
-    /// Every metric, every PHI field, now and then a location and a note: 600 to 900 bytes of JSON.
+    /// Every metric and PHI field, sometimes a location and a note: 600 to 900 bytes of JSON.
     Full,
     /// About 290 bytes of JSON with three encrypted PHI fields and one reading: the benchmark's event.
     Compact,
 }
 
-/// The synthetic devices and what comes next.
+/// The synthetic devices, and the generator of their records.
 pub struct Fleet {
     options: Options,
     audience: String,
@@ -109,7 +109,7 @@ pub struct Fleet {
     recent: hostile::Recent,
     readings: Vec<Reading>,
     scratch: Scratch,
-    /// The first event of each device that is in the time of incidents.
+    /// Number of a device's first event that may have an incident.
     incidents_from: i64,
 }
 
@@ -123,21 +123,21 @@ struct Device {
     incident: Option<Planned>,
 }
 
-/// One record to be produced, and what is expected of it.
+/// One record to be produced, with its expected outcomes.
 #[derive(Clone, Default)]
 pub struct Draft {
     /// Key, value and headers.
     pub record: Record,
-    /// At home, or elsewhere on purpose.
+    /// Whether the record goes to another partition than its home on purpose.
     pub misplaced: bool,
-    /// What the gate may make of it.
+    /// Outcomes that the gate may give it.
     pub expected: Outcomes,
-    /// What it is.
+    /// What is wrong with the record.
     pub kind: Kind,
 }
 
 impl Options {
-    /// The defaults for a seed.
+    /// Default options for a seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self {
@@ -165,7 +165,7 @@ impl Options {
 }
 
 impl Profiles {
-    /// Every device of one profile.
+    /// Every device with the same profile.
     #[must_use]
     pub fn only(profile: Profile) -> Self {
         let share = |of| if profile == of { 1.0 } else { 0.0 };
@@ -211,18 +211,18 @@ impl Fleet {
         }
     }
 
-    /// The options it was made with.
+    /// The options that the fleet was made with.
     #[must_use]
     pub fn options(&self) -> &Options {
         &self.options
     }
 
-    /// Every key, as a line for `device import`.
+    /// Every key as a line for `device import`.
     pub fn import_lines(&self) -> impl Iterator<Item = String> {
         self.lines(false)
     }
 
-    /// Every key with what signing needs: for `replay`, never for a registry.
+    /// Every key with its private half: for `replay`, never for a registry.
     pub fn signing_lines(&self) -> impl Iterator<Item = String> {
         self.lines(true)
     }
@@ -234,12 +234,12 @@ impl Fleet {
             .map(move |device| serde_json::to_string(&device.key.line(private)).unwrap_or_default())
     }
 
-    /// The keys.
+    /// Keys of all devices.
     pub fn keys(&self) -> impl Iterator<Item = &DeviceKey> {
         self.devices.iter().map(|device| &device.key)
     }
 
-    /// What has happened so far.
+    /// Incidents so far.
     #[must_use]
     pub fn incidents(&self) -> Vec<Incident> {
         let of = |device: &Device| {
@@ -253,7 +253,7 @@ impl Fleet {
         self.devices.iter().filter_map(of).collect()
     }
 
-    /// Every string that must appear nowhere behind the gate: subject ids, names, record numbers, addresses, numbers.
+    /// Every string that must not appear behind the gate: subject ids, names, record numbers, addresses, phone numbers.
     #[must_use]
     pub fn planted(&self) -> Vec<String> {
         let of = |person: &Person| {
@@ -276,8 +276,8 @@ impl Fleet {
         planted
     }
 
-    /// Fixes the event time of the first events so that the last of `records` is at about `now_ms`, unless the options say
-    /// one.
+    /// Sets the event time of the first events so that the last of `records` is at about `now_ms`, unless the options
+    /// set a start time.
     pub fn schedule(&mut self, records: u64, now_ms: i64) {
         let turns = self.options.hostile.turns(records);
         let rounds = turns.div_ceil(self.devices.len() as u64);
@@ -287,7 +287,8 @@ impl Fleet {
         self.options.start_ms.get_or_insert(now_ms.saturating_sub(span));
     }
 
-    /// Makes the next record, signed at `now_ms` (milliseconds since the Unix epoch), in place of what `draft` held.
+    /// Makes the next record, signed at `now_ms` (milliseconds since the Unix epoch), and replaces the content of
+    /// `draft`.
     ///
     /// # Errors
     /// When the format's Avro schema does not fit the default event.
@@ -324,7 +325,7 @@ impl Fleet {
         device
     }
 
-    /// Writes key and value of the device's next event.
+    /// Writes the key and value of the device's next event.
     fn write(&mut self, device: usize, kind: Kind, now_ms: i64, record: &mut Record) -> anyhow::Result<()> {
         let Options {
             shape,
@@ -339,14 +340,14 @@ impl Fleet {
         let at_ms = start_ms
             .unwrap_or(now_ms)
             .saturating_add(device.events.saturating_mul(step_ms));
-        // A benchmark's event has whole seconds, to be short.
+        // The benchmark's event has whole seconds, to be short.
         let jitter_ms = if full {
             self.rng.random_range(0..step_ms.clamp(1, 1000))
         } else {
             -at_ms.rem_euclid(1000)
         };
         let at_ms = at_ms + jitter_ms;
-        // A device that floods sends much at once: its clock does not run ahead.
+        // A flooding device sends many events at once, so its clock does not advance.
         device.events += i64::from(kind != Kind::Flood);
         device
             .body
@@ -385,7 +386,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Signs the draft as its kind would, misdeeds before or after the signature as each needs.
+    /// Signs the draft, with the misdeed applied before or after the signature as its kind requires.
     fn sign(&mut self, device: usize, kind: Kind, now_ms: i64, draft: &mut Draft) {
         let other = (kind == Kind::Impostor)
             .then(|| self.devices[(device + 1) % self.devices.len()].key.device.clone());
@@ -398,7 +399,7 @@ impl Fleet {
             sequence: device.sequence,
         };
         if kind == Kind::Oversized {
-            // White space behind the object is still JSON, so nothing but the size is wrong.
+            // White space after the object is still valid JSON, so only the size is wrong.
             draft
                 .record
                 .value
@@ -420,7 +421,7 @@ impl Fleet {
     }
 }
 
-/// Every second device of the most common model, unless something else happens to it.
+/// Plans the rollout for every second device of the most common model that has no other incident.
 fn plan_rollout(devices: &mut [Device]) {
     let mut models: BTreeMap<&str, usize> = BTreeMap::new();
     for device in &*devices {
@@ -448,7 +449,7 @@ impl Device {
         let age_years = f64::from(2026 - person.birth_date.year());
         let body = Body::make(age_years, &mut rng);
         let profile = match options.profiles.of_device(&mut rng) {
-            // A webhook's body is UTF-8 by its specification, which Avro is not.
+            // A webhook body is UTF-8 by its specification, which Avro is not.
             Profile::Webhook if !matches!(options.format, Format::Json) => Profile::JwsHs256,
             profile => profile,
         };
@@ -457,7 +458,7 @@ impl Device {
             .tenants
             .get(index as usize % tenants)
             .map_or("acme", String::as_str);
-        // Fleets of another seed or profile are other devices: a registry takes them beside each other.
+        // Another seed or profile gives other device ids, so that one registry can hold several fleets.
         let letter = match profile {
             Profile::JwsHs256 => 'h',
             Profile::JwsEd25519 => 'e',
@@ -475,7 +476,7 @@ impl Device {
         }
     }
 
-    /// Lets happen what is planned for it, once its time has come.
+    /// Starts the planned incident when it is due, and applies it to the readings.
     fn happen(&mut self, at_ms: i64, from_event: i64, rollout_ms: Option<i64>, readings: &mut [Reading]) {
         let Some(incident) = &mut self.incident else {
             return;
@@ -497,7 +498,7 @@ impl Device {
 }
 
 impl Draft {
-    /// Where the record belongs among so many partitions: its home, or the next one for a misplaced copy.
+    /// Destination among so many partitions: the record's home, or the next one for a misplaced copy.
     #[must_use]
     pub fn partition(&self, partitions: i32) -> i32 {
         let home = crate::murmur2::home(self.record.key.as_deref().unwrap_or_default(), partitions);
@@ -508,7 +509,7 @@ impl Draft {
         }
     }
 
-    /// The outcomes expected in a topic of so many partitions: with one alone nothing is misplaced.
+    /// Outcomes expected in a topic with so many partitions: with a single partition nothing is misplaced.
     #[must_use]
     pub fn expected_among(&self, partitions: i32) -> Outcomes {
         if self.misplaced && partitions == 1 {

@@ -1,5 +1,5 @@
-//! Synthetic people and their devices. Every identifier is made up: addresses are of RFC 2606 domains, telephone numbers
-//! of the range that is reserved for fiction.
+//! Synthetic people and their devices. Every identifier is made up: e-mail addresses use RFC 2606 domains, telephone
+//! numbers the range reserved for fiction.
 
 use jiff::civil::Date;
 use rand::RngExt;
@@ -44,7 +44,7 @@ const FAMILY: [&str; 32] = [
     "Nguyễn",
     "Müller",
 ];
-/// Each with the versions that are about, and the one that comes next.
+/// Device models, each with the firmware versions in use and the next version.
 const MODELS: [(&str, [&str; 3], &str); 4] = [
     ("Pulse One", ["1.8.2", "1.9.0", "2.0.0"], "2.1.0"),
     ("Pulse Band 2", ["4.2.1", "4.3.0", "4.3.1"], "4.4.0"),
@@ -52,7 +52,7 @@ const MODELS: [(&str, [&str; 3], &str); 4] = [
     ("BedSense", ["7.1", "7.2", "8.0"], "8.1"),
 ];
 
-/// A wearer and the device worn.
+/// A wearer and the device they wear.
 #[derive(Clone, Debug)]
 pub struct Person {
     /// Subject id.
@@ -67,20 +67,20 @@ pub struct Person {
     pub email: String,
     /// Telephone number.
     pub phone: String,
-    /// Where they live.
+    /// Latitude of the home, in degrees.
     pub latitude: f64,
-    /// Where they live.
+    /// Longitude of the home, in degrees.
     pub longitude: f64,
     /// Device model.
     pub model: &'static str,
     /// Firmware version.
     pub firmware: &'static str,
-    /// The version that comes after all that are about.
+    /// The version after all that are in use.
     pub next_firmware: &'static str,
 }
 
 impl Person {
-    /// The person with that subject id.
+    /// Makes the person with that subject id.
     pub fn make(id: &str, rng: &mut ChaCha8Rng) -> Self {
         let given = GIVEN[rng.random_range(0..GIVEN.len())];
         let family = FAMILY[rng.random_range(0..FAMILY.len())];
@@ -109,7 +109,7 @@ impl Person {
         }
     }
 
-    /// What the wearer wrote, naming themselves as people do.
+    /// A note by the wearer, with personal data in it as people write them.
     #[must_use]
     pub fn note(&self, which: usize) -> String {
         match which % 4 {
@@ -124,7 +124,7 @@ impl Person {
     }
 }
 
-/// A value with that many decimals, as a sensor reports it.
+/// Rounds a value to that many decimals, as a sensor reports it.
 #[must_use]
 pub fn rounded(value: f64, decimals: i32) -> f64 {
     let scale = 10_f64.powi(decimals);

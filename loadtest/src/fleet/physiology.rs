@@ -1,6 +1,6 @@
-//! A body through the day: heart rate, oxygen, temperature, steps and breathing as functions of the hour, sleep, activity
-//! and exercise. Plausible rather than true: shapes and ranges are those of textbooks, so that what watches the stream has
-//! something to learn and something to find.
+//! A body through the day: heart rate, oxygen, temperature, steps and breathing as functions of the hour, sleep,
+//! activity and exercise. Plausible rather than exact: shapes and ranges come from textbooks, so that a detector on the
+//! stream has something to learn and something to find.
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -12,7 +12,7 @@ use super::person::rounded;
 const MS_PER_HOUR: f64 = 3_600_000.0;
 const MS_PER_DAY: i64 = 86_400_000;
 
-/// What does not change in a body from one minute to the next.
+/// Properties of a body that change slowly or not at all.
 #[derive(Clone, Debug)]
 pub struct Body {
     resting_rate: f64,
@@ -20,19 +20,19 @@ pub struct Body {
     temperature: f64,
     oxygen: f64,
     breathing: f64,
-    /// Hours that the local clock is ahead of UTC.
+    /// Offset of the local clock from UTC, in hours.
     zone: f64,
     bedtime: f64,
     sleep: f64,
     exercise_hour: f64,
-    /// Exercises on the days whose number modulo 7 has its bit here.
+    /// Days of exercise: bit n stands for day numbers that are n modulo 7.
     exercise_days: u8,
-    /// 0 to 1, drifts.
+    /// From 0 to 1, drifts.
     activity: f64,
 }
 
 impl Body {
-    /// A body of an adult.
+    /// Makes an adult body.
     pub fn make(age_years: f64, rng: &mut ChaCha8Rng) -> Self {
         let resting_rate: f64 = normal(rng, 62.0, 7.0).clamp(44.0, 84.0);
         Self {
@@ -50,8 +50,8 @@ impl Body {
         }
     }
 
-    /// Measures at a time (milliseconds since the Unix epoch), replacing what `readings` held. `all` metrics, or the heart
-    /// rate alone as in the compact shape.
+    /// Measures at a time (milliseconds since the Unix epoch) and replaces the content of `readings`. With `all` every
+    /// metric, otherwise the heart rate only, as in the compact shape.
     pub fn measure(
         &mut self,
         at_ms: i64,
@@ -118,7 +118,7 @@ impl Body {
         self.exercise_days >> day & 1 == 1 && (self.exercise_hour..self.exercise_hour + 0.75).contains(&hour)
     }
 
-    /// Moves the activity towards what the hour asks for, with bursts of walking while awake.
+    /// Moves the activity towards the level of the hour, with bursts of walking while awake.
     fn drift(&mut self, asleep: bool, exercising: bool, rng: &mut ChaCha8Rng) {
         let (wanted, speed) = match (asleep, exercising) {
             (true, _) => (0.0, 0.35),
@@ -184,7 +184,7 @@ mod tests {
             let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
             assert!(
                 mean(&day) > mean(&night) + 5.0,
-                "a heart beats faster by day (seed {seed})"
+                "the heart rate is higher by day (seed {seed})"
             );
         }
     }

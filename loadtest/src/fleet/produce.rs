@@ -1,4 +1,4 @@
-//! The fleet's records on their way to Kafka, at a pace.
+//! Produces the fleet's records to Kafka at a given pace.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -9,26 +9,26 @@ use super::{Draft, Fleet, Kind};
 use crate::kafka::{Kafka, Producer};
 use crate::outcome::{Outcome, Outcomes};
 
-/// Progress is told and the clock is read once every so many records.
+/// Progress is reported and the clock is read once per this many records.
 const RECORDS_PER_TICK: u64 = 256;
 
-/// Keeps a steady number of records a second. Its clock is the caller's.
+/// A steady number of records per second. The caller supplies the clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// Records a second; `None` is as fast as possible.
+    /// Records per second; `None` is as fast as possible.
     pub rate: Option<f64>,
 }
 
-/// What a run of the generator made.
+/// Counts of a generator run.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Made {
-    /// Records in all.
+    /// Number of records.
     pub records: u64,
-    /// Bytes of their values.
+    /// Total bytes of their values.
     pub value_bytes: u64,
-    /// Records by what they are.
+    /// Records by kind.
     pub kinds: BTreeMap<String, u64>,
-    /// Records by the outcomes that are expected of them, as `clean` or `clean or rate_limited`.
+    /// Records by their expected outcomes, such as `clean` or `clean or rate_limited`.
     pub expected: BTreeMap<String, u64>,
     /// Seconds from the first record to the last acknowledgement.
     pub seconds: f64,
@@ -48,14 +48,14 @@ impl Pace {
 }
 
 impl Made {
-    /// Records of which exactly this outcome is expected.
+    /// Number of records for which exactly this outcome is expected.
     #[must_use]
     pub fn expected(&self, outcome: Outcome) -> u64 {
         self.expected.get(outcome.as_str()).copied().unwrap_or_default()
     }
 }
 
-/// Counts what is made, without a name in sight until the end.
+/// Counts generated records; names are only formatted at the end.
 #[derive(Default)]
 pub struct Tally {
     counts: BTreeMap<(Kind, Outcomes), u64>,
@@ -63,7 +63,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Counts a record that went to a topic of so many partitions.
+    /// Counts a record of a topic with that many partitions.
     pub fn count(&mut self, draft: &Draft, partitions: i32) {
         *self
             .counts
@@ -72,7 +72,7 @@ impl Tally {
         self.value_bytes += draft.record.value.as_ref().map_or(0, |value| value.len() as u64);
     }
 
-    /// The sums, by name.
+    /// Totals by name.
     #[must_use]
     pub fn made(&self, elapsed: Duration) -> Made {
         let mut made = Made {
@@ -90,7 +90,7 @@ impl Tally {
 }
 
 impl Fleet {
-    /// Makes records as fast as it can and produces them to the options' topic; see [`produce_at`](Self::produce_at).
+    /// Makes records as fast as possible and produces them to the options' topic; see [`produce_at`](Self::produce_at).
     ///
     /// # Errors
     /// When Kafka cannot be reached or refuses a record.
@@ -103,8 +103,8 @@ impl Fleet {
         self.produce_at(kafka, records, Pace::UNBOUNDED, progress)
     }
 
-    /// Makes and produces records at a pace, calling `progress` with the number that were sent so far, and waits until the
-    /// brokers have all of them. Blocking: call it from a thread of its own in asynchronous code.
+    /// Makes and produces records at a pace, calls `progress` with the number of records sent so far, and waits until
+    /// the brokers have acknowledged all of them. Blocking: in asynchronous code call it from a thread of its own.
     ///
     /// # Errors
     /// When Kafka cannot be reached or refuses a record.

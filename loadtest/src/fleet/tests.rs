@@ -102,7 +102,7 @@ fn every_kind_of_misdeed_occurs_and_good_records_are_json_of_the_promised_size()
     );
 }
 
-/// The events of well-behaved and of flooding devices.
+/// Events of regular and of flooding records.
 fn events(made: &[Draft]) -> Vec<serde_json::Value> {
     let told = made
         .iter()

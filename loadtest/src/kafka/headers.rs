@@ -1,4 +1,4 @@
-//! Headers by the C interface, because rdkafka 0.39 panics on a header name that is not UTF-8, which anybody can send.
+//! Headers through the C interface: rdkafka 0.39 panics on a header name that is not UTF-8, which any client can send.
 //! The only unsafe code of this crate.
 #![expect(
     unsafe_code,
@@ -31,7 +31,7 @@ pub fn each_header<'m>(message: &'m BorrowedMessage<'_>, mut visit: impl FnMut(&
         if error != rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR || name.is_null() {
             return;
         }
-        // SAFETY: librdkafka ends names with a zero byte, says a value's size, and keeps both with the message.
+        // SAFETY: librdkafka terminates names with a zero byte, gives a value's size, and keeps both with the message.
         let (name, value): (&'m [u8], Option<&'m [u8]>) = unsafe {
             let value = (!value.is_null()).then(|| std::slice::from_raw_parts(value.cast::<u8>(), size));
             (CStr::from_ptr(name).to_bytes(), value)
@@ -40,7 +40,7 @@ pub fn each_header<'m>(message: &'m BorrowedMessage<'_>, mut visit: impl FnMut(&
     }
 }
 
-/// Takes a message out of the client's hands, whole.
+/// Copies a whole message out of the client.
 #[must_use]
 pub fn captured(message: &BorrowedMessage<'_>) -> Captured {
     let mut headers = Vec::new();
@@ -50,7 +50,7 @@ pub fn captured(message: &BorrowedMessage<'_>) -> Captured {
             value: value.map(<[u8]>::to_vec),
         });
     });
-    // SAFETY: the pointer is the message's own and is only read.
+    // SAFETY: the pointer belongs to the message and is only read.
     let broker = unsafe { rd_kafka_message_broker_id(message.ptr()) };
     Captured {
         topic: message.topic().to_owned(),
@@ -80,8 +80,8 @@ pub fn owned_headers(headers: &[Header]) -> OwnedHeaders {
             Some(value) => (value.as_ptr().cast(), value.len().cast_signed()),
             None => (ptr::null(), 0),
         };
-        // SAFETY: `native` is the object that `owned` holds, which nobody else sees yet; name and value are copied by the
-        // call, which takes their sizes and needs no terminator.
+        // SAFETY: `native` is the object that `owned` holds, which has no other reference yet; the call copies name and
+        // value, takes their sizes and needs no terminator.
         let error =
             unsafe { rd_kafka_header_add(native, header.name.as_ptr().cast(), name_size, value, value_size) };
         debug_assert_eq!(error, rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR);

@@ -1,4 +1,4 @@
-//! What every subcommand needs of Kafka: an address, clients with sane settings, and errors that say what to do next.
+//! Kafka access for every subcommand: an address, client settings, and errors that say what to do next.
 
 mod headers;
 mod producer;
@@ -15,53 +15,53 @@ pub use headers::{captured, each_header, owned_headers};
 pub use producer::Producer;
 pub use reader::{Range, ReadError, offsets_at, read_all, watermarks};
 
-/// How long a broker has to answer a metadata or watermark question.
+/// How long a broker may take to answer a metadata or watermark request.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The address of a cluster.
+/// Address of a cluster.
 #[derive(Clone, Debug)]
 pub struct Kafka {
     /// `bootstrap.servers`.
     pub brokers: String,
-    /// Further librdkafka settings (security, for instance), applied last.
+    /// Additional librdkafka settings (security, for instance), applied last.
     pub settings: BTreeMap<String, String>,
 }
 
-/// Kafka could not be reached, or refused.
+/// Kafka could not be reached, or refused a request.
 #[derive(Debug, thiserror::Error)]
 pub enum KafkaError {
     /// No broker answered.
     #[error("no Kafka broker answered at {brokers} ({cause}); is it running, and is the address right?")]
     Unreachable {
-        /// The address that was tried.
+        /// Address that was tried.
         brokers: String,
-        /// What librdkafka said.
+        /// librdkafka's error.
         cause: rdkafka::error::KafkaError,
     },
     /// The topic does not exist.
     #[error("topic `{0}` does not exist; create it (`pulsegate topology apply`) or name another")]
     NoTopic(String),
-    /// A setting that librdkafka does not take.
-    #[error("librdkafka refused the settings: {0}")]
+    /// librdkafka refused a setting.
+    #[error("librdkafka refused the settings: {0}; check the --kafka-set options")]
     Settings(rdkafka::error::KafkaError),
     /// A record could not be delivered.
-    #[error("{failed} of {sent} records could not be delivered to `{topic}`, the first because: {cause}")]
+    #[error("failed to deliver {failed} of {sent} records to `{topic}`; the first error: {cause}")]
     Undelivered {
-        /// The topic.
+        /// Destination topic.
         topic: String,
-        /// Records that were refused or timed out.
+        /// Number of records that were refused or timed out.
         failed: u64,
-        /// Records that were sent.
+        /// Number of records sent.
         sent: u64,
-        /// Whether the broker refused the first one, rather than not answer.
+        /// Whether the broker refused the first failed record, as opposed to not answering.
         refused: bool,
-        /// The first failure.
+        /// The first failure, as text.
         cause: String,
     },
 }
 
 impl Kafka {
-    /// A cluster without further settings.
+    /// A cluster without additional settings.
     pub fn at(brokers: impl Into<String>) -> Self {
         Self {
             brokers: brokers.into(),
@@ -69,7 +69,7 @@ impl Kafka {
         }
     }
 
-    /// A client configuration with the address and the user's settings.
+    /// A client configuration with this crate's settings, the address and the user's settings.
     fn config(&self, own: &[(&str, &str)]) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.brokers);
@@ -79,12 +79,12 @@ impl Kafka {
         for (name, value) in &self.settings {
             config.set(name, value);
         }
-        // The library's own chatter about brokers goes through the `log` crate, which nobody reads here.
+        // librdkafka's own messages about brokers go through the `log` crate, which has no subscriber here.
         config.set_log_level(rdkafka::config::RDKafkaLogLevel::Critical);
         config
     }
 
-    /// A consumer that belongs to no group and commits nothing.
+    /// A consumer without a group, which commits nothing.
     fn consumer(&self, own: &[(&str, &str)]) -> Result<BaseConsumer, KafkaError> {
         let common = [
             ("group.id", "pulsegate-loadtest"),
@@ -100,7 +100,7 @@ impl Kafka {
             .map_err(KafkaError::Settings)
     }
 
-    /// How many partitions a topic has.
+    /// Number of partitions of a topic.
     ///
     /// # Errors
     /// When no broker answers, or the topic does not exist.
@@ -109,7 +109,7 @@ impl Kafka {
         self.partitions_by(&consumer, topic)
     }
 
-    /// A topic that was created a moment ago may not be known to every broker yet, so its absence is asked for again.
+    /// Retries while the topic is unknown: right after its creation not every broker knows it yet.
     fn partitions_by(&self, consumer: &BaseConsumer, topic: &str) -> Result<i32, KafkaError> {
         let ask = || {
             let metadata = consumer

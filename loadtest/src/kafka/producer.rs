@@ -1,4 +1,4 @@
-//! Producing, in order within a partition, with every failed delivery counted.
+//! Producing records in order within a partition, with every failed delivery counted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,9 +12,9 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _,
 use super::{Kafka, KafkaError, owned_headers};
 use crate::record::Record;
 
-/// The longest that the last records may take to be acknowledged.
+/// How long the last records may take to be acknowledged.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
-/// Delivery reports are served once every so many records.
+/// Delivery reports are served once per this many records.
 const RECORDS_PER_POLL: u64 = 64;
 
 /// A producer for one topic.
@@ -57,7 +57,7 @@ impl Deliveries {
 }
 
 impl Producer {
-    /// Connects and asks for the topic's partitions. `compression` is librdkafka's `compression.type`.
+    /// Connects and looks up the topic's partitions. `compression` is librdkafka's `compression.type`.
     ///
     /// # Errors
     /// When no broker answers, the topic does not exist, or a setting is refused.
@@ -70,7 +70,7 @@ impl Producer {
             ("batch.size", "1000000"),
             ("batch.num.messages", "10000"),
             ("queue.buffering.max.messages", "200000"),
-            // Hostile fleets send records that a default client would refuse; the broker's limit is the one under test.
+            // Hostile fleets send records that a default client would refuse; the limit under test is the broker's.
             ("message.max.bytes", "20000000"),
             ("message.timeout.ms", "60000"),
             ("compression.type", compression),
@@ -88,13 +88,13 @@ impl Producer {
         })
     }
 
-    /// How many partitions the topic has.
+    /// Number of partitions of the topic.
     #[must_use]
     pub fn partitions(&self) -> i32 {
         self.partitions
     }
 
-    /// Queues a record for a partition, waiting while the queue is full.
+    /// Queues a record for a partition; blocks while the queue is full.
     pub fn send(&mut self, record: &Record, partition: i32) {
         self.sent += 1;
         let headers = owned_headers(&record.headers);
@@ -121,12 +121,12 @@ impl Producer {
         }
     }
 
-    /// Serves delivery reports for a while; for callers that wait for their next record.
+    /// Serves delivery reports for `time`, for callers that wait for their next record.
     pub fn idle(&self, time: Duration) {
         self.inner.poll(time);
     }
 
-    /// Records that the brokers have acknowledged so far.
+    /// Number of records that the brokers have acknowledged so far.
     #[must_use]
     pub fn delivered(&self) -> u64 {
         self.deliveries.delivered.load(Ordering::Relaxed)
@@ -135,7 +135,7 @@ impl Producer {
     /// Waits until the brokers have answered for every record.
     ///
     /// # Errors
-    /// When a record could not be delivered, or the answers do not come within a minute.
+    /// When a record could not be delivered, or an acknowledgement is missing after a minute.
     pub fn finish(self) -> Result<u64, KafkaError> {
         let deadline = Instant::now() + DRAIN_TIMEOUT;
         while self.inner.in_flight_count() > 0 && Instant::now() < deadline {
@@ -151,7 +151,7 @@ impl Producer {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        // A broker that answers refuses a record for what it is; one that does not is gone.
+        // A broker that answers may refuse a record for its content; one that does not answer is unavailable.
         let refused = |error: &ClientError| {
             use RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure, MessageTimedOut};
             !matches!(

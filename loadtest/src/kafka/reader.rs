@@ -1,4 +1,4 @@
-//! Reading whole topics, read_committed, from given offsets up to the end as it was at the start.
+//! Reading whole topics, read_committed, from given offsets up to the end at the start of the read.
 
 use std::time::{Duration, Instant};
 
@@ -9,40 +9,40 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::{ANSWER_TIMEOUT, Kafka, KafkaError};
 
-/// How long a topic may give nothing before the reader gives up.
+/// How long a topic may deliver nothing before the reader gives up.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A half-open range of offsets of one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
-    /// The partition.
+    /// Partition that the offsets belong to.
     pub partition: i32,
-    /// The first offset.
+    /// First offset, inclusive.
     pub first: i64,
-    /// The offset after the last.
+    /// End offset, exclusive.
     pub next: i64,
 }
 
-/// Reading went wrong, or the visitor of the records refused one.
+/// Reading failed, or the visitor refused a record.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// Kafka's fault.
+    /// Kafka failed.
     #[error(transparent)]
     Kafka(#[from] KafkaError),
-    /// The brokers gave nothing for half a minute though there must be more.
+    /// The brokers delivered nothing for 30 s although unread records remain.
     #[error(
-        "`{topic}` gave nothing for 30 s though committed records of it are unread; is the broker overloaded?"
+        "`{topic}` delivered nothing for 30 s although it has unread committed records; is the broker overloaded?"
     )]
     Silent {
-        /// The topic.
+        /// Topic being read.
         topic: String,
     },
-    /// A limit of ours.
+    /// The visitor refused a record, for instance at a limit of this crate.
     #[error("{0}")]
     Refused(String),
 }
 
-/// Low and last stable offset of every partition: what a read_committed reader can see now.
+/// Low and last stable offset of every partition: what a read_committed consumer can see now.
 ///
 /// # Errors
 /// When no broker answers, or the topic does not exist.
@@ -66,11 +66,11 @@ fn watermarks_by(kafka: &Kafka, consumer: &BaseConsumer, topic: &str) -> Result<
     (0..partitions).map(range).collect()
 }
 
-/// Calls `visit` for every committed record of the ranges, in order within a partition. What lies beyond the last stable
-/// offset at the start is not read.
+/// Calls `visit` for every committed record of the ranges, in order within a partition. Records beyond the last stable
+/// offset at the start are not read.
 ///
 /// # Errors
-/// When Kafka fails or falls silent, or `visit` refuses a record.
+/// When Kafka fails or delivers nothing for 30 s, or `visit` refuses a record.
 pub fn read_all(
     kafka: &Kafka,
     topic: &str,
@@ -106,7 +106,7 @@ pub fn read_all(
     Ok(())
 }
 
-/// Errors after which no record can come.
+/// Whether no further record can arrive after this error.
 fn fatal(cause: &ClientError) -> bool {
     use rdkafka::error::RDKafkaErrorCode::{
         AllBrokersDown, Fatal, TopicAuthorizationFailed, UnknownTopicOrPartition,
@@ -117,7 +117,7 @@ fn fatal(cause: &ClientError) -> bool {
     )
 }
 
-/// The ends of the ranges that are still being read.
+/// Ends of the ranges that are still being read.
 struct Open {
     next: Vec<Option<i64>>,
     left: usize,
@@ -174,8 +174,8 @@ impl Open {
         message.offset() < next
     }
 
-    /// At the end of a partition. Ranges end at or before the last stable offset of the start, so whatever of a range was
-    /// not handed out before this is control records, which nobody is shown.
+    /// Closes the range at the end of its partition. Ranges end at or before the last stable offset at the start, so
+    /// offsets of a range that were not delivered before this are control records, which no consumer sees.
     fn end(&mut self, partition: i32) {
         if let Some(slot) = self.slot(partition)
             && slot.take().is_some()
@@ -185,8 +185,8 @@ impl Open {
     }
 }
 
-/// For each range, the first offset of its partition whose record was appended at most `reach_ms` before the range's first
-/// record; the range's own first offset where nothing is before it.
+/// For each range, the first offset of its partition whose record was appended at most `reach_ms` before the range's
+/// first record; the range's own first offset if no record precedes it.
 ///
 /// # Errors
 /// When no broker answers.
@@ -205,7 +205,7 @@ pub fn offsets_at(
         })
         .collect();
     let mut offsets: Vec<i64> = ranges.iter().map(|range| range.first).collect();
-    // A range that begins with the log has nothing before it, which is the common case.
+    // Common case: a range that begins at the start of the log has no record before it.
     if ranges.iter().all(|range| range.first == 0) {
         return Ok(offsets);
     }
@@ -220,7 +220,7 @@ pub fn offsets_at(
     match read_all(kafka, topic, &firsts, &mut ask) {
         Ok(()) => {}
         Err(ReadError::Kafka(error)) => return Err(error),
-        // An aborted record at the first offset gives nothing to ask from: the range stays as it is.
+        // An aborted record at the first offset has no readable timestamp: the range keeps its start.
         Err(_) => return Ok(offsets),
     }
     if asked.count() == 0 {

@@ -1,5 +1,5 @@
-//! Whether a value is the default event: a strict reading by serde's derived code, which has nothing in common with the
-//! gate's walkers.
+//! Decides whether a value is a valid default event: a strict parser from serde's derived code, which shares nothing
+//! with the gate's walkers.
 
 use std::sync::Arc;
 
@@ -12,14 +12,14 @@ use sha2::{Digest, Sha256};
 
 use crate::outcome::{Outcome, Outcomes};
 
-/// The limits of the gate's `event` configuration, which the oracle has to know to judge by them.
+/// Limits of the gate's `event` configuration, which the oracle must know.
 #[derive(Clone, Copy, Debug)]
 pub struct EventLimits {
-    /// `event.string_bytes_max`.
+    /// `event.string_bytes_max`, in bytes.
     pub string_bytes_max: usize,
-    /// `event.items_max`.
+    /// `event.items_max`, a number of items.
     pub items_max: usize,
-    /// `event.identity_bytes_max`.
+    /// `event.identity_bytes_max`, in bytes.
     pub identity_bytes_max: usize,
 }
 
@@ -33,23 +33,23 @@ impl Default for EventLimits {
     }
 }
 
-/// The Avro schemas of events, if any are to be expected.
+/// Avro schemas of events, if raw records may be Avro.
 #[derive(Clone, Debug, Default)]
 pub struct AvroSchemas {
-    /// The default event's schema, which its fingerprint finds.
+    /// Schema of the default event, found by its fingerprint.
     pub event: Option<Arc<Schema>>,
-    /// Ids that a registry gave to that schema.
+    /// Registry ids of that schema.
     pub ids: Vec<u32>,
 }
 
-/// What the oracle takes from an event.
+/// The part of an event that the oracle uses.
 pub(super) struct Event {
     /// 128 bits of the event id's digest.
     pub id: u128,
     pub device: String,
 }
 
-/// 128 bits that stand for an event id.
+/// 128 bits of the event id's SHA-256.
 pub(super) fn digest_id(id: &str) -> u128 {
     let digest = Sha256::digest(id.as_bytes());
     digest[..16]
@@ -100,7 +100,7 @@ struct Reading {
     _offset_ms: Option<i64>,
 }
 
-/// Reads an event, or says which outcomes its failure may have.
+/// Parses an event, or returns the outcomes that its failure may have.
 pub(super) fn read(value: &[u8], avro: &AvroSchemas, limits: &EventLimits) -> Result<Event, Outcomes> {
     match value {
         [0, id0, id1, id2, id3, datum @ ..] => {
@@ -136,7 +136,7 @@ fn read_json(value: &[u8], limits: &EventLimits) -> Result<Event, Outcomes> {
         return Err(Outcome::Undecodable.into());
     };
     if !text.trim_ascii_start().starts_with('{') {
-        // JSON, but nothing that the contract gives a format to.
+        // JSON, but the contract defines no format for such a value.
         return Err(Outcomes::of(&[Outcome::Undecodable, Outcome::SchemaViolation]));
     }
     match serde_json::from_str::<BiometricEvent>(text) {
@@ -203,12 +203,12 @@ impl Reading {
     }
 }
 
-/// A full-date of RFC 3339.
+/// Checks for a full-date of RFC 3339.
 fn is_date(text: &str) -> bool {
     matches_shape(text, "dddd-dd-dd") && text.parse::<jiff::civil::Date>().is_ok()
 }
 
-/// A date-time of RFC 3339: what ISO 8601 allows beyond it is none.
+/// Checks for a date-time of RFC 3339; further forms of ISO 8601 are invalid.
 fn is_date_time(text: &str) -> bool {
     let Some((head, tail)) = text.split_at_checked(19) else {
         return false;
@@ -224,7 +224,7 @@ fn is_date_time(text: &str) -> bool {
     shaped && zoned && digits <= 9 && text.parse::<jiff::Timestamp>().is_ok()
 }
 
-/// Whether a text has the characters of a shape, in which `d` stands for a digit.
+/// Whether a text matches a shape in which `d` stands for a digit.
 fn matches_shape(text: &str, shape: &str) -> bool {
     text.len() == shape.len()
         && text.bytes().zip(shape.bytes()).all(|(byte, shape)| {
@@ -240,7 +240,7 @@ fn read_avro(mut datum: &[u8], schema: &Schema, limits: &EventLimits) -> Result<
     let reader = GenericDatumReader::builder(schema).build();
     let read = reader.and_then(|reader| reader.read_value(&mut datum));
     let Ok(Value::Record(fields)) = read else {
-        // Where a datum that does not fit its schema goes wrong is the decoder's own affair.
+        // Whether a datum that does not fit its schema fails in decoding or in validation depends on the decoder.
         return Err(Outcomes::of(&[Outcome::Undecodable, Outcome::SchemaViolation]));
     };
     if !datum.is_empty() {
@@ -284,7 +284,7 @@ fn is_valid_value(value: &Value, limits: &EventLimits) -> bool {
     }
 }
 
-/// The event id of a clean record: `event_id` is in clear there, the rest is none of our business.
+/// The event id of a clean record. `event_id` is in clear; the other fields are not read.
 pub(super) fn clean_id(value: &[u8], clean: Option<&Schema>) -> Option<u128> {
     #[derive(Deserialize)]
     struct Clean<'a> {
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn one_good_event_and_every_way_to_spoil_it() {
+    fn one_good_event_is_valid_and_every_way_to_spoil_it_has_its_outcome() {
         assert_eq!(judge(GOOD), Outcome::Clean.into());
         let spoiled = [
             ("\"d1\"", "\"\"", Outcome::SchemaViolation),

@@ -1,4 +1,4 @@
-//! Which outcomes one raw record may have, from the record and the keys alone.
+//! Outcomes that one raw record may have, judged from the record and the keys alone.
 
 use super::event::{self, AvroSchemas, EventLimits};
 use super::keys::Keys;
@@ -7,36 +7,36 @@ use crate::murmur2;
 use crate::outcome::{Outcome, Outcomes};
 use crate::record::Record;
 
-/// What one device may send.
+/// Rate limit of one device.
 #[derive(Clone, Copy, Debug)]
 pub struct Rate {
-    /// Events in the long run, a minute.
+    /// Sustained rate, in events per minute.
     pub events_per_minute: u32,
-    /// Events at once.
+    /// Number of events allowed at once.
     pub burst: u32,
 }
 
 /// The limits of the gate's configuration that decide outcomes.
 #[derive(Clone, Debug)]
 pub struct Rules {
-    /// `gate.verify.value_bytes_max`. Default 1 MiB.
+    /// `gate.verify.value_bytes_max`, in bytes. Default 1 MiB.
     pub value_bytes_max: usize,
     /// `gate.verify.headers_max`. Default 32.
     pub headers_max: usize,
     /// `gate.verify.freshness_seconds`, in milliseconds. Default 300,000.
     pub freshness_ms: i64,
-    /// `gate.verify.budget.failures_burst`: below so many failed verifications in a lane, none is answered with
+    /// `gate.verify.budget.failures_burst`: while a lane has fewer failed verifications than this, none of them is
     /// `rate_limited`. Default 20,000.
     pub failures_burst: u64,
-    /// `gate.admit.window_messages`: so far behind the newest message of its device the gate can no longer tell a repeat
-    /// from a late one, and says `stale`. Default 512.
+    /// `gate.admit.window_messages`: for a message this far behind its device's newest one the gate cannot tell a
+    /// repeat from a late message, and reports `stale`. Default 512.
     pub replay_window: u64,
-    /// `gate.admit.rate`; `None` where classes of devices have rates of their own: any record that is else clean may
-    /// then be `rate_limited`. Default 6,000 events a minute, 1,000 at once.
+    /// `gate.admit.rate`; `None` if device classes have their own rates: then every otherwise clean record may be
+    /// `rate_limited`. Default 6,000 events per minute, burst 1,000.
     pub rate: Option<Rate>,
     /// Limits of the event.
     pub event: EventLimits,
-    /// Avro schemas, where the fleet writes Avro.
+    /// Avro schemas, if the fleet writes Avro.
     pub avro: AvroSchemas,
 }
 
@@ -58,7 +58,7 @@ impl Default for Rules {
     }
 }
 
-/// A raw record as the judge sees it.
+/// The parts of a raw record that the judge reads.
 pub(super) struct Evidence<'a> {
     pub partition: i32,
     pub appended_ms: i64,
@@ -67,21 +67,21 @@ pub(super) struct Evidence<'a> {
     pub headers: Headers<'a>,
 }
 
-/// What a device promises to use once.
+/// Identifier that a device may use only once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Once {
-    /// The `jti` of a device.
+    /// `jti` of a JWS.
     Counted {
-        /// The device's number among the keys.
+        /// Number of the device among the keys.
         device: u32,
-        /// The boot.
+        /// Boot number.
         boot: u64,
-        /// The number in it.
+        /// Message number within the boot.
         number: u64,
     },
-    /// A digest of the `webhook-id` of a device.
+    /// Digest of a `webhook-id`.
     Named {
-        /// The device's number among the keys.
+        /// Number of the device among the keys.
         device: u32,
         /// 128 bits of the id's SHA-256.
         digest: u128,
@@ -89,7 +89,7 @@ pub enum Once {
 }
 
 impl Once {
-    /// The device's number among the keys.
+    /// Number of the device among the keys.
     pub(super) const fn device(self) -> u32 {
         match self {
             Self::Counted { device, .. } | Self::Named { device, .. } => device,
@@ -97,30 +97,30 @@ impl Once {
     }
 }
 
-/// What can be said of a record without the records before it.
+/// Judgement of a record without the records before it.
 pub(super) struct Judgement {
-    /// `Clean` among them means: every check holds that needs no memory.
+    /// If `Clean` is included, every check passes that needs no memory.
     pub allowed: Outcomes,
-    /// The event id, wherever one can be read.
+    /// The event id, if one can be read.
     pub event: Option<u128>,
     pub once: Option<Once>,
 }
 
-/// Says of single records which outcomes they may have.
+/// Judges single records.
 pub struct Judge<'a> {
-    /// The registry.
+    /// Keys of the registry.
     pub keys: &'a Keys,
     /// The gate's limits.
     pub rules: &'a Rules,
     /// `<environment>/<raw topic>`.
     pub audience: String,
-    /// Partitions of the raw topic.
+    /// Number of partitions of the raw topic.
     pub partitions: i32,
 }
 
 impl Judge<'_> {
-    /// The outcomes that a record may have which was appended to a partition at that time (milliseconds since the Unix
-    /// epoch), the records before it aside: `clean` stands for `duplicate` and `rate_limited`, too.
+    /// The outcomes allowed for a record that was appended to a partition at that time (milliseconds since the Unix
+    /// epoch), without regard to earlier records: `clean` also stands for `duplicate` and `rate_limited`.
     #[must_use]
     pub fn deserves(&self, record: &Record, partition: i32, appended_ms: i64) -> Outcomes {
         let mut headers = Headers::default();
@@ -146,7 +146,7 @@ impl Judge<'_> {
                 event: Some(event),
                 once: Some(once),
             },
-            // Should the gate take it for clean all the same, the id says which clean record that is.
+            // If the gate accepts the record anyway, the id finds its clean record.
             Err(allowed) => Judgement {
                 allowed,
                 event: event::clean_id(record.value, None),

@@ -1,4 +1,4 @@
-//! The registry as the oracle knows it: public halves and shared secrets from import lines.
+//! The oracle's view of the registry: public keys and shared secrets from import lines.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 
 use crate::fleet::keys::KeyLine;
 
-/// The devices' keys, by key id for `jws` and by device id for `webhook`.
+/// Keys of all devices, by key id for `jws` and by device id for `webhook`.
 #[derive(Default)]
 pub struct Keys {
     devices: HashMap<String, u32>,
@@ -15,13 +15,13 @@ pub struct Keys {
     webhook: HashMap<String, Vec<Key>>,
 }
 
-/// One key and whose it is.
+/// One key and its device.
 pub(super) struct Key {
-    /// Number of the device among those of the file.
+    /// Number of the device within the file.
     pub device: u32,
-    /// The device id.
+    /// Device id.
     pub name: String,
-    /// What verifies.
+    /// Material that verifies signatures.
     pub material: Material,
 }
 
@@ -30,21 +30,21 @@ pub(super) enum Material {
     Ed25519(Box<VerifyingKey>),
 }
 
-/// A line that is not a key.
+/// A line that is not a valid key.
 #[derive(Debug, thiserror::Error)]
-#[error("line {line} of the keys is not a device key: {problem}")]
+#[error("line {line} of the keys file is not a device key: {problem}")]
 pub struct BadKey {
-    /// The line, from 1.
+    /// Line number, from 1.
     pub line: usize,
-    /// What is wrong; never the key.
+    /// What is wrong with it; never the key.
     pub problem: &'static str,
 }
 
 impl Keys {
-    /// Takes JSON lines as `device import` does.
+    /// Reads JSON lines in the form of `device import`.
     ///
     /// # Errors
-    /// Names the first line that is not a key.
+    /// Reports the first line that is not a valid key.
     pub fn read<'l>(lines: impl IntoIterator<Item = &'l str>) -> Result<Self, BadKey> {
         let mut keys = Self::default();
         for (index, text) in lines
@@ -56,13 +56,14 @@ impl Keys {
                 line: index + 1,
                 problem,
             };
-            let line: KeyLine = serde_json::from_str(text).map_err(|_| bad("not JSON of that shape"))?;
+            let line: KeyLine = serde_json::from_str(text)
+                .map_err(|_| bad("not JSON in the form of `pulsegate device import`"))?;
             keys.add(line).map_err(bad)?;
         }
         Ok(keys)
     }
 
-    /// How many devices have a key.
+    /// Number of devices that have a key.
     #[must_use]
     pub fn devices(&self) -> usize {
         self.devices.len()
@@ -78,15 +79,16 @@ impl Keys {
             ("jws", Some("Ed25519")) => {
                 let key = bytes(line.public_key.as_deref().ok_or("no public key")?)?;
                 let key: [u8; 32] = key.try_into().map_err(|_| "a public key has 32 bytes")?;
-                let key = VerifyingKey::from_bytes(&key).map_err(|_| "not a point of the curve")?;
+                let key = VerifyingKey::from_bytes(&key)
+                    .map_err(|_| "the public key is not a point of the curve")?;
                 Material::Ed25519(Box::new(key))
             }
             ("webhook", _) => Material::Hmac(bytes(
                 secret?
                     .strip_prefix("whsec_")
-                    .ok_or("no whsec_ before the secret")?,
+                    .ok_or("the secret does not begin with whsec_")?,
             )?),
-            _ => return Err("neither jws with HS256 or Ed25519 nor webhook"),
+            _ => return Err("the profile is neither jws with HS256 or Ed25519, nor webhook"),
         };
         let key = Key {
             device,
@@ -96,7 +98,7 @@ impl Keys {
         if line.profile == "webhook" {
             self.webhook.entry(line.device).or_default().push(key);
         } else if self.by_kid.insert(line.kid, key).is_some() {
-            return Err("the key id is there already");
+            return Err("duplicate key id");
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! One lane: its raw records beside what clean, deadletter and ledger show of them.
+//! One lane: its raw records, compared with clean, deadletter and ledger.
 
 use hashbrown::{HashMap, HashSet};
 
@@ -20,33 +20,33 @@ pub(super) struct Raw {
     allowed: Outcomes,
 }
 
-/// What the deadletter says of one raw offset.
+/// Deadletter records of one raw offset.
 struct Dead {
     outcome: Outcome,
     count: u32,
     received_ms: i64,
-    /// Where the first one stands in the deadletter topic.
+    /// Offset of the first one in the deadletter topic.
     at: i64,
 }
 
-/// The clean records of a lane, found by event id.
+/// Clean records of a lane, indexed by event id.
 #[derive(Default)]
 struct Clean {
     offsets: Vec<i64>,
     /// The next record with the same event id.
     same: Vec<Option<u32>>,
-    /// The first record with an event id that no raw record has claimed yet, and the last one.
+    /// The first unclaimed record with an event id, and the last one.
     ends: HashMap<u128, (Option<u32>, u32)>,
 }
 
 pub(super) struct Lane {
-    /// The raw offsets to be accounted for.
+    /// Raw offsets to account for.
     pub range: Range,
     pub chain: Chain,
     raw: Vec<Raw>,
     clean: Clean,
     dead: HashMap<i64, Dead>,
-    /// What records before the range used once, and which may have been accepted.
+    /// Ids used by records before the range, which the gate may have accepted.
     before: HashSet<Once>,
 }
 
@@ -63,7 +63,7 @@ impl Lane {
         }
     }
 
-    /// Takes a raw record. One before the range only tells what it may have used up.
+    /// Adds a raw record. A record before the range only contributes the id that it may have used.
     pub fn push_raw(&mut self, offset: i64, appended_ms: i64, digest: [u8; 32], judgement: &Judgement) {
         let Judgement { allowed, event, once } = *judgement;
         if offset < self.range.first {
@@ -81,7 +81,7 @@ impl Lane {
     }
 
     pub fn push_clean(&mut self, offset: i64, event: u128) {
-        // A lane has far fewer than 2^32 clean records: the readers stop at their limit before.
+        // A lane has far fewer than 2^32 clean records: the readers stop at their limit first.
         let index = u32::try_from(self.clean.offsets.len()).unwrap_or(u32::MAX);
         self.clean.offsets.push(offset);
         self.clean.same.push(None);
@@ -102,7 +102,7 @@ impl Lane {
         dead.count += 1;
     }
 
-    /// Compares, and gives the lane's account.
+    /// Compares, and returns the lane's account.
     pub fn settle(mut self, rules: &Rules, topics: &Topics, report: &mut Report) -> Account {
         let covers = self.covers();
         let observed = self.observe(&covers, topics, report);
@@ -113,7 +113,7 @@ impl Lane {
         account
     }
 
-    /// How many ledger records cover each raw record: one, or more after a rewind.
+    /// Number of ledger records that cover each raw record: one, or more after a rewind.
     fn covers(&self) -> Vec<u32> {
         let mut covers = vec![0; self.raw.len()];
         for entry in self.chain.entries.iter().filter(|entry| entry.lost.is_none()) {
@@ -123,14 +123,14 @@ impl Lane {
         covers
     }
 
-    /// The raw records that a ledger record covers, as indices.
+    /// Indices of the raw records that a ledger record covers.
     fn span(&self, entry: &Entry) -> (usize, usize) {
         let at = |offset| self.raw.partition_point(|raw| raw.offset < offset);
         let start = at(entry.first);
         (start, at(entry.next).max(start))
     }
 
-    /// What the topics show of each raw record. `None` is nothing at all.
+    /// What the topics show for each raw record; `None` if nothing.
     fn observe(&mut self, covers: &[u32], topics: &Topics, report: &mut Report) -> Vec<Option<Outcome>> {
         let partition = self.range.partition;
         let mut newest_clean = None;
@@ -139,7 +139,7 @@ impl Lane {
             let mut wrong =
                 |problem, detail: String| report.note(problem, &topics.raw, partition, raw.offset, detail);
             if *covers == 0 {
-                wrong(Problem::Unaccounted, "the ledger says nothing of it".to_owned());
+                wrong(Problem::Unaccounted, "no ledger record covers it".to_owned());
             }
             if let Some(dead) = self.dead.remove(&raw.offset) {
                 if dead.count > (*covers).max(1) {
@@ -151,7 +151,7 @@ impl Lane {
                 if dead.received_ms != raw.appended_ms {
                     wrong(
                         Problem::DeadletterMalformed,
-                        format!("pg-received at {} is another time", dead.at),
+                        format!("pg-received at {} differs from its append time", dead.at),
                     );
                 }
                 observed.push(Some(dead.outcome));
@@ -164,7 +164,7 @@ impl Lane {
                 let offset = self.clean.offsets[position as usize];
                 wrong(
                     Problem::OrderViolated,
-                    format!("its clean record at {offset} is before an earlier one's"),
+                    format!("its clean record at {offset} precedes that of an earlier raw record"),
                 );
             }
             newest_clean = newest_clean.max(found);
@@ -173,7 +173,7 @@ impl Lane {
                 None if *covers > 0 => Some(Outcome::Duplicate),
                 None => None,
             };
-            // After a rewind a record may be in clean once for each time that it was covered.
+            // After a rewind a record may be in clean once for each time it was covered.
             for _ in 1..*covers {
                 found = found.and_then(|_| self.clean.take(raw.event));
             }
@@ -182,7 +182,7 @@ impl Lane {
         observed
     }
 
-    /// Holds what the topics show against what each record deserves.
+    /// Compares what the topics show with what each record deserves.
     fn judge(&self, observed: &[Option<Outcome>], rules: &Rules, topics: &Topics, report: &mut Report) {
         let mut history = History::new(rules, &self.before);
         for (raw, observed) in self.raw.iter().zip(observed) {
@@ -195,14 +195,11 @@ impl Lane {
             let (problem, detail) = match observed {
                 Outcome::Duplicate if allowed.contains(Outcome::Clean) => (
                     Problem::CleanMissing,
-                    "covered by the ledger, a repeat of nothing, and in no topic".to_owned(),
+                    "covered by the ledger, not a repeat, and in no topic".to_owned(),
                 ),
-                Outcome::Duplicate => (
-                    Problem::DeadletterMissing,
-                    format!("it should be there as {allowed}"),
-                ),
+                Outcome::Duplicate => (Problem::DeadletterMissing, format!("expected there as {allowed}")),
                 Outcome::Clean if allowed.contains(Outcome::Duplicate) => {
-                    (Problem::CleanDoubled, "a repeat, and yet in clean".to_owned())
+                    (Problem::CleanDoubled, "a repeat, but present in clean".to_owned())
                 }
                 _ => (
                     Problem::WrongOutcome,
@@ -213,7 +210,7 @@ impl Lane {
         }
     }
 
-    /// Clean and deadletter records that no raw record asked for.
+    /// Reports clean and deadletter records without a raw record.
     fn check_leftovers(&self, topics: &Topics, report: &mut Report) {
         let partition = self.range.partition;
         let raw: HashSet<u128> = self.raw.iter().filter_map(|raw| raw.event).collect();
@@ -231,7 +228,7 @@ impl Lane {
                     &topics.clean,
                     partition,
                     offset,
-                    "one more than raw asks for",
+                    "more clean records with this event id than raw records",
                 );
             } else {
                 report.note(
@@ -245,7 +242,7 @@ impl Lane {
         }
         let inside = |(origin, _): &(&i64, &Dead)| (self.range.first..self.range.next).contains(*origin);
         for (origin, dead) in self.dead.iter().filter(inside) {
-            let detail = format!("its pg-origin offset {origin} is no record");
+            let detail = format!("no raw record at its pg-origin offset {origin}");
             report.note(
                 Problem::DeadletterWithoutRaw,
                 &topics.deadletter,
@@ -270,7 +267,7 @@ impl Lane {
         account
     }
 
-    /// Recomputes every ledger record whose offsets are all here and covered once.
+    /// Recomputes every ledger record whose offsets are all read and covered once.
     fn check_ledger(
         &self,
         observed: &[Option<Outcome>],
@@ -328,7 +325,7 @@ impl Lane {
             wrong(
                 Problem::LedgerCounts,
                 format!(
-                    "of {first}..{next}: {} records where the topics have {}",
+                    "range {first}..{next}: {} records, but the topics have {}",
                     entry.records,
                     raw.len()
                 ),
@@ -339,7 +336,7 @@ impl Lane {
         if (entry.t_first, entry.t_last) != (t_first, t_last) {
             wrong(
                 Problem::LedgerCounts,
-                format!("of {first}..{next}: t_first and t_last are not those of the records"),
+                format!("range {first}..{next}: t_first and t_last differ from those of the records"),
             );
         }
         let leaves: Vec<_> = raw
@@ -348,13 +345,13 @@ impl Lane {
             .map(|(raw, outcome)| merkle::leaf(raw.offset, outcome, &raw.digest))
             .collect();
         if entry.root != hex(&merkle::root(&leaves)) {
-            wrong(Problem::LedgerRoot, format!("of {first}..{next}"));
+            wrong(Problem::LedgerRoot, format!("range {first}..{next}"));
         }
     }
 }
 
 impl Clean {
-    /// The first record with that event id that was not taken yet.
+    /// Takes the first record with that event id that has not been taken yet.
     fn take(&mut self, event: Option<u128>) -> Option<u32> {
         let first = &mut self.ends.get_mut(&event?)?.0;
         let index = (*first)?;
@@ -363,15 +360,15 @@ impl Clean {
     }
 }
 
-/// What of a lane's past decides its records.
+/// State of a lane's past that decides its next records.
 struct History<'l> {
     rules: &'l Rules,
     before: &'l HashSet<Once>,
     accepted: HashSet<Once>,
-    /// Seen, but turned away by the rate limit: the contract does not say whether that uses it up.
+    /// Ids rejected by the rate limit: the contract does not say whether rejection uses an id up.
     limited: HashSet<Once>,
     newest: HashMap<u32, (u64, u64)>,
-    /// When each device was last let through, and how many events of its burst it had used then.
+    /// When each device last passed, and how many events of its burst it had used then.
     used: HashMap<u32, (i64, f64)>,
     failures: u64,
 }
@@ -390,10 +387,10 @@ impl<'l> History<'l> {
         }
     }
 
-    /// The outcomes that the record may have here.
+    /// Outcomes that the record may have at this point.
     fn allow(&self, raw: &Raw) -> Outcomes {
         let Some(once) = raw.once.filter(|_| raw.allowed.contains(Outcome::Clean)) else {
-            // A lane that paid for enough false signatures turns away unseen what would cost another.
+            // A lane that has spent its budget of failed verifications rejects unverified what would fail.
             let spent = self.failures >= self.rules.failures_burst;
             return if spent {
                 raw.allowed.with(Outcome::RateLimited)
@@ -414,8 +411,8 @@ impl<'l> History<'l> {
         allowed
     }
 
-    /// What the device's rate makes of a record that is else clean, told by a bucket that leaks: an event is what leaks in
-    /// the time that one takes in the long run. An event more or less is left to how the gate rounds.
+    /// Applies the device's rate to an otherwise clean record, as a leaky bucket: the bucket loses one event per
+    /// interval of the sustained rate. A difference of one event is allowed for the gate's rounding.
     fn rated(&self, raw: &Raw, once: Once) -> Outcomes {
         const ROUNDING: f64 = 1.0;
         let either = raw.allowed.with(Outcome::RateLimited);
@@ -425,13 +422,13 @@ impl<'l> History<'l> {
         let free = f64::from(rate.burst) - self.used(rate, raw, once);
         match free {
             free if free < -ROUNDING => Outcome::RateLimited.into(),
-            // What came before the range has used something, too.
+            // Records before the range have used some of the burst, too.
             free if free >= 1.0 + ROUNDING && self.before.is_empty() => raw.allowed,
             _ => either,
         }
     }
 
-    /// The events of its burst that a device has used.
+    /// Number of events of its burst that a device has used.
     fn used(&self, rate: Rate, raw: &Raw, once: Once) -> f64 {
         let Some((then_ms, used)) = self.used.get(&once.device()) else {
             return 0.0;
@@ -440,7 +437,7 @@ impl<'l> History<'l> {
         (used - leaked).max(0.0)
     }
 
-    /// Whether the window of the device may have moved on too far to tell a repeat from a late message.
+    /// Whether the device's window may have advanced too far to tell a repeat from a late message.
     fn is_behind(&self, once: Once) -> bool {
         let Once::Counted { device, boot, number } = once else {
             return false;
@@ -452,7 +449,7 @@ impl<'l> History<'l> {
             || (boot == *newest_boot && number.saturating_add(self.rules.replay_window) <= *newest)
     }
 
-    /// Takes note of what became of it.
+    /// Records the outcome.
     fn take(&mut self, raw: &Raw, observed: Outcome) {
         self.failures += u64::from(matches!(observed, Outcome::BadSignature | Outcome::UnknownKey));
         let Some(once) = raw.once else { return };

@@ -1,4 +1,4 @@
-//! Ledger records as the contract writes them, and the chain that they form.
+//! Ledger records in the contract's form, and the chain that they make.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::report::{Problem, Report};
 use crate::outcome::Outcome;
 
-/// A ledger record. The members stand in the canonical order.
+/// A ledger record. The members are in canonical order.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Entry {
@@ -31,7 +31,7 @@ pub(super) struct Entry {
     pub lost: Option<Lost>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewind: Option<Rewind>,
-    /// Where it stands in the ledger topic.
+    /// Offset in the ledger topic.
     #[serde(skip)]
     pub offset: i64,
 }
@@ -50,12 +50,12 @@ pub(super) struct Rewind {
     to: i64,
 }
 
-/// The chain of one lane, checked record by record.
+/// Chain of one lane, checked record by record.
 pub(super) struct Chain {
     topic: String,
     partition: i32,
     lane: String,
-    /// The first record must be the chain's first.
+    /// Whether the first record read must be the chain's first.
     from_start: bool,
     last: Option<Link>,
     pub entries: Vec<Entry>,
@@ -68,7 +68,7 @@ struct Link {
 }
 
 impl Chain {
-    /// A chain that is read from the topic's first record (`from_start`) or from somewhere later.
+    /// A chain read from the topic's first record (`from_start`) or from a later one.
     pub fn new(topic: &str, raw_topic: &str, partition: i32, from_start: bool) -> Self {
         let lane = format!("{raw_topic}/{partition}");
         Self {
@@ -81,7 +81,7 @@ impl Chain {
         }
     }
 
-    /// Takes the next record of the partition.
+    /// Checks the next record of the partition.
     pub fn push(&mut self, offset: i64, key: Option<&[u8]>, value: &[u8], report: &mut Report) {
         let mut wrong =
             |problem, detail: &str| report.note(problem, &self.topic, self.partition, offset, detail);
@@ -91,16 +91,16 @@ impl Chain {
             return;
         };
         if serde_json::to_vec(&entry).is_ok_and(|canonical| canonical != value) {
-            wrong(Problem::LedgerMalformed, "not in the canonical form");
+            wrong(Problem::LedgerMalformed, "not in canonical form");
         }
         if entry.v != 1 || entry.lane != self.lane || key != Some(self.lane.as_bytes()) {
-            wrong(Problem::LedgerMalformed, "of another version, or another lane's");
+            wrong(Problem::LedgerMalformed, "another version or another lane");
         }
         let unknown = |name: &String| Outcome::from_name(name.as_bytes()).is_none();
         if entry.outcomes.keys().any(unknown) || entry.outcomes.values().any(|count| *count == 0) {
             wrong(
                 Problem::LedgerMalformed,
-                "outcomes that do not exist or did not occur",
+                "unknown outcomes, or outcomes with a count of 0",
             );
         }
         if entry.records != entry.outcomes.values().sum::<u64>() {
@@ -126,13 +126,13 @@ impl Chain {
         if entry.seq != seq {
             wrong(
                 Problem::LedgerChain,
-                &format!("sequence {} where {seq} follows", entry.seq),
+                &format!("sequence {}, expected {seq}", entry.seq),
             );
         }
         if entry.prev != prev {
             wrong(
                 Problem::LedgerChain,
-                "`prev` is not the hash of the record before it",
+                "`prev` is not the hash of the preceding record",
             );
         }
         let Some(last) = &self.last else { return };
@@ -140,7 +140,7 @@ impl Chain {
             Some(rewind) if rewind.from != last.next => {
                 wrong(
                     Problem::LedgerRange,
-                    &format!("rewinds from {}, but stood at {}", rewind.from, last.next),
+                    &format!("rewinds from {}, but the chain was at {}", rewind.from, last.next),
                 );
                 rewind.to
             }
@@ -150,14 +150,17 @@ impl Chain {
         if entry.first != expected || entry.next < entry.first {
             wrong(
                 Problem::LedgerRange,
-                &format!("covers {}..{} where {expected} follows", entry.first, entry.next),
+                &format!(
+                    "covers {}..{}, expected to begin at {expected}",
+                    entry.first, entry.next
+                ),
             );
         }
         if entry
             .lost
             .is_some_and(|lost| (lost.first, lost.next, 0) != (entry.first, entry.next, entry.records))
         {
-            wrong(Problem::LedgerRange, "its lost range is not its range");
+            wrong(Problem::LedgerRange, "its lost range differs from its range");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Where the four topics end at some moment, so that a later verification can begin there.
+//! Ends of the four topics at one moment, so that a later verification can begin there.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::Topics;
 use crate::kafka::{Kafka, KafkaError, Range, offsets_at, watermarks};
 
-/// The ends of the four topics, by partition. Take it while the gate has nothing left to do: what it still produces for
-/// raw records before the mark would be taken for records without a raw one.
+/// Ends of the four topics, by partition. Take a mark only when the gate has caught up: records that it produces later
+/// for raw records before the mark would be reported as records without a raw one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mark {
@@ -19,7 +19,7 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// Reads the present ends.
+    /// Reads the current ends.
     ///
     /// # Errors
     /// When no broker answers, or a topic does not exist.
@@ -55,7 +55,7 @@ impl Mark {
     }
 }
 
-/// The ranges, begun as many milliseconds of log earlier: what was accepted then can be repeated inside.
+/// The ranges, extended back by that many milliseconds of log: records accepted then can be repeated inside the range.
 pub(super) fn reach_back(
     kafka: &Kafka,
     topic: &str,

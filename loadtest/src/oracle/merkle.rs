@@ -1,4 +1,4 @@
-//! Merkle tree hash of RFC 6962 §2.1, over the ledger's leaves.
+//! Merkle tree hash of RFC 6962 §2.1 over the ledger's leaves.
 
 use sha2::{Digest, Sha256};
 
@@ -6,7 +6,7 @@ use crate::outcome::Outcome;
 
 type Hash = [u8; 32];
 
-/// The root over leaf hashes, computed as the RFC defines it: split at the largest power of two below the count.
+/// Root over leaf hashes, computed as the RFC defines it: split at the largest power of two below the count.
 pub(super) fn root(leaves: &[Hash]) -> Hash {
     match leaves {
         [] => Sha256::digest([]).into(),
@@ -22,7 +22,7 @@ pub(super) fn root(leaves: &[Hash]) -> Hash {
     }
 }
 
-/// The hash of the leaf `offset u64 BE ‖ outcome name ‖ SHA-256(value)`.
+/// Hash of the leaf `offset u64 BE ‖ outcome name ‖ SHA-256(value)`.
 pub(super) fn leaf(offset: i64, outcome: Outcome, value_digest: &Hash) -> Hash {
     let mut hash = Sha256::new();
     hash.update([0x00]);

@@ -1,14 +1,14 @@
-//! An oracle that shares no code with the gate: it reads raw, clean, deadletter and ledger topics, recomputes every
-//! outcome that raw and keys determine, and says whether the four agree.
+//! An oracle that shares no code with the gate: it reads the raw, clean, deadletter and ledger topics, recomputes every
+//! outcome that raw and keys determine, and reports whether the four topics agree.
 //!
-//! It holds the topics to this:
+//! The topics must satisfy:
 //!
 //! - every raw record is in exactly one ledger range, and in clean, in the deadletter, or a repeat of an accepted one;
 //! - its outcome is one that it deserves (size, signature, key, audience, freshness on `LogAppendTime`, home partition,
-//!   decoding, schema, binding, repeats; a rate limit is believed for records that are otherwise clean);
-//! - clean has nothing else, nothing twice, and keeps the order of raw within a partition;
-//! - the ledger's chain, ranges, counts, times and Merkle roots are those that the topics give;
-//! - none of the planted strings stands in clean, deadletter or ledger.
+//!   decoding, schema, binding, repeats; `rate_limited` is accepted for records that are otherwise clean);
+//! - clean contains no other record, none twice, and keeps the order of raw within a partition;
+//! - the ledger's chain, ranges, counts, times and Merkle roots agree with the topics;
+//! - none of the planted strings appears in clean, deadletter or ledger.
 //!
 //! ```no_run
 //! use pulsegate_loadtest::fleet::{Fleet, Options};
@@ -20,7 +20,7 @@
 //! let keys = Keys::read(lines.iter().map(String::as_str))?;
 //! let mut config = Config::new(Kafka::at("localhost:9092"));
 //! config.planted = fleet.planted();
-//! // Before producing: what is there already is not to be accounted for again.
+//! // Before producing: exclude what the topics already contain.
 //! config.since = Some(Mark::take(&config.kafka, &config.topics)?);
 //! // … produce, wait for the gate …
 //! let report = oracle::verify(&config, &keys, &mut |progress| eprintln!("{}", progress.stage))?;
@@ -56,13 +56,13 @@ pub use signature::{Signature, check_signature};
 /// The four topics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topics {
-    /// What devices produce.
+    /// Written by the devices.
     pub raw: String,
-    /// What the gate lets through.
+    /// Records that the gate accepted.
     pub clean: String,
-    /// What it turns away.
+    /// Records that the gate rejected.
     pub deadletter: String,
-    /// Its account.
+    /// The gate's account of every raw record.
     pub ledger: String,
 }
 
@@ -73,7 +73,7 @@ impl Default for Topics {
 }
 
 impl Topics {
-    /// `<prefix>.raw` and so on.
+    /// The topics `<prefix>.raw` and so on.
     #[must_use]
     pub fn prefixed(prefix: &str) -> Self {
         let name = |suffix: &str| format!("{prefix}.{suffix}");
@@ -86,31 +86,31 @@ impl Topics {
     }
 }
 
-/// What to verify, and against what.
+/// Scope and rules of a verification.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The cluster.
+    /// Cluster that holds the topics.
     pub kafka: Kafka,
-    /// The topics.
+    /// Names of the four topics.
     pub topics: Topics,
-    /// First half of the audience. Default `local`.
+    /// Environment: the first half of the audience. Default `local`.
     pub environment: String,
-    /// The gate's limits.
+    /// Limits of the gate's configuration.
     pub rules: Rules,
-    /// Account only for what came after. Take it while the gate has nothing left to do.
+    /// Account only for records after this mark. Take it when the gate has caught up.
     pub since: Option<Mark>,
-    /// Account only for these raw offsets (of the partitions that are named; the others wholly).
+    /// Account only for these raw offsets, in the partitions that are named; other partitions are verified completely.
     pub raw_ranges: Vec<Range>,
-    /// Strings that must be nowhere in clean, deadletter or ledger.
+    /// Strings that must not appear in clean, deadletter or ledger.
     pub planted: Vec<String>,
-    /// The schema of clean records, where they are Avro.
+    /// Schema of clean records, if they are Avro.
     pub clean_schema: Option<Schema>,
-    /// The most records of one topic that are read: an account takes about 200 bytes for each. Default 20 million.
+    /// Maximum number of records read from one topic, at about 200 bytes of memory each. Default 20 million.
     pub records_max: u64,
 }
 
 impl Config {
-    /// The default topics of a cluster, wholly.
+    /// Verifies the default topics of a cluster completely.
     #[must_use]
     pub fn new(kafka: Kafka) -> Self {
         Self {
@@ -127,36 +127,36 @@ impl Config {
     }
 }
 
-/// How far a verification is.
+/// Progress of a verification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// `ledger`, `deadletter`, `clean`, `raw` or `compare`.
     pub stage: &'static str,
-    /// Offsets read so far in this stage.
+    /// Number of offsets read so far in this stage.
     pub done: u64,
-    /// Offsets to be read in this stage.
+    /// Number of offsets to read in this stage.
     pub total: u64,
 }
 
-/// Why there is no report.
+/// Why a verification produced no report.
 #[derive(Debug, thiserror::Error)]
 pub enum OracleError {
     /// Kafka could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The planted strings cannot be searched for.
-    #[error("the planted strings cannot be searched for: {0}")]
+    /// The search for planted strings could not be set up.
+    #[error("failed to build the search for planted strings: {0}")]
     Planted(#[from] aho_corasick::BuildError),
-    /// The topics do not belong together.
-    #[error("`{topic}` has {partitions} partitions and `{raw}` has {expected}; they must have as many")]
+    /// The topics do not belong together: their numbers of partitions differ.
+    #[error("`{topic}` has {partitions} partitions and `{raw}` has {expected}; the numbers must be equal")]
     Partitions {
-        /// The topic.
+        /// Topic behind the gate.
         topic: String,
-        /// How many it has.
+        /// Its number of partitions.
         partitions: usize,
-        /// The raw topic.
+        /// Raw topic.
         raw: String,
-        /// How many that has.
+        /// The raw topic's number of partitions.
         expected: usize,
     },
 }
@@ -167,11 +167,11 @@ impl From<KafkaError> for OracleError {
     }
 }
 
-/// Reads the four topics up to their ends as they are now, and compares. Blocking; about 200,000 raw records a second.
+/// Reads the four topics up to their current ends and compares them. Blocking; about 200,000 raw records per second.
 ///
 /// # Errors
-/// When the topics cannot be read, do not belong together, or are larger than the limit. What is wrong *in* them is in the
-/// report.
+/// When the topics cannot be read, do not belong together, or exceed the limit. Problems *in* the topics are part of
+/// the report.
 pub fn verify(
     config: &Config,
     keys: &Keys,

@@ -1,4 +1,4 @@
-//! The four topics, read one after the other into lanes.
+//! Reads the four topics, one after the other, into lanes.
 
 use aho_corasick::AhoCorasick;
 use rdkafka::Message as _;
@@ -18,7 +18,7 @@ use super::{Config, OracleError, Progress, Topics};
 use crate::kafka::{Range, ReadError, each_header, read_all, watermarks};
 use crate::outcome::Outcome;
 
-/// The topics, while they are read into lanes.
+/// The topics while they are read into lanes.
 pub(super) struct Reading<'a> {
     config: &'a Config,
     pub(super) progress: &'a mut dyn FnMut(Progress),
@@ -109,7 +109,7 @@ impl<'a> Reading<'a> {
                     }
                     None => {
                         let detail =
-                            "pg-reason, pg-stage, pg-origin or pg-received is missing, doubled or wrong";
+                            "pg-reason, pg-stage, pg-origin or pg-received is missing, duplicated or invalid";
                         let (partition, offset) = (message.partition(), message.offset());
                         report.note(
                             Problem::DeadletterMalformed,
@@ -135,7 +135,7 @@ impl<'a> Reading<'a> {
                 Some(event) => lane.push_clean(message.offset(), event),
                 None => {
                     let (partition, offset) = (message.partition(), message.offset());
-                    let detail = "neither JSON with an event_id nor Avro of the clean schema";
+                    let detail = "neither JSON with an event_id, nor Avro of the clean schema";
                     report.note(
                         Problem::CleanUnreadable,
                         &config.topics.clean,
@@ -148,7 +148,7 @@ impl<'a> Reading<'a> {
         })
     }
 
-    /// Reads a topic behind the gate: looks for planted strings, and hands each record to its lane.
+    /// Reads a topic behind the gate: searches it for planted strings and passes each record to its lane.
     fn read(
         &mut self,
         stage: &'static str,
@@ -202,8 +202,8 @@ impl<'a> Reading<'a> {
         Ok(())
     }
 
-    /// Reads the raw topic and judges each record. Records before the range are read as far back as two of them can be
-    /// repeats of each other.
+    /// Reads the raw topic and judges each record. Records before the range are read as far back as a record of the
+    /// range can be a repeat of them.
     pub(super) fn raw(&mut self, keys: &Keys) -> Result<(), OracleError> {
         let Self {
             config,
@@ -266,7 +266,7 @@ fn lane_of<'l>(lanes: &'l mut [Lane], message: &BorrowedMessage<'_>) -> Option<&
     lanes.get_mut(usize::try_from(message.partition()).ok()?)
 }
 
-/// The raw offset, time and reason that a deadletter record speaks of, if its headers are as agreed.
+/// Raw offset, time and reason of a deadletter record, if its headers follow the contract.
 fn read_deadletter(message: &BorrowedMessage<'_>, raw: &str) -> Option<(i64, i64, Outcome)> {
     let mut found: [Option<&[u8]>; 4] = [None; 4];
     let mut doubled = false;
@@ -291,7 +291,7 @@ fn read_deadletter(message: &BorrowedMessage<'_>, raw: &str) -> Option<(i64, i64
     (staged && !doubled).then_some((offset, received, outcome))
 }
 
-/// The part of a record that a planted string stands in.
+/// The part of a record that contains a planted string.
 fn find_planted(planted: &AhoCorasick, message: &BorrowedMessage<'_>) -> Option<&'static str> {
     if planted.patterns_len() == 0 {
         return None;
@@ -312,7 +312,7 @@ fn find_planted(planted: &AhoCorasick, message: &BorrowedMessage<'_>) -> Option<
         .map(|(_, place)| place)
 }
 
-/// A string as a JSON writer that keeps to ASCII would write it.
+/// A string as a JSON writer limited to ASCII would write it.
 fn escaped(text: &str) -> String {
     let mut out = String::new();
     for unit in text.encode_utf16() {
@@ -324,7 +324,7 @@ fn escaped(text: &str) -> String {
     out
 }
 
-/// Counts the records of a stage, tells of them, and stops at the limit.
+/// Counts the records of a stage, reports progress, and stops at the limit.
 struct Meter<'p> {
     stage: &'static str,
     done: u64,
@@ -360,7 +360,7 @@ impl<'p> Meter<'p> {
         if self.done > self.limit {
             let Self { stage, limit, .. } = self;
             let message = format!(
-                "the {stage} topic has more than {limit} records; verify a part (raw ranges, or a mark)"
+                "the {stage} topic has more than {limit} records; verify a part of it (raw ranges, or a mark)"
             );
             return Err(ReadError::Refused(message));
         }

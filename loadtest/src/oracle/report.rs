@@ -1,4 +1,4 @@
-//! What the oracle found: the conservation table, and every kind of disagreement with the first place of each.
+//! The oracle's findings: the conservation table, and every kind of disagreement with its first place.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,102 +14,102 @@ use crate::outcome::Outcome;
 pub enum Problem {
     /// A raw record that no ledger record covers.
     Unaccounted,
-    /// A raw record that must be in clean, and is not.
+    /// A raw record that must be in clean but is not.
     CleanMissing,
-    /// A clean record of which there is one already.
+    /// A second clean record for the same raw record.
     CleanDoubled,
-    /// A clean record that comes from no raw record.
+    /// A clean record that belongs to no raw record.
     CleanWithoutRaw,
     /// A clean record whose event id cannot be read.
     CleanUnreadable,
-    /// Clean records in another order than their raw records.
+    /// Clean records in a different order than their raw records.
     OrderViolated,
-    /// A raw record that must be in the deadletter, and is not.
+    /// A raw record that must be in the deadletter but is not.
     DeadletterMissing,
-    /// A deadletter record of which there is one already.
+    /// A second deadletter record for the same raw record.
     DeadletterDoubled,
-    /// A deadletter record that comes from no raw record.
+    /// A deadletter record that belongs to no raw record.
     DeadletterWithoutRaw,
-    /// A deadletter record whose headers are not those of the contract.
+    /// A deadletter record whose headers do not follow the contract.
     DeadletterMalformed,
     /// An outcome that the record does not deserve.
     WrongOutcome,
-    /// A ledger record that is not in the canonical form, or in another lane's place.
+    /// A ledger record that is not in canonical form, or belongs to another lane.
     LedgerMalformed,
-    /// A ledger record that does not continue the one before it (sequence, hash).
+    /// A ledger record that does not continue the preceding one (sequence, hash).
     LedgerChain,
     /// Ledger ranges that leave a gap or overlap.
     LedgerRange,
-    /// A ledger record that counts otherwise than the topics do.
+    /// A ledger record whose counts differ from the topics.
     LedgerCounts,
-    /// A ledger record with another Merkle root than the topics give.
+    /// A ledger record whose Merkle root differs from the topics.
     LedgerRoot,
     /// A raw record without the broker's `LogAppendTime`.
     RawWithoutAppendTime,
-    /// A planted string behind the gate.
+    /// A planted string found behind the gate.
     PlantedPhi,
 }
 
-/// Where something is.
+/// Place of a disagreement.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Place {
-    /// The topic.
+    /// Topic of the record.
     pub topic: String,
-    /// The partition.
+    /// Partition of the topic.
     pub partition: i32,
-    /// The offset.
+    /// Offset of the record.
     pub offset: i64,
-    /// What is wrong there, in words; never a value of the record.
+    /// What is wrong, in words; never a value of the record.
     pub detail: String,
 }
 
-/// How often a kind of disagreement occurred, and where first.
+/// Number of occurrences of a kind of disagreement, and the first place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Occurrences {
-    /// How often.
+    /// Number of occurrences.
     pub count: u64,
-    /// The first place in the order in which the oracle looks: lane by lane, by offset.
+    /// First place in the oracle's order: lane by lane, by offset.
     pub first: Place,
 }
 
-/// One lane's account, or all of them.
+/// Account of one lane, or the total of all lanes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Account {
-    /// Raw records.
+    /// Number of raw records.
     pub records: u64,
-    /// Raw records by what the topics show of them.
+    /// Raw records by the outcome that the topics show.
     pub outcomes: BTreeMap<Outcome, u64>,
     /// Raw records that no ledger record covers and no topic shows.
     pub unaccounted: u64,
-    /// Records by outcome as the ledger says.
+    /// Records by the outcome that the ledger claims.
     pub ledger: BTreeMap<Outcome, u64>,
-    /// Ledger records.
+    /// Number of ledger records.
     pub ledger_records: u64,
-    /// Ledger records whose Merkle root was recomputed. The others cover offsets outside the range, or covered twice
-    /// because of a rewind.
+    /// Number of ledger records whose Merkle root was recomputed. The others cover offsets outside the range, or
+    /// offsets covered twice because of a rewind.
     pub roots_checked: u64,
-    /// Ranges that the ledger calls lost, in offsets.
+    /// Number of offsets in ranges that the ledger reports as lost.
     pub lost_offsets: u64,
-    /// Rewinds that the ledger speaks of.
+    /// Number of rewinds in the ledger.
     pub rewinds: u64,
 }
 
-/// The result of a verification.
+/// Result of a verification.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
-    /// By raw partition.
+    /// Accounts by raw partition.
     pub lanes: BTreeMap<i32, Account>,
-    /// All lanes.
+    /// Total of all lanes.
     pub total: Account,
-    /// Whatever is wrong; empty is good.
+    /// Every problem found; empty if the topics are good.
     pub problems: BTreeMap<Problem, Occurrences>,
-    /// Records of the clean topic that were read.
+    /// Number of clean records read.
     pub clean_records: u64,
-    /// Records of the deadletter topic that were read.
+    /// Number of deadletter records read.
     pub deadletter_records: u64,
-    /// Strings that were looked for behind the gate.
+    /// Number of planted strings searched for.
     pub planted_strings: u64,
-    /// Seconds that it took.
+    /// Duration in seconds.
     pub seconds: f64,
 }
 
@@ -137,7 +137,7 @@ impl Account {
 }
 
 impl Report {
-    /// Nothing is wrong.
+    /// Whether no problem was found.
     #[must_use]
     pub fn is_good(&self) -> bool {
         self.problems.is_empty()
@@ -170,8 +170,8 @@ impl Report {
         }
     }
 
-    /// The conservation table: outcomes down, lanes across where there are at most twelve, the total and the ledger's own
-    /// count at the right.
+    /// Conservation table: one row per outcome, one column per lane if there are at most twelve, then the total and the
+    /// ledger's own count.
     #[must_use]
     pub fn table(&self) -> Table {
         let lanes: Vec<_> = if self.lanes.len() <= 12 {
@@ -236,14 +236,14 @@ impl fmt::Display for Problem {
         f.write_str(match self {
             Self::Unaccounted => "raw record in no ledger range",
             Self::CleanMissing => "clean record missing",
-            Self::CleanDoubled => "clean record doubled",
+            Self::CleanDoubled => "clean record duplicated",
             Self::CleanWithoutRaw => "clean record without a raw one",
             Self::CleanUnreadable => "clean record without a readable event id",
             Self::OrderViolated => "clean records out of order",
             Self::DeadletterMissing => "deadletter record missing",
-            Self::DeadletterDoubled => "deadletter record doubled",
+            Self::DeadletterDoubled => "deadletter record duplicated",
             Self::DeadletterWithoutRaw => "deadletter record without a raw one",
-            Self::DeadletterMalformed => "deadletter headers not as agreed",
+            Self::DeadletterMalformed => "deadletter headers malformed",
             Self::WrongOutcome => "wrong outcome",
             Self::LedgerMalformed => "ledger record malformed",
             Self::LedgerChain => "ledger chain broken",
@@ -257,7 +257,7 @@ impl fmt::Display for Problem {
 }
 
 impl fmt::Display for Report {
-    /// The table, and the verdict below it.
+    /// Writes the table and the verdict below it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.table())?;
         for (problem, Occurrences { count, first }) in &self.problems {
@@ -284,7 +284,7 @@ impl fmt::Display for Report {
         if *lost_offsets > 0 || *rewinds > 0 {
             writeln!(
                 f,
-                "The ledger speaks of {lost_offsets} lost offsets and {rewinds} rewinds."
+                "The ledger reports {lost_offsets} lost offsets and {rewinds} rewinds."
             )?;
         }
         let verdict = if self.is_good() { "Good" } else { "Wrong" };

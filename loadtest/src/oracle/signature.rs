@@ -1,4 +1,4 @@
-//! Whose signature a record carries: the two profiles of the contract's §5, checked with code of our own.
+//! Signatures of records: the two profiles of the contract's §5, checked with code independent of the gate's.
 
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
@@ -25,29 +25,29 @@ pub(super) struct Headers<'a> {
     webhook: Option<&'a [u8]>,
 }
 
-/// A signature that holds.
+/// A valid signature.
 pub(super) struct Signed<'k> {
     pub key: &'k Key,
     pub signed_s: i64,
-    /// `None` where the profile names no audience.
+    /// `None` if the profile names no audience.
     pub audience: Option<String>,
     pub once: Once,
 }
 
-/// What a signature that holds says, for those who hand records on.
+/// Content of a valid signature, for code that passes records on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signature {
-    /// Whose it is.
+    /// Device that signed.
     pub device: String,
-    /// Which of the device's messages.
+    /// Identifier of the message.
     pub once: Once,
-    /// When it was made, in seconds since the Unix epoch.
+    /// Time of signing, in seconds since the Unix epoch.
     pub signed_s: i64,
-    /// For whom; `None` where the profile names no audience.
+    /// Audience; `None` if the profile names none.
     pub audience: Option<String>,
 }
 
-/// The signature of a record, if it is one that holds.
+/// The signature of a record, if it is valid.
 #[must_use]
 pub fn check_signature(record: &Record, keys: &Keys) -> Option<Signature> {
     let mut headers = Headers::default();
@@ -179,7 +179,7 @@ fn check_jws<'k>(header: &[u8], value: &[u8], keys: &'k Keys) -> Result<Signed<'
     {
         return Err(malformed());
     }
-    // "Exactly" in the contract leaves each member one spelling, so an escape is one too many.
+    // "Exactly" in the contract leaves each member one spelling, so any escape is invalid.
     if json.contains(&b'\\') {
         return Err(malformed());
     }
@@ -218,7 +218,7 @@ fn check_jws<'k>(header: &[u8], value: &[u8], keys: &'k Keys) -> Result<Signed<'
     } else if matches!(signature.len(), 32 | 64) {
         Err(Outcome::BadSignature.into())
     } else {
-        // The contract does not say which of the two a signature of a strange length is.
+        // The contract does not say which of the two outcomes a signature of the wrong length has.
         Err(Outcomes::of(&[
             Outcome::BadSignature,
             Outcome::MalformedSignature,
@@ -226,7 +226,7 @@ fn check_jws<'k>(header: &[u8], value: &[u8], keys: &'k Keys) -> Result<Signed<'
     }
 }
 
-/// The `v1` entries of a list of signatures; at least one, at most eight in all.
+/// The `v1` entries of a list of signatures: at least one, at most eight in total.
 fn webhook_macs(list: &[u8]) -> Option<Vec<Vec<u8>>> {
     let entries: Vec<_> = list.split(|byte| *byte == b' ').collect();
     let mut macs = Vec::new();
@@ -251,7 +251,7 @@ fn is_message_id(id: &[u8]) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte))
 }
 
-/// A decimal without sign or leading zeros.
+/// Parses a decimal without sign or leading zeros.
 fn decimal(text: &[u8]) -> Option<u64> {
     let canonical =
         text == b"0" || (!text.is_empty() && text[0] != b'0' && text.iter().all(u8::is_ascii_digit));

@@ -1,4 +1,4 @@
-//! Streams of another day, produced again: captured records signed anew, and recordings as events of given devices.
+//! Replay of earlier streams: captured records with new signatures, and recordings as events of given devices.
 
 mod resign;
 pub mod series;
@@ -20,10 +20,10 @@ use crate::murmur2;
 use crate::record::{Captured, Record};
 pub use resign::{Resigned, Resigner};
 
-/// How time passes in a replay.
+/// Pace of a replay.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Speed {
-    /// So many times as fast as it was.
+    /// Multiple of the original speed.
     Times(f64),
     /// As fast as possible.
     Max,
@@ -41,28 +41,28 @@ impl std::str::FromStr for Speed {
     }
 }
 
-/// What a replay made.
+/// Counts of a replay.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Replayed {
-    /// Records that were produced.
+    /// Number of records produced.
     pub records: u64,
-    /// Of these, captured records or events with a new signature.
+    /// Number of these, captured records or events, that carry a new signature.
     pub signed: u64,
-    /// Captured records that went out as they were, because their signature did not hold or is for elsewhere.
+    /// Captured records sent unchanged because their signature is invalid or for another audience.
     pub not_held: u64,
-    /// Captured records that went out as they were, because there is no key to sign with.
+    /// Captured records sent unchanged because no key is available to sign with.
     pub no_key: u64,
-    /// Readings of the recordings, by file.
+    /// Number of readings by recording file.
     pub readings: BTreeMap<String, u64>,
 }
 
-/// Where a replay goes.
+/// Destination and pace of a replay.
 pub struct Target {
-    /// The producer.
+    /// Producer of the destination topic.
     pub producer: Producer,
-    /// How fast.
+    /// Pace.
     pub speed: Speed,
-    /// Into the partition that a record was captured from, where there is one of that number, instead of its home.
+    /// Sends each record to the partition it was captured from, if the topic has it, instead of its home.
     pub keep_partitions: bool,
     started: Instant,
     first_ms: Option<i64>,
@@ -70,7 +70,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// A target into which nothing has been sent.
+    /// A target that has received nothing yet.
     #[must_use]
     pub fn new(producer: Producer, speed: Speed, keep_partitions: bool) -> Self {
         Self {
@@ -107,7 +107,7 @@ impl Target {
     }
 }
 
-/// Replays a file of captured records. Without a resigner every record goes out as it was.
+/// Replays a file of captured records. Without a resigner every record is sent unchanged.
 ///
 /// # Errors
 /// When the file cannot be read.
@@ -132,21 +132,21 @@ pub fn captured(
         target.send(&captured.record, Some(captured.partition));
         Ok(())
     };
-    capture::each_record(path, visit).with_context(|| format!("{} cannot be replayed", path.display()))
+    capture::each_record(path, visit).with_context(|| format!("failed to replay {}", path.display()))
 }
 
-/// A recording and the device that is to have made it.
+/// A recording and the device it is attributed to.
 pub struct Recording {
-    /// The file's name, for the report.
+    /// File name, for the report.
     pub name: String,
-    /// The device.
+    /// Device id.
     pub device: String,
-    /// What was measured.
+    /// Measured values.
     pub series: series::Series,
 }
 
-/// Replays recordings, merged by time. A recording that counts from its start begins at `start_ms`; one on the calendar
-/// keeps its dates. Wearers are made up from the device ids.
+/// Replays recordings, merged by time. A recording with relative times begins at `start_ms`; one with calendar times
+/// keeps its dates. Wearers are synthesised from the device ids.
 ///
 /// # Errors
 /// When a device has no key to sign with.
@@ -168,7 +168,7 @@ pub fn recordings(
         .iter()
         .map(|recording| wearer(&recording.device))
         .collect();
-    // Event ids must differ from one replay to the next, so they come from the clock, not from the recording.
+    // Event ids must differ between replays, so their seed is the clock, not the recording.
     let mut rng = ChaCha8Rng::seed_from_u64(now_ms().unsigned_abs());
     let mut record = Record::default();
     for (at_ms, index, batch) in order {
@@ -197,7 +197,7 @@ pub fn recordings(
         Format::Json.write(&event, record.value.get_or_insert_default())?;
         record.key = Some(device.clone().into_bytes());
         if resigner.sign(device, &mut record, now_ms()) != Resigned::Anew {
-            anyhow::bail!("there is no key to sign with for device `{device}`; name one of the keys file");
+            anyhow::bail!("no signing key for device `{device}`; choose a device of the keys file");
         }
         target.send(&record, None);
         replayed.records += 1;
@@ -207,7 +207,7 @@ pub fn recordings(
     Ok(())
 }
 
-/// The made-up wearer of a device.
+/// Synthetic wearer of a device.
 #[must_use]
 pub fn wearer(device: &str) -> Person {
     let seed = device.bytes().fold(0_u64, |seed, byte| {

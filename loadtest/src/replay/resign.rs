@@ -1,4 +1,4 @@
-//! Signing a captured record again, so that its freshness holds today.
+//! Signs captured records again, so that they are fresh today.
 
 use hashbrown::HashMap;
 
@@ -6,9 +6,9 @@ use crate::fleet::keys::{Claim, DeviceKey, KeyLine, Scratch};
 use crate::oracle::{Keys, Once, Signature, check_signature};
 use crate::record::{Captured, JWS_SIGNATURE, Record, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
 
-/// Signs captured records for another time and topic. Only a signature that holds is replaced, so that forged records stay
-/// forged; how late or early a record was signed is kept, so that stale ones stay stale; and a repeat of a message stays a
-/// repeat.
+/// Signs captured records for another time and topic. Only a valid signature is replaced, so that forged records stay
+/// forged; the delay between signing and appending is kept, so that stale records stay stale; and a repeat of a message
+/// stays a repeat.
 pub struct Resigner {
     keys: Keys,
     signing: HashMap<String, DeviceKey>,
@@ -19,22 +19,20 @@ pub struct Resigner {
     scratch: Scratch,
 }
 
-/// What became of a captured record.
+/// Result for a captured record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Resigned {
-    /// It has a new signature.
+    /// It carries a new signature.
     Anew,
-    /// Its signature did not hold, or was for another audience: as it was.
+    /// Unchanged: its signature is invalid or for another audience.
     DidNotHold,
-    /// There is no key to sign with: as it was.
+    /// Unchanged: no key to sign with.
     NoKey,
 }
 
 impl Resigner {
-    /// `boot` must be higher than any that the devices have used, or everything is a repeat.
-    ///
-    /// # Errors
-    /// When a line is not a key.
+    /// `boot` must be higher than any that the devices have used, or the gate takes every record for a repeat. Lines
+    /// without a usable signing key are ignored.
     pub fn new(lines: &[KeyLine], keys: Keys, audience: String, boot: u64) -> Self {
         let signing = lines.iter().filter_map(DeviceKey::from_line);
         Self {
@@ -48,7 +46,7 @@ impl Resigner {
         }
     }
 
-    /// The key of a device, to sign what is not a captured record.
+    /// Key of a device, for signing records that were not captured.
     #[must_use]
     pub fn key(&self, device: &str) -> Option<&DeviceKey> {
         self.signing.get(device)
@@ -97,7 +95,7 @@ impl Resigner {
         Resigned::Anew
     }
 
-    /// Signs a new value of a device, as its next message.
+    /// Signs a new value as the device's next message.
     pub fn sign(&mut self, device: &str, record: &mut Record, now_ms: i64) -> Resigned {
         let Some(key) = self.signing.get(device) else {
             return Resigned::NoKey;

@@ -1,53 +1,54 @@
-//! Measured series in CSV: one column of time, the others are metrics. Rows become readings of one device, a batch of
-//! rows becomes one event.
+//! Measured series in CSV: one column of time, the others are metrics. Rows become readings of one device, and a batch
+//! of rows becomes one event.
 
 use std::io::Read;
 
 use crate::fleet::event::Reading;
 
-/// Which metric a column is; `None` for columns that are known and are none.
+/// Metric of a column; `None` for known columns that carry no metric.
 type Column = Option<(&'static str, &'static str)>;
 
-/// Rows of a series that go into one event unless said otherwise: three metrics a row stay below the gate's 1,024 items, and
-/// a month of heart rate below its burst of 1,000 events.
+/// Default number of rows of a series in one event: three metrics per row stay below the gate's 1,024 items, and a
+/// month of heart rate below its burst of 1,000 events.
 pub const ROWS_PER_EVENT: usize = 300;
 
-/// One event's worth of readings.
+/// The readings of one event.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// Milliseconds on the series' own clock of the first row: since the Unix epoch, or since the record began.
+    /// Time of the first row in milliseconds on the series' own clock: since the Unix epoch, or since the recording
+    /// began.
     pub at_ms: i64,
-    /// Readings of all its rows, with offsets from the first.
+    /// Readings of all rows, with offsets from the first row.
     pub readings: Vec<Reading>,
 }
 
-/// A series that was read.
+/// A parsed series.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Series {
-    /// Time is counted from the start of the record (`t_s`), not from the Unix epoch (`ts`).
+    /// Whether times count from the start of the recording (`t_s`) rather than from the Unix epoch (`ts`).
     pub relative: bool,
-    /// The events.
+    /// Events in order of time.
     pub batches: Vec<Batch>,
 }
 
 /// Why a series cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SeriesError {
-    /// Not CSV.
+    /// The input is not CSV.
     #[error("not CSV: {0}")]
     Csv(#[from] csv::Error),
-    /// The header has no time in its first column.
+    /// The first column of the header is not a time.
     #[error("the first column must be `ts` (Unix seconds) or `t_s` (seconds from the start)")]
     NoTime,
-    /// A column that nobody knows.
-    #[error("column `{0}` is not a metric that is known here")]
+    /// The column is not a known metric.
+    #[error("unknown metric in column `{0}`; rename the column or remove it")]
     UnknownColumn(String),
-    /// A cell that is not a number.
+    /// A cell is not a number.
     #[error("line {line}, column `{column}`: not a number")]
     BadCell {
-        /// The line, from 1.
+        /// Line number, from 1.
         line: u64,
-        /// The column's name.
+        /// Column name.
         column: String,
     },
 }
@@ -62,17 +63,17 @@ fn column(name: &str) -> Result<Column, SeriesError> {
         "steps" => Some(("steps", "{steps}")),
         "temp" | "temperature" | "body_temperature" => Some(("body_temperature", "Cel")),
         "skin_temperature" => Some(("skin_temperature", "Cel")),
-        // A second source of the heart rate, pressures, and annotations: no metric of ours.
+        // A second heart rate source, blood pressures and annotations: not metrics of ours.
         "pulse" | "nbpsys" | "nbpdias" | "nbpmean" | "beat" => None,
         _ => return Err(SeriesError::UnknownColumn(name.to_owned())),
     })
 }
 
-/// Reads a series. Empty cells are skipped, rows without any value too. A batch ends after `rows_per_event` rows, or
+/// Reads a series. Empty cells and rows without any value are skipped. A batch ends after `rows_per_event` rows, or
 /// before a row that is more than an hour after the batch's first.
 ///
 /// # Errors
-/// When it is not CSV of that kind.
+/// When the input is not CSV of this form.
 pub fn read(input: impl Read, rows_per_event: usize) -> Result<Series, SeriesError> {
     const SPAN_MS_MAX: i64 = 3_600_000;
     let mut reader = csv::Reader::from_reader(input);
@@ -107,7 +108,7 @@ pub fn read(input: impl Read, rows_per_event: usize) -> Result<Series, SeriesErr
                 .ok_or_else(bad)
         };
         let Some(seconds) = number(0)? else { continue };
-        // Times of a recording are far inside what an i64 of milliseconds holds; the cast saturates beyond.
+        // Times of a recording are far within the range of an i64 of milliseconds; the cast saturates beyond it.
         let at_ms = (seconds * 1000.0).round() as i64;
         let far = |batch: &Batch| at_ms.saturating_sub(batch.at_ms) > SPAN_MS_MAX || at_ms < batch.at_ms;
         if rows >= rows_per_event.max(1) || series.batches.last().is_none_or(far) {
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_series_is_named() {
+    fn an_invalid_series_is_refused_with_its_problem() {
         let problem = |csv: &str| read(csv.as_bytes(), 60).expect_err("no series").to_string();
         assert!(problem("hr,t_s\n1,2\n").contains("first column"));
         assert!(problem("t_s,colour\n1,2\n").contains("`colour`"));

@@ -1,5 +1,5 @@
-//! A make-believe gate: it knows from the generator what each raw record deserves, and writes clean, deadletter and ledger
-//! accordingly, or with one thing wrong.
+//! A simulated gate: it knows from the generator what each raw record deserves, and writes clean, deadletter and ledger
+//! accordingly, or with one defect.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +12,10 @@ use sha2::{Digest, Sha256};
 
 use crate::topics::PARTITIONS;
 
-/// Raw records of one ledger record.
+/// Number of raw records per ledger record.
 const TRANSACTION: usize = 40;
 
-/// A raw record and what it deserves.
+/// A raw record and the outcome it deserves.
 #[derive(Clone)]
 pub struct Raw {
     offset: i64,
@@ -25,7 +25,7 @@ pub struct Raw {
     pub outcome: Outcome,
 }
 
-/// The one thing that is wrong. Each concerns lane 1.
+/// The one defect. Each concerns lane 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sabotage {
     Nothing,
@@ -52,7 +52,7 @@ pub enum Sabotage {
     AddSpace,
 }
 
-/// Produces so many records of the fleet to the raw topic and reads those back, by partition.
+/// Produces that many records of the fleet to the raw topic and reads them back, by partition.
 pub fn produce(kafka: &Kafka, topics: &Topics, fleet: &mut Fleet, records: u64) -> Vec<Vec<Raw>> {
     let before = watermarks(kafka, &topics.raw).expect("watermarks");
     let mut producer = Producer::new(kafka, &topics.raw, "none").expect("a producer");
@@ -66,7 +66,11 @@ pub fn produce(kafka: &Kafka, topics: &Topics, fleet: &mut Fleet, records: u64) 
         producer.send(&draft.record, partition);
         let mut outcomes = draft.expected.iter();
         expected[partition as usize].push(outcomes.next().expect("an outcome"));
-        assert_eq!(outcomes.next(), None, "what a gate would do must be certain here");
+        assert_eq!(
+            outcomes.next(),
+            None,
+            "these tests need records with a single expected outcome"
+        );
     }
     producer.finish().expect("all delivered");
     let mut lanes = vec![Vec::new(); PARTITIONS as usize];
@@ -92,7 +96,7 @@ pub fn produce(kafka: &Kafka, topics: &Topics, fleet: &mut Fleet, records: u64) 
     lanes
 }
 
-/// Writes what a gate would.
+/// Writes what a gate would write.
 pub fn run(kafka: &Kafka, topics: &Topics, lanes: &[Vec<Raw>], sabotage: Sabotage) {
     let producer = |topic: &str| Producer::new(kafka, topic, "none").expect("a producer");
     let (mut clean, mut dead, mut ledger) = (
@@ -104,21 +108,21 @@ pub fn run(kafka: &Kafka, topics: &Topics, lanes: &[Vec<Raw>], sabotage: Sabotag
         let here = |what| partition == 1 && sabotage == what;
         let partition = partition as i32;
         let mut lane = lane.clone();
-        // A repeat or a forged record that is let through, as a gate would that does not look.
+        // A repeat or a forged record that passes, as with a gate that does not check.
         let passed = [
             (Sabotage::PassRepeat, Outcome::Duplicate),
             (Sabotage::PassForged, Outcome::BadSignature),
         ];
         for (_, from) in passed.into_iter().filter(|(what, _)| here(*what)) {
             lane.iter_mut()
-                // A forged value may be no JSON at all, which would show in more ways than one.
+                // A forged value may not be JSON, which would cause a second problem.
                 .find(|raw| raw.outcome == from && serde_json::from_slice::<serde_json::Value>(&raw.value).is_ok())
                 .expect("there is one")
                 .outcome = Outcome::Clean;
         }
         let admitted: Vec<_> = lane.iter().filter(|raw| raw.outcome == Outcome::Clean).collect();
         let mut cleans: Vec<_> = admitted.iter().copied().map(clean_record).collect();
-        // Two neighbours that nobody replayed: what befalls a record with repeats shows in more ways than one.
+        // Two neighbours without repeats: a defect in a repeated record causes a second problem.
         let once = |raw: &Raw| lane.iter().filter(|other| other.value == raw.value).count() == 1;
         let at = || {
             let pair = admitted
@@ -159,7 +163,7 @@ pub fn run(kafka: &Kafka, topics: &Topics, lanes: &[Vec<Raw>], sabotage: Sabotag
 }
 
 fn clean_record(raw: &Raw) -> Record {
-    // The make-believe sealing keeps the event id and nothing else.
+    // The simulated sealing keeps only the event id.
     let event: serde_json::Value = serde_json::from_slice(&raw.value).unwrap_or_default();
     let value = serde_json::json!({ "event_id": event["event_id"], "subject": { "name": "c2VhbGVk" } });
     Record {
@@ -272,7 +276,7 @@ fn ledger_records(
     records
 }
 
-/// RFC 6962 root by a stack of complete subtrees: another way than the oracle's.
+/// RFC 6962 root computed with a stack of complete subtrees, unlike the oracle's recursion.
 fn root(raws: &[Raw]) -> String {
     let mut stack: Vec<(usize, [u8; 32])> = Vec::new();
     let join = |left: [u8; 32], right: [u8; 32]| -> [u8; 32] {

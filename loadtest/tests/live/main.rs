@@ -1,5 +1,5 @@
-//! Against a real Kafka, whose address `make up` writes and `make test` passes on as `PULSEGATE_KAFKA__BROKERS`. Without
-//! it these tests say that they did nothing.
+//! Tests against a real Kafka, whose address `make up` writes and `make test` passes on as `PULSEGATE_KAFKA__BROKERS`.
+//! Without the variable they print that they were skipped.
 
 mod gate;
 mod oracle;

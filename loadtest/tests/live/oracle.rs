@@ -1,4 +1,4 @@
-//! The oracle believes a gate that does right, and names each single thing that is wrong.
+//! The oracle accepts the output of a correct gate, and reports every single defect.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use pulsegate_loadtest::outcome::Outcome;
 use crate::gate::{self, Sabotage};
 use crate::topics::{Owned, kafka, unique};
 
-/// Everything hostile whose outcome is certain.
+/// A fleet with every misdeed whose outcome is certain.
 fn fleet(topics: &Topics) -> Fleet {
     let hostile = Hostile {
         forged: 0.1,
@@ -39,7 +39,7 @@ fn problems(report: &Report) -> BTreeSet<Problem> {
 }
 
 #[test]
-fn a_right_account_is_good_and_every_single_wrong_is_named() {
+fn a_correct_account_is_good_and_every_single_defect_is_reported() {
     let Some(kafka) = kafka() else { return };
     let mut owned = Owned::at(&kafka);
     let topics = owned.gate("oracle");
@@ -93,9 +93,9 @@ fn a_right_account_is_good_and_every_single_wrong_is_named() {
     }
 }
 
-/// Wrongs that show in more than one way: the kind that is asked for is among them.
+/// For defects with several symptoms, the expected kind is among those reported.
 #[test]
-fn wrongs_with_consequences_are_named_too() {
+fn defects_with_several_symptoms_are_reported_too() {
     let Some(kafka) = kafka() else { return };
     let mut owned = Owned::at(&kafka);
     let topics = owned.gate("oracle-more");
@@ -191,7 +191,7 @@ fn a_mark_leaves_out_what_was_before_but_remembers_it_for_repeats() {
     };
     let nothing = oracle::verify(&config, &keys, &mut |_| {}).expect("reads");
     assert!(nothing.is_good() && nothing.total.records == 0, "{nothing}");
-    // The whole of it, made a second time: every record repeats one from before the mark, and nobody has accounted for it.
+    // The whole stream a second time: every record repeats one from before the mark, and no ledger record covers it.
     let mut again = Fleet::new(fleet.options().clone());
     let mut repeats = gate::produce(&kafka, &config.topics, &mut again, 300);
     let report = oracle::verify(&config, &keys, &mut |_| {}).expect("reads");

@@ -1,4 +1,4 @@
-//! generate, capture, replay and verify, by the command as a person would use it.
+//! generate, capture, replay and verify through the command line.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -17,7 +17,7 @@ fn command(brokers: &str, args: &[&str]) -> Output {
         .expect("the command runs")
 }
 
-/// Runs the command, which must succeed, and gives its JSON.
+/// Runs the command, which must succeed, and returns its JSON.
 fn json(brokers: &str, args: &[&str]) -> serde_json::Value {
     let output = command(brokers, &[&["--json"], args].concat());
     assert!(
@@ -81,7 +81,7 @@ fn a_stream_is_the_same_after_generate_capture_and_replay() {
             .all(|captured| captured.log_append_time && captured.broker >= 0)
     );
 
-    // As it is: byte for byte, partition for partition.
+    // Unchanged: byte for byte, partition for partition.
     json(
         brokers,
         &[
@@ -105,7 +105,7 @@ fn a_stream_is_the_same_after_generate_capture_and_replay() {
     };
     assert_eq!(content(&again), content(&captured));
 
-    // Signed anew for the third topic: whatever held has another signature, whatever did not is as it was.
+    // Signed anew for the third topic: valid signatures are replaced, every other record is unchanged.
     let replayed = json(
         brokers,
         &[
@@ -148,7 +148,7 @@ fn a_stream_is_the_same_after_generate_capture_and_replay() {
 }
 
 #[test]
-fn recordings_become_events_of_the_devices_that_are_named() {
+fn recordings_become_events_of_the_named_devices() {
     let Some(kafka) = kafka() else { return };
     let mut owned = Owned::at(&kafka);
     let topic = unique("recordings");
@@ -201,7 +201,7 @@ fn recordings_become_events_of_the_devices_that_are_named() {
 }
 
 #[test]
-fn exit_codes_say_what_is_the_matter() {
+fn exit_codes_distinguish_bad_data_usage_and_an_unreachable_kafka() {
     let code = |brokers: &str, args: &[&str]| command(brokers, args).status.code();
     let folder = tempfile::tempdir().expect("a folder");
     let keys = folder.path().join("keys.jsonl");
@@ -239,7 +239,7 @@ fn exit_codes_say_what_is_the_matter() {
     assert_eq!(
         code(&kafka.brokers, &verify),
         Some(0),
-        "nothing produced is nothing lost"
+        "verification of empty topics succeeds"
     );
     assert_eq!(code(&kafka.brokers, &[&keyed[..], &["100"]].concat()), Some(0));
     let output = command(&kafka.brokers, &verify);

@@ -1,4 +1,4 @@
-//! Topics of our own, with names that nobody else has, deleted in the end.
+//! Topics with unique names, deleted at the end of a test.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 
-/// Partitions of every topic here.
+/// Number of partitions of every test topic.
 pub const PARTITIONS: i32 = 3;
 
-/// The cluster of the stack, or `None` and a word about it.
+/// The cluster of the stack; without one, prints that the test was skipped and returns `None`.
 pub fn kafka() -> Option<Kafka> {
     let brokers = std::env::var("PULSEGATE_KAFKA__BROKERS").ok();
     if brokers.is_none() {
@@ -20,14 +20,14 @@ pub fn kafka() -> Option<Kafka> {
     brokers.map(Kafka::at)
 }
 
-/// Some topics, for as long as this lives.
+/// Topics that are deleted when this is dropped.
 pub struct Owned {
     admin: AdminClient<DefaultClientContext>,
     names: Vec<String>,
 }
 
 impl Owned {
-    /// Nothing yet.
+    /// Owns no topic yet.
     pub fn at(kafka: &Kafka) -> Self {
         let admin = ClientConfig::new()
             .set("bootstrap.servers", &kafka.brokers)
@@ -39,14 +39,14 @@ impl Owned {
         }
     }
 
-    /// The four topics of a gate under a name of their own.
+    /// Creates the four topics of a gate under a unique name.
     pub fn gate(&mut self, prefix: &str) -> Topics {
         let topics = Topics::prefixed(&unique(prefix));
         self.create(&topics.raw);
         self.outputs(topics)
     }
 
-    /// The same raw topic with three other topics behind it.
+    /// The same raw topic with three other output topics.
     pub fn outputs(&mut self, topics: Topics) -> Topics {
         [&topics.clean, &topics.deadletter, &topics.ledger]
             .into_iter()
@@ -54,7 +54,7 @@ impl Owned {
         topics
     }
 
-    /// Creates a topic whose timestamps are the broker's.
+    /// Creates a topic with `LogAppendTime`.
     pub fn create(&mut self, name: &str) {
         let topic = NewTopic::new(name, PARTITIONS, TopicReplication::Fixed(1))
             .set("message.timestamp.type", "LogAppendTime")
@@ -71,12 +71,12 @@ impl Owned {
 impl Drop for Owned {
     fn drop(&mut self) {
         let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
-        // What is left behind harms nobody but the disk.
+        // A topic that is left behind only costs disk space.
         let _ = block_on(self.admin.delete_topics(&names, &AdminOptions::new()));
     }
 }
 
-/// A name that no other test and no other run has.
+/// A name that no other test and no other run uses.
 pub fn unique(prefix: &str) -> String {
     format!("loadtest-{prefix}-{}", uuid::Uuid::new_v4().simple())
 }

@@ -1,4 +1,4 @@
-//! A lane's comparison, without Kafka: rewinds, lost ranges, gaps of control records, repeats.
+//! Comparison of a lane without Kafka: rewinds, lost ranges, gaps of control records, repeats.
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -56,7 +56,7 @@ fn digest(offset: i64) -> [u8; 32] {
     Sha256::digest(offset.to_string()).into()
 }
 
-/// A lane with those raw records and the clean ones in the order given.
+/// Settles a lane with those raw records and the clean ones in the order given.
 fn settle(ledger: Ledger, clean: &[i64], mut report: Report) -> (Account, Report) {
     let mut lane = Lane::new(
         Range {
@@ -106,7 +106,7 @@ fn offsets_may_be_missing_as_long_as_ranges_tile() {
 }
 
 #[test]
-fn a_rewind_may_cover_again_and_clean_may_then_have_twice_but_no_more() {
+fn after_a_rewind_a_record_may_be_in_clean_twice_but_no_more() {
     let rewind = r#","rewind":{"from":7,"to":3}"#;
     let with_clean = |clean: &[i64], rewind: &str| {
         let (mut ledger, mut report) = (Ledger::new(), Report::default());
@@ -171,7 +171,7 @@ fn history_decides_what_a_repeat_may_be() {
             number,
         })
     };
-    // Nobody knows what the device has used of its rate before.
+    // How much of its rate the device used before the range is unknown.
     let fresh = Outcomes::of(&[Outcome::Clean, Outcome::RateLimited]);
     assert_eq!(history.allow(&counted(1, 1000)), fresh);
     history.take(&counted(1, 1000), Outcome::Clean);
@@ -240,7 +240,7 @@ fn a_rate_is_used_up_and_comes_back() {
     assert_eq!(
         history.allow(&at(13, 3_000)),
         either,
-        "what is turned away uses nothing"
+        "a rejected event uses nothing of the rate"
     );
     assert_eq!(history.allow(&at(13, 4_000)), clean);
 }
