@@ -69,8 +69,12 @@ impl Schemas {
 /// Schema files of a directory, sorted by name, so that the file system's order does not matter.
 fn sources(directory: &Path) -> Result<Vec<Source>, SchemasError> {
     let refused = |path: &Path, what: String| SchemasError(format!("{}: {what}", path.display()));
-    let entries = fs::read_dir(directory)
-        .map_err(|error| refused(directory, format!("failed to list the schemas (event.directory): {error}")))?;
+    let entries = fs::read_dir(directory).map_err(|error| {
+        refused(
+            directory,
+            format!("failed to list the schemas (event.directory): {error}"),
+        )
+    })?;
     let mut sources = Vec::new();
     for entry in entries {
         let path = entry

@@ -106,7 +106,10 @@ impl Journal {
                 let from = tree.leaves();
                 let entries = self.entries(at, &deeds, from, last);
                 if entries.iter().any(|entry| entry.len() > entry::ENTRY_BYTES_MAX) {
-                    return Err(DatabaseError::Invalid("the details of an action are too long for an audit entry".to_owned()).into());
+                    return Err(DatabaseError::Invalid(
+                        "the details of an action are too long for an audit entry".to_owned(),
+                    )
+                    .into());
                 }
                 entries.iter().for_each(|entry| tree.push(merkle::leaf(&[entry])));
                 let moved = head::append(&mut transaction, ADMINISTRATION, from, &entries, &tree).await;

@@ -106,7 +106,9 @@ pub fn make(
 ) -> Result<Secret, LoginError> {
     let mut random = Zeroizing::new([0_u8; 32]);
     getrandom::fill(random.as_mut_slice()).map_err(|error| {
-        LoginError::Invalid(format!("failed to get random bytes from the operating system: {error}"))
+        LoginError::Invalid(format!(
+            "failed to get random bytes from the operating system: {error}"
+        ))
     })?;
     let password = Zeroizing::new(URL_SAFE_NO_PAD.encode(random.as_slice()));
     let login = admin
