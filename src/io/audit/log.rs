@@ -12,7 +12,7 @@ use super::head::{self, failed};
 use super::journal::{self, Journal};
 use super::{AuditError, Settings, keys};
 use crate::io::postgres::offsets::{self, Position, Step, Stepped};
-use crate::io::postgres::{DatabaseError, Pool, Who, WriteError};
+use crate::io::postgres::{DatabaseError, Pool, WriteError};
 use crate::telemetry::metrics::PoolStatistics;
 use pulsegate_ledger::log::chain::Chain;
 use pulsegate_ledger::log::entry::ADMINISTRATION;
@@ -137,7 +137,7 @@ impl AuditLog {
                     .to_owned(),
             });
         }
-        let pool = connect(settings, "watch_audit", CONNECTIONS_MAX).await?;
+        let pool = head::connect(settings, "watch_audit", CONNECTIONS_MAX).await?;
         Ok(Self {
             pool,
             key,
@@ -464,21 +464,6 @@ impl AuditLog {
     fn lanes(&self) -> std::sync::MutexGuard<'_, BTreeMap<i32, Claimed>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Connects to the audit database as `role`.
-pub async fn connect(
-    settings: &Settings,
-    role: &'static str,
-    connections_max: u32,
-) -> Result<Pool, DatabaseError> {
-    let who = Who {
-        database: "audit",
-        role,
-        url: &settings.audit.url,
-        connections: (0, connections_max),
-    };
-    Pool::connect(&settings.access, who).await
 }
 
 /// Whether no other process is signing this lane, and a checkpoint would add information.
