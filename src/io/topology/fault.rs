@@ -3,8 +3,8 @@
 use rdkafka::error::KafkaError;
 use thiserror::Error;
 
-use crate::io::postgres::DatabaseError;
 use crate::io::postgres::logins::LoginError;
+use crate::io::postgres::{DatabaseError, diagnose};
 
 /// Why the topology could not be applied or inspected.
 #[derive(Debug, Error)]
@@ -53,15 +53,17 @@ impl Fault {
     }
 
     pub(super) fn postgres(action: impl Into<String>, error: &sqlx::Error) -> Self {
-        match error {
-            sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut => Self::Unreachable {
+        let diagnosis = diagnose(error);
+        if diagnosis.passes {
+            Self::Unreachable {
                 service: "PostgreSQL",
-                reason: error.to_string(),
-            },
-            _ => Self::Refused {
+                reason: diagnosis.reason,
+            }
+        } else {
+            Self::Refused {
                 action: action.into(),
-                reason: error.to_string(),
-            },
+                reason: diagnosis.reason,
+            }
         }
     }
 }
