@@ -99,8 +99,8 @@ struct List {
 impl From<VaultFault> for Failure {
     fn from(fault: VaultFault) -> Self {
         match &fault {
-            VaultFault::Unreachable { .. } => Self::Unreachable(fault.to_string()),
-            VaultFault::Refused { .. } | VaultFault::Damaged { .. } => Self::Wrong(fault.to_string()),
+            VaultFault::Database(error) if error.passes() => Self::Unreachable(fault.to_string()),
+            VaultFault::Database(_) | VaultFault::Damaged { .. } => Self::Wrong(fault.to_string()),
             VaultFault::Kek(_) | VaultFault::Invalid(_) => Self::Usage(fault.to_string()),
         }
     }

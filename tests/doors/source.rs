@@ -121,7 +121,8 @@ pub fn paths(code: &str) -> Vec<Named> {
     let tokens = tokens(code);
     let mut at = 0;
     while at < tokens.len() {
-        if tokens[at].1 == "use" {
+        // `use<…>` in a signature captures lifetimes and imports nothing.
+        if tokens[at].1 == "use" && tokens.get(at + 1).is_some_and(|next| next.1 != "<") {
             let is_public = at > 0 && ["pub", ")"].contains(&tokens[at - 1].1);
             at = tree(&tokens, at + 1, &[], is_public, &mut paths);
             continue;

@@ -6,89 +6,24 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use sqlx::postgres::PgRow;
-use sqlx::{Acquire, Row};
+use sqlx::{Connection as _, PgConnection, Row};
 use tracing::{error, info};
 use zeroize::Zeroizing;
 
-use super::tenants::{self, Branch, HOUSE, Home, Which};
-use super::{Database, Shared, VaultFault, without_haste};
-use pulsegate_core::crypto::envelope::FieldKey;
+use super::fault::VaultFault;
+use super::home::{Branch, HOUSE, Home};
+use super::keys::Keys;
+use super::shared::{Shared, without_haste};
+use super::tenants::{self, Which};
+use crate::io::postgres::Pool;
 use pulsegate_core::crypto::kek::Kek;
-use pulsegate_core::crypto::keys::Tenant;
 use pulsegate_core::crypto::token::Token;
-use pulsegate_core::gate::keyring::{
-    Algorithm, KeyRow, KeyState, Keyring, KeyringBuilder, KeyringError, Profile,
-};
+use pulsegate_core::gate::keyring::{Algorithm, KeyRow, KeyState, KeyringBuilder, KeyringError, Profile};
 
 /// Most changes that are read at once.
 const CHANGES_MAX: i64 = 20_000;
 /// How long reading everything may take; the statement timeout of its transaction is the same.
 const LOAD_TIME_MAX: Duration = Duration::from_mins(10);
-
-/// All device keys as of one revision, with the tenants that they belong to.
-pub struct Keys {
-    keyring: Arc<Keyring>,
-    revision: u64,
-    /// Tenants by their number in the keyring.
-    by_number: Vec<Arc<Home>>,
-    by_id: HashMap<i32, Arc<Home>>,
-    house: Arc<Home>,
-}
-
-impl Keys {
-    /// Device keys in the form that the gate verifies with.
-    #[must_use]
-    pub const fn keyring(&self) -> &Arc<Keyring> {
-        &self.keyring
-    }
-
-    /// Revision of the last change of a device key that is included.
-    #[must_use]
-    pub const fn revision(&self) -> u64 {
-        self.revision
-    }
-
-    /// The key that the deadletters of a tenant (by its number in the keyring) are sealed to; `None` for records
-    /// without a known signer.
-    #[must_use]
-    pub fn quarantine(&self, tenant: Option<u16>) -> Arc<FieldKey> {
-        let home = tenant.and_then(|number| self.home(number)).unwrap_or(&self.house);
-        Arc::clone(&home.quarantine.load().key)
-    }
-
-    /// A tenant's keys, by its number in the keyring.
-    #[must_use]
-    pub fn tenant(&self, number: u16) -> Option<&Tenant> {
-        self.home(number).map(|home| &home.branch.tenant)
-    }
-
-    pub(super) fn home(&self, number: u16) -> Option<&Arc<Home>> {
-        self.by_number.get(usize::from(number))
-    }
-
-    /// Every tenant, including [`HOUSE`].
-    pub(super) fn homes(&self) -> Vec<Arc<Home>> {
-        self.by_id.values().cloned().collect()
-    }
-
-    fn new(keyring: Keyring, revision: u64, by_id: HashMap<i32, Arc<Home>>) -> Result<Self, VaultFault> {
-        let by_name: HashMap<&str, &Arc<Home>> = by_id
-            .values()
-            .map(|home| (home.branch.tenant.name(), home))
-            .collect();
-        let missing = || VaultFault::damaged("tenant", "a tenant of the keyring has no row");
-        let named = |name: &str| by_name.get(name).map(|home| Arc::clone(home)).ok_or_else(missing);
-        let by_number = keyring.tenants().map(named).collect::<Result<_, _>>()?;
-        let house = named(HOUSE)?;
-        Ok(Self {
-            keyring: Arc::new(keyring),
-            revision,
-            by_number,
-            by_id,
-            house,
-        })
-    }
-}
 
 const COLUMNS: &str = "
 select k.kid, d.name, d.tenant_id, d.class, d.token_salt, k.profile, k.alg, k.state,
@@ -96,22 +31,32 @@ select k.kid, d.name, d.tenant_id, d.class, d.token_salt, k.profile, k.alg, k.st
 from device_key k join device d on d.id = k.device_id";
 
 /// Reads all device keys and tenants in one snapshot, into `known`.
-pub(super) async fn load(database: &Database, kek: &Kek, known: KeyringBuilder) -> Result<Keys, VaultFault> {
+pub(super) async fn load(database: &Pool, kek: &Kek, known: KeyringBuilder) -> Result<Keys, VaultFault> {
     let action = "reading the device keys";
-    let late = |_| VaultFault::Unreachable {
-        action,
-        reason: "not finished within ten minutes".to_owned(),
-    };
-    tokio::time::timeout(LOAD_TIME_MAX, read_all(database, kek, known))
-        .await
-        .map_err(late)?
+    let (builder, branches, revision) = database
+        .ask_for(LOAD_TIME_MAX, action, async |connection| {
+            read_all(connection, kek, known).await
+        })
+        .await?;
+    let keyring = builder
+        .finish()
+        .map_err(|error| VaultFault::damaged("device keys", error))?;
+    let homes = tenants::settle(database, branches).await?;
+    Keys::new(
+        keyring,
+        revision,
+        homes.into_iter().map(|home| (home.branch.id, home)).collect(),
+    )
 }
 
-async fn read_all(database: &Database, kek: &Kek, mut builder: KeyringBuilder) -> Result<Keys, VaultFault> {
+async fn read_all(
+    connection: &mut PgConnection,
+    kek: &Kek,
+    mut builder: KeyringBuilder,
+) -> Result<(KeyringBuilder, Vec<Branch>, u64), VaultFault> {
     let fault = |error| VaultFault::database("reading the device keys", &error);
-    let mut connection = database.pool.acquire().await.map_err(fault)?;
-    tenants::check_kek(&mut connection, kek, true).await?;
-    tenants::ensure(&mut connection, kek, &[HOUSE.to_owned()]).await?;
+    tenants::check_kek(connection, kek, true).await?;
+    tenants::ensure(connection, kek, &[HOUSE.to_owned()]).await?;
 
     let mut transaction = connection.begin().await.map_err(fault)?;
     sqlx::query("set transaction isolation level repeatable read, read only")
@@ -130,16 +75,7 @@ async fn read_all(database: &Database, kek: &Kek, mut builder: KeyringBuilder) -
     }
     drop(rows);
     transaction.commit().await.map_err(fault)?;
-    drop(connection);
-    let keyring = builder
-        .finish()
-        .map_err(|error| VaultFault::damaged("device keys", error))?;
-    let homes = tenants::settle(database, branches).await?;
-    Keys::new(
-        keyring,
-        revision,
-        homes.into_iter().map(|home| (home.branch.id, home)).collect(),
-    )
+    Ok((builder, branches, revision))
 }
 
 /// Applies the changes since the revision in memory, and returns whether there may be more. Revisions commit in their
@@ -147,13 +83,16 @@ async fn read_all(database: &Database, kek: &Kek, mut builder: KeyringBuilder) -
 pub(super) async fn follow(shared: &Shared) -> Result<bool, VaultFault> {
     let keys = shared.keys.load_full();
     let query = format!("{COLUMNS} where k.revision > $1 order by k.revision limit $2");
-    let rows = sqlx::query(sqlx::AssertSqlSafe(query))
+    let query = sqlx::query(sqlx::AssertSqlSafe(query))
         .bind(keys.revision.cast_signed())
-        .bind(CHANGES_MAX)
-        .fetch_all(&shared.database.pool);
+        .bind(CHANGES_MAX);
+    let action = "reading the changes of device keys";
     let rows = shared
         .database
-        .ask("reading the changes of device keys", rows)
+        .ask(action, async |connection| {
+            let rows = query.fetch_all(connection).await;
+            rows.map_err(|error| VaultFault::database(action, &error))
+        })
         .await?;
     if rows.is_empty() {
         return Ok(false);
@@ -199,12 +138,12 @@ async fn with_new_tenants(
     let new: Vec<i32> = ids.into_iter().filter(|id| !by_id.contains_key(id)).collect();
     if !new.is_empty() {
         let action = "reading new tenants";
-        let mut connection = shared
+        let branches = shared
             .database
-            .ask(action, shared.database.pool.acquire())
+            .ask(action, async |connection| {
+                tenants::read(connection, &shared.kek, Which::Numbered(&new)).await
+            })
             .await?;
-        let branches = tenants::read(&mut connection, &shared.kek, Which::Numbered(&new)).await?;
-        drop(connection);
         let homes = tenants::settle(&shared.database, branches).await?;
         by_id.extend(homes.into_iter().map(|home| (home.branch.id, home)));
     }

@@ -27,10 +27,13 @@ use tokio::sync::OnceCell;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use super::{Settings, VaultFault, answer, options};
+use super::config::Settings;
+use super::fault::{VAULT, VaultFault};
+use super::shared::options;
 use crate::io::audit;
 use crate::io::audit::AuditError;
 use crate::io::audit::journal::{self, Journal, Role};
+use crate::io::postgres::within;
 use crate::telemetry::metrics::{Metrics, Service};
 use pulsegate_ledger::log::entry::Deed;
 
@@ -176,7 +179,7 @@ impl Relay {
         request: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, VaultFault> {
         let time_max = Duration::from_millis(self.settings.access.request_time_max_ms);
-        answer(time_max, action, request).await
+        Ok(within(time_max, VAULT, action, request).await?)
     }
 }
 

@@ -9,14 +9,16 @@ use std::io::BufRead;
 
 use futures_util::TryStreamExt;
 use serde::Serialize;
-use sqlx::{PgConnection, Row};
+use sqlx::{Connection as _, PgConnection, Row};
 use subtle::ConstantTimeEq;
 use thiserror::Error;
 
+use super::fault::VaultFault;
+use super::home::Branch;
 use super::lines::{self, KeyLine, Problem};
 use super::registrar::Registrar;
-use super::tenants::{self, Branch, Which};
-use super::{VaultFault, random, without_haste};
+use super::shared::{random, without_haste};
+use super::tenants::{self, Which};
 use crate::io::postgres::copy::Rows;
 use pulsegate_core::crypto::envelope::Nonce;
 use pulsegate_core::crypto::kek::Kek;
@@ -61,7 +63,12 @@ impl Registrar {
     /// [`ImportError`]; nothing was imported then.
     pub async fn import(&self, reader: &mut impl BufRead) -> Result<Imported, ImportError> {
         let fault = |error| VaultFault::database("importing device keys", &error);
-        let mut transaction = self.database.pool.begin().await.map_err(fault)?;
+        let mut lease = self
+            .database
+            .lease("importing device keys")
+            .await
+            .map_err(VaultFault::from)?;
+        let mut transaction = lease.connection().begin().await.map_err(fault)?;
         without_haste(&mut transaction).await.map_err(fault)?;
         tenants::check_kek(&mut transaction, &self.kek, true).await?;
         sqlx::raw_sql(STAGE)

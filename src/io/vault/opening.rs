@@ -5,8 +5,12 @@ use std::sync::Arc;
 
 use sqlx::Row;
 
-use super::tenants::{self, Branch, Which};
-use super::{Database, Settings, VaultFault, read_kek};
+use super::config::Settings;
+use super::fault::VaultFault;
+use super::home::Branch;
+use super::shared::{connect, read_kek};
+use super::tenants::{self, Which};
+use crate::io::postgres::Pool;
 use pulsegate_core::crypto::envelope::FieldKey;
 use pulsegate_core::crypto::kek::Kek;
 use pulsegate_core::crypto::keys::Wrapped;
@@ -16,7 +20,7 @@ const REQUEST_KEYS_MAX: usize = 5_000;
 
 /// A read-only view of the vault, for readers of sealed fields.
 pub struct Opener {
-    database: Database,
+    database: Pool,
     kek: Kek,
     branches: tokio::sync::Mutex<HashMap<i32, Arc<Branch>>>,
 }
@@ -27,11 +31,13 @@ impl Opener {
     /// # Errors
     /// [`VaultFault`], also where the configured KEK is not the vault's.
     pub async fn connect(settings: &Settings) -> Result<Self, VaultFault> {
-        let database = Database::connect(settings, "open_vault").await?;
+        let database = connect(settings, "open_vault").await?;
         let kek = read_kek(settings)?;
-        let mut connection = database.ask("connecting", database.pool.acquire()).await?;
-        tenants::check_kek(&mut connection, &kek, false).await?;
-        drop(connection);
+        database
+            .ask("connecting", async |connection| {
+                tenants::check_kek(connection, &kek, false).await
+            })
+            .await?;
         Ok(Self {
             database,
             kek,
@@ -73,9 +79,14 @@ impl Opener {
             "select k.key_id, s.tenant_id, s.lookup, k.wrapped, k.commitment, k.encryptions
              from subject_key k join subject s on s.id = k.subject_id where k.key_id = any($1)",
         )
-        .bind(ids)
-        .fetch_all(&self.database.pool);
-        for row in self.database.ask(action, query).await? {
+        .bind(ids);
+        let rows = self
+            .database
+            .ask(action, async |connection| {
+                query.fetch_all(connection).await.map_err(fault)
+            })
+            .await?;
+        for row in rows {
             let id: i64 = row.try_get(0).map_err(fault)?;
             let id = u32::try_from(id).map_err(|error| VaultFault::damaged("key id", error))?;
             let branch = self.branch(row.try_get(1).map_err(fault)?).await?;
@@ -105,9 +116,14 @@ impl Opener {
         let ids: Vec<i64> = ids.iter().copied().map(i64::from).collect();
         let query =
             sqlx::query("select key_id, tenant_id, encryptions from quarantine_key where key_id = any($1)")
-                .bind(ids)
-                .fetch_all(&self.database.pool);
-        for row in self.database.ask(action, query).await? {
+                .bind(ids);
+        let rows = self
+            .database
+            .ask(action, async |connection| {
+                query.fetch_all(connection).await.map_err(fault)
+            })
+            .await?;
+        for row in rows {
             let id: i64 = row.try_get(0).map_err(fault)?;
             let id = u32::try_from(id).map_err(|error| VaultFault::damaged("key id", error))?;
             let branch = self.branch(row.try_get(1).map_err(fault)?).await?;
@@ -122,11 +138,12 @@ impl Opener {
         if let Some(branch) = branches.get(&id) {
             return Ok(Arc::clone(branch));
         }
-        let mut connection = self
+        let read = self
             .database
-            .ask("reading a tenant", self.database.pool.acquire())
+            .ask("reading a tenant", async |connection| {
+                tenants::read(connection, &self.kek, Which::Numbered(&[id])).await
+            })
             .await?;
-        let read = tenants::read(&mut connection, &self.kek, Which::Numbered(&[id])).await?;
         let branch = read
             .into_iter()
             .next()

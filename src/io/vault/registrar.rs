@@ -1,14 +1,17 @@
 //! The registrar's view of the vault: it adds, revokes and lists device keys, and has no access to subjects.
 
 use serde::Serialize;
-use sqlx::Row;
+use sqlx::{Connection as _, PgConnection, Row};
 
-use super::{Database, Settings, VaultFault, read_kek};
+use super::config::Settings;
+use super::fault::VaultFault;
+use super::shared::{connect, read_kek};
+use crate::io::postgres::Pool;
 use pulsegate_core::crypto::kek::Kek;
 
 /// Access to device keys, for `pulsegate device`.
 pub struct Registrar {
-    pub(super) database: Database,
+    pub(super) database: Pool,
     pub(super) kek: Kek,
 }
 
@@ -53,7 +56,7 @@ impl Registrar {
     /// [`VaultFault`].
     pub async fn connect(settings: &Settings) -> Result<Self, VaultFault> {
         Ok(Self {
-            database: Database::connect(settings, "device_vault").await?,
+            database: connect(settings, "device_vault").await?,
             kek: read_kek(settings)?,
         })
     }
@@ -75,10 +78,14 @@ impl Registrar {
         .bind(&filter.tenant)
         .bind(&filter.device)
         .bind(&filter.state)
-        .bind(i64::from(filter.keys_max))
-        .fetch_all(&self.database.pool);
-        let rows = self.database.ask(action, query).await?;
+        .bind(i64::from(filter.keys_max));
         let fault = |error| VaultFault::database(action, &error);
+        let rows = self
+            .database
+            .ask(action, async |connection| {
+                query.fetch_all(connection).await.map_err(fault)
+            })
+            .await?;
         let listed = |row: &sqlx::postgres::PgRow| {
             let text = |index: usize| row.try_get::<String, _>(index).map_err(fault);
             Ok(Listed {
@@ -101,8 +108,8 @@ impl Registrar {
     /// [`VaultFault`].
     pub async fn revoke(&self, kids: &[String]) -> Result<Vec<String>, VaultFault> {
         let action = "revoking device keys";
-        let work = async {
-            let mut transaction = self.database.pool.begin().await?;
+        let work = async |connection: &mut PgConnection| {
+            let mut transaction = connection.begin().await?;
             let unknown: Vec<String> = sqlx::query_scalar(
                 "select g.kid from unnest($1::text[]) as g (kid)
                  where not exists (select from device_key k where k.kid = g.kid) order by 1",
@@ -122,11 +129,16 @@ impl Registrar {
             }
             Ok(unknown)
         };
-        self.database.ask(action, work).await
+        self.database
+            .ask(action, async |connection| {
+                let revoked: Result<_, sqlx::Error> = work(connection).await;
+                revoked.map_err(|error| VaultFault::database(action, &error))
+            })
+            .await
     }
 
     /// Closes the connections.
     pub async fn close(self) {
-        self.database.pool.close().await;
+        self.database.close().await;
     }
 }

@@ -13,12 +13,15 @@ use std::time::Instant;
 use quick_cache::sync::Cache;
 use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter};
 use siphasher::sip128::{Hasher128, SipHasher24};
-use sqlx::Row;
 use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
 use std::hash::Hasher;
 
-use super::tenants::{Home, random_key_id};
-use super::{Config, Shared, VaultFault, fill, random};
+use super::config::Config;
+use super::fault::VaultFault;
+use super::home::Home;
+use super::shared::{Shared, fill, random};
+use super::tenants::random_key_id;
 use pulsegate_core::crypto::envelope::Nonce;
 use pulsegate_core::crypto::keys::{Key32, ROTATE_AGE_MS, ROTATE_SEALS, SubjectKey, Wrapped};
 use pulsegate_core::crypto::token::Lookup;
@@ -150,7 +153,7 @@ impl Subjects {
         let held = self.cache.get(&self.name(tenant, subject))?;
         let age_s = self.now_s().saturating_sub(held.read_s.load(Ordering::Relaxed));
         let fresh = age_s < self.fresh_s && held.key.field_key().seals() < ROTATE_SEALS;
-        let usable = fresh || (age_s < self.stale_s && self.shared.down.load(Ordering::Relaxed));
+        let usable = fresh || (age_s < self.stale_s && self.shared.is_down());
         usable.then(|| Arc::clone(&held.key))
     }
 
@@ -265,9 +268,15 @@ impl Subjects {
         .bind(columns.wraps)
         .bind(columns.commitments)
         .bind(ROTATE_AGE_MS)
-        .bind(ROTATE_SEALS.cast_signed())
-        .fetch_all(&self.shared.database.pool);
-        let rows = self.shared.database.ask(action, query).await?;
+        .bind(ROTATE_SEALS.cast_signed());
+        let rows = self
+            .shared
+            .database
+            .ask(action, async |connection| {
+                let rows = query.fetch_all(connection).await;
+                rows.map_err(|error| VaultFault::database(action, &error))
+            })
+            .await?;
         rows.iter().map(|row| Answer::read(row, action)).collect()
     }
 
@@ -315,16 +324,13 @@ impl Subjects {
                 .iter()
                 .map(|&(id, uses)| (i64::from(id), uses.cast_signed()))
                 .unzip();
-            let query = sqlx::query(ADD_USES)
-                .bind(ids)
-                .bind(uses)
-                .execute(&self.shared.database.pool);
-            if let Err(fault) = self
-                .shared
-                .database
-                .ask("reporting the use of subject keys", query)
-                .await
-            {
+            let action = "reporting the use of subject keys";
+            let query = sqlx::query(ADD_USES).bind(ids).bind(uses);
+            let added = async |connection: &mut PgConnection| {
+                let added = query.execute(connection).await;
+                added.map_err(|error| VaultFault::database(action, &error))
+            };
+            if let Err(fault) = self.shared.database.ask(action, added).await {
                 // The vault may have counted although its answer got lost: counting twice is the safe side.
                 chunk
                     .into_iter()

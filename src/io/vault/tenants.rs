@@ -2,37 +2,18 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use arc_swap::ArcSwap;
 use sqlx::{PgConnection, Row};
 
-use super::{Database, Shared, VaultFault, random};
-use pulsegate_core::crypto::envelope::{FieldKey, Nonce};
+use super::fault::VaultFault;
+use super::home::{Branch, Home, Quarantine};
+use super::shared::{Shared, random};
+use crate::io::postgres::Pool;
+use pulsegate_core::crypto::envelope::Nonce;
 use pulsegate_core::crypto::kek::Kek;
 use pulsegate_core::crypto::keys::{Key32, ROTATE_AGE_MS, ROTATE_SEALS, Tenant, Wrapped};
-
-/// Tenant of records without a known signer. No device can belong to it.
-pub const HOUSE: &str = "pulsegate";
-
-/// A tenant of the vault with its keys.
-pub(super) struct Branch {
-    pub(super) id: i32,
-    pub(super) tenant: Tenant,
-}
-
-/// The key that a tenant's deadletters are sealed to now.
-pub(super) struct Quarantine {
-    pub(super) key: Arc<FieldKey>,
-    /// Encryptions that are already reported to the vault.
-    reported: AtomicU64,
-}
-
-/// A tenant with its current quarantine key.
-pub(super) struct Home {
-    pub(super) branch: Branch,
-    pub(super) quarantine: ArcSwap<Quarantine>,
-}
 
 /// Which tenants to read.
 pub(super) enum Which<'w> {
@@ -154,7 +135,7 @@ pub(super) async fn read(
 }
 
 /// Adds the quarantine keys of tenants; the vault creates missing ones.
-pub(super) async fn settle(database: &Database, branches: Vec<Branch>) -> Result<Vec<Arc<Home>>, VaultFault> {
+pub(super) async fn settle(database: &Pool, branches: Vec<Branch>) -> Result<Vec<Arc<Home>>, VaultFault> {
     let ids: Vec<i32> = branches.iter().map(|branch| branch.id).collect();
     let mut keys = quarantine_ids(database, &ids).await?;
     let home = |branch: Branch| {
@@ -165,15 +146,6 @@ pub(super) async fn settle(database: &Database, branches: Vec<Branch>) -> Result
         Ok(Arc::new(Home { branch, quarantine }))
     };
     branches.into_iter().map(home).collect()
-}
-
-impl Quarantine {
-    fn new(tenant: &Tenant, key_id: u32, seals: u64) -> Self {
-        Self {
-            key: Arc::new(tenant.quarantine(key_id, seals)),
-            reported: AtomicU64::new(seals),
-        }
-    }
 }
 
 /// Reports the use of quarantine keys to the vault, and switches to new ones where they are used up or old.
@@ -193,14 +165,15 @@ pub(super) async fn renew_quarantines(shared: &Shared) -> Result<(), VaultFault>
             .iter()
             .map(|(&id, &(more, ..))| (i64::from(id), more.cast_signed()))
             .unzip();
-        let query = sqlx::query(ADD_USES)
-            .bind(ids)
-            .bind(counts)
-            .execute(&shared.database.pool);
-        shared
-            .database
-            .ask("reporting the use of quarantine keys", query)
-            .await?;
+        let action = "reporting the use of quarantine keys";
+        let query = sqlx::query(ADD_USES).bind(ids).bind(counts);
+        let added = async |connection: &mut PgConnection| {
+            query
+                .execute(connection)
+                .await
+                .map_err(|error| VaultFault::database(action, &error))
+        };
+        shared.database.ask(action, added).await?;
         for (_, seals, quarantine) in used.into_values() {
             quarantine.reported.store(seals, Ordering::Relaxed);
         }
@@ -228,10 +201,7 @@ from locked join used u using (key_id) where k.key_id = locked.key_id";
 
 /// The current quarantine key of each tenant, with its use count. A tenant is requested again while the random id of
 /// its new key is already taken.
-async fn quarantine_ids(
-    database: &Database,
-    tenants: &[i32],
-) -> Result<HashMap<i32, (u32, u64)>, VaultFault> {
+async fn quarantine_ids(database: &Pool, tenants: &[i32]) -> Result<HashMap<i32, (u32, u64)>, VaultFault> {
     let action = "reading the quarantine keys";
     let mut found = HashMap::with_capacity(tenants.len());
     let mut missing = tenants.to_vec();
@@ -245,10 +215,14 @@ async fn quarantine_ids(
                 .bind(missing.as_slice())
                 .bind(ids)
                 .bind(ROTATE_AGE_MS)
-                .bind(ROTATE_SEALS.cast_signed())
-                .fetch_all(&database.pool);
-        for row in database.ask(action, query).await? {
-            let fault = |error| VaultFault::database(action, &error);
+                .bind(ROTATE_SEALS.cast_signed());
+        let fault = |error| VaultFault::database(action, &error);
+        let rows = database
+            .ask(action, async |connection| {
+                query.fetch_all(connection).await.map_err(fault)
+            })
+            .await?;
+        for row in rows {
             let (id, count): (i64, i64) = (row.try_get(1).map_err(fault)?, row.try_get(2).map_err(fault)?);
             let id = u32::try_from(id).map_err(|error| VaultFault::damaged("quarantine key", error))?;
             found.insert(row.try_get(0).map_err(fault)?, (id, count.cast_unsigned()));
