@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::client::ClientContext;
@@ -38,9 +38,8 @@ pub enum Rebalance {
 
 /// A consumer of the raw topic. It never commits by itself.
 pub struct Consumer {
-    // Declared, hence dropped, before the client, which it points into.
-    queue: Queue,
-    client: BaseConsumer<Events>,
+    queue: Queue<Events>,
+    client: Arc<BaseConsumer<Events>>,
     topic: String,
 }
 
@@ -51,7 +50,7 @@ impl Consumer {
     ///
     /// When librdkafka refuses the configuration.
     pub fn subscribe(config: &ClientConfig, topic: &str) -> KafkaResult<Self> {
-        let client = BaseConsumer::from_config_and_context(config, Events::new(topic))?;
+        let client = Arc::new(BaseConsumer::from_config_and_context(config, Events::new(topic))?);
         let queue = Queue::new(&client);
         client.subscribe(&[topic])?;
         Ok(Self {

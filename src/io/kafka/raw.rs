@@ -1,18 +1,26 @@
-//! The librdkafka calls that the safe wrapper lacks or panics in, and the reason for each.
+//! The librdkafka calls that the safe wrapper lacks or panics in: thirteen functions, for five reasons.
 //!
-//! - A batch of messages is taken from one queue with `rd_kafka_consume_batch_queue`: the wrapper's `poll` costs an
-//!   event object and an `Arc` per message, three times the CPU of the batch call.
-//! - Partition queues are forwarded to that one queue, so that rebalances stay on the consumer's own queue, where the
+//! - A batch of messages is taken from one queue with `rd_kafka_consume_batch_queue`, and returned with
+//!   `rd_kafka_message_destroy`: the wrapper's `poll` costs an event object and an `Arc` per message, three times the CPU
+//!   of the batch call. `rd_kafka_message_timestamp` reads the time of such a message.
+//! - Partition queues (`rd_kafka_queue_get_partition`) are forwarded with `rd_kafka_queue_forward` to that one queue
+//!   (`rd_kafka_queue_new`, `rd_kafka_queue_destroy`), so that rebalances stay on the consumer's own queue, where the
 //!   batch call would lose them.
-//! - Records are produced with `rd_kafka_produce_batch` from memory that we own, without a copy.
-//! - Headers are read with `rd_kafka_header_get_all`: the wrapper panics on a name that is not UTF-8.
+//! - Records are produced with `rd_kafka_produce_batch` from memory that we own, without a copy, to a topic handle
+//!   (`rd_kafka_topic_new`, `rd_kafka_topic_destroy`).
+//! - Headers are read with `rd_kafka_message_headers` and `rd_kafka_header_get_all`: the wrapper panics on a name that is
+//!   not UTF-8.
 //! - `rd_kafka_flush` is called with a real timeout: the wrapper's `flush` polls for 100 ms at a time.
 //!
 //! Unsafe code is confined to this module and one call in `settle`, which upholds the contract of [`Topic::produce`].
+//! Everything that librdkafka frees with its client holds an `Arc` of that client: a queue, the messages taken from it,
+//! and a topic.
 #![expect(unsafe_code, reason = "librdkafka calls that rdkafka 0.39 does not wrap")]
 
+use std::any::Any;
 use std::ffi::{CStr, CString, c_void};
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::time::Duration;
 use std::{ptr, slice};
 
@@ -24,20 +32,25 @@ use rdkafka_sys as sys;
 
 use pulsegate_ledger::record::{Received, SignatureHeaders};
 
-/// A queue of our own that partition queues are forwarded to.
-pub struct Queue {
-    client: *mut sys::rd_kafka_t,
+/// A queue of our own that partition queues are forwarded to. It keeps its client alive.
+pub struct Queue<C: ConsumerContext + 'static> {
     queue: *mut sys::rd_kafka_queue_t,
+    client: Arc<BaseConsumer<C>>,
 }
 
-impl Queue {
-    /// Creates an empty queue on a client, which the caller keeps alive for longer than the queue.
+// SAFETY: librdkafka's queues may be used from any thread.
+unsafe impl<C: ConsumerContext + 'static> Send for Queue<C> {}
+
+impl<C: ConsumerContext + 'static> Queue<C> {
+    /// Creates an empty queue on a client.
     #[must_use]
-    pub fn new<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Self {
-        let client = consumer.client().native_ptr();
+    pub fn new(client: &Arc<BaseConsumer<C>>) -> Self {
         // SAFETY: the client is live; the call only allocates.
-        let queue = unsafe { sys::rd_kafka_queue_new(client) };
-        Self { client, queue }
+        let queue = unsafe { sys::rd_kafka_queue_new(client.client().native_ptr()) };
+        Self {
+            queue,
+            client: Arc::clone(client),
+        }
     }
 
     /// Sends the messages fetched for one partition to this queue instead of to the consumer's own. Call it before the
@@ -48,9 +61,10 @@ impl Queue {
     /// When the topic name holds a NUL byte or librdkafka does not know the partition.
     pub fn forward(&self, topic: &str, partition: i32) -> Result<(), KafkaError> {
         let topic = CString::new(topic).map_err(KafkaError::from)?;
-        // SAFETY: the client is live and the returned reference is dropped below; forwarding takes its own.
+        let client = self.client.client().native_ptr();
+        // SAFETY: the queue holds its client, and the returned reference is dropped below; forwarding takes its own.
         unsafe {
-            let source = sys::rd_kafka_queue_get_partition(self.client, topic.as_ptr(), partition);
+            let source = sys::rd_kafka_queue_get_partition(client, topic.as_ptr(), partition);
             if source.is_null() {
                 return Err(KafkaError::Subscription(
                     "failed to forward a partition: unknown to librdkafka".to_owned(),
@@ -68,7 +82,7 @@ impl Queue {
         messages.clear();
         let records_max = records_max.min(messages.pointers.capacity());
         let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: the pointer array has room for at least `records_max` entries.
+        // SAFETY: the queue is live, and the pointer array is empty and has room for at least `records_max` entries.
         let count = unsafe {
             sys::rd_kafka_consume_batch_queue(
                 self.queue,
@@ -77,23 +91,27 @@ impl Queue {
                 records_max,
             )
         };
-        if let Ok(count) = usize::try_from(count) {
+        if let Ok(count @ 1..) = usize::try_from(count) {
             // SAFETY: the call has written `count` valid message pointers, which we now own.
             unsafe { messages.pointers.set_len(count) };
+            messages.client = Some(Arc::clone(&self.client) as _);
         }
     }
 }
 
-impl Drop for Queue {
+impl<C: ConsumerContext + 'static> Drop for Queue<C> {
     fn drop(&mut self) {
-        // SAFETY: we own this reference and nothing uses it afterwards.
+        // SAFETY: we own this reference, nothing uses it afterwards, and the client is dropped after it.
         unsafe { sys::rd_kafka_queue_destroy(self.queue) }
     }
 }
 
-/// The messages of one batch call. They are returned to librdkafka when cleared or dropped.
+/// The messages of one batch call. They are returned to librdkafka when cleared or dropped, and keep the client that they
+/// came from alive until then.
 pub struct Messages {
     pointers: Vec<*mut sys::rd_kafka_message_t>,
+    /// Their client; `None` when there are no messages.
+    client: Option<Arc<dyn Any>>,
 }
 
 impl Messages {
@@ -102,6 +120,7 @@ impl Messages {
     pub fn with_capacity(records_max: usize) -> Self {
         Self {
             pointers: Vec::with_capacity(records_max),
+            client: None,
         }
     }
 
@@ -131,6 +150,7 @@ impl Messages {
             // SAFETY: each pointer is ours and is destroyed once, as it leaves the vector.
             unsafe { sys::rd_kafka_message_destroy(message) }
         }
+        self.let_go();
     }
 
     /// Returns the messages of a partition to librdkafka.
@@ -145,6 +165,14 @@ impl Messages {
                 kept
             }
         });
+        self.let_go();
+    }
+
+    /// Lets go of the client once no message needs it.
+    fn let_go(&mut self) {
+        if self.pointers.is_empty() {
+            self.client = None;
+        }
     }
 
     fn clear(&mut self) {
@@ -326,22 +354,25 @@ pub struct Outgoing<'a> {
     pub value: &'a [u8],
 }
 
-/// A producer's handle on one topic.
-pub struct Topic {
+/// A producer's handle on one topic. It keeps its client alive.
+pub struct Topic<C: ProducerContext + 'static> {
     topic: *mut sys::rd_kafka_topic_t,
+    #[expect(dead_code, reason = "dropped after the handle")]
+    client: Arc<BaseProducer<C>>,
     batch: Vec<sys::rd_kafka_message_t>,
 }
 
-// SAFETY: librdkafka's topic handles may be used from any thread, and the vector holds no pointer between calls.
-unsafe impl Send for Topic {}
+// SAFETY: librdkafka's topic handles may be used from any thread, the producer is `Send` and `Sync`, and nothing reads the
+// pointers that the vector keeps between calls.
+unsafe impl<C: ProducerContext + Send + Sync + 'static> Send for Topic<C> {}
 
-impl Topic {
-    /// Opens `name` on a producer, which the caller keeps alive for longer than the topic.
+impl<C: ProducerContext + 'static> Topic<C> {
+    /// Opens `name` on a producer.
     ///
     /// # Errors
     ///
     /// When the name holds a NUL byte or is refused.
-    pub fn new<C: ProducerContext>(producer: &BaseProducer<C>, name: &str) -> Result<Self, KafkaError> {
+    pub fn new(producer: &Arc<BaseProducer<C>>, name: &str) -> Result<Self, KafkaError> {
         let name = CString::new(name).map_err(KafkaError::from)?;
         // SAFETY: a null configuration means the client's defaults.
         let topic = unsafe {
@@ -352,6 +383,7 @@ impl Topic {
         }
         Ok(Self {
             topic,
+            client: Arc::clone(producer),
             batch: Vec::new(),
         })
     }
@@ -364,7 +396,8 @@ impl Topic {
     ///
     /// # Safety
     ///
-    /// The bytes must stay where they are until the producer has nothing in flight, or is destroyed.
+    /// The bytes must stay where they are, unchanged, until the producer has nothing in flight, or is destroyed. A panic
+    /// of the caller is no exception.
     pub unsafe fn produce<'a>(
         &mut self,
         records: impl Iterator<Item = Outgoing<'a>>,
@@ -411,9 +444,9 @@ impl Topic {
     }
 }
 
-impl Drop for Topic {
+impl<C: ProducerContext + 'static> Drop for Topic<C> {
     fn drop(&mut self) {
-        // SAFETY: the handle is ours and is destroyed once.
+        // SAFETY: the handle is ours and is destroyed once, before its client.
         unsafe { sys::rd_kafka_topic_destroy(self.topic) }
     }
 }
@@ -425,7 +458,7 @@ impl Drop for Topic {
 #[must_use]
 pub fn flush<C: ProducerContext>(producer: &BaseProducer<C>, timeout: Duration) -> bool {
     let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-    // SAFETY: the producer is live.
+    // SAFETY: the producer is live for as long as it is borrowed.
     let result = unsafe { sys::rd_kafka_flush(producer.client().native_ptr(), timeout_ms) };
     result == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
 }

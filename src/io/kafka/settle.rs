@@ -19,7 +19,7 @@ use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::{TopicPartitionList, message::Message as _};
 use thiserror::Error;
-use tracing::{error, warn};
+use tracing::warn;
 
 use super::config::Topics;
 use super::raw::{self, Outgoing, Topic};
@@ -104,36 +104,13 @@ impl Settler {
     ///
     /// When the producer cannot be created or the coordinator does not answer in time.
     pub fn start(settings: &Settings) -> Result<Self, KafkaError> {
-        let mut producer = SettlingProducer::new(settings)?;
+        let producer = SettlingProducer::new(settings)?;
         producer.client.init_transactions(settings.settle_timeout)?;
         let (jobs, inbox) = bounded::<Job>(1);
         let (outbox, settled) = bounded(1);
         thread::Builder::new()
             .name("settle".to_owned())
-            .spawn(move || {
-                for job in inbox {
-                    let result = producer.settle(&job);
-                    let ended = matches!(result, Err(SettleError::Fenced(_) | SettleError::Unknown(_)));
-                    if ended {
-                        // Destroyed before the batch that it may still point into.
-                        drop(producer);
-                        let _ = outbox.send(Settled {
-                            batch: job.batch,
-                            result,
-                        });
-                        return;
-                    }
-                    if outbox
-                        .send(Settled {
-                            batch: job.batch,
-                            result,
-                        })
-                        .is_err()
-                    {
-                        return;
-                    }
-                }
-            })
+            .spawn(move || settle_all(producer, &inbox, &outbox))
             .map_err(|error| KafkaError::ClientCreation(format!("failed to start its thread: {error}")))?;
         Ok(Self {
             jobs,
@@ -174,6 +151,34 @@ impl Settler {
             }
         }
     }
+}
+
+/// Settles jobs until the worker drops its handle, or the producer is of no use any more.
+fn settle_all(mut producer: SettlingProducer, inbox: &Receiver<Job>, outbox: &Sender<Settled>) {
+    for job in inbox {
+        let mut flight = Flight { producer, job };
+        let result = flight.producer.settle(&flight.job);
+        let job;
+        Flight { producer, job } = flight;
+        let batch = job.batch;
+        if matches!(result, Err(SettleError::Fenced(_) | SettleError::Unknown(_))) {
+            // Destroyed before the batch that it may still point into.
+            drop(producer);
+            let _ = outbox.send(Settled { batch, result });
+            return;
+        }
+        // Nothing is in flight: the transaction was committed, or drained and aborted.
+        if outbox.send(Settled { batch, result }).is_err() {
+            return;
+        }
+    }
+}
+
+/// A producer together with the job whose bytes librdkafka may point into. Fields are dropped in the order of their
+/// declaration, also when the thread panics: the producer, with all that it has in flight, before the bytes.
+struct Flight<P, J> {
+    producer: P,
+    job: J,
 }
 
 /// Remembers deliveries that failed; successes are never reported (`delivery.report.only.error`).
@@ -219,10 +224,11 @@ impl ProducerContext for Deliveries {
     }
 }
 
-/// The producer and its topics; the topics are dropped first.
+/// The producer and its topics. It is destroyed, with all that it has in flight, when this is dropped: no other `Arc` of
+/// the client exists.
 struct SettlingProducer {
-    clean: Topic,
-    ledger: Topic,
+    clean: Topic<Deliveries>,
+    ledger: Topic<Deliveries>,
     deadletter: String,
     client: Arc<BaseProducer<Deliveries>>,
     timeout: Duration,
@@ -230,12 +236,15 @@ struct SettlingProducer {
 
 impl SettlingProducer {
     fn new(settings: &Settings) -> Result<Self, KafkaError> {
-        let client = BaseProducer::from_config_and_context(&settings.client, Deliveries::default())?;
+        let client = Arc::new(BaseProducer::from_config_and_context(
+            &settings.client,
+            Deliveries::default(),
+        )?);
         Ok(Self {
             clean: Topic::new(&client, &settings.topics.clean)?,
             ledger: Topic::new(&client, &settings.topics.ledger)?,
             deadletter: settings.topics.deadletter.clone(),
-            client: Arc::new(client),
+            client,
             timeout: settings.settle_timeout,
         })
     }
@@ -260,14 +269,14 @@ impl SettlingProducer {
         let started = Instant::now();
         self.produce(&job.batch)?;
         let produced = Instant::now();
-        let client = Arc::clone(&self.client);
         retry(deadline, || {
-            client.send_offsets_to_transaction(&job.offsets, &job.group, self.timeout)
+            self.client
+                .send_offsets_to_transaction(&job.offsets, &job.group, self.timeout)
         })?;
         self.drain(deadline)?;
         let delivered = Instant::now();
         // Nothing is in flight, so the wrapper's flush inside returns at once.
-        retry(deadline, || client.commit_transaction(self.timeout))?;
+        retry(deadline, || self.client.commit_transaction(self.timeout))?;
         let (produce, deliver, commit) = (produced - started, delivered - produced, delivered.elapsed());
         Ok(Timings {
             produce,
@@ -284,8 +293,10 @@ impl SettlingProducer {
                 value,
             }
         }
-        // SAFETY: the batch is owned by the job, which `Settler::start` keeps until nothing is in flight or the
-        // producer is destroyed.
+        // SAFETY: 1. The batch is borrowed from the job of a `Flight`, so nothing changes it while this settles.
+        // 2. `settle` returns with something in flight only as `Unknown` or `Fenced`, and `settle_all` then drops the
+        // producer before the batch. 3. On a panic the `Flight` drops the producer before the batch. 4. Dropping this
+        // producer destroys the client, since no other `Arc` of it exists, and that ends all use of the bytes.
         #[expect(
             unsafe_code,
             reason = "produces without a copy from a batch that outlives its delivery"
@@ -354,7 +365,7 @@ impl SettlingProducer {
             Ok(()) => SettleError::Aborted(cause),
             Err(Failure::Fenced(error)) => SettleError::Fenced(error),
             Err(Failure::Abortable(error) | Failure::Unknown(error)) => {
-                error!(%cause, %error, "failed to abort the transaction: its outcome is unknown");
+                warn!(%cause, %error, "failed to abort the transaction: its outcome is unknown, a new producer will end it");
                 SettleError::Unknown(error)
             }
         }
@@ -396,5 +407,36 @@ fn retry(deadline: Instant, call: impl Fn() -> Result<(), KafkaError>) -> Result
             }
             result => return result.map_err(Failure::from),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Noted<'n>(&'static str, &'n Mutex<Vec<&'static str>>);
+
+    impl Drop for Noted<'_> {
+        fn drop(&mut self) {
+            self.1
+                .lock()
+                .expect("the test holds no lock while it panics")
+                .push(self.0);
+        }
+    }
+
+    #[test]
+    fn a_panic_while_settling_destroys_the_producer_before_the_batch() {
+        let dropped = Mutex::new(Vec::new());
+        let settled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let flight = Flight {
+                producer: Noted("producer", &dropped),
+                job: Noted("batch", &dropped),
+            };
+            let _borrowed = (&flight.producer, &flight.job);
+            panic!("a defect in the settling thread");
+        }));
+        assert!(settled.is_err());
+        assert_eq!(*dropped.lock().expect("not poisoned"), ["producer", "batch"]);
     }
 }

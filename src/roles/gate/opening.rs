@@ -281,7 +281,7 @@ impl Opening {
             return Ok((past, 0));
         };
         // Use a separate client: one that had the partition assigned before undoes the forwarding when it unassigns it.
-        let client = self.kafka(BaseConsumer::from_config(&self.gate.settings.opener))?;
+        let client = Arc::new(self.kafka(BaseConsumer::from_config(&self.gate.settings.opener))?);
         let topic = &self.gate.config.topics.raw;
         let queue = Queue::new(&client);
         self.kafka(queue.forward(topic, self.partition))?;
