@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
 use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter};
@@ -24,6 +24,7 @@ use super::shared::{Shared, fill, random};
 use super::tenants::random_key_id;
 use pulsegate_core::crypto::envelope::Nonce;
 use pulsegate_core::crypto::keys::{Key32, ROTATE_AGE_MS, ROTATE_SEALS, SubjectKey, Wrapped};
+use pulsegate_core::crypto::lifetime::Lifetime;
 use pulsegate_core::crypto::token::Lookup;
 
 /// Most subjects in one request; more are split over several requests.
@@ -43,8 +44,7 @@ pub struct Subjects {
     /// Keyed with the secret from which the names of entries are made.
     names: SipHasher24,
     started: Instant,
-    fresh_s: u32,
-    stale_s: u32,
+    lifetime: Lifetime,
     unreported: Arc<Unreported>,
 }
 
@@ -132,14 +132,15 @@ impl Subjects {
             DefaultHashBuilder::default(),
             farewell,
         );
-        let seconds = |seconds| u32::try_from(seconds).unwrap_or(u32::MAX);
         Ok(Self {
             shared,
             cache,
             names: SipHasher24::new_with_key(&*random()?),
             started: Instant::now(),
-            fresh_s: seconds(config.subject_fresh_s),
-            stale_s: seconds(config.subject_stale_s),
+            lifetime: Lifetime {
+                fresh: Duration::from_secs(config.subject_fresh_s),
+                stale: Duration::from_secs(config.subject_stale_s),
+            },
             unreported,
         })
     }
@@ -150,11 +151,19 @@ impl Subjects {
     /// is down it may be used until `vault.subject_stale_s`.
     #[must_use]
     pub fn get(&self, tenant: u16, subject: &[u8]) -> Option<Arc<SubjectKey>> {
+        self.get_at(Instant::now(), tenant, subject)
+    }
+
+    /// As [`Self::get`], at the time `now`.
+    #[must_use]
+    pub fn get_at(&self, now: Instant, tenant: u16, subject: &[u8]) -> Option<Arc<SubjectKey>> {
         let held = self.cache.get(&self.name(tenant, subject))?;
-        let age_s = self.now_s().saturating_sub(held.read_s.load(Ordering::Relaxed));
-        let fresh = age_s < self.fresh_s && held.key.field_key().seals() < ROTATE_SEALS;
-        let usable = fresh || (age_s < self.stale_s && self.shared.is_down());
-        usable.then(|| Arc::clone(&held.key))
+        let read_s = held.read_s.load(Ordering::Relaxed);
+        let age = Duration::from_secs(self.seconds(now).saturating_sub(read_s).into());
+        let seals = held.key.field_key().seals();
+        self.lifetime
+            .permits(age, seals, self.shared.is_down())
+            .then(|| Arc::clone(&held.key))
     }
 
     /// Number of cached keys.
@@ -350,7 +359,12 @@ impl Subjects {
     }
 
     fn now_s(&self) -> u32 {
-        u32::try_from(self.started.elapsed().as_secs()).unwrap_or(u32::MAX)
+        self.seconds(Instant::now())
+    }
+
+    /// Whole seconds since the start.
+    fn seconds(&self, at: Instant) -> u32 {
+        u32::try_from(at.duration_since(self.started).as_secs()).unwrap_or(u32::MAX)
     }
 }
 

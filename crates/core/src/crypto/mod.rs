@@ -8,4 +8,5 @@ pub mod envelope;
 pub mod kek;
 pub mod key;
 pub mod keys;
+pub mod lifetime;
 pub mod token;
