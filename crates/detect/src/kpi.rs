@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::reading::FleetMinute;
+use crate::time::{DAY_MS, MINUTE_MS};
 use pulsegate_ledger::entry as ledger;
 use pulsegate_ledger::outcome::{Outcome, Reason};
 
@@ -27,9 +28,8 @@ pub const READINGS: &str = "readings";
 /// Fraction of the readings measured in the minute that is good.
 pub const QUALITY_RATE: &str = "quality_rate";
 
-const MINUTE_MS: i64 = 60_000;
 /// Longer waits count as this: 30 days, which keeps their sums far from overflow.
-const WAIT_MAX_MS: i64 = 30 * 86_400_000;
+const WAIT_MAX_MS: i64 = 30 * DAY_MS;
 
 /// One KPI of one minute.
 #[derive(Clone, Debug, PartialEq)]

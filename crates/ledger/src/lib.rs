@@ -1,13 +1,4 @@
-//! What became of every offset, and the proof of it: the contract between the gate, the watch and an auditor.
-//!
-//! ```text
-//! gate ─▶ entry (one ledger record a lane and transaction: range, outcomes, Merkle root, hash of the one before)
-//!            └▶ log (each lane's ledger as an RFC 6962 Merkle log) ─▶ note (signed checkpoints)
-//! auditor ─▶ verify (recomputes entries, log and checkpoints, and names the first difference)
-//! ```
-//!
-//! Nothing here does I/O or reads a clock, the environment or randomness: records, rows and times are arguments, so what
-//! this crate says of a history can be repeated by anyone who has the same bytes.
+#![doc = include_str!("../README.md")]
 
 pub mod entry;
 pub mod log;

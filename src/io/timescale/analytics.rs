@@ -14,9 +14,9 @@ use crate::io::postgres::{Pool, Who};
 use crate::telemetry::metrics::{Edition, PoolStatistics};
 use pulsegate_detect::finding::Finding;
 use pulsegate_detect::reading::{DeviceVersion, Reading};
+use pulsegate_detect::time::DAY_MS;
 
 pub(super) const ANALYTICS: &str = "analytics";
-const DAY_MS: i64 = 86_400_000;
 
 /// Largest snapshot of a partition's detectors, in bytes: enough for a few hundred thousand series.
 pub const SNAPSHOT_BYTES_MAX: usize = 256 << 20;

@@ -86,10 +86,10 @@ fn push(rows: &mut Rows, reading: &Reading, time_ms: i64) {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use pulsegate_detect::time::DAY_MS;
 
     use super::*;
 
-    const DAY_MS: i64 = 86_400_000;
     const NOW_MS: i64 = 1_790_000_000_000;
 
     #[test]

@@ -21,6 +21,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::finding::Severity;
+use crate::time::DAY_MS;
 
 pub use groups::{
     Config as GroupsConfig, DEVICES_MIN, Gathered, Sighting, Version, WINDOW_MS, WINDOWS_BACK, gather,
@@ -41,7 +42,6 @@ const REST_MS: i64 = 30 * 60_000;
 const DOUBLINGS_MAX: u8 = 5;
 /// Time without a notice after which the silence starts again at [`REST_MS`], in ms.
 const FORGIVEN_MS: i64 = 24 * 3_600_000;
-const DAY_MS: i64 = 24 * 3_600_000;
 
 /// When people are notified of a finding about a device.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]

@@ -1,9 +1,9 @@
 //! The usual deviation from the slow level at each hour of the day.
 
+use crate::time::DAY_MS;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 const HOURS: usize = 24;
-const DAY_MS: i64 = 86_400_000;
 /// Maximum number of days over which an hour's level is averaged.
 const DAYS: f32 = 3.0;
 /// Weight of the profile per fraction of the deviations that it explains.

@@ -7,10 +7,10 @@ use siphasher::sip::SipHasher13;
 use crate::alert::Budget;
 use crate::quality::Episode;
 use crate::reading::Version;
+use crate::time::MINUTE_MS;
 
 /// How long after a movement it still explains readings, in ms.
 const RECOVERY_MS: i64 = 5 * 60_000;
-const MINUTE_MS: i64 = 60_000;
 
 /// The state of one device.
 #[derive(Clone, Copy, Default, PartialEq, Debug)]

@@ -25,6 +25,7 @@ use self::statistics::{Welch, discoveries, median, welch};
 use super::anomaly::Direction;
 use super::finding::{ChangeDetail, Cohort, Finding, FindingId, Kind, Origin, Severity};
 use super::reading::{DeviceMedian, Rollout, Token};
+use crate::time::DAY_MS;
 
 pub use cohort::cohorts;
 pub use pipeline::{Stored, pipeline};
@@ -45,7 +46,6 @@ const EFFECT_MIN: f64 = 0.05;
 const CLIP: f64 = 6.0;
 /// The false discovery rate.
 const RATE: f64 = 0.01;
-const DAY_MS: i64 = 24 * 3_600_000;
 
 /// The judgement on one metric of one rollout.
 struct Judged<'r> {

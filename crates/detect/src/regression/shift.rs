@@ -4,11 +4,11 @@ use crate::anomaly::Direction;
 use crate::changes::online::ChangeDetector;
 use crate::changes::{Change, ChangeKind};
 use crate::finding::{ChangeDetail, Finding, FindingId, Kind, Origin, Severity};
+use crate::time::MINUTE_MS;
 
 /// The version of the method, stored in every finding it makes.
 pub const MODEL: &str = "shift-1";
 
-const MINUTE_MS: i64 = 60_000;
 const DAY_MINUTES: i64 = 1_440;
 /// Upper limit of the surprise: a smaller probability has no significant digits left.
 const SURPRISE_MAX: f64 = 15.0;
