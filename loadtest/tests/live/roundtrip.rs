@@ -128,7 +128,8 @@ fn a_stream_is_the_same_after_generate_capture_and_replay() {
         ),
         (2000, 2000, 0)
     );
-    assert!(number("not_held") > 50 && number("signed") > 1500, "{replayed}");
+    // About 66 do not hold, with a standard deviation of 8.
+    assert!(number("not_held") > 20 && number("signed") > 1500, "{replayed}");
     json(
         brokers,
         &["capture", "--topic", third, "--output", &path("third.avro")],
