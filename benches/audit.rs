@@ -181,7 +181,7 @@ async fn audited(config: &Config, records: u64) {
         workers.drain(LOOK * 100).await.expect("no problem"),
         "drained in time"
     );
-    gate.vault.close().await;
+    gate.close().await;
 
     let watch = Watch::start(
         config,

@@ -89,8 +89,8 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let (fleet, made) = produce(fleet, kafka.clone(), args.records).await?;
     let watching = Watching::start(&config).await?;
     let seconds = run_gate(&gate, "Gate and watch").await?;
-    let keys = gate.knowledge().keys;
-    gate.vault.close().await;
+    let keys = gate.services.vault.keys();
+    gate.close().await;
     let happened = watched::Happened {
         incidents: fleet.incidents(),
         rollout_ms,

@@ -4,7 +4,6 @@ use std::fmt;
 
 use super::arena::Arena;
 use super::plan::Node;
-use pulsegate_ledger::outcome::Reason;
 
 /// Why a value is not an event. It contains neither the value nor a name that the sender chose.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,17 +68,6 @@ impl Stop<'_> {
         Violation::Schema {
             path: path.into(),
             kind: *kind,
-        }
-    }
-}
-
-impl Violation {
-    /// The reason that the record is rejected with.
-    #[must_use]
-    pub fn reason(&self) -> Reason {
-        match self {
-            Self::Undecodable => Reason::Undecodable,
-            Self::Schema { .. } => Reason::SchemaViolation,
         }
     }
 }
