@@ -2,13 +2,35 @@
 
 use std::num::NonZeroU32;
 
-use super::Config;
+use super::sections::Config;
 use pulsegate_core::crypto::kek::Source;
 use pulsegate_core::gate::seal::NONCES;
-use pulsegate_settings::Check;
+use pulsegate_settings::{Check, Problem};
+
+impl Config {
+    /// All problems of the values themselves, in the order of the settings.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut check = Check::new(&self.environment);
+        shared(self, &mut check);
+        check.section("kafka", |check| self.kafka.check(check));
+        check.section("topics", |check| self.topics.check(check));
+        check.section("gate", |check| self.gate.check(check));
+        check.section("watch", |check| self.watch.check(check));
+        check.section("registry", |check| self.registry.check(check));
+        check.section("vault", |check| self.vault.check(check));
+        check.section("timescale", |check| self.timescale.check(check));
+        check.section("audit", |check| self.audit.check(check));
+        check.section("databases", |check| self.databases.check(check));
+        check.section("topology", |check| self.topology.check(check));
+        check.section("http", |check| self.http.check(check));
+        check.section("log", |check| self.log.check(check));
+        check.into_problems()
+    }
+}
 
 /// Checks the core's settings, and those that depend on each other.
-pub(super) fn check(config: &Config, check: &mut Check) {
+fn shared(config: &Config, check: &mut Check) {
     if config.environment.is_empty() || config.environment.contains('/') {
         check.problem(
             "environment",

@@ -4,9 +4,9 @@ use serde::Serialize;
 use sqlx::{Connection as _, PgConnection};
 use thiserror::Error;
 
-use super::head::failed;
+use super::head::{self, failed};
 use super::snapshot::{self, Rows, TIME_MAX};
-use super::{AuditError, Settings, keys, log};
+use super::{AuditError, Settings, keys};
 use crate::io::postgres::DatabaseError;
 use pulsegate_ledger::log::origin;
 use pulsegate_ledger::merkle::proof::{RangeRoots, inclusion_ranges, verify_inclusion};
@@ -88,7 +88,7 @@ impl From<DatabaseError> for BrowseError {
 pub async fn lanes(settings: &Settings) -> Result<Vec<LaneHead>, BrowseError> {
     let trusted = keys::trusted(settings)?;
     let action = "reading the lanes of the audit log";
-    let pool = log::connect(settings, "verify_audit", 1).await?;
+    let pool = head::connect(settings, "verify_audit", 1).await?;
     let lanes = pool
         .ask(action, async |connection| {
             let mut lanes = Vec::new();
@@ -144,7 +144,7 @@ async fn newest(
 /// [`VerifyError`], also if no trusted checkpoint covers the entry, or if the log differs from the signed one.
 pub async fn prove(settings: &Settings, lane: &str, entry: u64) -> Result<Proved, BrowseError> {
     let trusted = keys::trusted(settings)?;
-    let pool = log::connect(settings, "verify_audit", 1).await?;
+    let pool = head::connect(settings, "verify_audit", 1).await?;
     let proved = pool
         .ask_for(TIME_MAX, "proving an entry", async |connection| {
             prove_on(connection, lane, entry, &trusted).await

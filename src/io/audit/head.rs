@@ -2,8 +2,8 @@
 
 use sqlx::{PgConnection, Row};
 
-use super::AuditError;
-use crate::io::postgres::DatabaseError;
+use super::{AuditError, Settings};
+use crate::io::postgres::{DatabaseError, Pool, Who};
 use pulsegate_ledger::merkle::{self, MerkleRoot, stored_frontier, tree_of};
 use pulsegate_ledger::note::{Note, PublicKey};
 
@@ -19,6 +19,21 @@ pub(super) struct Stored {
 /// Makes errors of the audit database that name the action.
 pub fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> DatabaseError {
     move |error| DatabaseError::new("audit", action, &error)
+}
+
+/// Connects to the audit database as `role`.
+pub async fn connect(
+    settings: &Settings,
+    role: &'static str,
+    connections_max: u32,
+) -> Result<Pool, DatabaseError> {
+    let who = Who {
+        database: "audit",
+        role,
+        url: &settings.audit.url,
+        connections: (0, connections_max),
+    };
+    Pool::connect(&settings.access, who).await
 }
 
 /// Creates a lane unless it exists.

@@ -12,7 +12,7 @@ use sqlx::{Connection, PgConnection, Row};
 use tracing::warn;
 
 use super::head::{self, failed};
-use super::{AuditError, Settings, log};
+use super::{AuditError, Settings};
 use crate::io::host;
 use crate::io::postgres::{DatabaseError, Pool};
 use pulsegate_ledger::log::entry::{self, ADMINISTRATION, Action, Deed, VERSION, Who};
@@ -52,7 +52,7 @@ impl Journal {
             Role::Gate => "gate_audit",
             Role::Watch => "watch_audit",
         };
-        Self::new(log::connect(settings, role, 1).await?)
+        Self::new(head::connect(settings, role, 1).await?)
     }
 
     pub(super) fn new(pool: Pool) -> Result<Self, AuditError> {

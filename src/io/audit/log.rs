@@ -11,8 +11,8 @@ use tracing::{info, warn};
 use super::head::{self, failed};
 use super::journal::{self, Journal};
 use super::{AuditError, Settings, keys};
-use crate::io::postgres::offsets::{self, Position, Step, Stepped};
-use crate::io::postgres::{DatabaseError, Pool, Who, WriteError};
+use crate::io::postgres::offsets::{Position, Step};
+use crate::io::postgres::{DatabaseError, Pool, WriteError};
 use crate::telemetry::metrics::PoolStatistics;
 use pulsegate_ledger::log::chain::Chain;
 use pulsegate_ledger::log::entry::ADMINISTRATION;
@@ -137,7 +137,7 @@ impl AuditLog {
                     .to_owned(),
             });
         }
-        let pool = connect(settings, "watch_audit", CONNECTIONS_MAX).await?;
+        let pool = head::connect(settings, "watch_audit", CONNECTIONS_MAX).await?;
         Ok(Self {
             pool,
             key,
@@ -175,14 +175,10 @@ impl AuditLog {
     /// # Errors
     /// [`AuditError::Tampered`] if they do not yield the stored head; [`AuditError::Database`].
     pub async fn claim(&self, partition: i32) -> Result<Claim, AuditError> {
-        let action = "claiming a lane of the audit log";
         let name = lane_of(&self.raw_topic, partition);
         let (position, lane) = self
             .pool
-            .ask(action, async |connection| {
-                let position = offsets::claim(connection, &self.ledger_topic, partition)
-                    .await
-                    .map_err(failed(action))?;
+            .claim(&self.ledger_topic, partition, async |connection, position| {
                 let lane = self.recover(connection, &name, position).await?;
                 Ok::<_, AuditError>((position, lane))
             })
@@ -204,15 +200,10 @@ impl AuditLog {
     /// now on.
     ///
     /// # Errors
-    /// [`TimescaleError`].
+    /// [`DatabaseError`].
     pub async fn note_log_end(&self, partition: i32, log_end: i64) -> Result<(), DatabaseError> {
-        let action = "recording the end of a log";
         self.pool
-            .ask(action, async |connection| {
-                offsets::note_log_end(connection, &self.ledger_topic, partition, log_end)
-                    .await
-                    .map_err(failed(action))
-            })
+            .note_log_end(&self.ledger_topic, partition, log_end)
             .await
     }
 
@@ -320,11 +311,8 @@ impl AuditLog {
         let mut transaction = connection.begin().await.map_err(&fault)?;
         // The step comes first because of its row lock: only the partition's owner continues. That it is not the last
         // statement makes no difference, since the transaction is atomic.
-        let stepped = offsets::step(&mut transaction, &step).await.map_err(&fault)?;
-        offsets::verdict("audit", &step, stepped)?;
-        if stepped != Stepped::Taken {
-            transaction.rollback().await.map_err(&fault)?;
-            return Ok(Duration::ZERO);
+        if !self.pool.take_step(&mut transaction, &step).await? {
+            return self.pool.end_batch(transaction, false).await;
         }
         let name = lane.chain.lane();
         let moved = head::append(&mut transaction, name, lane.tree.leaves(), entries, tree)
@@ -335,9 +323,7 @@ impl AuditLog {
                 "another process changed the head of the audit log's lane {name}; run `pulsegate audit verify`"
             ))));
         }
-        offsets::commit(transaction)
-            .await
-            .map_err(|error| fault(error).into())
+        self.pool.end_batch(transaction, true).await
     }
 
     /// Signs the heads of the lanes claimed by this worker and of the lane `administration`: those that have grown
@@ -464,21 +450,6 @@ impl AuditLog {
     fn lanes(&self) -> std::sync::MutexGuard<'_, BTreeMap<i32, Claimed>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Connects to the audit database as `role`.
-pub async fn connect(
-    settings: &Settings,
-    role: &'static str,
-    connections_max: u32,
-) -> Result<Pool, DatabaseError> {
-    let who = Who {
-        database: "audit",
-        role,
-        url: &settings.audit.url,
-        connections: (0, connections_max),
-    };
-    Pool::connect(&settings.access, who).await
 }
 
 /// Whether no other process is signing this lane, and a checkpoint would add information.

@@ -25,7 +25,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use self::head::failed;
+pub use self::head::{connect, failed};
 pub use self::journal::Journal;
 pub use self::log::{Appended, AuditLog, Claim, LedgerBatch, LedgerRecord};
 use crate::io::kafka::Topics;

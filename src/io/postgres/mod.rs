@@ -8,5 +8,5 @@ pub mod offsets;
 mod pool;
 
 pub use config::{Access, Config, check_url, is_name};
-pub use error::{DatabaseError, WriteError};
-pub use pool::{Lease, Pool, Who};
+pub use error::{DatabaseError, WriteError, diagnose};
+pub use pool::{Lease, Pool, Who, within};

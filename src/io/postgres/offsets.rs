@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use sqlx::{PgConnection, Postgres, Row, Transaction};
 
-use super::{DatabaseError, WriteError};
+use super::error::{DatabaseError, WriteError};
+use super::pool::Pool;
 
 /// Position of a sink in a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +41,7 @@ pub struct Step<'a> {
 
 /// Result of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stepped {
+enum Stepped {
     /// The step was taken: commit.
     Taken,
     /// An earlier attempt took the step, and its commit was not confirmed: roll back, everything is stored.
@@ -51,16 +52,96 @@ pub enum Stepped {
     Elsewhere(Option<i64>),
 }
 
+impl Pool {
+    /// Claims a partition for the sink of this database: its previous owner can no longer write it. `restore` reads, on
+    /// the same connection, what the new owner continues from.
+    ///
+    /// # Errors
+    /// [`DatabaseError`], or that of `restore`.
+    pub async fn claim<T, E: From<DatabaseError>>(
+        &self,
+        topic: &str,
+        partition: i32,
+        restore: impl AsyncFnOnce(&mut PgConnection, Position) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let action = "claiming a partition";
+        self.ask(action, async |connection| {
+            let position = claim(connection, topic, partition)
+                .await
+                .map_err(self.failed(action))?;
+            restore(connection, position).await
+        })
+        .await
+    }
+
+    /// Records the end of a log that ends before the stored offset. The record persists when the log has grown: the
+    /// stored offsets then hold other records, and no later look at the log reveals it.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub async fn note_log_end(&self, topic: &str, partition: i32, log_end: i64) -> Result<(), DatabaseError> {
+        let action = "recording the end of a log";
+        self.ask(action, async |connection| {
+            sqlx::query(
+                "update sink_offset set log_end = $3, updated_at = now()
+                 where topic = $1 and partition = $2 and next > $3 and log_end is null",
+            )
+            .bind(topic)
+            .bind(partition)
+            .bind(log_end)
+            .execute(connection)
+            .await
+            .map(drop)
+            .map_err(self.failed(action))
+        })
+        .await
+    }
+
+    /// Takes a step within the transaction that stores its batch. Returns false if an earlier attempt took it, whose
+    /// commit was not confirmed: everything is stored then, and the transaction must be rolled back.
+    ///
+    /// # Errors
+    /// [`WriteError`]; the transaction must be rolled back then.
+    pub async fn take_step(
+        &self,
+        transaction: &mut Transaction<'_, Postgres>,
+        taken: &Step<'_>,
+    ) -> Result<bool, WriteError> {
+        let stepped = step(&mut *transaction, taken)
+            .await
+            .map_err(self.failed("advancing the offset"))?;
+        verdict(self.database(), taken, stepped)?;
+        Ok(stepped == Stepped::Taken)
+    }
+
+    /// Ends the transaction of a batch: commits it if its step was taken. Returns the duration of the commit.
+    ///
+    /// # Errors
+    /// [`WriteError`]; it is then unknown whether the transaction is committed.
+    pub async fn end_batch(
+        &self,
+        transaction: Transaction<'_, Postgres>,
+        is_taken: bool,
+    ) -> Result<Duration, WriteError> {
+        if !is_taken {
+            transaction
+                .rollback()
+                .await
+                .map_err(self.failed("rolling back a batch"))?;
+            return Ok(Duration::ZERO);
+        }
+        let begun = Instant::now();
+        transaction
+            .commit()
+            .await
+            .map_err(self.failed("committing a batch"))?;
+        Ok(begun.elapsed())
+    }
+}
+
 /// Claims a partition: its previous owner can no longer write it. Must not run within a transaction that stays open,
 /// which would make the owner wait.
-///
-/// # Errors
-/// The database's error.
-pub async fn claim(
-    connection: &mut PgConnection,
-    topic: &str,
-    partition: i32,
-) -> Result<Position, sqlx::Error> {
+async fn claim(connection: &mut PgConnection, topic: &str, partition: i32) -> Result<Position, sqlx::Error> {
     let row = sqlx::query(
         "insert into sink_offset as s (topic, partition, epoch) values ($1, $2, 1)
          on conflict (topic, partition) do update set epoch = s.epoch + 1, updated_at = now()
@@ -77,34 +158,8 @@ pub async fn claim(
     })
 }
 
-/// Records the end of a log that ends before the stored offset. The record persists when the log has grown: the stored
-/// offsets then hold other records, and no later look at the log reveals it.
-///
-/// # Errors
-/// The database's error.
-pub async fn note_log_end(
-    connection: &mut PgConnection,
-    topic: &str,
-    partition: i32,
-    log_end: i64,
-) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "update sink_offset set log_end = $3, updated_at = now()
-         where topic = $1 and partition = $2 and next > $3 and log_end is null",
-    )
-    .bind(topic)
-    .bind(partition)
-    .bind(log_end)
-    .execute(connection)
-    .await
-    .map(drop)
-}
-
-/// Takes a step, as the last statement of the transaction that stores the batch.
-///
-/// # Errors
-/// The database's error.
-pub async fn step(connection: &mut PgConnection, step: &Step<'_>) -> Result<Stepped, sqlx::Error> {
+/// Advances the offset if both conditions hold.
+async fn step(connection: &mut PgConnection, step: &Step<'_>) -> Result<Stepped, sqlx::Error> {
     let done = sqlx::query(
         "update sink_offset set next = $5, updated_at = now()
          where topic = $1 and partition = $2 and epoch = $3 and next is not distinct from $4",
@@ -136,21 +191,11 @@ pub async fn step(connection: &mut PgConnection, step: &Step<'_>) -> Result<Step
     })
 }
 
-/// Commits the transaction of a step that was taken. Returns the duration.
-///
-/// # Errors
-/// The database's error; it is then unknown whether the transaction is committed.
-pub async fn commit(transaction: Transaction<'_, Postgres>) -> Result<Duration, sqlx::Error> {
-    let begun = Instant::now();
-    transaction.commit().await?;
-    Ok(begun.elapsed())
-}
-
 /// Translates the result of a step into the result of its batch, for a writer to `database`.
 ///
 /// # Errors
 /// [`WriteError`] unless the batch is already stored.
-pub fn verdict(database: &'static str, step: &Step<'_>, stepped: Stepped) -> Result<(), WriteError> {
+fn verdict(database: &'static str, step: &Step<'_>, stepped: Stepped) -> Result<(), WriteError> {
     match stepped {
         Stepped::Taken | Stepped::TakenBefore => Ok(()),
         Stepped::Fenced => Err(WriteError::Fenced {

@@ -9,8 +9,9 @@ use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{PgConnection, Postgres};
 
-use super::DatabaseError;
-use super::{Access, logins};
+use super::config::Access;
+use super::error::DatabaseError;
+use super::logins;
 use crate::telemetry::metrics::PoolStatistics;
 use pulsegate_settings::Secret;
 
@@ -100,12 +101,7 @@ impl Pool {
                 Ok(answer)
             }
             Ok(Err(error)) => Err(error),
-            Err(_) => Err(DatabaseError::Unreachable {
-                database: self.database,
-                action,
-                reason: format!("no answer within {} ms", time_max.as_millis()),
-            }
-            .into()),
+            Err(_) => Err(DatabaseError::late(self.database, action, time_max).into()),
         }
     }
 
@@ -128,6 +124,17 @@ impl Pool {
         }
     }
 
+    /// Name of the database.
+    pub const fn database(&self) -> &'static str {
+        self.database
+    }
+
+    /// Makes errors of this database that name the action.
+    pub fn failed(&self, action: &'static str) -> impl Fn(sqlx::Error) -> DatabaseError + Copy + use<> {
+        let database = self.database;
+        move |error| DatabaseError::new(database, action, &error)
+    }
+
     /// Usage of the pool.
     pub fn statistics(&self) -> PoolStatistics {
         let idle = u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX);
@@ -144,6 +151,20 @@ impl Pool {
     /// Closes the connections.
     pub async fn close(&self) {
         self.pool.close().await;
+    }
+}
+
+/// Runs one step of a request on a connection outside any pool, within a time limit: the server's own limit does not help
+/// while the server is unreachable.
+pub async fn within<T>(
+    time_max: Duration,
+    database: &'static str,
+    action: &'static str,
+    step: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, DatabaseError> {
+    match tokio::time::timeout(time_max, step).await {
+        Ok(answer) => answer.map_err(|error| DatabaseError::new(database, action, &error)),
+        Err(_) => Err(DatabaseError::late(database, action, time_max)),
     }
 }
 

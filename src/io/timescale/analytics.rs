@@ -8,7 +8,7 @@ use sqlx::{Connection, PgConnection, Row};
 use tracing::info;
 
 use super::{Settings, edition, findings, rows};
-use crate::io::postgres::offsets::{self, Position, Step, Stepped};
+use crate::io::postgres::offsets::{Position, Step};
 use crate::io::postgres::{DatabaseError, WriteError};
 use crate::io::postgres::{Pool, Who};
 use crate::telemetry::metrics::{Edition, PoolStatistics};
@@ -92,7 +92,7 @@ impl Analytics {
     /// Connects as the role `watch_analytics`, and detects the edition.
     ///
     /// # Errors
-    /// [`TimescaleError`], also if the schema was completed for an edition other than the server's.
+    /// [`DatabaseError`], also if the schema was completed for an edition other than the server's.
     pub async fn connect(settings: &Settings) -> Result<Self, DatabaseError> {
         let who = Who {
             database: ANALYTICS,
@@ -140,12 +140,11 @@ impl Analytics {
     /// # Errors
     /// [`DatabaseError`].
     pub async fn claim(&self, topic: &str, partition: i32) -> Result<Claim, DatabaseError> {
-        let action = "claiming a partition";
         self.pool
-            .ask(action, async |connection| {
-                claim(connection, topic, partition)
+            .claim(topic, partition, async |connection, position| {
+                restore(connection, topic, partition, position)
                     .await
-                    .map_err(|error| DatabaseError::new(ANALYTICS, action, &error))
+                    .map_err(failed("reading a snapshot"))
             })
             .await
     }
@@ -153,16 +152,9 @@ impl Analytics {
     /// Records that a partition's log ends at `log_end`, before the offset already stored: it is held from now on.
     ///
     /// # Errors
-    /// [`TimescaleError`].
+    /// [`DatabaseError`].
     pub async fn note_log_end(&self, topic: &str, partition: i32, log_end: i64) -> Result<(), DatabaseError> {
-        let action = "recording the end of a log";
-        self.pool
-            .ask(action, async |connection| {
-                offsets::note_log_end(connection, topic, partition, log_end)
-                    .await
-                    .map_err(failed(action))
-            })
-            .await
+        self.pool.note_log_end(topic, partition, log_end).await
     }
 
     /// Writes a batch, all of it or nothing. A failed batch may be retried: if it was stored after all, this is
@@ -227,21 +219,8 @@ impl Analytics {
             expected: batch.expected,
             next: batch.next,
         };
-        match offsets::step(&mut transaction, &step)
-            .await
-            .map_err(failed("advancing the offset"))?
-        {
-            Stepped::Taken => offsets::commit(transaction)
-                .await
-                .map_err(failed("committing a batch")),
-            stepped => {
-                transaction
-                    .rollback()
-                    .await
-                    .map_err(failed("rolling back a batch"))?;
-                offsets::verdict(ANALYTICS, &step, stepped).map(|()| Duration::ZERO)
-            }
-        }
+        let is_taken = self.pool.take_step(&mut transaction, &step).await?;
+        self.pool.end_batch(transaction, is_taken).await
     }
 
     /// Runs a query and maps its rows.
@@ -362,8 +341,13 @@ async fn check_edition(connection: &mut PgConnection) -> Result<Edition, Databas
     )))
 }
 
-async fn claim(connection: &mut PgConnection, topic: &str, partition: i32) -> Result<Claim, sqlx::Error> {
-    let Position { next, epoch, log_end } = offsets::claim(connection, topic, partition).await?;
+/// Adds the newest snapshot to a claimed position.
+async fn restore(
+    connection: &mut PgConnection,
+    topic: &str,
+    partition: i32,
+    Position { next, epoch, log_end }: Position,
+) -> Result<Claim, sqlx::Error> {
     let row =
         sqlx::query("select next, model, state from detector_snapshot where topic = $1 and partition = $2")
             .bind(topic)

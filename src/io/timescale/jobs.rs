@@ -148,11 +148,7 @@ impl JobLock {
         let asked = self.lease.connection().execute("select 1");
         match tokio::time::timeout(self.time_max, asked).await {
             Ok(answer) => answer.map(drop).map_err(failed(action)),
-            Err(_) => Err(DatabaseError::Unreachable {
-                database: ANALYTICS,
-                action,
-                reason: format!("no answer within {} ms", self.time_max.as_millis()),
-            }),
+            Err(_) => Err(DatabaseError::late(ANALYTICS, action, self.time_max)),
         }
     }
 }

@@ -8,11 +8,10 @@ use sqlx::{Executor, PgConnection, Row};
 
 use super::Analytics;
 use super::analytics::failed;
+use super::config::ROLLOUT_DAYS;
 use crate::io::postgres::DatabaseError;
 use pulsegate_detect::reading::{DeviceMedian, Rollout, Token};
 
-/// Age in days up to which rollouts are judged.
-pub const ROLLOUT_DAYS: i32 = 7;
 /// Retention of a rollout's measurements: one day more, since the clock of the judging process and that of the
 /// database, which retention uses, can differ.
 const KEPT_DAYS: i32 = ROLLOUT_DAYS + 1;

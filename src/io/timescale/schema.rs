@@ -58,7 +58,7 @@ pub type Property = (&'static str, String, Option<String>);
 /// Completes the schema, whose common migrations are applied, and appends to `changes` what it did.
 ///
 /// # Errors
-/// [`TimescaleError`], also if the database was made for the Community edition and the server runs another.
+/// [`DatabaseError`], also if the database was made for the Community edition and the server runs another.
 pub async fn complete(
     connection: &mut PgConnection,
     config: &Config,
@@ -81,6 +81,7 @@ pub async fn complete(
             database: DATABASE,
             action: "applying the edition's migrations",
             reason: error.to_string(),
+            sqlstate: None,
         })?;
     name_qualities(connection)
         .await

@@ -6,7 +6,7 @@ use sqlx::{Connection, PgConnection, Row};
 
 use super::Operations;
 use super::operations::{OPERATIONS, store_kpis};
-use crate::io::postgres::offsets::{self, Position, Step, Stepped};
+use crate::io::postgres::offsets::{Position, Step};
 use crate::io::postgres::{DatabaseError, WriteError};
 use pulsegate_detect::kpi::{Count, Settled};
 use pulsegate_ledger::outcome::Outcome;
@@ -33,29 +33,17 @@ impl Operations {
     /// # Errors
     /// [`DatabaseError`].
     pub async fn claim(&self, topic: &str, partition: i32) -> Result<Position, DatabaseError> {
-        let action = "claiming a partition of the ledger";
         self.pool
-            .ask(action, async |connection| {
-                offsets::claim(connection, topic, partition)
-                    .await
-                    .map_err(failed(action))
-            })
+            .claim(topic, partition, async |_, position| Ok(position))
             .await
     }
 
     /// Records that a partition's log ends at `log_end`, before the offset already counted: it is held from now on.
     ///
     /// # Errors
-    /// [`TimescaleError`].
+    /// [`DatabaseError`].
     pub async fn note_log_end(&self, topic: &str, partition: i32, log_end: i64) -> Result<(), DatabaseError> {
-        let action = "recording the end of a log";
-        self.pool
-            .ask(action, async |connection| {
-                offsets::note_log_end(connection, topic, partition, log_end)
-                    .await
-                    .map_err(failed(action))
-            })
-            .await
+        self.pool.note_log_end(topic, partition, log_end).await
     }
 
     /// Adds a batch to the minutes, all of it or nothing. A failed batch may be retried: if it was stored after all,
@@ -67,7 +55,15 @@ impl Operations {
         let action = "counting settled records";
         self.pool
             .ask(action, async |connection| {
-                count(connection, batch, failed(action)).await
+                let mut transaction = connection.begin().await.map_err(failed(action))?;
+                // The step comes first because of its row lock: only the partition's owner continues.
+                let is_taken = self.pool.take_step(&mut transaction, &batch.step).await?;
+                if is_taken {
+                    add(&mut transaction, batch.settled)
+                        .await
+                        .map_err(failed(action))?;
+                }
+                self.pool.end_batch(transaction, is_taken).await
             })
             .await
     }
@@ -77,7 +73,7 @@ impl Operations {
     /// twice. Two processes that do this at once take turns.
     ///
     /// # Errors
-    /// [`TimescaleError`]; the minutes wait for the next run then.
+    /// [`DatabaseError`]; the minutes wait for the next run then.
     pub async fn compute_kpis(&self) -> Result<u64, DatabaseError> {
         let action = "computing KPIs";
         self.pool
@@ -108,27 +104,6 @@ impl Operations {
             })
             .await
     }
-}
-
-async fn count(
-    connection: &mut PgConnection,
-    batch: &SettledBatch<'_>,
-    fault: impl Fn(sqlx::Error) -> DatabaseError,
-) -> Result<Duration, WriteError> {
-    let mut transaction = connection.begin().await.map_err(&fault)?;
-    // The step comes first because of its row lock: only the partition's owner continues.
-    let stepped = offsets::step(&mut transaction, &batch.step)
-        .await
-        .map_err(&fault)?;
-    offsets::verdict(OPERATIONS, &batch.step, stepped)?;
-    if stepped != Stepped::Taken {
-        transaction.rollback().await.map_err(fault)?;
-        return Ok(Duration::ZERO);
-    }
-    add(&mut transaction, batch.settled).await.map_err(&fault)?;
-    offsets::commit(transaction)
-        .await
-        .map_err(|error| fault(error).into())
 }
 
 /// Lanes add to the same rows. All lock them in the same order, or two could deadlock.

@@ -3,7 +3,7 @@
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 
-use super::VerifyError;
+use super::error::VerifyError;
 use crate::config::Config;
 use crate::io::registry::Registry;
 use crate::io::schemas::Schemas;

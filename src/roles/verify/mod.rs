@@ -4,6 +4,7 @@
 //! - `ledger`: the log holds the records of the ledger topic, byte for byte.
 //! - `raw`, `clean`: the ledger's counts and Merkle roots match the raw, clean and deadletter topics.
 
+mod error;
 mod events;
 mod raw;
 mod topic;
@@ -11,18 +12,16 @@ mod topic;
 use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::{Connection as _, PgConnection};
-use thiserror::Error;
 use tokio::runtime::Handle;
 
+pub use self::error::{Against, VerifyError};
 use self::events::Events;
 use self::topic::{Ledger, Reader};
 use crate::config::Config;
 use crate::io::audit::snapshot::{self, Checkpoints, Rows, TIME_MAX};
-use crate::io::audit::{AuditError, failed, keys, log};
-use crate::io::postgres::DatabaseError;
+use crate::io::audit::{connect, failed, keys};
 use pulsegate_ledger::log::{lane_of, origin};
 use pulsegate_ledger::note::{Note, NoteError, PublicKey, Signed};
-use pulsegate_ledger::verify::TooMany;
 use pulsegate_ledger::verify::account::{Job, TopicNames};
 use pulsegate_ledger::verify::comparison::Comparison;
 use pulsegate_ledger::verify::lane::{AHEAD_ROWS, Lane, Verification, Verified};
@@ -30,19 +29,6 @@ pub use pulsegate_ledger::verify::report::{Continued, Kind, LaneReport, Problem,
 use pulsegate_ledger::verify::stored::Head;
 use pulsegate_ledger::verify::window::Accounts;
 pub use pulsegate_ledger::verify::window::{Bound, Window};
-
-/// Sources that the log is compared with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Against {
-    /// The raw and deadletter topics.
-    Raw,
-    /// The clean topic.
-    Clean,
-    /// The ledger topic.
-    Ledger,
-    /// The database itself, and checkpoints kept elsewhere.
-    Database,
-}
 
 /// Scope of a verification.
 #[derive(Clone, Debug, Default)]
@@ -66,43 +52,6 @@ pub struct Progress<'a> {
     pub total: u64,
 }
 
-/// Reason for which a verification produced no report.
-#[derive(Debug, Error)]
-pub enum VerifyError {
-    /// The audit database failed, or a key is missing or invalid.
-    #[error(transparent)]
-    Audit(#[from] AuditError),
-    /// Kafka did not answer.
-    #[error("failed to read from Kafka; check kafka.brokers: {0}")]
-    Kafka(String),
-    /// The schema registry did not answer.
-    #[error("failed to query the schema registry; check registry.url: {0}")]
-    Registry(String),
-    /// A given checkpoint cannot be used.
-    #[error("failed to use the checkpoint {name}: {error}")]
-    Checkpoint {
-        /// Name of the checkpoint.
-        name: String,
-        /// The note's error.
-        error: NoteError,
-    },
-    /// The command asks for something that does not exist.
-    #[error("{0}")]
-    Usage(String),
-}
-
-impl From<TooMany> for VerifyError {
-    fn from(error: TooMany) -> Self {
-        Self::Usage(error.to_string())
-    }
-}
-
-impl From<DatabaseError> for VerifyError {
-    fn from(error: DatabaseError) -> Self {
-        Self::Audit(error.into())
-    }
-}
-
 /// Verifies the log as of the moment of the call.
 ///
 /// # Errors
@@ -116,7 +65,7 @@ pub async fn verify(
     let trusted = keys::trusted(&settings)?;
     let mut problems = Vec::new();
     let mut held = open_held(config, options, &trusted, &mut problems)?;
-    let pool = log::connect(&settings, "verify_audit", 1).await?;
+    let pool = connect(&settings, "verify_audit", 1).await?;
     let verified = pool
         .ask_for(TIME_MAX, "verifying the audit log", async |connection| {
             look(config, options, &trusted, &mut held, connection, progress).await

@@ -10,9 +10,9 @@ use std::ops::Range;
 use rdkafka::Message as _;
 use rdkafka::message::BorrowedMessage;
 
+use super::error::{Against, VerifyError};
 use super::events::Events;
 use super::topic::Reader;
-use super::{Against, VerifyError};
 use crate::io::kafka::raw::header;
 use pulsegate_ledger::outcome::Outcome;
 use pulsegate_ledger::verify::account::{Job, Recomputed};

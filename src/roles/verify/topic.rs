@@ -10,7 +10,7 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 
-use super::VerifyError;
+use super::error::VerifyError;
 use crate::io::kafka::{self, Topics};
 use pulsegate_ledger::verify::comparison::Ends;
 use pulsegate_ledger::verify::stored::LedgerRecord;

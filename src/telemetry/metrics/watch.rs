@@ -7,8 +7,8 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::PrometheusRecorder;
 
-use super::{Metric, counter, gauge, histogram};
-use crate::telemetry::metrics::{Edition, PoolStatistics};
+use super::catalogue::{Metric, counter, gauge, histogram};
+use super::labels::{Edition, PoolStatistics};
 use pulsegate_detect::finding::{Finding, Kind};
 use pulsegate_detect::lane::Evicted;
 use pulsegate_detect::quality::Quality;

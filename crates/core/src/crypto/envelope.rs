@@ -11,7 +11,9 @@ use aes_gcm::{AeadInOut, AesGcm, KeyInit, aes::Aes256Enc};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::keys::Key32;
+use super::context::write_text;
+pub use super::context::{TooLong, write_context};
+use super::key::Key32;
 use super::token::{TOKEN_BYTES, Token};
 
 /// First byte of all sealed bytes (Tink's `TINK` output prefix).
@@ -232,41 +234,6 @@ pub fn from_base64(text: &str) -> Result<Vec<u8>, OpenError> {
     base64_simd::STANDARD
         .decode_to_vec(text)
         .map_err(|_| OpenError::Base64)
-}
-
-/// A key or value of an encryption context does not fit its 16-bit length.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("a value of {bytes} bytes is too long for an encryption context, the maximum is 65535")]
-pub struct TooLong {
-    /// Length of the value, in bytes.
-    pub bytes: usize,
-}
-
-/// Appends the AWS Encryption SDK serialisation of `pairs`: `u16 count ‖ (u16 length, key, u16 length, value)*`, keys
-/// in ascending byte order, integers big endian ("Serializing encryption context", AWS Encryption SDK specification).
-/// The pairs must be given in that order.
-///
-/// # Errors
-/// [`TooLong`] if a length does not fit 16 bits; `out` is then unspecified.
-pub fn write_context<const N: usize>(pairs: [(&str, &[u8]); N], out: &mut Vec<u8>) -> Result<(), TooLong> {
-    debug_assert!(
-        pairs.is_sorted_by(|(one, _), (next, _)| one < next),
-        "the keys must ascend without repeats"
-    );
-    let count = u16::try_from(N).map_err(|_| TooLong { bytes: N })?;
-    out.extend_from_slice(&count.to_be_bytes());
-    for (key, value) in pairs {
-        write_text(key.as_bytes(), out)?;
-        write_text(value, out)?;
-    }
-    Ok(())
-}
-
-fn write_text(text: &[u8], out: &mut Vec<u8>) -> Result<(), TooLong> {
-    let length = u16::try_from(text.len()).map_err(|_| TooLong { bytes: text.len() })?;
-    out.extend_from_slice(&length.to_be_bytes());
-    out.extend_from_slice(text);
-    Ok(())
 }
 
 /// The AAD of a sealed field, `{env, event, field, subject, topic}`, written in place: parts that all records share are

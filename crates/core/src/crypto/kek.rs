@@ -12,7 +12,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use super::envelope::FieldKey;
-use super::keys::{Commitment, Key32, WRAPPING_KEY_ID};
+use super::key::{Commitment, Key32, WRAPPING_KEY_ID};
 
 /// Source of the KEK. The contract also names AWS KMS and Vault transit, which would be further kinds of [`Source`].
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]

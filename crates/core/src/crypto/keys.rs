@@ -3,68 +3,21 @@
 //! All other keys of a tenant are derived from its branch key (HKDF-SHA256, RFC 5869), so a tenant's vault row holds
 //! one secret. Re-wrapping it under another KEK changes no derived key and no data.
 
-use std::fmt;
-
-use hkdf::Hkdf;
-use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use thiserror::Error;
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::Zeroizing;
 
-use super::envelope::{Exhausted, FieldKey, Nonce, OpenError, TooLong, write_context};
+use super::context::{TooLong, write_context};
+use super::envelope::{Exhausted, FieldKey, Nonce, OpenError};
 use super::kek::Kek;
+use super::key::WRAPPING_KEY_ID;
+pub use super::key::{Commitment, Key32};
 use super::token::{self, Lookup, LookupKey, Salt, Token, TokenKey};
-
-/// Key commitment, `HKDF(key, "commit")`: AES-GCM alone does not commit to its key, so this is stored beside every
-/// wrapped key and checked when it is unwrapped.
-pub type Commitment = [u8; 32];
 
 /// Age at which a data key is rotated, in milliseconds: 30 days.
 pub const ROTATE_AGE_MS: i64 = 30 * 24 * 60 * 60 * 1000;
 /// Number of encryptions after which a data key is rotated.
 pub const ROTATE_SEALS: u64 = 1 << 24;
-
-// A wrapping key needs no id of its own: the place of a row determines the key.
-pub(super) const WRAPPING_KEY_ID: u32 = 0;
-
-/// A 256-bit key. Zeroized on drop and redacted in `Debug` output.
-#[derive(Zeroize, ZeroizeOnDrop)]
-pub struct Key32([u8; 32]);
-
-impl Key32 {
-    /// Creates a key from 32 bytes of the operating system's random source.
-    #[must_use]
-    pub const fn random(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
-    /// Derives the key for a purpose: `HKDF-SHA256(salt = none, key, "pulsegate/" ‖ purpose)`.
-    #[must_use]
-    pub fn derive(&self, purpose: &str) -> Self {
-        let mut out = [0; 32];
-        let expanded = Hkdf::<Sha256>::new(None, &self.0)
-            .expand_multi_info(&[b"pulsegate/", purpose.as_bytes()], &mut out);
-        // HKDF-SHA256 yields up to 8160 bytes; 32 are requested.
-        debug_assert!(expanded.is_ok());
-        Self(out)
-    }
-
-    /// The public commitment to this key.
-    #[must_use]
-    pub fn commitment(&self) -> Commitment {
-        self.derive("commit").0
-    }
-
-    pub(super) const fn bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Key32 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Key32([redacted])")
-    }
-}
 
 /// A key as the vault stores it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,7 +68,7 @@ pub fn wrap<const N: usize>(
     let mut sealed = Vec::new();
     wrapping
         .expand()
-        .seal_into(nonce, &wrap_context(context)?, &plain.0, &mut sealed)?;
+        .seal_into(nonce, &wrap_context(context)?, plain.bytes(), &mut sealed)?;
     Ok(Wrapped {
         sealed,
         commitment: plain.commitment(),
@@ -132,7 +85,7 @@ pub fn unwrap<const N: usize>(
     wrapped: &Wrapped,
 ) -> Result<Key32, UnwrapError> {
     let plain = wrapping.expand().open(&wrap_context(context)?, &wrapped.sealed)?;
-    let key = Key32(plain.as_slice().try_into().map_err(|_| UnwrapError::Commitment)?);
+    let key = Key32::unwrapped(plain.as_slice().try_into().map_err(|_| UnwrapError::Commitment)?);
     if bool::from(key.commitment().ct_eq(&wrapped.commitment)) {
         Ok(key)
     } else {

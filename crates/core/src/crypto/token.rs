@@ -11,8 +11,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use super::envelope::TooLong;
-use super::keys::Key32;
+use super::context::{TooLong, feed_context};
+use super::key::Key32;
 
 /// Length of a token in characters: 16 bytes in unpadded base64url.
 pub const TOKEN_BYTES: usize = 22;
@@ -41,17 +41,14 @@ impl TokenKey {
     }
 
     /// Token of `id`. `purpose` is [`SUBJECT`], [`DEVICE`] or the path of a tagged field, so that equal values in
-    /// different fields do not get equal tokens. `ctx` is the serialisation of [`super::envelope::write_context`].
+    /// different fields do not get equal tokens. `ctx` is the serialisation of [`super::context::write_context`].
     ///
     /// # Errors
     /// [`TooLong`] if a part does not fit its 16-bit length.
     pub fn token(&self, purpose: &str, salt: &Salt, id: &[u8]) -> Result<Token, TooLong> {
         let mut mac = self.0.clone();
-        mac.update(&3_u16.to_be_bytes());
-        for (name, value) in [("id", id), ("purpose", purpose.as_bytes()), ("salt", salt)] {
-            part(&mut mac, name.as_bytes())?;
-            part(&mut mac, value)?;
-        }
+        let pairs = [("id", id), ("purpose", purpose.as_bytes()), ("salt", &salt[..])];
+        feed_context(pairs, &mut |bytes| mac.update(bytes))?;
         let digest = mac.finalize().into_bytes();
         let mut token = [0; TOKEN_BYTES];
         // 16 bytes are 22 characters, so the buffer always suffices.
@@ -59,13 +56,6 @@ impl TokenKey {
         debug_assert_eq!(written, Ok(TOKEN_BYTES));
         Ok(token)
     }
-}
-
-fn part(mac: &mut Hmac<Sha256>, bytes: &[u8]) -> Result<(), TooLong> {
-    let length = u16::try_from(bytes.len()).map_err(|_| TooLong { bytes: bytes.len() })?;
-    mac.update(&length.to_be_bytes());
-    mac.update(bytes);
-    Ok(())
 }
 
 impl fmt::Debug for TokenKey {

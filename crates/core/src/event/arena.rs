@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
-use super::Format;
+use super::config::Format;
 use super::plan::Node;
+use super::wire::write_avro_long;
 
 /// Edits of a batch and the text that they refer to. Walks and edits point into it, so it is cleared only when the
 /// batch is done. It holds plaintext: it is never printed.
@@ -186,7 +187,7 @@ impl Arena {
     /// Encodes an Avro long into the arena.
     pub(super) fn keep_long(&mut self, number: i64) -> Text {
         let start = self.scratch.len();
-        super::rewrite::write_avro_long(number, &mut self.scratch);
+        write_avro_long(number, &mut self.scratch);
         self.kept_since(start)
     }
 

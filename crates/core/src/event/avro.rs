@@ -2,12 +2,15 @@
 //!
 //! The binary encoding is specified in "Data Serialization and Deserialization" of Avro 1.12.
 
-use super::Format;
 use super::arena::{Action, Arena, Step, Text, Walk};
-use super::plan::{Field, Kind as Type, Node, Plan, Protect};
-use super::scalar;
-use super::violation::{Kind, Stop, Violation};
+use super::config::Format;
+use super::plan::{Field, Kind as Type, Node, Plan};
+use super::scalar::Scalar;
+use super::stop::Stop;
+use super::tags::Protect;
+use super::violation::{Kind, Violation};
 use super::walk::Walker;
+use super::wire::Cursor;
 
 /// Walks the datum that begins at `datum_start` and ends with the value.
 pub(super) fn walk(
@@ -30,93 +33,6 @@ pub(super) fn walk(
 struct Avro<'v, 'a> {
     cursor: Cursor<'v>,
     walker: Walker<'v, 'a>,
-}
-
-/// A position in a datum. Its methods return `None` at the end of the bytes and for bytes that no encoder writes.
-pub(super) struct Cursor<'v> {
-    pub bytes: &'v [u8],
-    pub at: usize,
-}
-
-impl<'v> Cursor<'v> {
-    pub fn take(&mut self, length: usize) -> Option<&'v [u8]> {
-        let taken = self.bytes.get(self.at..self.at.checked_add(length)?)?;
-        self.at += length;
-        Some(taken)
-    }
-
-    /// Reads a zigzag varint of at most ten bytes; most have one.
-    #[inline]
-    pub fn long(&mut self) -> Option<i64> {
-        match self.bytes.get(self.at) {
-            Some(&byte) if byte < 0x80 => {
-                self.at += 1;
-                Some(unzigzag(u64::from(byte)))
-            }
-            _ => self.long_of_many(),
-        }
-    }
-
-    fn long_of_many(&mut self) -> Option<i64> {
-        let mut encoded = 0_u64;
-        for shift in (0..70).step_by(7) {
-            let byte = *self.bytes.get(self.at)?;
-            self.at += 1;
-            let bits = u64::from(byte & 0x7f);
-            if shift == 63 && bits > 1 {
-                return None;
-            }
-            encoded |= bits << shift;
-            if byte & 0x80 == 0 {
-                return Some(unzigzag(encoded));
-            }
-        }
-        None
-    }
-
-    pub fn int(&mut self) -> Option<i32> {
-        i32::try_from(self.long()?).ok()
-    }
-
-    pub fn boolean(&mut self) -> Option<bool> {
-        match self.take(1)? {
-            [0] => Some(false),
-            [1] => Some(true),
-            _ => None,
-        }
-    }
-
-    pub fn float(&mut self) -> Option<f32> {
-        self.take(4)?.try_into().ok().map(f32::from_le_bytes)
-    }
-
-    pub fn double(&mut self) -> Option<f64> {
-        self.take(8)?.try_into().ok().map(f64::from_le_bytes)
-    }
-
-    pub fn prefixed(&mut self) -> Option<&'v [u8]> {
-        let length = usize::try_from(self.long()?).ok()?;
-        self.take(length)
-    }
-
-    pub fn string(&mut self) -> Option<&'v str> {
-        std::str::from_utf8(self.prefixed()?).ok()
-    }
-
-    /// Reads the branch of a union and returns whether it is the one that is not null.
-    pub fn present(&mut self, null_branch: Option<u8>) -> Option<bool> {
-        let Some(null_branch) = null_branch else {
-            return Some(true);
-        };
-        match self.long()? {
-            branch @ (0 | 1) => Some(branch != i64::from(null_branch)),
-            _ => None,
-        }
-    }
-}
-
-fn unzigzag(encoded: u64) -> i64 {
-    (encoded >> 1).cast_signed() ^ -(encoded & 1).cast_signed()
 }
 
 impl Avro<'_, '_> {
@@ -238,7 +154,7 @@ impl Avro<'_, '_> {
 
     /// Walks a leaf whose plaintext is its JSON form.
     fn scalar<'p>(&mut self, node: &'p Node, start: usize) -> Result<(), Stop<'p>> {
-        let scalar = self.cursor.scalar(&node.kind).ok_or(Stop::Undecodable)?;
+        let scalar = Scalar::read(&node.kind, &mut self.cursor).ok_or(Stop::Undecodable)?;
         if let Some(kind) = scalar.problem() {
             return Err(Stop::Schema(node, kind));
         }
@@ -259,57 +175,5 @@ impl Avro<'_, '_> {
         make(&mut self.walker.arena.scratch);
         let plain = self.walker.arena.kept_since(start);
         self.walker.leaf(node, span, plain)
-    }
-}
-
-/// A leaf that is neither a string nor an enum.
-pub(super) enum Scalar {
-    Boolean(bool),
-    Long(i64),
-    Float(f32),
-    Double(f64),
-    Date(Option<jiff::civil::Date>),
-    Timestamp(Option<jiff::Timestamp>),
-}
-
-impl Cursor<'_> {
-    /// Reads a leaf that is neither a string nor an enum.
-    pub fn scalar(&mut self, kind: &Type) -> Option<Scalar> {
-        Some(match kind {
-            Type::Boolean => Scalar::Boolean(self.boolean()?),
-            Type::Int => Scalar::Long(i64::from(self.int()?)),
-            Type::Long => Scalar::Long(self.long()?),
-            Type::Float => Scalar::Float(self.float()?),
-            Type::Double => Scalar::Double(self.double()?),
-            Type::Date => Scalar::Date(scalar::date_from_days(self.int()?)),
-            Type::Timestamp(unit) => Scalar::Timestamp(scalar::timestamp_from_units(self.long()?, *unit)),
-            _ => return None,
-        })
-    }
-}
-
-impl Scalar {
-    fn problem(&self) -> Option<Kind> {
-        match self {
-            Self::Float(number) if !number.is_finite() => Some(Kind::OutOfRange),
-            Self::Double(number) if !number.is_finite() => Some(Kind::OutOfRange),
-            Self::Date(None) => Some(Kind::BadDate),
-            Self::Timestamp(None) => Some(Kind::BadTimestamp),
-            _ => None,
-        }
-    }
-
-    /// Writes the JSON form, without the quotes of a date or a time.
-    pub fn write(&self, out: &mut Vec<u8>) {
-        use std::io::Write;
-        // Writing to a vector and serializing a finite number cannot fail.
-        let _ = match self {
-            Self::Boolean(truth) => write!(out, "{truth}"),
-            Self::Long(number) => write!(out, "{number}"),
-            Self::Float(number) => serde_json::to_writer(out, number).map_err(Into::into),
-            Self::Double(number) => serde_json::to_writer(out, number).map_err(Into::into),
-            Self::Date(date) => date.map_or(Ok(()), |date| write!(out, "{date}")),
-            Self::Timestamp(at) => at.map_or(Ok(()), |at| write!(out, "{at}")),
-        };
     }
 }

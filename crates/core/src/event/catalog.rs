@@ -3,14 +3,11 @@
 use std::collections::HashMap;
 
 use super::compile::{self, PlanError};
-use super::plan::{Fingerprint, Plan};
-use super::{Config, Format};
+use super::config::{Config, Format};
+use super::plan::Plan;
+use super::tags::{self, Fingerprint};
+use super::wire::{CONFLUENT, SINGLE_OBJECT};
 
-/// First byte of the Confluent wire format; a schema id of four bytes follows, big endian.
-pub(super) const CONFLUENT: u8 = 0;
-/// First two bytes of an Avro single object; a fingerprint of eight bytes follows (Avro 1.12, "Single-object
-/// encoding").
-pub(super) const SINGLE_OBJECT: [u8; 2] = [0xc3, 0x01];
 /// Largest schema id. Registries assign signed 32-bit ids, and some do not answer for any other: Confluent's returns
 /// a plain 404 of its web server, which is no verdict on the id, so a lane that asked would wait forever.
 const ID_MAX: u32 = i32::MAX as u32;
@@ -182,7 +179,7 @@ impl Catalog {
     pub fn judge(&self, schema: &str) -> Verdict {
         apache_avro::Schema::parse_str(schema)
             .ok()
-            .and_then(|schema| self.by_fingerprint(compile::fingerprint(&schema)))
+            .and_then(|schema| self.by_fingerprint(tags::fingerprint(&schema)))
             .map_or(Verdict::Denied, |plan| Verdict::Plan(plan.index))
     }
 
@@ -191,7 +188,7 @@ impl Catalog {
     pub fn judge_clean(&self, schema: &str) -> Verdict {
         let fingerprint = apache_avro::Schema::parse_str(schema)
             .ok()
-            .map(|schema| compile::fingerprint(&schema));
+            .map(|schema| tags::fingerprint(&schema));
         let plan = self
             .plans
             .iter()

@@ -4,76 +4,35 @@
 use apache_avro::Schema;
 use serde_json::{Map, Value};
 
-use super::avro::Cursor;
-use super::plan::{Field, Fingerprint, Kind, Node, Plan, Protect, Role};
-use super::rewrite::{write_avro_bytes, write_avro_long, write_json_base64};
-use super::{Format, compile, scalar};
+use super::config::Format;
+use super::plan::{Field, Kind, Node, Plan};
+use super::scalar::{self, Scalar};
+use super::sealed::{Clean, Sealed, Untranscodable};
+use super::tags::{self, Protect};
+use super::wire::{Cursor, SINGLE_OBJECT, write_avro_bytes, write_avro_long, write_json_base64};
 
-/// Clean schema and framing of a plan.
-pub(crate) struct Clean {
-    pub source: Value,
-    pub fingerprint: Fingerprint,
-    pub format: Format,
-    prefix: Vec<u8>,
-}
-
-/// A rewritten value cannot be encoded in the other format, or a value is not a clean event of this plan.
-#[derive(Debug, thiserror::Error)]
-#[error("`{path}` does not match the clean schema: the record was not produced by a gate with this schema")]
-pub struct Untranscodable {
-    path: Box<str>,
-}
-
-/// A protected leaf of a clean event.
-pub struct Sealed<'a> {
-    /// Protection of the leaf.
-    pub protect: Protect,
-    /// Role of the leaf, if it has one.
-    pub role: Option<Role>,
-    /// Path that the leaf was sealed with.
-    pub path: &'a str,
-    /// Whether the plaintext is the content of a JSON string; otherwise it is the JSON text of a number or a boolean.
-    pub is_text: bool,
-    /// Value of the leaf: base64, a token or a year.
-    pub leaf: &'a mut Value,
-}
-
-impl Clean {
-    /// Derives the clean schema: protected leaves change their type, dropped fields are removed, the rest stays.
-    pub fn derive(source: &Value, root: &Node, format: Format) -> Result<Self, String> {
-        let mut source = derive_type(source, root);
-        if let Some(Value::String(name)) = source.get_mut("name") {
-            let (namespace, own) = name
-                .rsplit_once('.')
-                .map_or(("", &**name), |(namespace, own)| (namespace, own));
-            let dot = if namespace.is_empty() { "" } else { "." };
-            *name = format!("{namespace}{dot}Clean{own}");
-        }
-        let schema = Schema::parse(&source).map_err(|error| format!("derived clean schema: {error}"))?;
-        let fingerprint = compile::fingerprint(&schema);
-        let prefix = match format {
-            Format::Json => Vec::new(),
-            Format::Avro => [&super::catalog::SINGLE_OBJECT[..], &fingerprint].concat(),
-        };
-        Ok(Self {
-            source,
-            fingerprint,
-            format,
-            prefix,
-        })
+/// Derives the clean schema: protected leaves change their type, dropped fields are removed, the rest stays.
+pub(super) fn derive(source: &Value, root: &Node, format: Format) -> Result<Clean, String> {
+    let mut source = derive_type(source, root);
+    if let Some(Value::String(name)) = source.get_mut("name") {
+        let (namespace, own) = name
+            .rsplit_once('.')
+            .map_or(("", &**name), |(namespace, own)| (namespace, own));
+        let dot = if namespace.is_empty() { "" } else { "." };
+        *name = format!("{namespace}{dot}Clean{own}");
     }
-
-    /// Bytes before the datum of a clean value.
-    pub fn prefix(&self) -> &[u8] {
-        &self.prefix
-    }
-
-    /// Frames Avro values with the registry's id of the clean schema instead of as single objects.
-    pub fn frame(&mut self, id: u32) {
-        if self.format == Format::Avro {
-            self.prefix = [&[super::catalog::CONFLUENT][..], &id.to_be_bytes()].concat();
-        }
-    }
+    let schema = Schema::parse(&source).map_err(|error| format!("derived clean schema: {error}"))?;
+    let fingerprint = tags::fingerprint(&schema);
+    let prefix = match format {
+        Format::Json => Vec::new(),
+        Format::Avro => [&SINGLE_OBJECT[..], &fingerprint].concat(),
+    };
+    Ok(Clean {
+        source,
+        fingerprint,
+        format,
+        prefix,
+    })
 }
 
 fn derive_type(source: &Value, node: &Node) -> Value {
@@ -295,10 +254,10 @@ fn decode(node: &Node, cursor: &mut Cursor<'_>, out: &mut Vec<u8>) -> Result<(),
         }
         (Kind::Date | Kind::Timestamp(_), None) => {
             out.push(b'"');
-            cursor.scalar(&node.kind).ok_or_else(fail)?.write(out);
+            Scalar::read(&node.kind, cursor).ok_or_else(fail)?.write(out);
             out.push(b'"');
         }
-        _ => cursor.scalar(&node.kind).ok_or_else(fail)?.write(out),
+        _ => Scalar::read(&node.kind, cursor).ok_or_else(fail)?.write(out),
     }
     Ok(())
 }

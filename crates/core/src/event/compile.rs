@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use apache_avro::Schema;
-use apache_avro::rabin::Rabin;
 use apache_avro::schema::{RecordField, RecordSchema, UnionSchema};
 use serde_json::Value;
 
-use super::Config;
-use super::clean::Clean;
-use super::plan::{FIELDS_MAX, Field, Fingerprint, Kind, Limits, Node, Plan, Protect, Role, TimeUnit};
+use super::clean;
+use super::config::Config;
+use super::plan::{FIELDS_MAX, Field, Kind, Limits, Node, Plan};
+use super::tags::{Protect, Role, TimeUnit, fingerprint};
 
 /// Why a schema does not compile, and at which path.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +100,7 @@ pub(super) fn compile(name: &str, text: &str, index: u16, config: &Config) -> Re
         problem,
     })?;
     let clean =
-        Clean::derive(&source, &root, config.clean_format).map_err(|error| fail(Problem::Avro(error)))?;
+        clean::derive(&source, &root, config.clean_format).map_err(|error| fail(Problem::Avro(error)))?;
     Ok(Plan {
         name: name.to_owned(),
         full_name: record.name.fullname(None),
@@ -111,18 +111,6 @@ pub(super) fn compile(name: &str, text: &str, index: u16, config: &Config) -> Re
         clean,
         index,
     })
-}
-
-/// Rabin fingerprint of the canonical form, which does not contain our attributes.
-///
-/// apache-avro 0.22 writes `{"type":"string"}` into the canonical form of a logical type, where the rule \[PRIMITIVES\]
-/// of the specification has `"string"`, as Java and Python do. Parsing the canonical form again gives the correct one.
-pub(super) fn fingerprint(schema: &Schema) -> Fingerprint {
-    let again = Schema::parse_str(&schema.canonical_form());
-    let bytes = again.as_ref().unwrap_or(schema).fingerprint::<Rabin>().bytes;
-    let mut fingerprint = Fingerprint::default();
-    fingerprint.copy_from_slice(&bytes);
-    fingerprint
 }
 
 /// Our attributes are only valid on a field: the parser keeps those and drops others, and a dropped tag leaks PHI.

@@ -4,10 +4,12 @@
 
 use jiter::{Jiter, JiterError, Peek};
 
-use super::Format;
 use super::arena::{Arena, Step, Text, Walk};
-use super::plan::{Field, Kind as Type, Node, Plan, Protect};
-use super::violation::{Kind, Stop, Violation};
+use super::config::Format;
+use super::plan::{Field, Kind as Type, Node, Plan};
+use super::stop::Stop;
+use super::tags::Protect;
+use super::violation::{Kind, Violation};
 use super::walk::Walker;
 
 /// Walks a JSON event. A value that is not well-formed JSON is undecodable, whichever problem the walk met first.

@@ -12,67 +12,55 @@ mod avro;
 mod catalog;
 mod clean;
 mod compile;
+mod config;
 mod json;
 mod plan;
 mod rewrite;
 mod scalar;
+mod sealed;
+mod stop;
+mod tags;
 mod violation;
 mod walk;
+mod wire;
 
-use std::path::PathBuf;
-
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
+use arena::POSITIONS;
 pub use arena::{Action, Arena, Edit, Seal, Text, Walk};
 pub use catalog::{Catalog, CatalogError, Ids, Located, Source, Verdict};
-pub use clean::{Sealed, Untranscodable};
 pub use compile::PlanError;
-pub use plan::{Plan, Protect, Role};
+pub use config::{Config, Format};
+pub use plan::Plan;
 pub use rewrite::Rewriter;
+pub use sealed::{Sealed, Untranscodable};
+pub use tags::{Protect, Role};
 pub use violation::{Kind as ViolationKind, Violation};
 
-/// Encoding of an event.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    /// A JSON object (RFC 8259).
-    #[default]
-    Json,
-    /// An Avro datum (Avro 1.12), framed by the Confluent wire format or as a single object.
-    Avro,
-}
-
-/// Schemas and limits of events, and the format of clean events.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// Directory of the schemas, one `.avsc` file per event type. Default `schemas`.
-    pub directory: PathBuf,
-    /// Event type (file name without `.avsc`) of a value in plain JSON. Default `biometric_event`.
-    pub default_event: String,
-    /// Format of the clean topic, `json` or `avro`. Default `json`.
-    pub clean_format: Format,
-    /// Maximum length of a string in an event, in received bytes. Default 16384.
-    pub string_bytes_max: u32,
-    /// Maximum number of items in an array or entries in a map. Default 1024.
-    pub items_max: u32,
-    /// Maximum length of a device id, subject id or map key, in bytes. Default 256.
-    pub identity_bytes_max: u32,
-    /// Maximum number of protected leaves in one event; each is sealed separately. Default 1024.
-    pub protected_max: u32,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            directory: PathBuf::from("schemas"),
-            default_event: "biometric_event".to_owned(),
-            clean_format: Format::Json,
-            string_bytes_max: 16_384,
-            items_max: 1_024,
-            identity_bytes_max: 256,
-            protected_max: 1_024,
+impl Plan {
+    /// Reads a value once: validates it, finds event id, device and subject, and records in the arena the spans to be
+    /// replaced. `datum_start` is the offset of the event from [`Located`].
+    ///
+    /// # Errors
+    /// [`Violation`] if the value is not a valid event; the arena is then unchanged.
+    ///
+    /// # Panics
+    /// If the arena holds a gigabyte: batches are bounded far below it, and a wrong position would not fail closed.
+    pub fn walk(
+        &self,
+        format: Format,
+        value: &[u8],
+        datum_start: usize,
+        arena: &mut Arena,
+    ) -> Result<Walk, Violation> {
+        assert!(arena.has_room(), "the arena was not cleared after the batch");
+        if value.len() >= POSITIONS {
+            return Err(Violation::Schema {
+                path: "".into(),
+                kind: ViolationKind::TooLong,
+            });
+        }
+        match format {
+            Format::Json => json::walk(self, value, arena),
+            Format::Avro => avro::walk(self, value, datum_start, arena),
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 
-use super::clean::Clean;
-use super::{Config, Format};
+use super::config::{Config, Format};
+use super::sealed::Clean;
+use super::tags::{Fingerprint, Protect, Role, TimeUnit};
 
 /// One event type: structure, roles and protections of its records.
 pub struct Plan {
@@ -18,9 +19,6 @@ pub struct Plan {
     pub(crate) index: u16,
 }
 
-/// A Rabin fingerprint (CRC-64-AVRO) of a schema's canonical form, little endian as in the single-object header.
-pub(crate) type Fingerprint = [u8; 8];
-
 /// Limits of `event::Config` that the walkers check.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -28,46 +26,6 @@ pub(crate) struct Limits {
     pub items: usize,
     pub identity_bytes: usize,
     pub protected: usize,
-}
-
-/// Protection of a field, from `pulsegate:protect`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protect {
-    /// The value becomes a ciphertext that only the holder of the subject's key can open.
-    Encrypt,
-    /// The value becomes a token: equal values can be joined, and nothing else is disclosed.
-    Token,
-    /// Only the year of a date or a time is kept.
-    Year,
-    /// The field is removed from the clean event.
-    Drop,
-}
-
-/// Meaning of a field, from `pulsegate:role`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// The id of the event, which every ciphertext is bound to.
-    EventId,
-    /// The device that signed.
-    Device,
-    /// The person whose keys protect the event.
-    Subject,
-    /// The time at which the device took the readings.
-    RecordedAt,
-    /// The array of readings.
-    Readings,
-    /// What a reading measures.
-    Metric,
-    /// The measured number.
-    Value,
-    /// The unit of the number.
-    Unit,
-    /// The device's own assessment of the reading.
-    Quality,
-    /// The device's firmware version.
-    Firmware,
-    /// The device's model.
-    Model,
 }
 
 /// One value of the schema: a field of a record, an item of an array or an entry of a map.
@@ -97,14 +55,6 @@ pub(crate) enum Kind {
     Record(Box<[Field]>),
     Array(Box<Node>),
     Map(Box<Node>),
-}
-
-/// The unit of an Avro timestamp.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TimeUnit {
-    Milliseconds,
-    Microseconds,
-    Nanoseconds,
 }
 
 /// A field of a record. A record has at most 64, so that a bit mask can note which were seen.
@@ -215,63 +165,5 @@ impl Limits {
             identity_bytes: config.identity_bytes_max as usize,
             protected: config.protected_max as usize,
         }
-    }
-}
-
-impl Protect {
-    /// Name in a schema.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Encrypt => "encrypt",
-            Self::Token => "token",
-            Self::Year => "year",
-            Self::Drop => "drop",
-        }
-    }
-
-    pub(crate) fn parse(name: &str) -> Option<Self> {
-        [Self::Encrypt, Self::Token, Self::Year, Self::Drop]
-            .into_iter()
-            .find(|protect| protect.as_str() == name)
-    }
-}
-
-impl Role {
-    /// Every role.
-    pub const ALL: [Self; 11] = [
-        Self::EventId,
-        Self::Device,
-        Self::Subject,
-        Self::RecordedAt,
-        Self::Readings,
-        Self::Metric,
-        Self::Value,
-        Self::Unit,
-        Self::Quality,
-        Self::Firmware,
-        Self::Model,
-    ];
-
-    /// Name in a schema.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::EventId => "event-id",
-            Self::Device => "device",
-            Self::Subject => "subject",
-            Self::RecordedAt => "recorded-at",
-            Self::Readings => "readings",
-            Self::Metric => "metric",
-            Self::Value => "value",
-            Self::Unit => "unit",
-            Self::Quality => "quality",
-            Self::Firmware => "firmware",
-            Self::Model => "model",
-        }
-    }
-
-    pub(crate) fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|role| role.as_str() == name)
     }
 }

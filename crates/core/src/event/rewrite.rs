@@ -1,9 +1,10 @@
 //! Rewrites a walked value for the clean topic: copies untouched spans and writes the edits in their place.
 
-use super::Format;
 use super::arena::{Action, Arena, Edit, Seal, Walk};
-use super::clean::Untranscodable;
+use super::config::Format;
 use super::plan::Plan;
+use super::sealed::Untranscodable;
+use super::wire::{write_avro_bytes, write_json_ascii, write_json_base64};
 
 /// Writes clean values. It owns two buffers, so that it does not allocate per record.
 #[derive(Default)]
@@ -88,34 +89,4 @@ impl Rewriter {
             Format::Avro => write_avro_bytes(text, out),
         }
     }
-}
-
-/// Writes a JSON string of standard base64 with padding (RFC 4648 §4).
-pub(super) fn write_json_base64(bytes: &[u8], out: &mut Vec<u8>) {
-    out.push(b'"');
-    base64_simd::STANDARD.encode_append(bytes, out);
-    out.push(b'"');
-}
-
-/// Writes a JSON string of text that needs no escapes: a token or a year.
-fn write_json_ascii(text: &[u8], out: &mut Vec<u8>) {
-    out.push(b'"');
-    out.extend_from_slice(text);
-    out.push(b'"');
-}
-
-/// Writes Avro `bytes` or `string`: the length, then the bytes.
-pub(super) fn write_avro_bytes(bytes: &[u8], out: &mut Vec<u8>) {
-    write_avro_long(i64::try_from(bytes.len()).unwrap_or(i64::MAX), out);
-    out.extend_from_slice(bytes);
-}
-
-/// Writes an Avro `int` or `long`: a zigzag varint.
-pub(super) fn write_avro_long(number: i64, out: &mut Vec<u8>) {
-    let mut encoded = ((number << 1) ^ (number >> 63)).cast_unsigned();
-    while encoded > 0x7f {
-        out.push((encoded & 0x7f) as u8 | 0x80);
-        encoded >>= 7;
-    }
-    out.push(encoded as u8);
 }

@@ -1,13 +1,67 @@
-//! Strings with a fixed form: UUIDs, dates, times and identities.
+//! Leaves that are neither free text nor an enum: Avro scalars, and strings with a fixed form (UUIDs, dates, times, identities).
 
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 
-use super::plan::TimeUnit;
+use super::plan::Kind as Type;
+use super::tags::TimeUnit;
+use super::violation::Kind;
+use super::wire::Cursor;
 
 /// Days and seconds of the years 0000 to 9999 (RFC 3339 §1), relative to 1970.
 const DAYS: std::ops::RangeInclusive<i32> = -719_528..=2_932_896;
 const SECONDS: std::ops::RangeInclusive<i64> = -62_167_219_200..=253_402_207_200;
+
+/// A leaf that is neither a string nor an enum.
+pub(super) enum Scalar {
+    Boolean(bool),
+    Long(i64),
+    Float(f32),
+    Double(f64),
+    Date(Option<jiff::civil::Date>),
+    Timestamp(Option<jiff::Timestamp>),
+}
+
+impl Scalar {
+    /// Reads a leaf that is neither a string nor an enum.
+    pub fn read(kind: &Type, cursor: &mut Cursor<'_>) -> Option<Self> {
+        Some(match kind {
+            Type::Boolean => Self::Boolean(cursor.boolean()?),
+            Type::Int => Self::Long(i64::from(cursor.int()?)),
+            Type::Long => Self::Long(cursor.long()?),
+            Type::Float => Self::Float(cursor.float()?),
+            Type::Double => Self::Double(cursor.double()?),
+            Type::Date => Self::Date(date_from_days(cursor.int()?)),
+            Type::Timestamp(unit) => Self::Timestamp(timestamp_from_units(cursor.long()?, *unit)),
+            _ => return None,
+        })
+    }
+
+    /// What is wrong with the value, if anything is.
+    pub fn problem(&self) -> Option<Kind> {
+        match self {
+            Self::Float(number) if !number.is_finite() => Some(Kind::OutOfRange),
+            Self::Double(number) if !number.is_finite() => Some(Kind::OutOfRange),
+            Self::Date(None) => Some(Kind::BadDate),
+            Self::Timestamp(None) => Some(Kind::BadTimestamp),
+            _ => None,
+        }
+    }
+
+    /// Writes the JSON form, without the quotes of a date or a time.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        use std::io::Write;
+        // Writing to a vector and serializing a finite number cannot fail.
+        let _ = match self {
+            Self::Boolean(truth) => write!(out, "{truth}"),
+            Self::Long(number) => write!(out, "{number}"),
+            Self::Float(number) => serde_json::to_writer(out, number).map_err(Into::into),
+            Self::Double(number) => serde_json::to_writer(out, number).map_err(Into::into),
+            Self::Date(date) => date.map_or(Ok(()), |date| write!(out, "{date}")),
+            Self::Timestamp(at) => at.map_or(Ok(()), |at| write!(out, "{at}")),
+        };
+    }
+}
 
 /// Whether the text is a UUID in its hyphenated form (RFC 9562 §4), of any version.
 pub(super) fn is_uuid(text: &[u8]) -> bool {

@@ -2,9 +2,6 @@
 
 use std::fmt;
 
-use super::arena::Arena;
-use super::plan::Node;
-
 /// Why a value is not an event. It contains neither the value nor a name that the sender chose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Violation {
@@ -48,28 +45,6 @@ pub enum Kind {
     TooMany,
     /// JSON text that represents no value, such as a lone surrogate.
     Unrepresentable,
-}
-
-/// Why a walk stopped, and at which node. Fits two registers, since every step of a walk returns it.
-pub(super) enum Stop<'p> {
-    Undecodable,
-    Schema(&'p Node, Kind),
-}
-
-impl Stop<'_> {
-    /// Renders the path. The steps of the walk must still be in the arena.
-    #[cold]
-    pub fn violation(&self, arena: &Arena) -> Violation {
-        let Self::Schema(at, kind) = self else {
-            return Violation::Undecodable;
-        };
-        let mut path = String::new();
-        arena.render(at, None, &mut path);
-        Violation::Schema {
-            path: path.into(),
-            kind: *kind,
-        }
-    }
 }
 
 impl fmt::Display for Violation {

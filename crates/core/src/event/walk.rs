@@ -2,40 +2,13 @@
 
 use std::ops::Range;
 
-use super::arena::{Action, Arena, POSITIONS, Seal, Step, Text, Walk};
-use super::plan::{Kind as Type, Limits, Node, Plan, Protect, Role};
-use super::violation::{Kind, Stop, Violation};
-use super::{Format, avro, json, scalar};
-
-impl Plan {
-    /// Reads a value once: validates it, finds event id, device and subject, and records in the arena the spans to be
-    /// replaced. `datum_start` is the offset of the event from [`super::Located`].
-    ///
-    /// # Errors
-    /// [`Violation`] if the value is not a valid event; the arena is then unchanged.
-    ///
-    /// # Panics
-    /// If the arena holds a gigabyte: batches are bounded far below it, and a wrong position would not fail closed.
-    pub fn walk(
-        &self,
-        format: Format,
-        value: &[u8],
-        datum_start: usize,
-        arena: &mut Arena,
-    ) -> Result<Walk, Violation> {
-        assert!(arena.has_room(), "the arena was not cleared after the batch");
-        if value.len() >= POSITIONS {
-            return Err(Violation::Schema {
-                path: "".into(),
-                kind: Kind::TooLong,
-            });
-        }
-        match format {
-            Format::Json => json::walk(self, value, arena),
-            Format::Avro => avro::walk(self, value, datum_start, arena),
-        }
-    }
-}
+use super::arena::{Action, Arena, Seal, Step, Text, Walk};
+use super::config::Format;
+use super::plan::{Kind as Type, Limits, Node, Plan};
+use super::scalar;
+use super::stop::Stop;
+use super::tags::{Protect, Role};
+use super::violation::{Kind, Violation};
 
 /// State of a walk that does not depend on the format.
 pub(super) struct Walker<'v, 'a> {

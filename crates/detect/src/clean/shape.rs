@@ -8,7 +8,7 @@ use apache_avro::types::Value;
 use jiff::Timestamp;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::{Event, Measured, READINGS_MAX, Undecodable};
+use super::event::{Event, Measured, READINGS_MAX, Undecodable};
 use crate::reading::Token;
 
 /// The field of a reading that is found by name because it has no role: milliseconds after the event's time.

@@ -4,8 +4,7 @@ use std::collections::VecDeque;
 
 use super::account::Pending;
 use super::compare::{Change, classify};
-use super::lane::entry_kind;
-use super::report::{Kind, Problem};
+use super::report::{Kind, Problem, entry_kind};
 use super::stored::{LedgerRecord, Row};
 use super::window::Accounts;
 use crate::entry as ledger;

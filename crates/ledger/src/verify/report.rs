@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::compare::Change;
+
 /// Kind of discrepancy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -181,5 +183,15 @@ impl Report {
     #[must_use]
     pub fn is_good(&self) -> bool {
         self.problems.is_empty()
+    }
+}
+
+/// Kind of a change of the log itself.
+pub(super) const fn entry_kind(change: Change) -> Kind {
+    match change {
+        Change::Missing => Kind::EntryMissing,
+        Change::Inserted => Kind::EntryInserted,
+        Change::Reordered => Kind::EntriesReordered,
+        Change::Changed => Kind::EntryChanged,
     }
 }

@@ -165,13 +165,13 @@ fn to_avro_present(node: &Node, value: &Value) -> Avro {
         Kind::String => Avro::String(text()),
         Kind::Uuid => Avro::Uuid(text().parse().expect("a UUID")),
         Kind::Date => Avro::Date(scalar::days_from_date(text().parse().expect("a date"))),
-        Kind::Timestamp(crate::event::plan::TimeUnit::Milliseconds) => {
+        Kind::Timestamp(crate::event::tags::TimeUnit::Milliseconds) => {
             Avro::TimestampMillis(at().as_millisecond())
         }
-        Kind::Timestamp(crate::event::plan::TimeUnit::Microseconds) => {
+        Kind::Timestamp(crate::event::tags::TimeUnit::Microseconds) => {
             Avro::TimestampMicros(at().as_microsecond())
         }
-        Kind::Timestamp(crate::event::plan::TimeUnit::Nanoseconds) => {
+        Kind::Timestamp(crate::event::tags::TimeUnit::Nanoseconds) => {
             Avro::TimestampNanos(at().as_nanosecond().try_into().expect("in range"))
         }
         Kind::Enum(symbols) => {

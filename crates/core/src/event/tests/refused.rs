@@ -247,7 +247,7 @@ fn hostile_lengths_in_avro_are_refused_without_allocating() {
     let head = &whole[..10];
     let long = |number: i64| {
         let mut out = Vec::new();
-        crate::event::rewrite::write_avro_long(number, &mut out);
+        crate::event::wire::write_avro_long(number, &mut out);
         out
     };
     for length in [-1, i64::MIN, i64::MAX, 1 << 31, 1 << 40] {

@@ -33,9 +33,6 @@ mod tests;
 use self::prepare::Prepared;
 use super::Change;
 
-/// Minimum number of values; fewer show no regimes.
-const VALUES_MIN: usize = 8;
-
 /// The change points of a series, in order. Values that are not finite count as missing: they are skipped, but indices
 /// still refer to `values`.
 ///

@@ -1,6 +1,7 @@
 //! Prepares a series for partitioning: drops missing values, removes single outliers and seasons, and scales.
 
-use super::VALUES_MIN;
+/// Minimum number of values; fewer show no regimes.
+const VALUES_MIN: usize = 8;
 
 /// A series ready to be partitioned.
 pub struct Prepared {

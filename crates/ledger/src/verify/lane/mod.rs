@@ -5,9 +5,9 @@ mod finish;
 use std::collections::VecDeque;
 
 use super::account::Pending;
-use super::compare::{Change, Link, Where, diagnose};
+use super::compare::{Link, Where, diagnose};
 use super::comparison::Comparison;
-use super::report::{Kind, LaneReport, Problem};
+use super::report::{Kind, LaneReport, Problem, entry_kind};
 use super::stored::{Head, LedgerRecord, Row, StoredCheckpoint};
 use super::window::Accounts;
 use super::{TooMany, timestamp};
@@ -391,15 +391,5 @@ impl<'a> Verification<'a> {
     fn partition(&self) -> i32 {
         let number = self.report.lane.rsplit('/').next();
         number.and_then(|number| number.parse().ok()).unwrap_or(-1)
-    }
-}
-
-/// Kind of a change of the log itself.
-pub(super) const fn entry_kind(change: Change) -> Kind {
-    match change {
-        Change::Missing => Kind::EntryMissing,
-        Change::Inserted => Kind::EntryInserted,
-        Change::Reordered => Kind::EntriesReordered,
-        Change::Changed => Kind::EntryChanged,
     }
 }
