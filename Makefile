@@ -36,7 +36,7 @@ reset: ## stop the stack and wipe its data; the downloads are kept
 	@docker/stack reset
 
 demo: setup up ## run a signed fleet through both roles and print the results
-	$(WITH_STACK) cargo run --release --locked -- demo $(DEMO_ARGS)
+	$(WITH_STACK) cargo run --release --locked --package pulsegate-demo -- $(DEMO_ARGS)
 
 test: setup up ## run every test against the real services
 	$(WITH_STACK) cargo test --workspace --locked $(TEST_ARGS)

@@ -4,7 +4,6 @@
 //! duplicates have to be detected. [`analytics`] is the sink for readings and findings; [`operations`] stores KPIs and
 //! the state of jobs. The two editions of TimescaleDB give the same results in different ways ([`edition`]).
 
-mod account;
 pub mod analytics;
 mod cohorts;
 pub mod edition;
@@ -21,7 +20,6 @@ mod settled;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::account::Found;
 pub use self::analytics::{Analytics, Batch, Claim, Snapshot};
 pub use self::jobs::{JobLock, Ran};
 pub use self::operations::{JobRun, Operations};

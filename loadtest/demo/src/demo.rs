@@ -1,7 +1,4 @@
-//! `pulsegate demo`: sends a signed fleet, part of it hostile, through the gate and the watch, and reports the outcome
-//! of every record and the findings about the devices' incidents.
-
-mod watched;
+//! The demo's steps: topology, fleet, gate and watch, oracle, report.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -12,6 +9,17 @@ use std::time::{Duration, Instant};
 use backon::{ExponentialBuilder, Retryable as _};
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
+use pulsegate::cli::{Context, print, print_json};
+use pulsegate::config::Config;
+use pulsegate::io::vault::registrar::Registrar;
+use pulsegate::io::{kek, topology};
+use pulsegate::roles::Failure;
+use pulsegate::roles::gate::Gate;
+use pulsegate::roles::gate::progress::{Progress, Watcher};
+use pulsegate::roles::gate::workers::Workers;
+use pulsegate::telemetry::health::Health;
+use pulsegate::telemetry::metrics::Metrics;
+use pulsegate_core::crypto::kek::Source;
 use pulsegate_loadtest::fleet::{Fleet, Hostile, Made, Options, Profiles};
 use pulsegate_loadtest::kafka::Kafka;
 use pulsegate_loadtest::oracle::{self, Keys, Mark, Report};
@@ -20,21 +28,10 @@ use serde_json::json;
 use tokio::task::spawn_blocking;
 use tokio::time::interval;
 
-use super::{Context, print, print_json};
-use crate::config::Config;
-use crate::io::vault::registrar::Registrar;
-use crate::io::{kek, topology};
-use crate::roles::Failure;
-use crate::roles::gate::Gate;
-use crate::roles::gate::progress::{Progress, Watcher};
-use crate::roles::gate::workers::Workers;
-use crate::telemetry::health::Health;
-use crate::telemetry::metrics::Metrics;
-use pulsegate_core::crypto::kek::Source;
-use watched::{Watched, Watching};
+use crate::watched::{self, Watched, Watching};
 
 /// Refresh interval of the progress bar.
-const TICK: Duration = Duration::from_millis(200);
+pub const TICK: Duration = Duration::from_millis(200);
 
 /// Number of devices with a planted incident, per kind.
 const INCIDENTS: u32 = 10;
@@ -45,7 +42,7 @@ const DAY_MS: i64 = 24 * 3_600_000;
 /// Last day whose rollouts the watch judges now, in days before today: the three days after it must be over.
 const ROLLOUT_DAYS_AGO: i64 = 4;
 
-/// Arguments of `pulsegate demo`.
+/// Arguments of `pulsegate-demo`.
 #[derive(clap::Args)]
 pub struct Args {
     /// Records to produce
@@ -59,11 +56,11 @@ pub struct Args {
     seed: Option<u64>,
 }
 
-/// Runs the command.
+/// Runs the demo.
 ///
 /// # Errors
 ///
-/// `Wrong` if the oracle disagrees with the ledger; otherwise as the commands that the demo runs.
+/// `Wrong` if the oracle disagrees with the ledger; otherwise as the roles that the demo runs.
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let mut config = context.config.clone();
     make_kek(&mut config)?;
@@ -303,7 +300,7 @@ fn tell(
 }
 
 /// Progress bar, drawn only on a terminal.
-fn bar(what: &'static str, length: u64) -> ProgressBar {
+pub fn bar(what: &'static str, length: u64) -> ProgressBar {
     let bar = ProgressBar::new(length).with_prefix(what);
     match ProgressStyle::with_template("{prefix:>24} {bar:40} {human_pos}/{human_len} {per_sec}") {
         Ok(style) => bar.with_style(style),
@@ -311,6 +308,7 @@ fn bar(what: &'static str, length: u64) -> ProgressBar {
     }
 }
 
-fn unreachable(error: impl std::fmt::Display) -> Failure {
+/// The failure of a service.
+pub fn unreachable(error: impl std::fmt::Display) -> Failure {
     Failure::Unreachable(error.to_string())
 }

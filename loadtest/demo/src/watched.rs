@@ -6,6 +6,16 @@ use std::sync::Arc;
 use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use jiff::SignedDuration;
+use pulsegate::config::Config;
+use pulsegate::io::postgres::DatabaseError;
+use pulsegate::io::timescale::Analytics;
+use pulsegate::roles::Failure;
+use pulsegate::roles::verify::{Against, Options, verify};
+use pulsegate::roles::watch::jobs::Jobs;
+use pulsegate::roles::watch::{Problem, Watch, metrics_table};
+use pulsegate::telemetry::health::Health;
+use pulsegate::telemetry::metrics::Metrics;
+use pulsegate_core::gate::keyring::Keyring;
 use pulsegate_loadtest::fleet::incident::{Incident, Kind, METRIC};
 use pulsegate_loadtest::kafka::{Kafka, Range, read_all, watermarks};
 use rdkafka::Message as _;
@@ -13,24 +23,15 @@ use serde::Serialize;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, interval};
 
-use super::{TICK, bar, unreachable};
-use crate::config::Config;
-use crate::io::postgres::DatabaseError;
-use crate::io::timescale::Analytics;
-use crate::roles::Failure;
-use crate::roles::verify::{Against, Options, verify};
-use crate::roles::watch::jobs::Jobs;
-use crate::roles::watch::{Problem, Watch, metrics_table};
-use crate::telemetry::health::Health;
-use crate::telemetry::metrics::Metrics;
-use pulsegate_core::gate::keyring::Keyring;
+use crate::account::Account;
+use crate::demo::{TICK, bar, unreachable};
 
 /// End of each partition of the clean topic before the demo's fleet.
-pub(super) type Mark = Vec<(i32, i64)>;
+pub type Mark = Vec<(i32, i64)>;
 
 /// Records stored and findings made of the demo's fleet.
 #[derive(Debug, Serialize)]
-pub(super) struct Watched {
+pub struct Watched {
     /// Readings in the clean topic since the mark.
     readings: u64,
     /// Stored readings, by quality.
@@ -54,10 +55,10 @@ struct Audited {
 }
 
 /// Incidents planted in the fleet.
-pub(super) struct Happened {
-    pub(super) incidents: Vec<Incident>,
+pub struct Happened {
+    pub incidents: Vec<Incident>,
     /// Start of the rollout, at midnight, in milliseconds since 1970.
-    pub(super) rollout_ms: i64,
+    pub rollout_ms: i64,
 }
 
 /// An incident, and the first later finding about its device and metric; of a rollout, the one about its cohort.
@@ -77,27 +78,27 @@ struct Found {
 }
 
 /// Returns the present ends of the clean topic.
-pub(super) fn mark(kafka: &Kafka, config: &Config) -> Result<Mark, Failure> {
+pub fn mark(kafka: &Kafka, config: &Config) -> Result<Mark, Failure> {
     let ranges = watermarks(kafka, &config.topics.clean).map_err(unreachable)?;
     Ok(ranges.iter().map(|range| (range.partition, range.next)).collect())
 }
 
 /// A running watch.
-pub(super) struct Watching<'c> {
+pub struct Watching<'c> {
     config: &'c Config,
     watch: Watch,
 }
 
 impl<'c> Watching<'c> {
     /// Starts the watch.
-    pub(super) async fn start(config: &'c Config) -> Result<Self, Failure> {
+    pub async fn start(config: &'c Config) -> Result<Self, Failure> {
         let health = Health::new(Watch::workers(config));
         let watch = Watch::start(config, health, Arc::new(Metrics::new())).await?;
         Ok(Self { config, watch })
     }
 
     /// Runs the watch until every clean record is stored, and collects its findings.
-    pub(super) async fn finish(
+    pub async fn finish(
         self,
         kafka: Kafka,
         mark: Mark,
@@ -112,10 +113,11 @@ impl<'c> Watching<'c> {
             .await
             .map_err(unreachable)?;
         let (ends, readings) = read?;
-        let analytics = Analytics::connect(&config.timescale_settings()).await?;
-        store(config, watch, &analytics, &ends).await?;
+        let account = Account::connect(&config.timescale_settings()).await?;
+        store(config, watch, &account, &ends).await?;
         let seconds = begun.elapsed().as_secs_f64();
         // The watch runs these jobs itself every few seconds and every hour.
+        let analytics = Analytics::connect(&config.timescale_settings()).await?;
         let table = metrics_table(config)?;
         let jobs = Jobs::new(analytics.clone(), table, config, Arc::new(Metrics::new()));
         jobs.gather().await?;
@@ -125,8 +127,9 @@ impl<'c> Watching<'c> {
             seconds,
             audit: audit(config).await?,
         };
-        let watched = ask(&analytics, &mark, stored, happened, keyring).await;
         analytics.close().await;
+        let watched = ask(&account, &mark, stored, happened, keyring).await;
+        account.close().await;
         watched
     }
 }
@@ -185,12 +188,12 @@ fn read_clean(kafka: &Kafka, topic: &str, mark: &[(i32, i64)]) -> Result<(BTreeM
 async fn store(
     config: &Config,
     mut watch: Watch,
-    analytics: &Analytics,
+    account: &Account,
     ends: &BTreeMap<i32, i64>,
 ) -> Result<(), Failure> {
     let topic = &config.topics.clean;
     let behind = async || -> Result<u64, DatabaseError> {
-        let stored: BTreeMap<i32, i64> = analytics.stored_until(topic).await?.into_iter().collect();
+        let stored: BTreeMap<i32, i64> = account.stored_until(topic).await?.into_iter().collect();
         let of = |(partition, end): (&i32, &i64)| (end - stored.get(partition).copied().unwrap_or(0)).max(0);
         Ok(ends.iter().map(of).sum::<i64>().unsigned_abs())
     };
@@ -217,7 +220,7 @@ fn gave_up(problem: &Problem) -> Failure {
 }
 
 async fn ask(
-    analytics: &Analytics,
+    account: &Account,
     mark: &[(i32, i64)],
     stored: Stored,
     happened: Happened,
@@ -241,8 +244,8 @@ async fn ask(
         .iter()
         .filter_map(|incident| Some((token(incident)?, incident.began_ms)))
         .collect();
-    let first = analytics.first_found(METRIC, &asked).await?;
-    let regressions = analytics.regressions_of(METRIC, rollout_ms).await?;
+    let first = account.first_found(METRIC, &asked).await?;
+    let regressions = account.regressions_of(METRIC, rollout_ms).await?;
     let answer = |incident: Incident| {
         let found = if incident.kind == Kind::BadFirmware {
             let found = regressions.first();
@@ -259,10 +262,10 @@ async fn ask(
         });
         Answer { incident, found }
     };
-    let findings = analytics.findings_since(mark).await?;
+    let findings = account.findings_since(mark).await?;
     Ok(Watched {
         readings,
-        stored: analytics.readings_since(mark).await?.into_iter().collect(),
+        stored: account.readings_since(mark).await?.into_iter().collect(),
         findings: findings
             .into_iter()
             .map(|(kind, all, told)| (kind, [all, told]))
@@ -275,12 +278,12 @@ async fn ask(
 
 impl Watched {
     /// Whether the audit log agrees with itself and with the ledger.
-    pub(super) fn is_audited(&self) -> bool {
+    pub fn is_audited(&self) -> bool {
         self.audit.agrees
     }
 
     /// Whether the number of stored readings equals that of the clean topic.
-    pub(super) fn is_complete(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         self.stored.values().sum::<i64>().unsigned_abs() == self.readings
     }
 }

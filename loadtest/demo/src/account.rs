@@ -1,16 +1,21 @@
-//! Read access to what the watch has stored, for reports.
+//! Read access to what the watch has stored, as its own role.
 
+use pulsegate::io::postgres::{DatabaseError, Pool, Who};
+use pulsegate::io::timescale::Settings;
 use sqlx::Row as _;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
 
-use super::Analytics;
-use crate::io::postgres::DatabaseError;
+const ANALYTICS: &str = "analytics";
+/// The demo asks one question at a time.
+const CONNECTIONS: (u32, u32) = (0, 1);
 
 /// First finding about a device since a given time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     /// Token of the device.
     pub device: String,
-    /// Kind of finding: a name of [`crate::detect::finding::Kind`].
+    /// Kind of finding: a name of [`pulsegate_detect::finding::Kind`].
     pub kind: String,
     /// Description of the finding.
     pub reason: String,
@@ -18,7 +23,47 @@ pub struct Found {
     pub time_ms: i64,
 }
 
-impl Analytics {
+/// The analytics database, for reading.
+pub struct Account {
+    pool: Pool,
+}
+
+impl Account {
+    /// Connects as the role `watch_analytics`.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub async fn connect(settings: &Settings) -> Result<Self, DatabaseError> {
+        let who = Who {
+            database: ANALYTICS,
+            role: "watch_analytics",
+            url: &settings.timescale.analytics_url,
+            connections: CONNECTIONS,
+        };
+        let pool = Pool::connect(&settings.access, who).await?;
+        Ok(Self { pool })
+    }
+
+    /// Closes the connection.
+    pub async fn close(self) {
+        self.pool.close().await;
+    }
+
+    async fn rows<T>(
+        &self,
+        action: &'static str,
+        query: Query<'_, sqlx::Postgres, PgArguments>,
+        read: impl Fn(&PgRow) -> Result<T, sqlx::Error>,
+    ) -> Result<Vec<T>, DatabaseError> {
+        self.pool
+            .ask(action, async move |connection| {
+                let rows = query.fetch_all(connection).await;
+                rows.and_then(|rows| rows.iter().map(read).collect())
+                    .map_err(|error| DatabaseError::new(ANALYTICS, action, &error))
+            })
+            .await
+    }
+
     /// Returns the first offset not yet stored of each partition of a topic that has one.
     ///
     /// # Errors
