@@ -1,7 +1,6 @@
 //! The command line: parses arguments, dispatches, and prints answers.
 
 pub mod audit;
-mod audited;
 pub mod config;
 pub mod detect;
 pub mod device;

@@ -11,7 +11,7 @@ use crate::roles::Failure;
 use pulsegate_ledger::log::entry::Deed;
 
 /// A change recorded in the audit log before it is made, and again once its outcome is known.
-pub(super) struct Audited {
+pub struct Audited {
     journal: Journal,
     deed: Deed,
     detail: Map<String, Value>,
@@ -22,11 +22,7 @@ impl Audited {
     ///
     /// # Errors
     /// [`AuditError`]: the change must not be made then.
-    pub(super) async fn begin(
-        config: &Config,
-        deed: Deed,
-        detail: Map<String, Value>,
-    ) -> Result<Self, AuditError> {
+    pub async fn begin(config: &Config, deed: Deed, detail: Map<String, Value>) -> Result<Self, AuditError> {
         let audited = Self {
             journal: Journal::connect(&config.audit_settings(), Role::Operator).await?,
             deed,
@@ -37,12 +33,12 @@ impl Audited {
     }
 
     /// Adds a detail that is only known after the change.
-    pub(super) fn add(&mut self, name: &str, value: Value) {
+    pub fn add(&mut self, name: &str, value: Value) {
         self.detail.insert(name.to_owned(), value);
     }
 
     /// Records whether the change was made. A failure to do so is only logged: it does not make the change a failure.
-    pub(super) async fn end<T>(self, result: &Result<T, Failure>) {
+    pub async fn end<T>(self, result: &Result<T, Failure>) {
         let state = if result.is_ok() { "done" } else { "failed" };
         if let Err(error) = self.record(state).await {
             warn!(%error, state, "failed to record the outcome of a change: the audit log has only its beginning");
