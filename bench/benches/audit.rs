@@ -9,9 +9,6 @@
 //!
 //! Each runs on topics and databases of its own on the running stack, which are removed afterwards.
 
-#[path = "../tests/support/mod.rs"]
-mod support;
-
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,9 +31,8 @@ use pulsegate_ledger::outcome::Outcome;
 use pulsegate_ledger::record::{Received, SignatureHeaders};
 use pulsegate_loadtest::fleet::{self, Fleet, Hostile};
 use pulsegate_loadtest::kafka::Kafka;
+use pulsegate_testkit::corner::{admin, in_a_corner};
 use tokio::task::spawn_blocking;
-
-use support::{admin, in_a_corner};
 
 /// The lane that is appended to, and the records per batch: as many as a lagging watch takes at once.
 const LANE: i32 = 1;
@@ -73,8 +69,8 @@ fn main() {
     }));
     runtime.block_on(in_a_corner("verify", move |mut corner| async move {
         let config = &mut corner.config;
-        config.event.directory = concat!(env!("CARGO_MANIFEST_DIR"), "/schemas").into();
-        config.watch.metrics_file = concat!(env!("CARGO_MANIFEST_DIR"), "/schemas/metrics.toml").into();
+        config.event.directory = pulsegate_testkit::root().join("schemas");
+        config.watch.metrics_file = pulsegate_testkit::root().join("schemas/metrics.toml");
         config.watch.group.clone_from(&config.topics.clean);
         config.gate.group.clone_from(&config.topics.raw);
         topology::apply(&config.topology_settings())

@@ -47,7 +47,7 @@ fn tenant() -> Tenant {
 }
 
 fn catalog() -> Catalog {
-    let text = include_str!("../schemas/biometric_event.avsc").to_owned();
+    let text = include_str!("../../schemas/biometric_event.avsc").to_owned();
     let config = event::Config::default();
     Catalog::compile(
         &[Source {

@@ -2,9 +2,6 @@
 //! over one connection each, in turns within one run. The copy sends bytes encoded in advance, into a table with the
 //! same indexes, and commits each batch; the sink encodes the rows and advances its offset in the same transaction.
 
-#[path = "../tests/support/mod.rs"]
-mod support;
-
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,9 +10,8 @@ use futures_util::TryStreamExt as _;
 use pulsegate::config::Config;
 use pulsegate::io::timescale::{Analytics, Batch, Claim, Metric, Name, Reading, Token, Version};
 use pulsegate::io::topology;
+use pulsegate_testkit::corner::{admin, in_a_corner};
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
-
-use support::{admin, in_a_corner};
 
 /// Number of devices in the fleet; each has four series.
 const DEVICES: usize = 10_000;

@@ -25,7 +25,7 @@ use pulsegate_core::event::{Arena, Catalog, Config, Format, Ids, Located, Rewrit
 const EVENT: &str = r#"{"event_id":"0192f0c1-2f5e-7c11-9f3a-0242ac120002","device_id":"d-000017","subject":{"id":"s-000004","name":"Ada Lovelace","mrn":"MRN-0001234","phone":"+46701234567"},"recorded_at":"2026-11-22T16:44:01.250Z","firmware":"2.1.0","model":"band-3","readings":[{"metric":"heart_rate","value":71.5}]}"#;
 
 fn catalog(clean_format: Format) -> Catalog {
-    let text = include_str!("../schemas/biometric_event.avsc").to_owned();
+    let text = include_str!("../../schemas/biometric_event.avsc").to_owned();
     let source = Source {
         name: "biometric_event".to_owned(),
         text,

@@ -8,9 +8,6 @@
 //!
 //! Both run on topics and databases of their own on the running stack, which are removed afterwards.
 
-#[path = "../tests/support/mod.rs"]
-mod support;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,13 +20,12 @@ use pulsegate::roles::watch::Watch;
 use pulsegate::telemetry::health::Health;
 use pulsegate::telemetry::metrics::Metrics;
 use pulsegate_loadtest::kafka::{Kafka, read_all, watermarks};
+use pulsegate_testkit::corner::{admin, in_a_corner};
 use rdkafka::Message as _;
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
-
-use support::{admin, in_a_corner};
 
 /// Number of devices in the fleet, each with four series.
 const DEVICES: u64 = 2_000;
@@ -74,9 +70,8 @@ fn main() {
         .expect("a runtime");
     runtime.block_on(in_a_corner("bench", move |mut corner| async move {
         corner.config.topology.partitions = Some(PARTITIONS);
-        corner.config.event.directory = concat!(env!("CARGO_MANIFEST_DIR"), "/schemas").into();
-        corner.config.watch.metrics_file =
-            concat!(env!("CARGO_MANIFEST_DIR"), "/schemas/metrics.toml").into();
+        corner.config.event.directory = pulsegate_testkit::root().join("schemas");
+        corner.config.watch.metrics_file = pulsegate_testkit::root().join("schemas/metrics.toml");
         corner.config.watch.group.clone_from(&corner.config.topics.clean);
         // Often enough that snapshots are part of the measurement.
         corner.config.watch.snapshot_interval_s = 30;

@@ -1,9 +1,5 @@
 //! Device keys on a real PostgreSQL: imported completely or not at all, listed, revoked, and followed by running gates.
 
-#[path = "support/registrar.rs"]
-mod registrar;
-mod support;
-
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
@@ -14,9 +10,10 @@ use pulsegate::io::vault::Vault;
 use pulsegate::io::vault::import::Imported;
 use pulsegate::io::vault::registrar::Filter;
 use pulsegate_core::gate::keyring::CLASSES_MAX;
-use registrar::{gate, import, line, registry, within};
+use pulsegate_testkit::corner::{Corner, admin, in_a_corner};
 use sqlx::{AssertSqlSafe, Connection, Executor};
-use support::{Corner, admin, in_a_corner};
+
+use crate::registrar::{gate, import, line, registry, within};
 
 #[tokio::test]
 async fn a_change_reaches_a_running_gate_within_two_seconds() {
@@ -52,7 +49,7 @@ async fn a_change_reaches_a_running_gate_within_two_seconds() {
             .expect("imported");
         within(limit, "a third key", || gate.keys().keyring().keys() == 3).await;
 
-        let later = registrar::gate(&config).await.expect("started");
+        let later = crate::registrar::gate(&config).await.expect("started");
         assert_eq!(
             (later.keys().keyring().keys(), later.keys().revision()),
             (3, gate.keys().revision()),

@@ -12,7 +12,7 @@ use pulsegate_settings::Secret;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-const DEFAULT: &str = include_str!("../schemas/biometric_event.avsc");
+const DEFAULT: &str = include_str!("../../schemas/biometric_event.avsc");
 
 fn catalog() -> Catalog {
     let source = Source {
@@ -32,22 +32,8 @@ fn registry(url: &str) -> Registry {
     Registry::new(&config).expect("a URL").expect("a registry")
 }
 
-/// The stack's address comes from the environment, or from the file that `make up` wrote.
 fn stack() -> Registry {
-    const NAME: &str = "PULSEGATE_REGISTRY__URL";
-    let written = || {
-        let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/.stack/env")).ok()?;
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix("export ")?.strip_prefix(NAME))?;
-        Some(line.trim_matches(['=', '\'']).to_owned())
-    };
-    let url = std::env::var(NAME).ok().or_else(written).unwrap_or_else(|| {
-        panic!(
-            "{NAME} is not set and .stack/env does not have it: this test needs the real stack, run `make up`"
-        )
-    });
-    registry(&url)
+    registry(&pulsegate_testkit::stack::registry_url())
 }
 
 /// A subject of this run only: a stack's registry outlives the run.

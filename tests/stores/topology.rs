@@ -1,15 +1,13 @@
 //! The topology against the real stack: applied, checked, changed manually, and the changes detected.
 
-mod support;
-
 use pulsegate::io::postgres::logins;
 use pulsegate::io::topology::{self, Item, Kind};
 use pulsegate_settings::Secret;
+use pulsegate_testkit::corner::{Corner, admin, in_a_corner};
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Executor};
-use support::{Corner, admin, in_a_corner};
 
 fn differences(items: &[Item]) -> Vec<String> {
     items

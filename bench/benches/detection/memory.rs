@@ -19,7 +19,7 @@ const WANTED: f64 = 600.0;
 /// A report of the bytes per series, by the growth of the process and by the lanes' own count.
 pub fn measure() -> String {
     let mut config = Config::default();
-    config.event.directory = concat!(env!("CARGO_MANIFEST_DIR"), "/schemas").into();
+    config.event.directory = pulsegate_testkit::root().join("schemas");
     let schemas = Schemas::read(&config.event).expect("the project's schemas");
     let (decoder, rules) = (
         schemas.decoder(&config.event).expect("clean schemas"),
@@ -58,7 +58,7 @@ fn rules(config: &Config) -> Arc<Rules> {
         lane: config.watch.lane.clone(),
         quality: config.watch.quality.clone(),
         alert: config.watch.alert.clone(),
-        metrics: Metrics::parse(include_str!("../../schemas/metrics.toml")).expect("the project's table"),
+        metrics: Metrics::parse(include_str!("../../../schemas/metrics.toml")).expect("the project's table"),
     })
 }
 

@@ -45,7 +45,7 @@ impl Contender {
                 command
             }
             Self::Gate => {
-                let mut command = Command::new(env!("CARGO_BIN_EXE_pulsegate"));
+                let mut command = Command::new(pulsegate_testkit::binary());
                 command.arg("gate");
                 command
             }

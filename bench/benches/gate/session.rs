@@ -14,17 +14,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use pulsegate::config::{Inputs, layers};
 use pulsegate_loadtest::fleet::{self, Fleet, Profiles, Shape, keys};
 use pulsegate_loadtest::kafka::Kafka;
+use pulsegate_testkit::corner::drop_databases;
+use pulsegate_testkit::{root, stack};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use serde::Serialize;
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
@@ -36,8 +37,8 @@ pub const PARTITIONS: i32 = 8;
 const SEED: u64 = 3;
 /// How long one request to the broker may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(15);
-/// Environment variables for the superuser's URL: the configuration's own, and the one that the stack sets.
-const ADMIN_URL: [&str; 2] = ["PULSEGATE_DATABASES__ADMIN_URL", "PULSEGATE_STACK_DATABASE_URL"];
+/// The setting of the superuser's URL, as an environment variable.
+const ADMIN_URL: &str = "PULSEGATE_DATABASES__ADMIN_URL";
 
 /// How the fleet signs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
@@ -122,8 +123,6 @@ impl Session {
             ..Inputs::default()
         };
         let config = layers::load(&inputs)?.config;
-        let admin_url = ADMIN_URL.iter().find_map(|name| std::env::var(name).ok());
-        let admin_url = admin_url.context("PULSEGATE_STACK_DATABASE_URL is not set: run `make bench`")?;
         let interrupted = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::clone(&interrupted))?;
         signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&interrupted))?;
@@ -137,7 +136,7 @@ impl Session {
             client: config.kafka.client(),
             directory: tempfile::tempdir()?,
             settings: settings.to_vec(),
-            admin_url,
+            admin_url: stack::database_url(),
             runs: AtomicUsize::new(0),
             interrupted,
             runtime: Builder::new_current_thread().enable_all().build()?,
@@ -194,11 +193,13 @@ impl Session {
         for setting in self.settings.iter().chain(settings) {
             command.args(["--set", setting]);
         }
-        command.env(ADMIN_URL[0], &self.admin_url);
+        // Where the default configuration finds the schemas.
+        command.current_dir(root());
+        command.env(ADMIN_URL, &self.admin_url);
     }
 
     fn run(&self, arguments: &[&str], settings: &[String]) -> Result<()> {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pulsegate"));
+        let mut command = Command::new(pulsegate_testkit::binary());
         command.args(arguments);
         self.configure(&mut command, settings);
         let output = command.output()?;
@@ -288,33 +289,8 @@ impl Session {
         if !ours.is_empty() {
             self.delete_topics(&ours)?;
         }
-        self.runtime.block_on(self.drop_databases())
-    }
-
-    async fn drop_databases(&self) -> Result<()> {
-        let mut connection = PgConnection::connect(&self.admin_url).await?;
-        let listed = [
-            (
-                "database",
-                "select datname::text from pg_database where starts_with(datname, $1)",
-                " with (force)",
-            ),
-            (
-                "role",
-                "select rolname::text from pg_roles where starts_with(rolname, $1)",
-                "",
-            ),
-        ];
-        for (kind, list, how) in listed {
-            let query = sqlx::query_scalar(list).bind(self.database_prefix());
-            let names: Vec<String> = query.fetch_all(&mut connection).await?;
-            for name in names {
-                // The names are our own and need no escaping.
-                let drop = AssertSqlSafe(format!("drop {kind} \"{name}\"{how}"));
-                connection.execute(sqlx::raw_sql(drop)).await?;
-            }
-        }
-        connection.close().await?;
+        let prefix = self.database_prefix();
+        self.runtime.block_on(drop_databases(&self.admin_url, &prefix))?;
         Ok(())
     }
 }

@@ -15,7 +15,7 @@ const CONNECTIONS: (u32, u32) = (0, 1);
 pub struct Found {
     /// Token of the device.
     pub device: String,
-    /// Kind of finding: a name of [`pulsegate_detect::finding::Kind`].
+    /// Kind of finding: one of `pulsegate_detect::finding`.
     pub kind: String,
     /// Description of the finding.
     pub reason: String,

@@ -15,11 +15,10 @@ use pulsegate_ledger::outcome::{Outcome, Reason};
 use pulsegate_ledger::record::{Received, SignatureHeaders};
 use pulsegate_loadtest::kafka::{Kafka, Producer};
 use pulsegate_loadtest::record::Record;
+use pulsegate_testkit::corner::{Corner, admin};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
-
-use crate::support::{Corner, admin};
 
 /// Partition used by all tests here.
 pub const PARTITION: i32 = 1;

@@ -1,9 +1,6 @@
 //! The audit log on a real PostgreSQL and Kafka: appended exactly once, fenced, killed mid-write, and tampered with.
 
-#[path = "audit/lab.rs"]
 mod lab;
-mod support;
-#[path = "audit/tampering.rs"]
 mod tampering;
 
 use std::time::Duration;
@@ -19,9 +16,9 @@ use pulsegate_ledger::log::entry::{Alert, Entry, Fault};
 use pulsegate_ledger::log::{lane_of, origin};
 use pulsegate_ledger::merkle::{MerkleRoot, leaf};
 use pulsegate_ledger::note::Note;
+use pulsegate_testkit::corner::in_a_corner;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Executor as _};
-use support::in_a_corner;
 
 #[tokio::test]
 async fn every_record_extends_its_lane_once_and_the_log_continues_where_it_stopped() {

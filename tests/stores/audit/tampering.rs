@@ -4,12 +4,12 @@ use pulsegate::config::Config;
 use pulsegate::io::audit::{AuditLog, keys};
 use pulsegate::roles::verify::{Kind, Options, Problem, Report};
 use pulsegate_ledger::note::{Checkpoint, LogKey, Note};
+use pulsegate_testkit::corner::in_a_corner;
 use sqlx::{AssertSqlSafe, Executor as _};
 
-use crate::lab::{
+use super::lab::{
     Lab, PARTITION, another_topic, database_only, ledger_records, produce, remove_topic, with_ledger,
 };
-use crate::support::in_a_corner;
 
 /// Number of entries of the lane; checkpoints are at 10, 20 and 30.
 const ENTRIES: usize = 30;

@@ -51,7 +51,7 @@ impl Stock {
             python.display()
         );
         let mut process = Command::new(python)
-            .arg(root.join("tests/tink/oracle.py"))
+            .arg(root.join("tests/stores/tink/oracle.py"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -11,13 +11,13 @@ use pulsegate::io::vault::Vault;
 use pulsegate::telemetry::health::Health;
 use pulsegate::telemetry::metrics::Metrics;
 use pulsegate_core::crypto::keys::SubjectKey;
+use pulsegate_testkit::corner::{Corner, admin, in_a_corner};
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, PgConnection, Row as _};
 
+use super::{doors, scalar};
 use crate::registrar::{import, line, registry};
-use crate::support::{Corner, admin, in_a_corner};
-use crate::{doors, scalar};
 
 /// A vault with the tenants `acme` and `other`, which no gate has used yet.
 async fn two_tenants(config: &Config) {
@@ -276,7 +276,7 @@ async fn events_reach_the_audit_log_and_wait_while_it_is_unavailable() {
 
 #[tokio::test]
 async fn an_event_that_was_recorded_but_not_deleted_is_recorded_again_under_its_number() {
-    in_a_corner("again", |Corner { mut config }| async move {
+    in_a_corner("key_again", |Corner { mut config }| async move {
         // Events are relayed only at the start and at the end of the gate.
         config.vault.report_interval_s = 3_600;
         two_tenants(&config).await;

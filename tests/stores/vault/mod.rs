@@ -1,11 +1,7 @@
 //! Subject keys on a real PostgreSQL: two gates agree on them, they rotate and are counted, they outlast an unavailable
 //! vault, and a dump of the database reveals nothing.
 
-#[path = "vault/events.rs"]
 mod events;
-#[path = "support/registrar.rs"]
-mod registrar;
-mod support;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,9 +14,10 @@ use pulsegate::io::vault::opening::Opener;
 use pulsegate::io::vault::registrar::Registrar;
 use pulsegate::io::vault::{Vault, VaultFault};
 use pulsegate_core::crypto::envelope::Nonce;
-use registrar::{gate, import, line, registry, within};
+use pulsegate_testkit::corner::{Corner, admin, in_a_corner};
 use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
-use support::{Corner, admin, in_a_corner};
+
+use crate::registrar::{gate, import, line, registry, within};
 
 /// A gate with tenants `acme` (0) and `other` (1).
 async fn gate_of_two_tenants(config: &Config) -> Arc<Vault> {
@@ -174,7 +171,7 @@ async fn quarantine_keys_are_shared_counted_and_renewed() {
     in_a_corner("quarantine", |Corner { mut config }| async move {
         config.vault.report_interval_s = 1;
         let gate = gate_of_two_tenants(&config).await;
-        let twin = registrar::gate(&config).await.expect("started");
+        let twin = crate::registrar::gate(&config).await.expect("started");
         let (house, acme) = (gate.keys().quarantine(None), gate.keys().quarantine(Some(0)));
         assert_ne!(house.key_id(), acme.key_id());
         assert_eq!(twin.keys().quarantine(None).key_id(), house.key_id());
