@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backon::{ExponentialBuilder, Retryable as _};
-use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use pulsegate::cli::{Context, print, print_json};
 use pulsegate::config::Config;
@@ -28,10 +27,8 @@ use serde_json::json;
 use tokio::task::spawn_blocking;
 use tokio::time::interval;
 
+use crate::progress::{TICK, bar, unreachable};
 use crate::watched::{self, Watched, Watching};
-
-/// Refresh interval of the progress bar.
-pub const TICK: Duration = Duration::from_millis(200);
 
 /// Number of devices with a planted incident, per kind.
 const INCIDENTS: u32 = 10;
@@ -297,18 +294,4 @@ fn tell(
         return wrong("the audit log has discrepancies; run `pulsegate audit verify`");
     }
     Ok(())
-}
-
-/// Progress bar, drawn only on a terminal.
-pub fn bar(what: &'static str, length: u64) -> ProgressBar {
-    let bar = ProgressBar::new(length).with_prefix(what);
-    match ProgressStyle::with_template("{prefix:>24} {bar:40} {human_pos}/{human_len} {per_sec}") {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
-}
-
-/// The failure of a service.
-pub fn unreachable(error: impl std::fmt::Display) -> Failure {
-    Failure::Unreachable(error.to_string())
 }

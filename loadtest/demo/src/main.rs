@@ -3,6 +3,7 @@
 
 mod account;
 mod demo;
+mod progress;
 mod watched;
 
 use std::process::ExitCode;

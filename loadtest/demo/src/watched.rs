@@ -24,7 +24,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, interval};
 
 use crate::account::Account;
-use crate::demo::{TICK, bar, unreachable};
+use crate::progress::{TICK, bar, unreachable};
 
 /// End of each partition of the clean topic before the demo's fleet.
 pub type Mark = Vec<(i32, i64)>;
