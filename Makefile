@@ -10,15 +10,15 @@ WITH_STACK := source '$(STACK)/env' &&
 
 # Duration of each fuzz target, in seconds.
 FUZZ_SECONDS ?= 10
-# Additional arguments, such as TEST_ARGS='--test worker' or DEMO_ARGS='--json'.
+# Additional arguments, such as TEST_ARGS='--test stores' or DEMO_ARGS='--json'.
 TEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help setup up down status reset demo test bench fmt lint lint-format lint-clippy lint-shell doc deny fuzz ci
+.PHONY: help setup up down status reset demo test bench fmt lint lint-format lint-clippy lint-shell doc deny dependencies fuzz ci
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what is missing to build and run everything (Debian, root)
 	@docker/setup
@@ -36,13 +36,15 @@ reset: ## stop the stack and wipe its data; the downloads are kept
 	@docker/stack reset
 
 demo: setup up ## run a signed fleet through both roles and print the results
-	$(WITH_STACK) cargo run --release --locked -- demo $(DEMO_ARGS)
+	$(WITH_STACK) cargo run --release --locked --package pulsegate-demo -- $(DEMO_ARGS)
 
 test: setup up ## run every test against the real services
-	$(WITH_STACK) cargo test --workspace --locked $(TEST_ARGS)
+	$(WITH_STACK) lacking=$$(.ci/lacking) && export PULSEGATE_TEST_SKIP="$${PULSEGATE_TEST_SKIP-$$lacking}" && \
+	cargo test --workspace --locked $(TEST_ARGS)
 
 bench: setup up ## run the benchmarks
-	$(WITH_STACK) cargo bench --workspace --locked $(BENCH_ARGS)
+	$(WITH_STACK) cargo build --release --locked --bin pulsegate && \
+	cargo bench --package pulsegate-bench --locked $(BENCH_ARGS)
 
 fmt: ## format the code
 	cargo fmt --all
@@ -56,13 +58,16 @@ lint-clippy:
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 lint-shell:
-	shellcheck --external-sources docker/stack docker/setup docker/lib/*.sh .ci/run .ci/fuzz .ci/deny
+	shellcheck --external-sources docker/stack docker/setup docker/lib/*.sh .ci/run .ci/fuzz .ci/deny .ci/dependencies .ci/lacking
 
 doc: ## build the documentation, including private items
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items --locked
 
 deny: ## check dependencies' licences, sources and versions; advisories if their database is reachable
 	@.ci/deny
+
+dependencies: ## check that every dependency is used, and that the gate links none of the load tester's
+	@.ci/dependencies
 
 fuzz: ## run each fuzz target for FUZZ_SECONDS seconds
 	@.ci/fuzz $(FUZZ_SECONDS)

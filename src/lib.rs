@@ -12,6 +12,7 @@
 //! pulsegate_core, pulsegate_detect, pulsegate_ledger, pulsegate_settings: pure
 //! ```
 
+pub mod actions;
 pub mod cli;
 pub mod config;
 pub mod io;

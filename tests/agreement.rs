@@ -8,11 +8,13 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use proptest::prelude::*;
 use proptest::sample::Index;
-use pulsegate_core::event::{Arena, Catalog, Config, Ids, Located, Source};
+use pulsegate_core::event::{Catalog, Config, Source};
+use pulsegate_core::gate;
 use pulsegate_core::gate::admit::{self, Admission};
 use pulsegate_core::gate::keyring::{Algorithm, KeyRow, KeyState, Keyring, KeyringBuilder, Profile};
-use pulsegate_core::gate::verify::{self, Budget, Context, Scratch};
-use pulsegate_ledger::outcome::{Outcome, Reason};
+use pulsegate_core::gate::pipeline::{self, Pipeline};
+use pulsegate_core::gate::verify::{self, Budget, Context};
+use pulsegate_ledger::outcome::Outcome;
 use pulsegate_ledger::record::{Received, SignatureHeaders};
 use pulsegate_loadtest::fleet::event::Format;
 use pulsegate_loadtest::fleet::keys::Claim;
@@ -25,15 +27,14 @@ const NOW_MS: i64 = 1_800_000_000_000;
 const PARTITIONS: i32 = 5;
 const FRESHNESS_MS: i64 = 300_000;
 
-/// The core of a gate, up to sealing, for one topic.
+/// The gate's pipeline up to sealing, for one topic.
 struct Gate {
     keyring: Keyring,
     catalog: Catalog,
     context: Context,
-    scratch: Scratch,
+    pipeline: Pipeline,
     budget: Budget,
     lanes: Vec<Admission>,
-    arena: Arena,
 }
 
 impl Gate {
@@ -49,11 +50,10 @@ impl Gate {
             catalog: Catalog::compile(&[source], &Config::default()).expect("the default event is a plan"),
             budget: context.budget(),
             context,
-            scratch: Scratch::default(),
+            pipeline: Pipeline::default(),
             lanes: (0..PARTITIONS)
                 .map(|_| Admission::new(&admit::Config::default(), FRESHNESS_MS))
                 .collect(),
-            arena: Arena::default(),
         }
     }
 
@@ -66,53 +66,32 @@ impl Gate {
 
     /// The outcome that the gate would write into the ledger.
     fn outcome(&mut self, record: &Record, partition: i32, appended_ms: i64) -> Outcome {
-        match self.admit(record, partition, appended_ms) {
-            Ok(()) => Outcome::Clean,
-            Err(outcome) => outcome,
-        }
-    }
-
-    fn admit(&mut self, record: &Record, partition: i32, appended_ms: i64) -> Result<(), Outcome> {
-        self.arena.clear();
         let mut signature = SignatureHeaders::default();
         for header in &record.headers {
             signature.take(&header.name, header.value.as_deref());
         }
-        let value = record.value.as_deref().unwrap_or_default();
-        let key = record.key.as_deref();
         let received = Received {
             partition,
             offset: 0,
             appended_ms,
-            key,
-            value,
+            key: record.key.as_deref(),
+            value: record.value.as_deref().unwrap_or_default(),
             signature,
         };
-        let verified = verify::verify(
-            &received,
-            &self.keyring,
-            &self.context,
-            &mut self.scratch,
-            &mut self.budget,
-        )
-        .map_err(|rejection| rejection.reason)?;
-        let ids = Ids::default();
-        let (plan, format, start) = match self.catalog.locate(value, &ids) {
-            Located::Plan {
-                plan,
-                format,
-                datum_start,
-            } => (plan, format, datum_start),
-            // Without a registry every id is unknown.
-            Located::UnknownSchema | Located::NeedsSchema(_) => return Err(Reason::UnknownSchema.into()),
-            Located::Undecodable => return Err(Reason::Undecodable.into()),
+        // Without a registry every schema id is unknown.
+        let rules = gate::Rules {
+            keyring: &self.keyring,
+            catalog: &self.catalog,
+            ids: None,
+            verify: &self.context,
         };
-        let walk = plan.walk(format, value, start, &mut self.arena);
-        let walk = walk.map_err(|violation| Outcome::from(violation.reason()))?;
-        let bound = verified.bind(key, walk.device.of(value, &self.arena))?;
         let lane = usize::try_from(partition).expect("partitions count from zero");
-        let admitted = self.lanes[lane].admit(bound.key.slot, bound.key.class, bound.sequence, appended_ms);
-        admitted.map(drop)
+        self.pipeline.clear();
+        let verified = self.pipeline.verify(received, &rules, &mut self.budget);
+        let decoded = self.pipeline.decode(verified, &rules);
+        let keyed = self.pipeline.key(decoded, |_, _| Some(()));
+        let (_, verdict) = pipeline::admit(keyed, &mut self.lanes[lane]).expect("no piece is missing");
+        verdict.outcome()
     }
 }
 

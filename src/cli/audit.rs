@@ -11,11 +11,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::{Context, print, print_json};
-use crate::io::audit::AuditError;
-use crate::io::audit::browse::{self, BrowseError, LaneHead};
-use crate::io::postgres::DatabaseError;
+use crate::io::audit::browse::{self, LaneHead};
 use crate::roles::Failure;
-use crate::roles::verify::{self, Against, Bound, Options, Report, VerifyError, Window};
+use crate::roles::verify::{self, Against, Bound, Options, Report, Window};
 use pulsegate_ledger::note::{NOTE_BYTES_MAX, Note};
 
 /// Extension of checkpoint files.
@@ -80,39 +78,6 @@ struct Show {
     /// Writes the newest checkpoint of each lane into this directory, to be kept elsewhere
     #[arg(long, value_name = "DIRECTORY", conflicts_with = "entry")]
     checkpoint_out: Option<PathBuf>,
-}
-
-impl From<AuditError> for Failure {
-    fn from(error: AuditError) -> Self {
-        match &error {
-            AuditError::Database(DatabaseError::Unreachable { .. }) => Self::Unreachable(error.to_string()),
-            AuditError::Database(DatabaseError::Refused { .. }) | AuditError::Tampered { .. } => {
-                Self::Wrong(error.to_string())
-            }
-            AuditError::Database(DatabaseError::Invalid(_)) | AuditError::Key { .. } => {
-                Self::Usage(error.to_string())
-            }
-        }
-    }
-}
-
-impl From<BrowseError> for Failure {
-    fn from(error: BrowseError) -> Self {
-        match error {
-            BrowseError::Audit(error) => error.into(),
-            BrowseError::NotCovered { .. } => Self::Usage(error.to_string()),
-        }
-    }
-}
-
-impl From<VerifyError> for Failure {
-    fn from(error: VerifyError) -> Self {
-        match error {
-            VerifyError::Audit(error) => error.into(),
-            VerifyError::Kafka(_) | VerifyError::Registry(_) => Self::Unreachable(error.to_string()),
-            VerifyError::Checkpoint { .. } | VerifyError::Usage(_) => Self::Usage(error.to_string()),
-        }
-    }
 }
 
 /// Runs the command.

@@ -51,7 +51,7 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
         config.digest(),
     ));
     let result = until_told(&gate).await;
-    gate.vault.close().await;
+    gate.close().await;
     result
 }
 

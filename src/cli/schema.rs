@@ -4,14 +4,11 @@ use clap::Subcommand;
 use comfy_table::{Table, presets};
 use serde_json::json;
 
-use super::audited::Audited;
 use super::{Context, print, print_json};
-use crate::io::audit::journal;
-use crate::io::registry::{Registry, subject};
+use crate::actions::{self, schema::Registered};
 use crate::io::schemas::Schemas;
 use crate::roles::Failure;
 use pulsegate_core::event::Plan;
-use pulsegate_ledger::log::entry::{self, Deed};
 
 /// Arguments of `pulsegate schema`.
 #[derive(clap::Args)]
@@ -88,47 +85,15 @@ fn clean(schemas: &Schemas, event: Option<&str>, context: &Context) -> Result<()
 }
 
 async fn register(schemas: &Schemas, context: &Context) -> Result<(), Failure> {
-    let registry = Registry::new(&context.config.registry)?;
-    let registry =
-        registry.ok_or_else(|| Failure::Usage("registry.url must be set to register schemas".to_owned()))?;
-    let topics = &context.config.topics;
-    let mut registered = Vec::new();
-    for plan in schemas.catalog.plans() {
-        for (topic, schema) in [(&topics.raw, plan.schema()), (&topics.clean, plan.clean_schema())] {
-            let subject = subject(topic, plan);
-            let id = register_one(&registry, &subject, &schema.to_string(), context).await?;
-            registered.push((subject, id));
-        }
-    }
+    let registered = actions::schema::register(&context.config, schemas).await?;
     if context.json {
         let registered = registered
             .iter()
-            .map(|(subject, id)| json!({ "subject": subject, "id": id }));
+            .map(|schema| json!({ "subject": schema.subject, "id": schema.id }));
         return print_json(&registered.collect::<Vec<_>>());
     }
-    for (subject, id) in registered {
+    for Registered { subject, id } in registered {
         print(&format!("{subject} has id {id}."))?;
     }
     Ok(())
-}
-
-/// Registers a schema after recording it in the audit log.
-async fn register_one(
-    registry: &Registry,
-    subject: &str,
-    schema: &str,
-    context: &Context,
-) -> Result<u32, Failure> {
-    let detail = [
-        ("subject", subject.into()),
-        ("schema_sha256", entry::digest(schema.as_bytes()).into()),
-    ];
-    let detail = journal::detail(detail);
-    let mut audited = Audited::begin(&context.config, Deed::SchemaRegister, detail).await?;
-    let result = registry.register(subject, schema).await.map_err(Failure::from);
-    if let Ok(id) = result {
-        audited.add("id", id.into());
-    }
-    audited.end(&result).await;
-    result
 }

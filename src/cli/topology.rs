@@ -2,14 +2,12 @@
 
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
-use jiff::Timestamp;
 use serde_json::json;
 
 use super::{Context, print, print_json};
-use crate::io::audit::journal::{self, Journal, Role};
-use crate::io::topology::{self, Fault, Item, Report};
+use crate::actions;
+use crate::io::topology::{self, Item, Report};
 use crate::roles::Failure;
-use pulsegate_ledger::log::entry::Deed;
 
 /// Arguments of `pulsegate topology`.
 #[derive(clap::Args)]
@@ -28,16 +26,6 @@ enum Verb {
     Show,
 }
 
-impl From<Fault> for Failure {
-    fn from(fault: Fault) -> Self {
-        match &fault {
-            Fault::Unreachable { .. } => Self::Unreachable(fault.to_string()),
-            Fault::Refused { .. } => Self::Wrong(fault.to_string()),
-            Fault::Invalid(_) | Fault::Login(_) => Self::Usage(fault.to_string()),
-        }
-    }
-}
-
 /// Runs the command.
 ///
 /// # Errors
@@ -52,10 +40,7 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
 }
 
 async fn apply(context: &Context) -> Result<(), Failure> {
-    let report = topology::apply(&context.config.topology_settings()).await?;
-    if !report.changes.is_empty() {
-        record(context, &report).await?;
-    }
+    let report = actions::topology::apply(&context.config).await?;
     let differences: Vec<_> = report.differences().collect();
     if context.json {
         print_json(&json!({ "changes": report.changes, "differences": differences }))?;
@@ -65,21 +50,6 @@ async fn apply(context: &Context) -> Result<(), Failure> {
         print(&summary(&report))?;
     }
     verdict(&differences)
-}
-
-/// Records the changes in the audit log. Only possible afterwards: the audit log is part of the topology.
-async fn record(context: &Context, report: &Report) -> Result<(), Failure> {
-    let journal = Journal::connect(&context.config.audit_settings(), Role::Operator).await?;
-    let detail = journal::detail([
-        ("changes", report.changes.len().into()),
-        ("sha256", journal::pseudonym(&report.changes.join("\n")).into()),
-        ("config_sha256", context.config.digest().into()),
-    ]);
-    let recorded = journal
-        .record(Timestamp::now(), Deed::TopologyApply, detail)
-        .await;
-    journal.close().await;
-    Ok(recorded?)
 }
 
 /// Counts grants, of which there are dozens; lists every other change.

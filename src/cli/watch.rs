@@ -10,7 +10,6 @@ use tracing::info;
 use super::Context;
 use crate::io::audit::journal::{self, Role};
 use crate::io::http::Server;
-use crate::io::postgres::DatabaseError;
 use crate::roles::Failure;
 use crate::roles::watch::{Problem, Watch};
 use crate::telemetry::health::Health;
@@ -19,16 +18,6 @@ use pulsegate_ledger::log::entry::Deed;
 
 /// Interval at which recorded samples are moved into their buckets when no scrape does so.
 const UPKEEP: Duration = Duration::from_secs(5);
-
-impl From<DatabaseError> for Failure {
-    fn from(error: DatabaseError) -> Self {
-        match &error {
-            DatabaseError::Unreachable { .. } => Self::Unreachable(error.to_string()),
-            DatabaseError::Refused { .. } => Self::Wrong(error.to_string()),
-            DatabaseError::Invalid(_) => Self::Usage(error.to_string()),
-        }
-    }
-}
 
 /// Arguments of `pulsegate watch`.
 #[derive(clap::Args)]

@@ -22,8 +22,9 @@ use tokio::runtime::Handle;
 
 use crate::main_path::fleet;
 use crate::stored::execute;
-use crate::support::admin;
-use crate::world::{PATIENCE, World, in_a_world, wait_for};
+use pulsegate_testkit::corner::admin;
+use pulsegate_testkit::wait::{PATIENCE, wait_for};
+use pulsegate_testkit::world::{World, in_a_world};
 
 /// Appends the whole ledger to the log, as the watch does, and signs it.
 pub fn watch(world: &World) {

@@ -14,7 +14,7 @@ use pulsegate_loadtest::record::{Captured, Header, Record};
 use tokio::runtime::Handle;
 
 use crate::main_path::fleet;
-use crate::world::{World, in_a_world};
+use pulsegate_testkit::world::{World, in_a_world};
 
 /// Name of the case, the change to a good record, and its outcome.
 type Case = (&'static str, fn(&mut Record), Outcome);

@@ -9,7 +9,8 @@ use pulsegate::roles::clients::Settings;
 use pulsegate_loadtest::kafka::watermarks;
 
 use crate::main_path::fleet;
-use crate::world::{PATIENCE, World, in_a_world, wait_for};
+use pulsegate_testkit::wait::{PATIENCE, wait_for};
+use pulsegate_testkit::world::{World, in_a_world};
 
 /// A seek that overtook the broker's answer to an earlier request for the end of the log was undone half a second
 /// later: the partition jumped to its end. So each partition starts as early as possible and is then read slowly.

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use pulsegate_loadtest::fleet::{Fleet, Hostile, Options};
 use pulsegate_loadtest::outcome::Outcome;
 
-use crate::world::{Gate, LOW_RATE, World, alone_in_a_world, limited_to, wait_for};
+use pulsegate_testkit::skip::{Need, skip};
+use pulsegate_testkit::wait::wait_for;
+use pulsegate_testkit::world::{Gate, LOW_RATE, World, alone_in_a_world, limited_to};
 
 /// Small transactions, so that there are many points at which a fault can strike, and short sessions, so that a failed
 /// gate is noticed soon.
@@ -83,7 +85,10 @@ pub fn is_ours(server: &str) -> bool {
     let mut words = status.lines().map(str::split_whitespace);
     let mode = words.find_map(|mut words| (words.next() == Some(server)).then(|| words.next()).flatten());
     if mode == Some("external") {
-        eprintln!("skipped: {server} was not started by the stack, so it cannot be stopped");
+        skip(
+            Need::Servers,
+            "the stack did not start the server, and so may not stop it",
+        );
     }
     mode.is_some_and(|mode| mode != "external")
 }

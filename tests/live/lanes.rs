@@ -14,7 +14,8 @@ use rdkafka::{Offset, TopicPartitionList};
 use crate::audit;
 use crate::bad_input::read;
 use crate::main_path::fleet;
-use crate::world::{Gate, World, in_a_world, wait_for};
+use pulsegate_testkit::wait::wait_for;
+use pulsegate_testkit::world::{Gate, World, in_a_world};
 
 #[test]
 fn a_gate_refuses_reset_offsets_until_it_is_asked_to_rewind() {

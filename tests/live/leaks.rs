@@ -12,8 +12,9 @@ use tokio::runtime::Handle;
 
 use crate::main_path::fleet;
 use crate::stored::{counted, everything_once, told};
-use crate::support::admin;
-use crate::world::{World, in_a_world, wait_for};
+use pulsegate_testkit::corner::admin;
+use pulsegate_testkit::wait::wait_for;
+use pulsegate_testkit::world::{World, in_a_world};
 
 #[test]
 fn planted_phi_is_found_nowhere_behind_the_gate() {

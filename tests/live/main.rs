@@ -1,9 +1,6 @@
 //! The gate and the watch as their users run them: the real binary with a real Kafka and real databases. The gate is
 //! judged by the oracle, which shares no code with it; the watch by the rows it wrote.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod audit;
 mod bad_input;
 mod consumer;
@@ -18,4 +15,3 @@ mod stored;
 mod watch;
 mod watch_faults;
 mod watch_physio;
-mod world;

@@ -3,7 +3,7 @@
 use pulsegate_loadtest::fleet::{Fleet, Hostile, Options};
 use pulsegate_loadtest::outcome::Outcome;
 
-use crate::world::{LOW_RATE, World, in_a_world, limited_to};
+use pulsegate_testkit::world::{LOW_RATE, World, in_a_world, limited_to};
 
 pub fn fleet(world: &World, devices: u32, hostile: Hostile) -> Fleet {
     Fleet::new(Options {

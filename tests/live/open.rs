@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::audit;
 use crate::main_path::fleet;
-use crate::world::{World, in_a_world};
+use pulsegate_testkit::world::{World, in_a_world};
 
 /// The clean topic as `kcat -C -J` prints it, one line per record.
 fn clean_lines(world: &World) -> Vec<Vec<u8>> {

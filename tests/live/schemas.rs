@@ -13,7 +13,8 @@ use pulsegate_loadtest::outcome::Outcome;
 
 use crate::audit;
 use crate::bad_input::next;
-use crate::world::{World, in_a_world, wait_for};
+use pulsegate_testkit::wait::wait_for;
+use pulsegate_testkit::world::{World, in_a_world};
 
 const SCHEMA: &str = include_str!("../../schemas/biometric_event.avsc");
 

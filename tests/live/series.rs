@@ -8,17 +8,15 @@ use pulsegate_loadtest::oracle::Rate;
 use pulsegate_loadtest::replay::series;
 
 use crate::main_path::fleet;
-use crate::world::{in_a_world, limited_to};
+use pulsegate_testkit::skip::recordings;
+use pulsegate_testkit::world::{in_a_world, limited_to};
 
 /// A device's upload: one hour of a watch that measures once per minute.
 const ROWS_PER_EVENT: usize = 60;
 
-/// The data set is shared with the project, not part of it.
-fn files() -> Vec<PathBuf> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/physio");
-    let Ok(entries) = fs::read_dir(&directory) else {
-        return Vec::new();
-    };
+/// The series in the directory, in a fixed order.
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).expect("readable");
     let files = entries.map(|entry| entry.expect("readable").path());
     let mut files: Vec<_> = files
         .filter(|file| file.extension().is_some_and(|ending| ending == "csv"))
@@ -29,11 +27,9 @@ fn files() -> Vec<PathBuf> {
 
 #[test]
 fn every_real_series_comes_through_whole() {
-    let files = files();
-    if files.is_empty() {
-        eprintln!("skipped: ../shared/data/physio does not exist");
-        return;
-    }
+    let Some(directory) = recordings() else { return };
+    let files = files(&directory);
+    assert!(!files.is_empty(), "the directory has no recording");
     // A month of readings arrives within seconds, so the limit is that of a bulk upload.
     let bulk = Rate {
         events_per_minute: 600_000,

@@ -13,8 +13,9 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Row as _};
 use tokio::runtime::Handle;
 
-use crate::support::admin;
-use crate::world::{PATIENCE, World, wait_for};
+use pulsegate_testkit::corner::admin;
+use pulsegate_testkit::wait::{PATIENCE, wait_for};
+use pulsegate_testkit::world::World;
 
 /// Partition, offset and index of a reading.
 pub type Origin = (i32, i64, i64);

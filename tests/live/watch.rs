@@ -8,7 +8,8 @@ use crate::main_path::fleet;
 use crate::stored::{
     CleanTopic, count, counted, event, event_of, everything_once, now_ms, query, told, wait_until_stored,
 };
-use crate::world::{in_a_world, wait_for};
+use pulsegate_testkit::wait::wait_for;
+use pulsegate_testkit::world::in_a_world;
 
 #[test]
 fn everything_that_a_gate_lets_through_is_stored_once_and_audited() {

@@ -10,7 +10,8 @@ use crate::stored::{
     CleanTopic, behind, count, counted, event, everything_once, execute, in_the_findings_topic, in_the_table,
     in_the_topic, now_ms, query, told, wait_until_stored,
 };
-use crate::world::{World, alone_in_a_world, in_a_world, wait_for};
+use pulsegate_testkit::wait::wait_for;
+use pulsegate_testkit::world::{World, alone_in_a_world, in_a_world};
 
 /// Small batches, so that there are many points at which a fault can strike, and short sessions, so that a failed watch
 /// is noticed soon.

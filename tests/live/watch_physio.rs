@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use pulsegate_loadtest::fleet::Hostile;
 use pulsegate_loadtest::replay::series::{self, Series};
@@ -11,7 +11,9 @@ use sqlx::Row as _;
 
 use crate::main_path::fleet;
 use crate::stored::{CleanTopic, event_of, everything_once, now_ms, query};
-use crate::world::{in_a_world, wait_for};
+use pulsegate_testkit::skip::recordings;
+use pulsegate_testkit::wait::wait_for;
+use pulsegate_testkit::world::in_a_world;
 
 /// Start of recordings with relative times, close to those of the others.
 const START_MS: i64 = 1_460_000_000_000;
@@ -29,15 +31,6 @@ const FINDINGS_A_DAY_MAX: f64 = 0.5;
 /// The recordings are years old and arrive within seconds.
 const SETTINGS: &str = "watch.quality.behind_max_days = 36500\n\
     gate.admit.rate.events_per_minute = 600000\ngate.admit.rate.burst = 100000\n";
-
-fn directory() -> Option<PathBuf> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/physio");
-    if directory.is_dir() {
-        return Some(directory);
-    }
-    eprintln!("skipped: ../shared/data/physio does not exist");
-    None
-}
 
 fn read(directory: &Path, name: &str) -> Series {
     series::read(
@@ -75,7 +68,7 @@ impl Found {
 }
 
 /// Replays recordings through gate and watch; returns the findings by device.
-fn found(world: &crate::world::World, series: Vec<Series>) -> BTreeMap<String, Vec<Found>> {
+fn found(world: &pulsegate_testkit::world::World, series: Vec<Series>) -> BTreeMap<String, Vec<Found>> {
     let fleet = fleet(
         world,
         u32::try_from(series.len()).expect("few"),
@@ -109,7 +102,7 @@ fn found(world: &crate::world::World, series: Vec<Series>) -> BTreeMap<String, V
 
 #[test]
 fn a_month_of_three_people_gives_few_findings() {
-    let Some(directory) = directory() else { return };
+    let Some(directory) = recordings() else { return };
     in_a_world("wrist", SETTINGS, move |world| {
         let series: Vec<_> = WEARERS.iter().map(|wearer| wrist(&directory, wearer)).collect();
         let days: Vec<f64> = series.iter().map(days).collect();
@@ -138,7 +131,7 @@ fn a_month_of_three_people_gives_few_findings() {
 fn intervals_between_beats_are_stored_whole_and_only_a_change_notifies() {
     const HOURS: i64 = 30;
     const LATE_MS_MAX: i64 = 5 * 60_000;
-    let Some(directory) = directory() else { return };
+    let Some(directory) = recordings() else { return };
     in_a_world("intervals", SETTINGS, move |world| {
         let names = ["rri_rest", "rri_exercise", "rri_noisy", "mitbih100_rr"];
         let mut series: Vec<_> = names
@@ -205,7 +198,7 @@ const SHIFT: f64 = 40.0;
 
 #[test]
 fn faults_injected_into_real_series_are_found_named_and_timed() {
-    let Some(directory) = directory() else { return };
+    let Some(directory) = recordings() else { return };
     in_a_world("injected", SETTINGS, move |world| {
         let mut shifted = read(&directory, "icu_numerics_1min.csv");
         let from = shifted.batches.len() * 3 / 4;
@@ -275,7 +268,7 @@ const PER_DAY: usize = 6_400;
 
 #[test]
 fn a_firmware_that_adds_one_beat_per_minute_in_one_of_six_devices_is_found_and_named() {
-    let Some(directory) = directory() else { return };
+    let Some(directory) = recordings() else { return };
     in_a_world("firmware", "", move |world| {
         let real = wrist(&directory, WEARERS[1]);
         let beats: Vec<f64> = real

@@ -14,6 +14,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Executor, PgConnection, Row};
 
 use crate::fixture::{TOPIC, analytics, batch, number, readings, superuser, version, with_databases};
+use pulsegate_testkit::skip::{Need, skip};
 
 /// A process that serves the Community edition.
 struct Community {
@@ -260,20 +261,49 @@ async fn the_community_edition_takes_over_an_apache_database() {
 
 #[tokio::test]
 async fn the_way_back_is_refused_by_name() {
-    with_databases("back", |_| {}, |config| async move {
-        let mut admin = superuser(&config).await;
-        if edition::ask(&mut admin).await.expect("asked") == Edition::Community {
-            eprintln!("SKIPPED: the stack's server runs the Community edition, and there is no way back to refuse");
-            return;
-        }
-        admin.execute("update edition set name = 'community'").await.expect("as if");
-        let refused = Analytics::connect(&config.timescale_settings()).await.err().expect("not the server's edition").to_string();
-        assert!(refused.contains("apache edition") && refused.contains("made for the community edition"), "{refused}");
-        let refused = topology::apply(&config.topology_settings()).await.expect_err("the columnstore would be lost").to_string();
-        assert!(refused.contains("timescaledb.license = 'timescale'"), "{refused}");
-        let items = topology::inspect(&config.topology_settings()).await.expect("the stack answers");
-        let difference = items.iter().find(|item| !item.agrees()).map(ToString::to_string).expect("seen");
-        assert!(difference.contains("edition: found community, declared apache"), "{difference}");
-    })
+    with_databases(
+        "back",
+        |_| {},
+        |config| async move {
+            let mut admin = superuser(&config).await;
+            if edition::ask(&mut admin).await.expect("asked") == Edition::Community {
+                skip(
+                    Need::Apache,
+                    "the server runs the Community edition, and there is no way back to refuse",
+                );
+                return;
+            }
+            admin
+                .execute("update edition set name = 'community'")
+                .await
+                .expect("as if");
+            let refused = Analytics::connect(&config.timescale_settings())
+                .await
+                .err()
+                .expect("not the server's edition")
+                .to_string();
+            assert!(
+                refused.contains("apache edition") && refused.contains("made for the community edition"),
+                "{refused}"
+            );
+            let refused = topology::apply(&config.topology_settings())
+                .await
+                .expect_err("the columnstore would be lost")
+                .to_string();
+            assert!(refused.contains("timescaledb.license = 'timescale'"), "{refused}");
+            let items = topology::inspect(&config.topology_settings())
+                .await
+                .expect("the stack answers");
+            let difference = items
+                .iter()
+                .find(|item| !item.agrees())
+                .map(ToString::to_string)
+                .expect("seen");
+            assert!(
+                difference.contains("edition: found community, declared apache"),
+                "{difference}"
+            );
+        },
+    )
     .await;
 }

@@ -12,6 +12,7 @@ use pulsegate::io::timescale::{Analytics, Claim};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 use crate::fixture::{TOPIC, analytics, batch, finding, number, readings, stored, superuser, with_databases};
+use pulsegate_testkit::skip::{Need, skip};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -181,7 +182,7 @@ struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// `None`, with the reason printed, if the server's files are not accessible or nothing may be mounted.
+    /// `None` if the test may be skipped because the server's files are not accessible or nothing may be mounted.
     async fn mount(admin: &mut PgConnection, name: &str) -> Option<Self> {
         let pid = number(admin, "select pg_backend_pid()::bigint").await;
         let data: String = sqlx::query_scalar("show data_directory")
@@ -192,8 +193,9 @@ impl SmallDisk {
         let root = fs::read_link(format!("/proc/{pid}/root")).unwrap_or_default();
         let within = |path: &str| root.join(path.trim_start_matches('/'));
         let Ok(owner) = fs::metadata(within(&data)) else {
-            eprintln!(
-                "SKIPPED: the disk-full test needs the server's files on this machine, and root to reach them"
+            skip(
+                Need::Mount,
+                "the disk-full test needs the server's files here, and root to reach them",
             );
             return None;
         };
@@ -203,8 +205,9 @@ impl SmallDisk {
         let options = format!("size=12m,mode=0700,uid={},gid={}", owner.uid(), owner.gid());
         if !mount(&["-t", "tmpfs", "-o", &options, "tmpfs"], &outside) {
             fs::remove_dir(&outside).expect("just made");
-            eprintln!(
-                "SKIPPED: the disk-full test needs to mount a small tmpfs, and this machine does not let it"
+            skip(
+                Need::Mount,
+                "the disk-full test mounts a small tmpfs, which failed",
             );
             return None;
         }

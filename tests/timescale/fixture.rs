@@ -12,9 +12,9 @@ use pulsegate::telemetry::metrics::Metrics;
 use pulsegate_detect::anomaly::Direction;
 use pulsegate_detect::finding::{Finding, FindingId, Kind, Origin, Severity};
 use pulsegate_detect::quality::Metrics as MetricsTable;
+use pulsegate_testkit::corner::{Corner, admin, in_a_corner};
+use pulsegate_testkit::skip::{Need, skip};
 use sqlx::{AssertSqlSafe, PgConnection, Row};
-
-use crate::support::{Corner, admin, in_a_corner};
 
 pub const TOPIC: &str = "biometrics.clean";
 pub const PARTITION: i32 = 3;
@@ -59,12 +59,13 @@ pub fn counted_jobs(config: &Config, analytics: &Analytics, metrics: Arc<Metrics
     Jobs::new(analytics.clone(), table, config, metrics)
 }
 
-/// Whether the watch runs the recurring jobs on the stack's server; otherwise prints that the test is skipped.
+/// Whether the watch runs the recurring jobs on the stack's server; otherwise the test may be skipped.
 pub fn has_our_jobs(analytics: &Analytics) -> bool {
     let ours = analytics.edition() == Edition::Apache;
     if !ours {
-        eprintln!(
-            "SKIPPED: the stack's server runs TimescaleDB's Community edition, which does this by itself"
+        skip(
+            Need::Apache,
+            "the server runs the Community edition, which does this by itself",
         );
     }
     ours

@@ -9,7 +9,7 @@ use crate::fixture::{
     TOPIC, analytics, batch, finding, has_our_jobs, now_ms, number, readings, superuser, version,
     with_databases,
 };
-use crate::support::admin;
+use pulsegate_testkit::corner::admin;
 
 /// Minutes of `fleet_minute` that differ from those computed from all readings.
 const WRONG_MINUTES: &str = "

@@ -11,7 +11,7 @@ use pulsegate_ledger::outcome::{Outcome, Reason};
 use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
 
 use crate::fixture::{analytics, has_our_jobs, jobs, now_ms, number, superuser, with_databases};
-use crate::support::admin;
+use pulsegate_testkit::corner::admin;
 
 const LEDGER: &str = "biometrics.ledger";
 
@@ -256,7 +256,7 @@ async fn a_reject_rate_that_jumps_is_found_named_timed_and_stored_once() {
         assert_eq!(other.judge_shifts(now).await.expect("asked"), Ran::Elsewhere);
         drop(lock);
         // A judged minute is still to be computed, as after an outage of the database.
-        let mut operations = crate::support::admin(&config, "operations").await;
+        let mut operations = pulsegate_testkit::corner::admin(&config, "operations").await;
         operations
             .execute(AssertSqlSafe(format!(
                 "insert into settled_minute select to_timestamp(minute * 60.0), 'clean', 1, 0 from unnest(array[{}, {}]) m (minute)",

@@ -1,9 +1,6 @@
 //! The watch's tables in a real TimescaleDB: everything is stored exactly once, whatever fails of the connection, the
 //! server or the writer; and equally in both editions.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod cohorts;
 mod editions;
 mod faults;

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use apache_avro::types::Value;
 use apache_avro::{Codec, DeflateSettings, Reader, Schema};
 
-use super::CaptureError;
+use super::error::CaptureError;
 use crate::record::{Captured, Header, Record};
 
 const SCHEMA: &str = r#"{

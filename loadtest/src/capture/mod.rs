@@ -5,12 +5,14 @@
 //! other tools may replace such bytes. For binary payloads the container file is the better choice.
 
 pub mod container;
+mod error;
 pub mod kcat;
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
 
+pub use self::error::CaptureError;
 use crate::record::Captured;
 
 /// The longest line that is read. A record of 20 MB of control characters, at six bytes each, does not fit.
@@ -34,25 +36,6 @@ impl Layout {
             _ => Self::Kcat,
         }
     }
-}
-
-/// Why a file of records cannot be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum CaptureError {
-    /// The file cannot be read or written.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    /// A line is not in kcat's form.
-    #[error("line {line} is not a record in the form of `kcat -J` ({problem})")]
-    BadLine {
-        /// Line number, from 1.
-        line: usize,
-        /// Where the line is invalid; never its content.
-        problem: String,
-    },
-    /// The file is not a container of captured records.
-    #[error("not an Avro object container of captured records: {0}")]
-    Avro(#[from] apache_avro::Error),
 }
 
 /// Writes records to a file (`-` is the standard output) in the layout of its name.

@@ -6,7 +6,7 @@ use pulsegate_loadtest::capture::Writer;
 use pulsegate_loadtest::kafka::{ReadError, captured, read_all, watermarks};
 use serde_json::json;
 
-use super::{Ended, KafkaArgs, print_json, progress_bar};
+use super::shared::{Ended, KafkaArgs, print_json, progress_bar};
 
 /// Write the committed records of a topic to a file, up to the topic's end at the start of the run.
 #[derive(clap::Args)]

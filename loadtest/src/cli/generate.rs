@@ -13,7 +13,7 @@ use pulsegate_loadtest::fleet::keys::Profile;
 use pulsegate_loadtest::fleet::{Draft, Fleet, Hostile, Made, Options, Pace, Profiles, Shape, Tally};
 use pulsegate_loadtest::record::Captured;
 
-use super::{Ended, KafkaArgs, print_json, progress_bar, read_text, write_lines};
+use super::shared::{Ended, KafkaArgs, print_json, progress_bar, read_text, write_lines};
 
 /// Make a fleet of devices, optionally with hostile ones, and sign events with its keys.
 ///

@@ -10,7 +10,7 @@ use pulsegate_loadtest::oracle::Keys;
 use pulsegate_loadtest::replay;
 use pulsegate_loadtest::replay::{Recording, Replayed, Resigner, Speed, Target, series, wearer};
 
-use super::{Ended, KafkaArgs, print_json, read_keys, write_lines};
+use super::shared::{Ended, KafkaArgs, print_json, read_keys, write_lines};
 
 /// Produce captured records again, with fresh signatures, or CSV recordings as readings of devices.
 ///

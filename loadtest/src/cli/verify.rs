@@ -8,7 +8,7 @@ use apache_avro::Schema;
 use pulsegate_loadtest::kafka::Range;
 use pulsegate_loadtest::oracle::{self, AvroSchemas, Config, Keys, Mark, Rate, Rules, Topics};
 
-use super::{Ended, KafkaArgs, print_json, progress_bar, read_text};
+use super::shared::{Ended, KafkaArgs, print_json, progress_bar, read_text};
 
 /// Check clean, deadletter and ledger against raw: every record accounted for once, with the outcome it deserves.
 ///

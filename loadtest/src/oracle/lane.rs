@@ -2,11 +2,12 @@
 
 use hashbrown::{HashMap, HashSet};
 
-use super::Topics;
-use super::judge::{Judgement, Once, Rate, Rules};
+use super::judge::{Judgement, Rate, Rules};
 use super::ledger::{Chain, Entry, hex};
 use super::merkle;
+use super::once::Once;
 use super::report::{Account, Problem, Report};
+use super::topics::Topics;
 use crate::kafka::Range;
 use crate::outcome::{Outcome, Outcomes};
 

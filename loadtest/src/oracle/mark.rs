@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Topics;
+use super::topics::Topics;
 use crate::kafka::{Kafka, KafkaError, Range, offsets_at, watermarks};
 
 /// Ends of the four topics, by partition. Take a mark only when the gate has caught up: records that it produces later

@@ -29,6 +29,7 @@
 //! # Ok::<(), anyhow::Error>(())
 //! ```
 
+mod config;
 mod event;
 mod judge;
 mod keys;
@@ -36,136 +37,24 @@ mod lane;
 mod ledger;
 mod mark;
 mod merkle;
+mod once;
 mod reading;
 mod report;
 mod signature;
+mod topics;
 
 use std::time::Instant;
 
-use apache_avro::Schema;
-
-use crate::kafka::{Kafka, KafkaError, Range, ReadError};
+pub use config::{Config, OracleError, Progress};
 pub use event::{AvroSchemas, EventLimits};
-pub use judge::{Judge, Once, Rate, Rules};
+pub use judge::{Judge, Rate, Rules};
 pub use keys::{BadKey, Keys};
 pub use mark::Mark;
+pub use once::Once;
 use reading::Reading;
 pub use report::{Account, Occurrences, Place, Problem, Report};
 pub use signature::{Signature, check_signature};
-
-/// The four topics.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Topics {
-    /// Written by the devices.
-    pub raw: String,
-    /// Records that the gate accepted.
-    pub clean: String,
-    /// Records that the gate rejected.
-    pub deadletter: String,
-    /// The gate's account of every raw record.
-    pub ledger: String,
-}
-
-impl Default for Topics {
-    fn default() -> Self {
-        Self::prefixed("biometrics")
-    }
-}
-
-impl Topics {
-    /// The topics `<prefix>.raw` and so on.
-    #[must_use]
-    pub fn prefixed(prefix: &str) -> Self {
-        let name = |suffix: &str| format!("{prefix}.{suffix}");
-        Self {
-            raw: name("raw"),
-            clean: name("clean"),
-            deadletter: name("deadletter"),
-            ledger: name("ledger"),
-        }
-    }
-}
-
-/// Scope and rules of a verification.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Cluster that holds the topics.
-    pub kafka: Kafka,
-    /// Names of the four topics.
-    pub topics: Topics,
-    /// Environment: the first half of the audience. Default `local`.
-    pub environment: String,
-    /// Limits of the gate's configuration.
-    pub rules: Rules,
-    /// Account only for records after this mark. Take it when the gate has caught up.
-    pub since: Option<Mark>,
-    /// Account only for these raw offsets, in the partitions that are named; other partitions are verified completely.
-    pub raw_ranges: Vec<Range>,
-    /// Strings that must not appear in clean, deadletter or ledger.
-    pub planted: Vec<String>,
-    /// Schema of clean records, if they are Avro.
-    pub clean_schema: Option<Schema>,
-    /// Maximum number of records read from one topic, at about 200 bytes of memory each. Default 20 million.
-    pub records_max: u64,
-}
-
-impl Config {
-    /// Verifies the default topics of a cluster completely.
-    #[must_use]
-    pub fn new(kafka: Kafka) -> Self {
-        Self {
-            kafka,
-            topics: Topics::default(),
-            environment: "local".to_owned(),
-            rules: Rules::default(),
-            since: None,
-            raw_ranges: Vec::new(),
-            planted: Vec::new(),
-            clean_schema: None,
-            records_max: 20_000_000,
-        }
-    }
-}
-
-/// Progress of a verification.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// `ledger`, `deadletter`, `clean`, `raw` or `compare`.
-    pub stage: &'static str,
-    /// Number of offsets read so far in this stage.
-    pub done: u64,
-    /// Number of offsets to read in this stage.
-    pub total: u64,
-}
-
-/// Why a verification produced no report.
-#[derive(Debug, thiserror::Error)]
-pub enum OracleError {
-    /// Kafka could not be read.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// The search for planted strings could not be set up.
-    #[error("failed to build the search for planted strings: {0}")]
-    Planted(#[from] aho_corasick::BuildError),
-    /// The topics do not belong together: their numbers of partitions differ.
-    #[error("`{topic}` has {partitions} partitions and `{raw}` has {expected}; the numbers must be equal")]
-    Partitions {
-        /// Topic behind the gate.
-        topic: String,
-        /// Its number of partitions.
-        partitions: usize,
-        /// Raw topic.
-        raw: String,
-        /// The raw topic's number of partitions.
-        expected: usize,
-    },
-}
-
-impl From<KafkaError> for OracleError {
-    fn from(error: KafkaError) -> Self {
-        Self::Read(error.into())
-    }
-}
+pub use topics::Topics;
 
 /// Reads the four topics up to their current ends and compares them. Blocking; about 200,000 raw records per second.
 ///

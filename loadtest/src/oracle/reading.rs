@@ -6,6 +6,7 @@ use rdkafka::Timestamp;
 use rdkafka::message::BorrowedMessage;
 use sha2::{Digest, Sha256};
 
+use super::config::{Config, OracleError, Progress};
 use super::event;
 use super::judge::{Evidence, Judge};
 use super::keys::Keys;
@@ -14,7 +15,7 @@ use super::ledger::Chain;
 use super::mark::{self, Mark};
 use super::report::{Problem, Report};
 use super::signature::Headers;
-use super::{Config, OracleError, Progress, Topics};
+use super::topics::Topics;
 use crate::kafka::{Range, ReadError, each_header, read_all, watermarks};
 use crate::outcome::Outcome;
 

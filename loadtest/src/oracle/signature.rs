@@ -7,8 +7,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::judge::Once;
 use super::keys::{Key, Keys, Material};
+use super::once::Once;
 use crate::outcome::{Outcome, Outcomes};
 use crate::record::{JWS_SIGNATURE, Record, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
 

@@ -52,6 +52,32 @@ pub enum Sabotage {
     AddSpace,
 }
 
+impl Sabotage {
+    pub const ALL: [Self; 21] = [
+        Self::DropClean,
+        Self::DoubleClean,
+        Self::AlienClean,
+        Self::SwapClean,
+        Self::NakedClean,
+        Self::PassRepeat,
+        Self::PassForged,
+        Self::DropDead,
+        Self::DoubleDead,
+        Self::AlienDead,
+        Self::WrongReason,
+        Self::WrongStage,
+        Self::WrongReceived,
+        Self::WrongRoot,
+        Self::WrongCount,
+        Self::WrongTime,
+        Self::BreakHash,
+        Self::SkipSequence,
+        Self::LeaveGap,
+        Self::ForgetTail,
+        Self::AddSpace,
+    ];
+}
+
 /// Produces that many records of the fleet to the raw topic and reads them back, by partition.
 pub fn produce(kafka: &Kafka, topics: &Topics, fleet: &mut Fleet, records: u64) -> Vec<Vec<Raw>> {
     let before = watermarks(kafka, &topics.raw).expect("watermarks");
@@ -96,6 +122,24 @@ pub fn produce(kafka: &Kafka, topics: &Topics, fleet: &mut Fleet, records: u64) 
     lanes
 }
 
+/// Makes the lanes that `produce` would read back, without Kafka: every record is signed and appended at `now_ms`.
+pub fn draft(fleet: &mut Fleet, records: u64, now_ms: i64) -> Vec<Vec<Raw>> {
+    let mut lanes = vec![Vec::new(); PARTITIONS as usize];
+    let mut draft = Draft::default();
+    for _ in 0..records {
+        fleet.next(now_ms, &mut draft).expect("a record");
+        let lane: &mut Vec<Raw> = &mut lanes[draft.partition(PARTITIONS) as usize];
+        lane.push(Raw {
+            offset: lane.len() as i64,
+            appended_ms: now_ms,
+            value: draft.record.value.clone().unwrap_or_default(),
+            key: draft.record.key.clone(),
+            outcome: draft.expected.iter().next().expect("an outcome"),
+        });
+    }
+    lanes
+}
+
 /// Writes what a gate would write.
 pub fn run(kafka: &Kafka, topics: &Topics, lanes: &[Vec<Raw>], sabotage: Sabotage) {
     let producer = |topic: &str| Producer::new(kafka, topic, "none").expect("a producer");
@@ -104,6 +148,19 @@ pub fn run(kafka: &Kafka, topics: &Topics, lanes: &[Vec<Raw>], sabotage: Sabotag
         producer(&topics.deadletter),
         producer(&topics.ledger),
     );
+    for (partition, [cleans, deads, entries]) in (0..).zip(outputs(topics, lanes, sabotage)) {
+        cleans.iter().for_each(|record| clean.send(record, partition));
+        deads.iter().for_each(|record| dead.send(record, partition));
+        entries.iter().for_each(|record| ledger.send(record, partition));
+    }
+    for producer in [clean, dead, ledger] {
+        producer.finish().expect("all delivered");
+    }
+}
+
+/// The clean, deadletter and ledger records of each lane.
+pub fn outputs(topics: &Topics, lanes: &[Vec<Raw>], sabotage: Sabotage) -> Vec<[Vec<Record>; 3]> {
+    let mut outputs = Vec::new();
     for (partition, lane) in lanes.iter().enumerate() {
         let here = |what| partition == 1 && sabotage == what;
         let partition = partition as i32;
@@ -115,8 +172,8 @@ pub fn run(kafka: &Kafka, topics: &Topics, lanes: &[Vec<Raw>], sabotage: Sabotag
         ];
         for (_, from) in passed.into_iter().filter(|(what, _)| here(*what)) {
             lane.iter_mut()
-                // A forged value may not be JSON, which would cause a second problem.
-                .find(|raw| raw.outcome == from && serde_json::from_slice::<serde_json::Value>(&raw.value).is_ok())
+                // Tampering may damage the JSON or its `event_id`, which would show in more ways than one.
+                .find(|raw| raw.outcome == from && has_event_id(&raw.value))
                 .expect("there is one")
                 .outcome = Outcome::Clean;
         }
@@ -143,23 +200,23 @@ pub fn run(kafka: &Kafka, topics: &Topics, lanes: &[Vec<Raw>], sabotage: Sabotag
                 };
                 cleans.insert(at(), alien);
             }
+            // Only the value of an accepted event is certain to contain PHI; a rejected one may even be empty.
             Sabotage::NakedClean => cleans[at()]
                 .value
                 .get_or_insert_default()
-                .extend(lane[0].value.iter()),
+                .extend(admitted[at()].value.iter()),
             _ => {}
         }
-        cleans.iter().for_each(|record| clean.send(record, partition));
-        for record in deadletters(topics, partition, &lane, &here) {
-            dead.send(&record, partition);
-        }
-        for record in ledger_records(topics, partition, &lane, &here) {
-            ledger.send(&record, partition);
-        }
+        let deads = deadletters(topics, partition, &lane, &here);
+        let entries = ledger_records(topics, partition, &lane, &here);
+        outputs.push([cleans, deads, entries]);
     }
-    for producer in [clean, dead, ledger] {
-        producer.finish().expect("all delivered");
-    }
+    outputs
+}
+
+/// Whether a value is JSON with a readable event id, as every clean record's must be.
+pub fn has_event_id(value: &[u8]) -> bool {
+    serde_json::from_slice::<serde_json::Value>(value).is_ok_and(|event| event["event_id"].is_string())
 }
 
 fn clean_record(raw: &Raw) -> Record {

@@ -1,5 +1,4 @@
-//! Tests against a real Kafka, whose address `make up` writes and `make test` passes on as `PULSEGATE_KAFKA__BROKERS`.
-//! Without the variable they print that they were skipped.
+//! Tests against a real Kafka, whose address `make up` writes.
 
 mod gate;
 mod oracle;

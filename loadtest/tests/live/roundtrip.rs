@@ -41,7 +41,7 @@ fn records(path: &Path) -> Vec<Captured> {
 
 #[test]
 fn a_stream_is_the_same_after_generate_capture_and_replay() {
-    let Some(kafka) = kafka() else { return };
+    let kafka = kafka();
     let brokers = kafka.brokers.as_str();
     let mut owned = Owned::at(&kafka);
     let names: [String; 3] = std::array::from_fn(|_| unique("roundtrip"));
@@ -128,7 +128,8 @@ fn a_stream_is_the_same_after_generate_capture_and_replay() {
         ),
         (2000, 2000, 0)
     );
-    assert!(number("not_held") > 50 && number("signed") > 1500, "{replayed}");
+    // About 66 do not hold, with a standard deviation of 8.
+    assert!(number("not_held") > 20 && number("signed") > 1500, "{replayed}");
     json(
         brokers,
         &["capture", "--topic", third, "--output", &path("third.avro")],
@@ -149,7 +150,7 @@ fn a_stream_is_the_same_after_generate_capture_and_replay() {
 
 #[test]
 fn recordings_become_events_of_the_named_devices() {
-    let Some(kafka) = kafka() else { return };
+    let kafka = kafka();
     let mut owned = Owned::at(&kafka);
     let topic = unique("recordings");
     owned.create(&topic);
@@ -217,7 +218,7 @@ fn exit_codes_distinguish_bad_data_usage_and_an_unreachable_kafka() {
     assert_eq!(code(nowhere, &["verify", "--keys", "no such file"]), Some(2));
     std::fs::write(keys, "not a key\n").expect("writes");
     assert_eq!(code(nowhere, &["verify", "--keys", keys]), Some(2));
-    let Some(kafka) = kafka() else { return };
+    let kafka = kafka();
     let mut owned = Owned::at(&kafka);
     let topics = owned.gate("codes");
     let prefix = topics

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pulsegate_loadtest::kafka::Kafka;
 use pulsegate_loadtest::oracle::Topics;
+use pulsegate_testkit::stack;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -11,13 +12,9 @@ use rdkafka::client::DefaultClientContext;
 /// Number of partitions of every test topic.
 pub const PARTITIONS: i32 = 3;
 
-/// The cluster of the stack; without one, prints that the test was skipped and returns `None`.
-pub fn kafka() -> Option<Kafka> {
-    let brokers = std::env::var("PULSEGATE_KAFKA__BROKERS").ok();
-    if brokers.is_none() {
-        eprintln!("skipped: PULSEGATE_KAFKA__BROKERS is not set (`make up`, then `make test`)");
-    }
-    brokers.map(Kafka::at)
+/// The cluster of the stack.
+pub fn kafka() -> Kafka {
+    Kafka::at(stack::brokers())
 }
 
 /// Topics that are deleted when this is dropped.

@@ -6,7 +6,7 @@ use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde::Serialize;
 
-use super::open;
+use super::series::open;
 use crate::cli::{Context, print, print_json};
 use crate::roles::Failure;
 use pulsegate_detect::changes::{Change, MODEL, offline};

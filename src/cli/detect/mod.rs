@@ -2,12 +2,9 @@
 
 pub mod changes;
 pub mod score;
-
-use std::fs::File;
-use std::path::Path;
+mod series;
 
 use clap::Subcommand;
-use pulsegate_detect::file::{FileError, Rows};
 
 use super::Context;
 use crate::roles::Failure;
@@ -38,22 +35,4 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
         Verb::Score(args) => score::run(&args, context),
         Verb::Changes(args) => changes::run(&args, context),
     })
-}
-
-/// Opens a series.
-fn open(path: &Path) -> Result<Rows<File>, Failure> {
-    let file = File::open(path).map_err(|error| {
-        let path = path.display();
-        Failure::Usage(format!("failed to open {path}: {error}; give --input a file"))
-    })?;
-    Ok(Rows::new(file))
-}
-
-impl From<FileError> for Failure {
-    fn from(error: FileError) -> Self {
-        match error {
-            FileError::Row { .. } => Self::Wrong(error.to_string()),
-            FileError::Unreadable { .. } => Self::Usage(error.to_string()),
-        }
-    }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::open;
+use super::series::open;
 use crate::cli::{Context, print, print_json};
 use crate::roles::Failure;
 use pulsegate_detect::anomaly::{Detector, MODEL};

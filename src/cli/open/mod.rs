@@ -2,27 +2,15 @@
 
 mod source;
 
-use std::collections::{BTreeSet, HashMap};
 use std::io::{IsTerminal as _, Write as _};
-use std::os::unix::fs::MetadataExt as _;
 
-use jiff::Timestamp;
 use serde_json::{Value, json};
-use tracing::info;
 
 use super::{Context, print};
-use crate::io::audit::journal::{self, Journal, Role};
-use crate::io::registry::Registry;
-use crate::io::schemas::Schemas;
-use crate::io::vault::VaultFault;
-use crate::io::vault::opening::Opener;
+use crate::actions::open::{Opened, Opening, Record};
 use crate::roles::Failure;
-use pulsegate_core::crypto::envelope::FieldKey;
-use pulsegate_core::event::{Catalog, Ids, Located, Verdict};
-use pulsegate_core::gate::open::{OpenedEvent, Refusal, SealedEvent};
-use pulsegate_ledger::log::entry::Deed;
 
-use source::{Record, Source};
+use source::Source;
 
 /// Most records opened with one request to the vault.
 const BATCH_RECORDS_MAX: usize = 256;
@@ -55,18 +43,9 @@ pub struct Args {
 /// audit database or Kafka does not answer.
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let mut source = source(&args, context)?;
-    let catalog = Schemas::read(&context.config.event)?.catalog;
-    // Nothing is opened unless it can be audited.
-    let journal = Journal::connect(&context.config.audit_settings(), Role::Operator).await?;
-    let vault = Opener::connect(&context.config.vault_settings())
-        .await
-        .map_err(failure)?;
-    let mut reader = Reader {
-        context,
-        journal,
-        catalog,
-        registry: Registry::new(&context.config.registry)?,
-        ids: Ids::default(),
+    let mut opening = Opening::connect(&context.config).await?;
+    let mut printer = Printer {
+        json: context.json,
         opened: 0,
         refused: 0,
     };
@@ -74,9 +53,10 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
         // Reading blocks; the runtime's other thread continues meanwhile.
         let records = tokio::task::block_in_place(|| source.next(BATCH_RECORDS_MAX))?;
         if records.is_empty() {
-            return reader.finish();
+            return printer.finish();
         }
-        reader.open(&records, &vault).await?;
+        let opened = opening.open(&records).await?;
+        printer.print(&records, opened)?;
     }
 }
 
@@ -93,30 +73,16 @@ fn source(args: &Args, context: &Context) -> Result<Source, Failure> {
     Ok(Source::lines())
 }
 
-struct Reader<'c> {
-    context: &'c Context,
-    journal: Journal,
-    catalog: Catalog,
-    registry: Option<Registry>,
-    ids: Ids,
+/// Prints and counts what was opened.
+struct Printer {
+    json: bool,
     opened: u64,
     refused: u64,
 }
 
-impl Reader<'_> {
-    /// Opens and prints records in order. A refused record is reported on standard error, and the next one is opened.
-    async fn open(&mut self, records: &[Record], vault: &Opener) -> Result<(), Failure> {
-        self.learn(records).await?;
-        let read: Vec<_> = records.iter().map(|record| self.read(record)).collect();
-        let wanted: BTreeSet<u32> = read.iter().flatten().flat_map(SealedEvent::key_ids).collect();
-        let wanted: Vec<u32> = wanted.into_iter().collect();
-        let keys = vault.keys_by_id(&wanted).await.map_err(failure)?;
-        let opened: Vec<_> = records
-            .iter()
-            .zip(read)
-            .map(|(record, read)| read.and_then(|event| self.unseal(record, event, &keys)))
-            .collect();
-        self.audit(records, &opened).await?;
+impl Printer {
+    /// Prints records in order. A refused one is reported on standard error.
+    fn print(&mut self, records: &[Record], opened: Vec<Opened>) -> Result<(), Failure> {
         for (record, result) in records.iter().zip(opened) {
             match result {
                 Ok(opened) => {
@@ -132,83 +98,8 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Looks up the schemas with which the records are framed in the registry.
-    async fn learn(&mut self, records: &[Record]) -> Result<(), Failure> {
-        let Some(registry) = &self.registry else {
-            return Ok(());
-        };
-        for value in records.iter().filter_map(|record| record.value.as_deref()) {
-            if self.ids.len() >= self.context.config.registry.ids_max {
-                // No topic has that many schemas; a record whose schema id is still unknown is refused.
-                break;
-            }
-            if let Located::NeedsSchema(id) = self.catalog.locate_clean(value, &self.ids) {
-                let schema = registry.schema(id).await?;
-                let verdict = schema.map_or(Verdict::Denied, |schema| self.catalog.judge_clean(&schema));
-                self.ids = self.ids.with(id, verdict);
-            }
-        }
-        Ok(())
-    }
-
-    fn read(&self, record: &Record) -> Result<SealedEvent<'_>, String> {
-        let Some(value) = &record.value else {
-            return Err("not a clean event: it has no value".to_owned());
-        };
-        match self.catalog.locate_clean(value, &self.ids) {
-            Located::Plan {
-                plan,
-                format,
-                datum_start,
-            } => {
-                let datum = value.get(datum_start..).unwrap_or_default();
-                SealedEvent::read(plan, format, datum).map_err(|refusal| refusal.to_string())
-            }
-            Located::NeedsSchema(id) => Err(format!(
-                "unknown schema id {id}: check that registry.url names the registry in which it is registered"
-            )),
-            Located::UnknownSchema => {
-                Err("the schema with which it was sealed is missing from event.directory".to_owned())
-            }
-            Located::Undecodable => Err("not a clean event: neither JSON nor framed Avro".to_owned()),
-        }
-    }
-
-    fn unseal(
-        &self,
-        record: &Record,
-        event: SealedEvent<'_>,
-        keys: &HashMap<u32, FieldKey>,
-    ) -> Result<OpenedEvent, String> {
-        let environment = &self.context.config.environment;
-        event
-            .open(environment, &record.topic, keys)
-            .map_err(|refusal: Refusal| refusal.to_string())
-    }
-
-    /// Records which records are about to be printed, and for whom, without any of their contents.
-    async fn audit(&self, records: &[Record], opened: &[Result<OpenedEvent, String>]) -> Result<(), Failure> {
-        let opened = records
-            .iter()
-            .zip(opened)
-            .filter_map(|(record, result)| Some((record, result.as_ref().ok()?)));
-        let deed = |(record, opened): (&Record, &OpenedEvent)| {
-            let place = journal::detail([
-                ("topic", record.topic.as_str().into()),
-                ("partition", record.partition.into()),
-                ("offset", record.offset.into()),
-                ("fields", opened.fields.into()),
-            ]);
-            (Deed::PhiOpen, place)
-        };
-        let deeds: Vec<_> = opened.clone().map(deed).collect();
-        self.journal.record_all(Timestamp::now(), deeds).await?;
-        opened.for_each(|(record, opened)| log(record, opened.fields));
-        Ok(())
-    }
-
     fn render(&self, record: &Record, event: &Value) -> String {
-        if self.context.json {
+        if self.json {
             let Record {
                 topic,
                 partition,
@@ -224,7 +115,7 @@ impl Reader<'_> {
     fn report(&self, record: &Record, problem: &str) {
         let mut stderr = std::io::stderr().lock();
         // If standard error is closed, the exit code still reports the refusal.
-        let _ = if self.context.json {
+        let _ = if self.json {
             writeln!(
                 stderr,
                 "{}",
@@ -245,25 +136,4 @@ impl Reader<'_> {
             ))),
         }
     }
-}
-
-/// A KEK that does not match makes this command refuse: a finding, not a failed service.
-fn failure(fault: VaultFault) -> Failure {
-    match fault {
-        VaultFault::Kek(error) => Failure::Wrong(error.to_string()),
-        fault => fault.into(),
-    }
-}
-
-/// Logs on this host who saw which record, without any of its contents.
-fn log(record: &Record, fields: usize) {
-    // The process owner as reported by the kernel: environment variables can be forged.
-    let uid = std::fs::metadata("/proc/self").map(|process| process.uid());
-    let Record {
-        topic,
-        partition,
-        offset,
-        ..
-    } = record;
-    info!(uid = ?uid.ok(), topic, partition, offset, fields, "PHI of a clean record was decrypted");
 }

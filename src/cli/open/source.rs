@@ -9,6 +9,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use serde::de::{Deserialize, Deserializer, Visitor};
 
+use crate::actions::open::Record;
 use crate::io::kafka;
 use crate::roles::Failure;
 
@@ -17,15 +18,25 @@ const LINE_BYTES_MAX: u64 = 64 << 20;
 /// Time limit of a request to Kafka.
 const KAFKA_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// A record and its place.
+/// A line as written by `kcat -J`.
 #[derive(serde::Deserialize)]
-pub struct Record {
-    pub topic: String,
-    pub partition: i32,
-    pub offset: i64,
-    /// The value; `None` if it is null. `kcat -J` calls it `payload`.
-    #[serde(rename = "payload", deserialize_with = "payload")]
-    pub value: Option<Vec<u8>>,
+struct Line {
+    topic: String,
+    partition: i32,
+    offset: i64,
+    #[serde(deserialize_with = "payload")]
+    payload: Option<Vec<u8>>,
+}
+
+impl From<Line> for Record {
+    fn from(line: Line) -> Self {
+        Self {
+            topic: line.topic,
+            partition: line.partition,
+            offset: line.offset,
+            value: line.payload,
+        }
+    }
 }
 
 fn payload<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<u8>>, D::Error> {
@@ -53,12 +64,6 @@ impl<'de> Deserialize<'de> for Bytes {
         }
 
         deserializer.deserialize_bytes(Text)
-    }
-}
-
-impl fmt::Display for Record {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.topic, self.partition, self.offset)
     }
 }
 
@@ -152,7 +157,8 @@ impl<R: io::Read> Lines<BufReader<R>> {
             }
             if !line.trim_ascii().is_empty() {
                 // The error's own message would quote the line.
-                return serde_json::from_slice(&line).map(Some).map_err(|error| {
+                let read = serde_json::from_slice::<Line>(&line);
+                return read.map(|line| Some(line.into())).map_err(|error| {
                     let column = error.column();
                     self.wrong(format_args!(
                         "not a record as `kcat -J` writes it (column {column})"

@@ -17,7 +17,7 @@ use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
-use rdkafka::{TopicPartitionList, message::Message as _};
+use rdkafka::{Offset, TopicPartitionList, message::Message as _};
 use thiserror::Error;
 use tracing::warn;
 
@@ -29,13 +29,13 @@ use pulsegate_core::gate::seal::SealedBatch;
 const DRAIN_STEP: Duration = Duration::from_millis(20);
 
 /// One transaction to settle.
-pub struct Job {
+pub struct Job<G = ConsumerGroupMetadata> {
     /// The records to produce.
     pub batch: SealedBatch,
-    /// The offsets to commit: the next one of each lane.
-    pub offsets: TopicPartitionList,
+    /// The offsets to commit: each lane's partition of the raw topic, and the next offset there.
+    pub offsets: Vec<(i32, i64)>,
     /// The consumer's group metadata, taken fresh, so that a worker that lost its lanes is refused (KIP-447).
-    pub group: ConsumerGroupMetadata,
+    pub group: G,
 }
 
 /// A finished job.
@@ -230,6 +230,7 @@ struct SettlingProducer {
     clean: Topic<Deliveries>,
     ledger: Topic<Deliveries>,
     deadletter: String,
+    raw: String,
     client: Arc<BaseProducer<Deliveries>>,
     timeout: Duration,
 }
@@ -244,6 +245,7 @@ impl SettlingProducer {
             clean: Topic::new(&client, &settings.topics.clean)?,
             ledger: Topic::new(&client, &settings.topics.ledger)?,
             deadletter: settings.topics.deadletter.clone(),
+            raw: settings.topics.raw.clone(),
             client,
             timeout: settings.settle_timeout,
         })
@@ -267,11 +269,13 @@ impl SettlingProducer {
     /// The only path on which a transaction commits.
     fn attempt(&mut self, job: &Job, deadline: Instant) -> Result<Timings, Failure> {
         let started = Instant::now();
+        // Without one of its offsets the transaction must not commit: its records would be taken again.
+        let offsets = offsets(&self.raw, &job.offsets).map_err(Failure::Abortable)?;
         self.produce(&job.batch)?;
         let produced = Instant::now();
         retry(deadline, || {
             self.client
-                .send_offsets_to_transaction(&job.offsets, &job.group, self.timeout)
+                .send_offsets_to_transaction(&offsets, &job.group, self.timeout)
         })?;
         self.drain(deadline)?;
         let delivered = Instant::now();
@@ -372,6 +376,15 @@ impl SettlingProducer {
     }
 }
 
+/// The offsets of a job in the client's form.
+fn offsets(topic: &str, positions: &[(i32, i64)]) -> Result<TopicPartitionList, KafkaError> {
+    let mut list = TopicPartitionList::with_capacity(positions.len());
+    for &(partition, next) in positions {
+        list.add_partition_offset(topic, partition, Offset::Offset(next))?;
+    }
+    Ok(list)
+}
+
 /// How to react to a failed call.
 enum Failure {
     Abortable(KafkaError),
@@ -438,5 +451,13 @@ mod tests {
         }));
         assert!(settled.is_err());
         assert_eq!(*dropped.lock().expect("not poisoned"), ["producer", "batch"]);
+    }
+
+    #[test]
+    fn an_offset_that_cannot_be_added_fails_the_transaction() {
+        let list = offsets("raw", &[(0, 7), (2, 0)]).expect("offsets");
+        let added: Vec<_> = list.elements().iter().map(|element| element.offset()).collect();
+        assert_eq!(added, [Offset::Offset(7), Offset::Offset(0)]);
+        assert!(offsets("raw", &[(0, 7), (2, -1)]).is_err());
     }
 }

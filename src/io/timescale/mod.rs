@@ -4,7 +4,6 @@
 //! duplicates have to be detected. [`analytics`] is the sink for readings and findings; [`operations`] stores KPIs and
 //! the state of jobs. The two editions of TimescaleDB give the same results in different ways ([`edition`]).
 
-mod account;
 pub mod analytics;
 mod cohorts;
 mod config;
@@ -19,7 +18,6 @@ mod rows;
 pub mod schema;
 mod settled;
 
-pub use self::account::Found;
 pub use self::analytics::{Analytics, Batch, Claim, Snapshot};
 pub use self::config::{Config, ROLLOUT_DAYS, Settings};
 pub use self::jobs::{JobLock, Ran};

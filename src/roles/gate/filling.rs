@@ -1,34 +1,37 @@
 //! Filling: the open batch, and the stages that records pass through on their way into it.
 //!
-//! Records are taken in chunks and go through the stages a chunk at a time, each stage over all records of the chunk:
+//! Records are taken in chunks and go through the verbs of the [`Pipeline`] a chunk at a time, each verb over all records
+//! of the chunk:
 //!
 //! ```text
-//! take ─▶ verify ─▶ decode ─▶ subject keys ─▶ admit ─▶ seal ─▶ account
+//! take ─▶ verify ─▶ decode ─▶ key ─▶ cut ─▶ admit ─▶ seal ─▶ account
 //! ```
 //!
-//! Up to the subject keys every change can be undone. Where something of ours is missing (a key, a schema) the lane is
-//! cut: the records before that point go on, the others are taken again when the lane resumes.
+//! This module feeds the verbs with keys, schemas and random bytes, and measures them. Where a piece is missing the lane
+//! is cut: the records before that point go on, the others are taken again when the lane resumes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::{error, warn};
 
-use super::gate::{Gate, Knowledge};
+use super::gate::Gate;
+use super::services::{Knowledge, Services};
 use super::slot::{Need, Slot};
 use super::worker::WorkerError;
-use crate::io::kafka::consumer::Consumer;
-use crate::io::kafka::raw::{Message, Messages};
-use crate::io::vault;
+use crate::io::kafka::source::{Record, Records, Source};
 use crate::telemetry::metrics::Stage;
+use pulsegate_core::crypto::envelope::TooLong;
 use pulsegate_core::crypto::keys::SubjectKey;
 use pulsegate_core::event::Violation;
-use pulsegate_core::gate::keyring::{Key, Keyring};
+use pulsegate_core::gate::Rules;
+use pulsegate_core::gate::keyring::Keyring;
 use pulsegate_core::gate::lane::Lane;
-use pulsegate_core::gate::seal::{Event, Keys, NONCES, Nonces, SealError, SealedBatch, Sealer};
-use pulsegate_core::gate::verify::{Budget, Rejection, Verified};
-use pulsegate_core::gate::{Admissible, Checked, Checker, Rules};
-use pulsegate_ledger::outcome::{Outcome, Reason};
+use pulsegate_core::gate::pipeline::{
+    self, Admissible, Item, Missing, Output, OutputError, Pipeline, Verdict,
+};
+use pulsegate_core::gate::seal::{SealError, SealedBatch};
+use pulsegate_core::gate::verify::Verified;
 use pulsegate_ledger::record::Received;
 
 /// How many records go through the stages at once: few enough that they stay in the processor's cache between stages,
@@ -38,12 +41,10 @@ const CHUNK_RECORDS: usize = 256;
 const WARNING_PAUSE: Duration = Duration::from_secs(60);
 
 /// The open batch.
-pub struct Filling {
-    messages: Messages,
-    checker: Checker,
-    sealer: Sealer,
-    nonces: Nonces,
-    batch: SealedBatch,
+pub struct Filling<S: Services> {
+    messages: <S::Consumer as Source>::Records,
+    pipeline: Pipeline,
+    output: Output,
     size: Size,
     begun: Option<Instant>,
     last_appended_ms: Vec<i64>,
@@ -68,12 +69,12 @@ struct Warnings(Vec<Option<Instant>>);
 
 impl Warnings {
     /// Warns once per [`WARNING_PAUSE`]: a firmware with a bad field makes every event of its devices invalid.
-    fn violation(&mut self, record: &Received, violation: &Violation) {
+    fn violation(&mut self, record: &Received, violation: &Violation, now: Instant) {
         let Some(last) = self.0.get_mut(record.partition as usize) else {
             return;
         };
-        if last.is_none_or(|last| last.elapsed() >= WARNING_PAUSE) {
-            *last = Some(Instant::now());
+        if last.is_none_or(|last| now - last >= WARNING_PAUSE) {
+            *last = Some(now);
             let (lane, offset) = (record.partition, record.offset);
             warn!(lane, offset, %violation, "invalid event rejected: no more warnings of this lane for a minute");
         }
@@ -89,79 +90,48 @@ pub struct Cut {
     pub need: Need,
 }
 
-/// A record on its way through the stages, with the result of the last stage.
-struct Item<'r, S> {
-    record: Received<'r>,
-    /// The lane's budget before this record, restored when the lane is cut here.
-    budget: Budget,
-    stage: S,
-}
+/// A record that may be admitted, with the key of its subject.
+type Keyed<'r, 'k> = Item<'r, 'k, Admissible<'k, Arc<SubjectKey>>>;
 
-impl<'r, S> Item<'r, S> {
-    fn map<T>(self, next: impl FnOnce(&Received<'r>, S) -> T) -> Item<'r, T> {
-        Item {
-            stage: next(&self.record, self.stage),
-            record: self.record,
-            budget: self.budget,
-        }
-    }
-}
+/// A record and the decision about it.
+type Decided<'r, 'k> = (Received<'r>, Verdict<'k, Arc<SubjectKey>>);
 
-/// A record's result after the stages that do not depend on the lane's past.
-enum Keyed<'k> {
-    Ready(Admissible<'k>, Arc<SubjectKey>),
-    Rejected(Reason, Option<Key<'k>>),
-    Waiting(Need),
-}
-
-/// The final decision about a record.
-enum Verdict<'k> {
-    Admitted(Admissible<'k>, Arc<SubjectKey>),
-    Duplicate,
-    Rejected(Reason, Option<Key<'k>>),
-}
-
-impl Filling {
+impl<S: Services> Filling<S> {
     /// An empty batch.
     ///
     /// # Errors
     ///
     /// When a topic's name does not fit into an encryption context.
-    pub fn new(gate: &Gate) -> Result<Self, pulsegate_core::crypto::envelope::TooLong> {
-        Ok(Self::with(gate.sealer()?, gate.partitions()))
-    }
-
-    fn with(sealer: Sealer, partitions: usize) -> Self {
-        Self {
-            messages: Messages::with_capacity(CHUNK_RECORDS),
-            checker: Checker::default(),
-            sealer,
-            nonces: Nonces::new(),
-            batch: SealedBatch::default(),
+    pub fn new(gate: &Gate<S>) -> Result<Self, TooLong> {
+        Ok(Self {
+            messages: S::Consumer::buffer(CHUNK_RECORDS),
+            pipeline: Pipeline::default(),
+            output: Output::new(gate.sealer()?),
             size: Size::default(),
             begun: None,
-            last_appended_ms: vec![0; partitions],
-            warnings: Warnings(vec![None; partitions]),
-        }
+            last_appended_ms: vec![0; gate.partitions()],
+            warnings: Warnings(vec![None; gate.partitions()]),
+        })
     }
 
     /// Starts the batch's clock, unless it is running.
-    pub fn begin(&mut self) {
-        self.begun.get_or_insert_with(Instant::now);
+    pub fn begin(&mut self, gate: &Gate<S>) {
+        self.begun.get_or_insert_with(|| gate.services.now());
     }
 
     /// Whether the batch has reached its limit of records or bytes.
     #[must_use]
-    pub fn is_full(&self, gate: &Gate) -> bool {
+    pub fn is_full(&self, gate: &Gate<S>) -> bool {
         let limits = &gate.config.gate.batch;
         self.size.records >= limits.records_max || self.size.bytes >= limits.bytes_max
     }
 
     /// Time left until the batch is due; `None` when it is empty.
     #[must_use]
-    pub fn patience(&self, gate: &Gate) -> Option<Duration> {
+    pub fn patience(&self, gate: &Gate<S>) -> Option<Duration> {
         let limit = Duration::from_millis(gate.config.gate.batch.time_max_ms);
-        self.begun.map(|begun| limit.saturating_sub(begun.elapsed()))
+        self.begun
+            .map(|begun| limit.saturating_sub(gate.services.now() - begun))
     }
 
     /// Append time of the last record accounted for in a partition, in ms since the Unix epoch; 0 before the first.
@@ -177,34 +147,29 @@ impl Filling {
     /// Returns the batch and opens the next one, which reuses the memory of `spare`.
     pub fn close(&mut self, spare: SealedBatch) -> (SealedBatch, Size) {
         self.begun = None;
-        self.nonces.discard();
-        (
-            std::mem::replace(&mut self.batch, spare),
-            std::mem::take(&mut self.size),
-        )
+        (self.output.close(spare), std::mem::take(&mut self.size))
     }
 
     /// Discards the open batch.
     pub fn clear(&mut self) {
-        self.nonces.discard();
-        self.batch.clear();
+        self.output.clear();
         self.size = Size::default();
         self.begun = None;
     }
 
     /// Takes the next chunk and returns its number of records. An empty batch waits for a single record, so that its
     /// clock starts with it. Records that the last batch had no room for come first.
-    pub fn take(&mut self, consumer: &Consumer, gate: &Gate, patience: Duration) -> usize {
+    pub fn take(&mut self, consumer: &S::Consumer, gate: &Gate<S>, patience: Duration) -> usize {
         if self.messages.is_empty() {
             self.consume(consumer, gate, patience);
         }
         if !self.messages.is_empty() {
-            self.begin();
+            self.begin(gate);
         }
         self.messages.len()
     }
 
-    fn consume(&mut self, consumer: &Consumer, gate: &Gate, patience: Duration) {
+    fn consume(&mut self, consumer: &S::Consumer, gate: &Gate<S>, patience: Duration) {
         let left = gate
             .config
             .gate
@@ -224,55 +189,51 @@ impl Filling {
         self.messages.forget(partition);
     }
 
-    /// Sends the taken chunk through the stages, as far as the batch has room. Returns the lanes that were cut.
+    /// Sends the taken chunk through the pipeline, as far as the batch has room. Returns the lanes that were cut.
     ///
     /// # Errors
     ///
     /// [`WorkerError`] when a record carries its producer's timestamp or cannot be sealed: the batch must not commit.
-    pub fn process(&mut self, gate: &Arc<Gate>, slots: &mut [Slot]) -> Result<Vec<Cut>, WorkerError> {
-        let knowledge = gate.knowledge();
-        self.size.key_rev = knowledge.keys.revision();
+    pub fn process(&mut self, gate: &Arc<Gate<S>>, slots: &mut [Slot]) -> Result<Vec<Cut>, WorkerError> {
+        let knowledge = gate.services.knowledge();
+        self.size.key_rev = knowledge.revision;
         // Borrowed by the items, while the other fields change.
-        let mut messages = std::mem::replace(&mut self.messages, Messages::with_capacity(0));
+        let mut messages = std::mem::replace(&mut self.messages, S::Consumer::buffer(0));
         let room = gate.config.gate.batch.bytes_max.saturating_sub(self.size.bytes);
-        let count = fitting(messages.iter().map(Message::bytes), room);
-        let result = self.stages(gate, &knowledge, slots, messages.iter().take(count));
+        let count = fitting(messages.iter().map(Record::bytes), room);
+        let result = self.verbs(gate, &knowledge, slots, messages.iter().take(count));
         messages.release(count);
         self.messages = messages;
         result
     }
 
-    fn stages<'r>(
+    fn verbs<'r>(
         &mut self,
-        gate: &Arc<Gate>,
-        knowledge: &Knowledge,
+        gate: &Arc<Gate<S>>,
+        knowledge: &Knowledge<S::Keys>,
         slots: &mut [Slot],
-        messages: impl Iterator<Item = Message<'r>>,
+        messages: impl Iterator<Item = impl Record<'r>>,
     ) -> Result<Vec<Cut>, WorkerError> {
-        let rules = knowledge.rules(gate);
-        self.checker.clear();
-        let mut since = Instant::now();
+        let rules = gate.rules(knowledge);
+        self.pipeline.clear();
+        let mut since = gate.services.now();
         let mut cuts = Vec::new();
         let verified = self.verify(messages, &rules, slots, &mut cuts)?;
-        self.spent(Stage::Verify, &mut since);
-        let checked = self.decode(&rules, verified);
-        // Resolve the ids of all records, not only of the first in each lane: each later id would cost another hold.
-        gate.resolve_schemas(checked.iter().filter_map(|item| match item.stage {
-            Checked::NeedsSchema(id) => Some(id),
-            Checked::Admissible(_) | Checked::Rejected(..) | Checked::Violates(..) => None,
-        }));
-        self.spent(Stage::Decode, &mut since);
-        let ready = cut(slots, self.find_keys(gate, checked), &mut cuts);
-        self.spent(Stage::Keys, &mut since);
-        let decided = admit(slots, knowledge.keys.keyring(), ready);
-        self.spent(Stage::Admit, &mut since);
+        self.spent(gate, Stage::Verify, &mut since);
+        let decoded = self.decode(gate, &rules, verified);
+        self.spent(gate, Stage::Decode, &mut since);
+        let keyed = self.find_keys(gate, decoded);
+        let ready = cut(slots, keyed, &mut cuts);
+        self.spent(gate, Stage::Keys, &mut since);
+        let decided = admit(slots, &knowledge.keyring, ready);
+        self.spent(gate, Stage::Admit, &mut since);
         self.seal(knowledge, slots, &decided)?;
-        self.spent(Stage::Seal, &mut since);
+        self.spent(gate, Stage::Seal, &mut since);
         Ok(cuts)
     }
 
-    fn spent(&mut self, stage: Stage, since: &mut Instant) {
-        let now = Instant::now();
+    fn spent(&mut self, gate: &Gate<S>, stage: Stage, since: &mut Instant) {
+        let now = gate.services.now();
         self.size.stages[stage as usize] += now - *since;
         *since = now;
     }
@@ -280,11 +241,11 @@ impl Filling {
     /// Skips the records of lanes that are not open: they are taken again when the lane opens.
     fn verify<'r, 'k>(
         &mut self,
-        messages: impl Iterator<Item = Message<'r>>,
+        messages: impl Iterator<Item = impl Record<'r>>,
         rules: &Rules<'k>,
         slots: &mut [Slot],
         cuts: &mut Vec<Cut>,
-    ) -> Result<Vec<Item<'r, Result<Verified<'k>, Rejection<'k>>>>, WorkerError> {
+    ) -> Result<Vec<Item<'r, 'k, Verified<'k>>>, WorkerError> {
         let mut items = Vec::with_capacity(CHUNK_RECORDS);
         for message in messages {
             let partition = message.partition();
@@ -307,160 +268,101 @@ impl Filling {
                     offset: record.offset,
                 });
             }
-            let budget = lane.budget;
-            let stage = self.checker.verify(&record, rules, &mut lane.budget);
-            items.push(Item {
-                record,
-                budget,
-                stage,
-            });
+            items.push(self.pipeline.verify(record, rules, &mut lane.budget));
         }
         Ok(items)
     }
 
+    /// Has the registry resolve the ids of all records that wait, not only of the first in each lane: each later id would
+    /// cost another hold.
     fn decode<'r, 'k>(
         &mut self,
+        gate: &Arc<Gate<S>>,
         rules: &Rules<'k>,
-        items: Vec<Item<'r, Result<Verified<'k>, Rejection<'k>>>>,
-    ) -> Vec<Item<'r, Checked<'k>>> {
-        let mut decode = |record: &Received<'r>, verified| match verified {
-            Ok(verified) => self.checker.decode(record, verified, rules),
-            Err(Rejection { reason, signer }) => Checked::Rejected(reason, signer),
-        };
-        items.into_iter().map(|item| item.map(&mut decode)).collect()
+        verified: Vec<Item<'r, 'k, Verified<'k>>>,
+    ) -> Vec<Item<'r, 'k, Admissible<'k>>> {
+        let decode = |item| self.pipeline.decode(item, rules);
+        let decoded: Vec<_> = verified.into_iter().map(decode).collect();
+        let mut ids = Vec::new();
+        for item in &decoded {
+            if let Some(violation) = item.violation() {
+                self.warnings
+                    .violation(&item.record, violation, gate.services.now());
+            }
+            if let Some(Missing::Schema(id)) = item.missing() {
+                ids.push(id);
+            }
+        }
+        if !ids.is_empty() {
+            S::resolve_schemas(gate, ids);
+        }
+        decoded
     }
 
     /// Finds the key of each record's subject. Keys that are not in memory are fetched or created together, in one
     /// round trip.
     fn find_keys<'r, 'k>(
-        &mut self,
-        gate: &Gate,
-        items: Vec<Item<'r, Checked<'k>>>,
-    ) -> Vec<Item<'r, Keyed<'k>>> {
-        let arena = self.checker.arena();
-        let subject_of = |record: &Received<'r>, checked: &Checked<'k>| match checked {
-            Checked::Admissible(found) => {
-                Some((found.bound.key.tenant, found.walk.subject.of(record.value, arena)))
-            }
-            Checked::Rejected(..) | Checked::Violates(..) | Checked::NeedsSchema(_) => None,
-        };
+        &self,
+        gate: &Gate<S>,
+        decoded: Vec<Item<'r, 'k, Admissible<'k>>>,
+    ) -> Vec<Keyed<'r, 'k>> {
         let mut missing = Vec::new();
-        let mut keys = Vec::with_capacity(items.len());
-        for item in &items {
-            let subject = subject_of(&item.record, &item.stage);
-            let key = subject.and_then(|(tenant, id)| gate.subject_key(tenant, id));
+        let mut keys = Vec::with_capacity(decoded.len());
+        for item in &decoded {
+            let subject = self.pipeline.subject(item);
+            let key = subject.and_then(|(tenant, id)| gate.services.subject_key(tenant, id));
             if key.is_none() {
                 missing.extend(subject);
             }
             keys.push(key);
         }
-        gate.count_key_lookups(keys.iter().flatten().count(), missing.len());
+        let hits = keys.iter().flatten().count() as u64;
+        gate.metrics
+            .key_cache(hits, missing.len() as u64, gate.services.subject_keys());
         if !missing.is_empty() {
-            gate.fetch_subject_keys(&missing);
+            S::fetch_subject_keys(gate, &missing);
         }
-        let warnings = &mut self.warnings;
-        let mut find = |record: &Received<'r>, checked, key: Option<Arc<SubjectKey>>| match checked {
-            Checked::Rejected(reason, signer) => Keyed::Rejected(reason, signer),
-            Checked::Violates(violation, signer) => {
-                warnings.violation(record, &violation);
-                Keyed::Rejected(violation.reason(), Some(signer))
-            }
-            Checked::NeedsSchema(id) => Keyed::Waiting(Need::Schema(id)),
-            Checked::Admissible(found) => {
-                let fetched =
-                    || gate.subject_key(found.bound.key.tenant, found.walk.subject.of(record.value, arena));
-                let key = key.or_else(fetched);
-                key.map_or(Keyed::Waiting(Need::SubjectKeys), |key| Keyed::Ready(found, key))
-            }
+        let find = |(item, key): (_, Option<_>)| {
+            self.pipeline.key(item, |tenant, id| {
+                key.or_else(|| gate.services.subject_key(tenant, id))
+            })
         };
-        let items = items.into_iter().zip(keys);
-        items
-            .map(|(item, key)| item.map(|record, checked| find(record, checked, key)))
-            .collect()
+        decoded.into_iter().zip(keys).map(find).collect()
     }
 
     /// Seals every record into the batch, and accounts for it.
     fn seal(
         &mut self,
-        knowledge: &Knowledge,
+        knowledge: &Knowledge<S::Keys>,
         slots: &mut [Slot],
-        decided: &[(Received<'_>, Verdict<'_>)],
+        decided: &[Decided<'_, '_>],
     ) -> Result<(), WorkerError> {
+        let (arena, tenants) = (self.pipeline.arena(), &*knowledge.tenants);
         for (record, verdict) in decided {
-            let outcome = loop {
-                match self.seal_one(&knowledge.keys, record, verdict) {
-                    Err(SealError::Nonces) => {
-                        self.nonces
-                            .refill(NONCES, getrandom::fill)
-                            .map_err(WorkerError::Random)?;
-                    }
-                    result => break result.map_err(WorkerError::Seal)?,
-                }
-            };
+            let sealed = self
+                .output
+                .seal(record, verdict, arena, tenants, getrandom::fill)
+                .map_err(|error| match error {
+                    OutputError::Seal(error) => WorkerError::Seal(error),
+                    OutputError::Random(error) => WorkerError::Random(error),
+                })?;
+            if let Some(error) = sealed.refused.filter(|error| *error == SealError::Untranscodable) {
+                error!(
+                    lane = record.partition,
+                    offset = record.offset,
+                    %error,
+                    "failed to seal a valid event: rejected as a schema violation"
+                );
+            }
             let Some(lane) = open(slots, record.partition) else {
                 continue;
             };
-            lane.account(record, outcome);
+            lane.account(record, sealed.outcome);
             self.size.records += 1;
             self.size.bytes += record.value.len() + record.key.map_or(0, <[u8]>::len);
             self.last_appended_ms[record.partition as usize] = record.appended_ms;
         }
         Ok(())
-    }
-
-    fn seal_one(
-        &mut self,
-        keys: &vault::Keys,
-        record: &Received<'_>,
-        verdict: &Verdict<'_>,
-    ) -> Result<Outcome, SealError> {
-        let (reason, signer) = match verdict {
-            Verdict::Admitted(found, subject) => {
-                let Admissible { bound, plan, walk } = found;
-                let event = Event {
-                    plan,
-                    walk,
-                    arena: self.checker.arena(),
-                };
-                let tenant = keys.tenant(bound.key.tenant).ok_or(SealError::Tenant)?;
-                let keys = Keys {
-                    tenant,
-                    subject,
-                    device_token: bound.key.device_token,
-                };
-                match self
-                    .sealer
-                    .seal_clean(record, event, keys, &mut self.nonces, &mut self.batch)
-                {
-                    Ok(()) => return Ok(Outcome::Clean),
-                    Err(error) => {
-                        let reason = error.reason().ok_or(error)?;
-                        if error == SealError::Untranscodable {
-                            error!(
-                                lane = record.partition,
-                                offset = record.offset,
-                                %error,
-                                "failed to seal a valid event: rejected as a schema violation"
-                            );
-                        }
-                        (reason, Some(found.bound.key))
-                    }
-                }
-            }
-            Verdict::Duplicate => return Ok(Outcome::Duplicate),
-            Verdict::Rejected(reason, signer) => (*reason, *signer),
-        };
-        let quarantine = keys.quarantine(signer.map(|key| key.tenant));
-        let device = signer.map(|key| key.device);
-        self.sealer.seal_deadletter(
-            record,
-            reason,
-            device,
-            &quarantine,
-            &mut self.nonces,
-            &mut self.batch,
-        )?;
-        Ok(reason.into())
     }
 }
 
@@ -487,87 +389,40 @@ fn open(slots: &mut [Slot], partition: i32) -> Option<&mut Lane> {
     }
 }
 
-/// Ends each lane's part of the chunk before the first record that has to wait, and restores the budget that it and
-/// the records behind it have spent. Returns the records that go on.
-fn cut<'r, 'k>(
-    slots: &mut [Slot],
-    items: Vec<Item<'r, Keyed<'k>>>,
-    cuts: &mut Vec<Cut>,
-) -> Vec<Item<'r, Keyed<'k>>> {
-    let mut waiting: Vec<Cut> = Vec::new();
-    let mut ready = Vec::with_capacity(items.len());
-    for item in items {
-        let partition = item.record.partition;
-        if waiting.iter().any(|cut| cut.partition == partition) {
-            continue;
-        }
-        let Keyed::Waiting(need) = item.stage else {
-            ready.push(item);
-            continue;
-        };
+/// Ends each lane's part of the chunk before the first record that waits. Returns the records that go on.
+fn cut<'r, 'k>(slots: &mut [Slot], items: Vec<Keyed<'r, 'k>>, cuts: &mut Vec<Cut>) -> Vec<Keyed<'r, 'k>> {
+    let mut waiting = Vec::new();
+    let ready = pipeline::cut(items, &mut waiting, |partition, budget| {
         if let Some(lane) = open(slots, partition) {
-            lane.budget = item.budget;
+            lane.budget = budget;
         }
-        waiting.push(Cut { partition, need });
-    }
+    });
     // A lane that waits for a key is read again from there, and meets the error that ended its log then.
     cuts.retain(|cut| waiting.iter().all(|other| other.partition != cut.partition));
-    cuts.append(&mut waiting);
+    cuts.extend(waiting.into_iter().map(|cut| Cut {
+        partition: cut.partition,
+        need: Need::Piece(cut.missing),
+    }));
     ready
 }
 
 /// Decides replays and rates, which depend on each lane's past, in the order of its log.
-fn admit<'r, 'k>(
-    slots: &mut [Slot],
-    keyring: &Keyring,
-    items: Vec<Item<'r, Keyed<'k>>>,
-) -> Vec<(Received<'r>, Verdict<'k>)> {
+fn admit<'r, 'k>(slots: &mut [Slot], keyring: &Keyring, items: Vec<Keyed<'r, 'k>>) -> Vec<Decided<'r, 'k>> {
     for slot in slots.iter_mut() {
         if let Slot::Open(lane) = slot {
             lane.admission.learn_classes(keyring.classes());
         }
     }
-    let mut decided = Vec::with_capacity(items.len());
-    for Item { record, stage, .. } in items {
-        let verdict = match stage {
-            Keyed::Ready(found, key) => {
-                let Some(lane) = open(slots, record.partition) else {
-                    continue;
-                };
-                let bound = &found.bound;
-                match lane.admission.admit(
-                    bound.key.slot,
-                    bound.key.class,
-                    bound.sequence,
-                    record.appended_ms,
-                ) {
-                    Ok(_) => Verdict::Admitted(found, key),
-                    Err(Outcome::Rejected(reason)) => Verdict::Rejected(reason, Some(found.bound.key)),
-                    Err(Outcome::Duplicate | Outcome::Clean) => Verdict::Duplicate,
-                }
-            }
-            Keyed::Rejected(reason, signer) => Verdict::Rejected(reason, signer),
-            Keyed::Waiting(_) => continue,
-        };
-        decided.push((record, verdict));
-    }
-    decided
+    let admit = |item: Keyed<'r, 'k>| {
+        let lane = open(slots, item.record.partition)?;
+        pipeline::admit(item, &mut lane.admission)
+    };
+    items.into_iter().filter_map(admit).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pulsegate_core::gate::seal::Topics;
-
-    fn filling() -> Filling {
-        let topics = Topics {
-            raw: "raw",
-            clean: "clean",
-            deadletter: "deadletter",
-        };
-        let sealer = Sealer::new("test", topics).expect("short names");
-        Filling::with(sealer, 1)
-    }
 
     #[test]
     fn the_record_that_fills_a_batch_is_its_last() {
@@ -584,20 +439,6 @@ mod tests {
                 count,
                 "{sizes:?} into {room}"
             );
-        }
-    }
-
-    #[test]
-    fn no_nonce_outlives_its_batch() {
-        let mut filling = filling();
-        let end: [fn(&mut Filling); 2] = [
-            |filling| drop(filling.close(SealedBatch::default())),
-            Filling::clear,
-        ];
-        for end in end {
-            filling.nonces.refill(9, getrandom::fill).expect("random bytes");
-            end(&mut filling);
-            assert_eq!(filling.nonces.left(), 0);
         }
     }
 }

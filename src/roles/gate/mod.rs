@@ -3,15 +3,37 @@
 //! ```text
 //!            consumer ──▶ filling ──▶ settle ──▶ broker
 //! worker ─┬─ opening (a thread a lane, before its first record)
-//!         └─ gate (what all workers share)
+//!         └─ gate (what all workers share), on top of services (what a worker asks of the world around it)
 //! ```
+//!
+//! `simulation` runs the same worker, lanes and openings in a scripted world, and checks the invariants of exactly-once
+//! after every step.
+
+/// Whether a bug is planted at this place: never outside the simulation.
+macro_rules! planted {
+    ($bug:ident) => {{
+        #[cfg(test)]
+        {
+            crate::roles::gate::simulation::bug::is_planted(crate::roles::gate::simulation::bug::Bug::$bug)
+        }
+        #[cfg(not(test))]
+        {
+            false
+        }
+    }};
+}
 
 pub mod filling;
 mod gate;
+mod live;
 pub mod opening;
 pub mod progress;
+mod services;
+#[cfg(test)]
+mod simulation;
 pub mod slot;
 pub mod worker;
 pub mod workers;
 
-pub use self::gate::{Gate, Knowledge};
+pub use self::gate::Gate;
+pub use self::live::Live;

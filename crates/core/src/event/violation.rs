@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use pulsegate_ledger::outcome::Reason;
-
 /// Why a value is not an event. It contains neither the value nor a name that the sender chose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Violation {
@@ -47,17 +45,6 @@ pub enum Kind {
     TooMany,
     /// JSON text that represents no value, such as a lone surrogate.
     Unrepresentable,
-}
-
-impl Violation {
-    /// The reason that the record is rejected with.
-    #[must_use]
-    pub fn reason(&self) -> Reason {
-        match self {
-            Self::Undecodable => Reason::Undecodable,
-            Self::Schema { .. } => Reason::SchemaViolation,
-        }
-    }
 }
 
 impl fmt::Display for Violation {

@@ -1,29 +1,32 @@
 //! A worker's lanes: each is opened on a thread of its own, held while a key, a schema or a broker is missing, and
 //! rewound to its last commit when a transaction fails.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::thread;
-use std::time::Instant;
-
 use tracing::{debug, warn};
 
 use super::{ABORTS_REFUSED, RETRY_PAUSE, SCHEMA_PAUSE, Worker, WorkerError};
+use crate::io::kafka::source::Source as _;
 use crate::roles::gate::filling::Cut;
-use crate::roles::gate::opening;
-use crate::roles::gate::slot::{Need, Slot};
+use crate::roles::gate::opening::{self, Opened};
+use crate::roles::gate::services::Services;
+use crate::roles::gate::slot::{Need, Slot, Ticket};
 use crate::telemetry::health::HoldCause;
 use pulsegate_core::gate::lane::Lane;
+use pulsegate_core::gate::pipeline::Missing;
 
-impl Worker {
+impl<S: Services> Worker<S> {
     /// Takes over the lanes that have been opened, and starts to open closed ones.
     pub(super) fn open_lanes(&mut self) -> Result<(), WorkerError> {
-        while let Ok((partition, cancelled, opened)) = self.openings.1.try_recv() {
+        while let Ok(Opened {
+            partition,
+            ticket,
+            result,
+        }) = self.openings.1.try_recv()
+        {
             // Revoked meanwhile, or revoked and reassigned: another opening is or will be under way.
-            if !matches!(self.slot(partition), Slot::Opening(current) if Arc::ptr_eq(current, &cancelled)) {
+            if !self.slot(partition).awaits(&ticket) {
                 continue;
             }
-            *self.slot(partition) = match opened {
+            *self.slot(partition) = match result {
                 Ok(lane) => self.start(partition, Box::new(lane)),
                 Err(refused) if refused.is_final() => return Err(WorkerError::Refused(refused)),
                 Err(error) => {
@@ -31,14 +34,14 @@ impl Worker {
                     if let Some(cause) = error.cause() {
                         self.health.hold(partition, cause);
                     }
-                    Slot::Closed(Instant::now() + RETRY_PAUSE)
+                    Slot::Closed(self.gate.services.now() + RETRY_PAUSE)
                 }
             };
         }
         if self.settler.is_none() {
             return Ok(());
         }
-        let now = Instant::now();
+        let now = self.gate.services.now();
         for partition in 0..self.slots.len() as i32 {
             if matches!(self.slot(partition), Slot::Closed(at) if *at <= now) {
                 *self.slot(partition) = self.begin_opening(partition);
@@ -47,25 +50,14 @@ impl Worker {
         Ok(())
     }
 
-    fn begin_opening(&self, partition: i32) -> Slot {
-        let cancelled = Arc::new(AtomicBool::new(false));
-        let (gate, flag, outbox) = (
-            Arc::clone(&self.gate),
-            Arc::clone(&cancelled),
-            self.openings.0.clone(),
-        );
-        let spawned = thread::Builder::new()
-            .name(format!("open-{partition}"))
-            .spawn(move || {
-                let opened = opening::open(gate, partition, Arc::clone(&flag));
-                // Sending fails only when the worker has ended.
-                let _ = outbox.send((partition, flag, opened));
-            });
-        match spawned {
-            Ok(_) => Slot::Opening(cancelled),
+    fn begin_opening(&mut self, partition: i32) -> Slot {
+        self.openings_begun += 1;
+        let ticket = Ticket::new(self.openings_begun);
+        match S::begin_opening(&self.gate, partition, ticket.clone(), self.openings.0.clone()) {
+            Ok(()) => Slot::Opening(ticket),
             Err(error) => {
                 warn!(lane = partition, %error, "failed to start a thread to open the lane: retrying");
-                Slot::Closed(Instant::now() + RETRY_PAUSE)
+                Slot::Closed(self.gate.services.now() + RETRY_PAUSE)
             }
         }
     }
@@ -73,7 +65,9 @@ impl Worker {
     /// Starts to fetch from the lane's position.
     fn start(&mut self, partition: i32, lane: Box<Lane>) -> Slot {
         // As the seek discards what librdkafka has fetched.
-        self.filling.forget(partition);
+        if !planted!(SeekKeepsBuffered) {
+            self.filling.forget(partition);
+        }
         match self.consumer.start(partition, lane.position()) {
             Ok(()) => {
                 if is_refused(&lane) {
@@ -82,20 +76,23 @@ impl Worker {
                 } else {
                     self.health.release(partition);
                 }
-                if lane.is_dirty() {
+                if lane.is_dirty() && !planted!(NoticeAwaitsRecord) {
                     // A notice is written even when no record follows it.
-                    self.filling.begin();
+                    self.filling.begin(&self.gate);
                 }
                 Slot::Open(lane)
             }
             Err(error) => {
                 warn!(lane = partition, %error, "failed to seek to the lane's position: retrying");
                 self.health.hold(partition, HoldCause::Kafka);
+                if planted!(FailedSeekClosesLane) {
+                    return Slot::Closed(self.gate.services.now() + RETRY_PAUSE);
+                }
                 // Not closed: what it has accounted for may be in the open batch.
                 Slot::Held {
                     lane,
                     need: Need::Log,
-                    retry_at: Instant::now() + RETRY_PAUSE,
+                    retry_at: self.gate.services.now() + RETRY_PAUSE,
                 }
             }
         }
@@ -103,7 +100,7 @@ impl Worker {
 
     /// Resumes held lanes whose pause is over and whose schema, if they wait for one, is resolved.
     pub(super) fn release_holds(&mut self) {
-        let now = Instant::now();
+        let now = self.gate.services.now();
         for partition in 0..self.slots.len() as i32 {
             let Slot::Held { need, retry_at, .. } = &mut self.slots[partition as usize] else {
                 continue;
@@ -111,11 +108,11 @@ impl Worker {
             if *retry_at > now {
                 continue;
             }
-            if let Need::Schema(id) = *need
-                && !self.gate.knows_schema(id)
+            if let Need::Piece(Missing::Schema(id)) = *need
+                && !self.gate.services.knows_schema(id)
             {
                 *retry_at = now + SCHEMA_PAUSE;
-                self.gate.resolve_schemas([id]);
+                S::resolve_schemas(&self.gate, vec![id]);
                 continue;
             }
             if let Slot::Held { lane, .. } = std::mem::replace(self.slot(partition), Slot::Absent) {
@@ -127,6 +124,9 @@ impl Worker {
     /// Stops reading a lane until what it needs is available.
     pub(super) fn hold(&mut self, Cut { partition, need }: Cut) -> Result<(), WorkerError> {
         if matches!(need, Need::Log) {
+            if planted!(FetchErrorIgnored) {
+                return Ok(());
+            }
             return self.find_out_what_is_left();
         }
         let slot = std::mem::replace(self.slot(partition), Slot::Absent);
@@ -137,11 +137,11 @@ impl Worker {
         let (cause, offset) = (need.cause().as_str(), lane.position());
         match need {
             // The registry usually answers at once, and a failed request is logged where it is made.
-            Need::Schema(_) => debug!(
+            Need::Piece(Missing::Schema(_)) => debug!(
                 lane = partition,
                 cause, offset, "lane held until its schema is resolved"
             ),
-            Need::SubjectKeys | Need::Log | Need::Output => {
+            Need::Piece(Missing::SubjectKeys) | Need::Log | Need::Output => {
                 warn!(
                     lane = partition,
                     cause, offset, "lane held: retrying until its cause is gone"
@@ -158,13 +158,13 @@ impl Worker {
         }
         self.health.hold(partition, need.cause());
         let pause = match need {
-            Need::SubjectKeys | Need::Log | Need::Output => RETRY_PAUSE,
-            Need::Schema(_) => SCHEMA_PAUSE,
+            Need::Piece(Missing::SubjectKeys) | Need::Log | Need::Output => RETRY_PAUSE,
+            Need::Piece(Missing::Schema(_)) => SCHEMA_PAUSE,
         };
         Slot::Held {
             lane,
             need,
-            retry_at: Instant::now() + pause,
+            retry_at: self.gate.services.now() + pause,
         }
     }
 
@@ -182,7 +182,9 @@ impl Worker {
 
     /// Rewinds every lane to its last commit.
     pub(super) fn rewind(&mut self) {
-        self.filling.clear();
+        if !planted!(RewindKeepsBatch) {
+            self.filling.clear();
+        }
         for partition in 0..self.slots.len() as i32 {
             let slot = std::mem::replace(self.slot(partition), Slot::Absent);
             *self.slot(partition) = match slot {
@@ -199,7 +201,9 @@ impl Worker {
                     need,
                     retry_at,
                 } => {
-                    lane.abort();
+                    if !planted!(HeldLaneNotRewound) {
+                        lane.abort();
+                    }
                     Slot::Held { lane, need, retry_at }
                 }
                 other => other,
@@ -210,7 +214,9 @@ impl Worker {
     /// Drops the producer and closes all lanes: what was committed is unknown, and opening the lanes again, with a new
     /// producer, finds out.
     pub(super) fn reopen(&mut self) {
-        self.settler = None;
+        if !planted!(UnknownKeepsProducer) {
+            self.settler = None;
+        }
         self.filling.clear();
         self.close_lanes();
     }
@@ -225,7 +231,9 @@ impl Worker {
             .map(|(lane, _)| lane)
             .collect();
         // What could not be committed is consumed again.
-        self.filling.clear();
+        if !planted!(GapKeepsBatch) {
+            self.filling.clear();
+        }
         self.close_lanes();
         // librdkafka has stopped fetching the partition, and refuses to seek in it until it is reassigned. This is
         // local: the group does not notice.
@@ -243,7 +251,8 @@ impl Worker {
             if let Err(error) = self.consumer.pause(partition) {
                 warn!(lane = partition, %error, "failed to pause fetching: records are discarded and read again later");
             }
-            self.slot(partition).close();
+            let now = self.gate.services.now();
+            self.slot(partition).close(now);
             self.health.hold(partition, HoldCause::Kafka);
         }
     }

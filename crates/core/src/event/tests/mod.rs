@@ -75,7 +75,7 @@ fn rewrite(catalog: &Catalog, value: &[u8]) -> Result<Vec<u8>, Reason> {
     };
     let walk = plan
         .walk(format, value, datum_start, &mut arena)
-        .map_err(|violation| violation.reason())?;
+        .map_err(|violation| crate::gate::pipeline::reason(&violation))?;
     let mut out = Vec::new();
     Rewriter::default()
         .rewrite(plan, value, &walk, &arena, &mut out, seal)

@@ -93,6 +93,27 @@ pub struct KeyringBuilder {
     classes: HashMap<Box<str>, usize>,
 }
 
+impl Keyring {
+    /// Returns a new snapshot with these rows added or, where the key id is known, updated. The order of the rows does
+    /// not matter.
+    ///
+    /// # Errors
+    /// If a row breaks a rule of the registry; this snapshot stays unchanged.
+    pub fn apply(&self, rows: &[KeyRow<'_>]) -> Result<Self, KeyringError> {
+        let mut builder = self.edit();
+        for row in rows {
+            builder.put(row)?;
+        }
+        builder.finish()
+    }
+
+    /// Starts building a new snapshot from this one.
+    #[must_use]
+    pub fn edit(&self) -> KeyringBuilder {
+        KeyringBuilder::from(self.clone())
+    }
+}
+
 impl Default for KeyringBuilder {
     fn default() -> Self {
         Self::from(Keyring::empty())

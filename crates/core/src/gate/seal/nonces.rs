@@ -1,6 +1,6 @@
 //! Random bytes of a batch, each used once.
 
-use super::SealError;
+use super::error::SealError;
 use crate::crypto::envelope::Nonce;
 
 /// How many IVs are drawn at once: a system call for a few thousand costs less than 1 % of what sealing with them does,

@@ -6,12 +6,10 @@
 use base64_simd::{AsOut, URL_SAFE_NO_PAD};
 use serde::Deserialize;
 
-use super::mac::{Mac, SigningInput};
+use super::mac::{Mac, SIGNATURE_BYTES_MAX, SigningInput};
 
 /// Maximum length of the decoded protected header, in bytes.
 pub(super) const PROTECTED_BYTES_MAX: usize = 512;
-/// Maximum length of a signature, in bytes: an Ed25519 signature; an HMAC is half as long.
-pub(super) const SIGNATURE_BYTES_MAX: usize = 64;
 
 /// The protected header: exactly these members, each once, each without an escape, in any order.
 #[derive(Deserialize)]

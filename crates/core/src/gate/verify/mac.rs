@@ -6,8 +6,8 @@ use hmac::{Hmac, KeyInit, Mac as _};
 use sha2::Sha256;
 use subtle::{Choice, ConstantTimeEq};
 
-use super::jws::SIGNATURE_BYTES_MAX;
-
+/// Maximum length of a signature, in bytes: an Ed25519 signature; an HMAC is half as long.
+pub(super) const SIGNATURE_BYTES_MAX: usize = 64;
 /// Size of an HMAC-SHA256, in bytes.
 pub(super) const MAC_BYTES: usize = 32;
 

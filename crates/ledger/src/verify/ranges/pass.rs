@@ -309,13 +309,13 @@ impl<'a> Pass<'a> {
             let detail =
                 format!("its raw record {origin} is missing, or has more than one deadletter record");
             let problem = Problem::new(Kind::DeadletterInserted, self.job.lane, detail);
-            self.note(problem.in_topic(&topics.deadletter, self.job.partition, at));
+            self.note(problem.in_topic(topics.deadletter, self.job.partition, at));
         }
         let pending = self.job.pending_clean.map(|pending| pending.records);
         if let Some(at) = self.clean.left(self.whole, pending) {
             let detail = "no raw record corresponds to it";
             let problem = Problem::new(Kind::CleanInserted, self.job.lane, detail);
-            self.note(problem.in_topic(&topics.clean, self.job.partition, at));
+            self.note(problem.in_topic(topics.clean, self.job.partition, at));
         }
     }
 

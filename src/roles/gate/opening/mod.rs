@@ -1,0 +1,369 @@
+//! Opening a lane: reconciles the group's committed offset, the ledger and the range of the raw log, then rebuilds the
+//! replay windows and rates from the log itself. What it asks of Kafka is [`LaneLog`].
+
+mod log;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use thiserror::Error;
+use tracing::{info, warn};
+
+use self::log::KafkaLog;
+use super::gate::Gate;
+use super::services::Services;
+use super::slot::Ticket;
+use crate::io::kafka::source::{Record as _, Records};
+use crate::io::registry::RegistryFault;
+use crate::telemetry::health::HoldCause;
+use pulsegate_core::event::Verdict;
+use pulsegate_core::gate::lane::Lane;
+use pulsegate_core::gate::pipeline::{Past, Pipeline};
+use pulsegate_ledger::entry::{EntryError, Head, Outset, Refusal, Standing};
+
+/// Why a lane did not open.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The ledger and the group's offsets disagree: an operator has to decide.
+    #[error("lane {partition}: {refusal}")]
+    Refused {
+        /// Partition of the raw topic.
+        partition: i32,
+        /// The disagreement, and what to do about it.
+        refusal: Refusal,
+    },
+    /// The last ledger record is invalid.
+    #[error("lane {partition}: the last ledger record cannot be read: {error}")]
+    Ledger {
+        /// Partition of the raw topic.
+        partition: i32,
+        /// Why the record is invalid.
+        error: EntryError,
+    },
+    /// A request to Kafka failed: the lane is opened again later.
+    #[error("lane {partition}: a request to Kafka failed: {error}")]
+    Kafka {
+        /// Partition of the raw topic.
+        partition: i32,
+        /// The client's error.
+        error: KafkaError,
+    },
+    /// The registry has not resolved the schema of a record in the log: the lane is opened again later.
+    #[error("lane {partition}: schema id {id} is not resolved yet: {error}")]
+    Schema {
+        /// Partition of the raw topic.
+        partition: i32,
+        /// Id of the schema in the registry.
+        id: u32,
+        /// Why the registry gave no answer.
+        error: RegistryFault,
+    },
+    /// Opening the lane panicked, which is a defect.
+    #[error("lane {partition}: opening the lane panicked; this is a defect, please report it")]
+    Panicked {
+        /// Partition of the raw topic.
+        partition: i32,
+    },
+    /// The lane was revoked before it was open.
+    #[error("lane {partition} was revoked while it was being opened")]
+    Cancelled {
+        /// Partition of the raw topic.
+        partition: i32,
+    },
+}
+
+impl OpenError {
+    /// The service that the lane waits for; `None` if it is not opened again.
+    #[must_use]
+    pub const fn cause(&self) -> Option<HoldCause> {
+        match self {
+            Self::Kafka { .. } => Some(HoldCause::Kafka),
+            Self::Schema { .. } => Some(HoldCause::SchemaRegistry),
+            Self::Refused { .. } | Self::Ledger { .. } | Self::Panicked { .. } | Self::Cancelled { .. } => {
+                None
+            }
+        }
+    }
+
+    /// Whether opening the lane again would fail in the same way.
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused { .. } | Self::Ledger { .. } | Self::Panicked { .. }
+        )
+    }
+}
+
+/// The result of an opening.
+pub struct Opened {
+    /// Partition of the raw topic.
+    pub partition: i32,
+    /// The opening that it is the result of.
+    pub ticket: Ticket,
+    /// The lane, or why it did not open.
+    pub result: Result<Lane, OpenError>,
+}
+
+/// What opening a lane asks of Kafka about its partition of the raw topic and of the ledger. Every call blocks.
+pub trait LaneLog {
+    /// Raw records that were fetched together.
+    type Records: Records;
+
+    /// The group's committed offset, once no transaction has offsets pending here.
+    ///
+    /// # Errors
+    /// [`OpenError::Kafka`].
+    fn committed(&self) -> Result<Option<i64>, OpenError>;
+
+    /// The head after the lane's last visible ledger record.
+    ///
+    /// # Errors
+    /// [`OpenError::Kafka`], or [`OpenError::Ledger`] if the record is invalid.
+    fn head(&self) -> Result<Option<Head>, OpenError>;
+
+    /// The first offset of the raw log, and the first that is not written yet.
+    ///
+    /// # Errors
+    /// [`OpenError::Kafka`].
+    fn watermarks(&self) -> Result<(i64, i64), OpenError>;
+
+    /// The timestamp of the first raw record at or after `offset`, since offsets may be missing, and whether it is the
+    /// broker's; `None` at the end of the log.
+    ///
+    /// # Errors
+    /// [`OpenError::Kafka`].
+    fn timestamp(&self, offset: i64) -> Result<Option<(i64, bool)>, OpenError>;
+
+    /// The first raw offset with a timestamp at or after `time_ms`.
+    ///
+    /// # Errors
+    /// [`OpenError::Kafka`].
+    fn offset_at(&self, time_ms: i64) -> Result<Option<i64>, OpenError>;
+
+    /// Reads the raw log from `offset` on, until `visit` returns true.
+    ///
+    /// # Errors
+    /// [`OpenError::Kafka`], [`OpenError::Cancelled`], or that of `visit`.
+    fn read(
+        &self,
+        offset: i64,
+        visit: impl FnMut(&Self::Records) -> Result<bool, OpenError>,
+    ) -> Result<(), OpenError>;
+}
+
+/// Opens `partition`, blocking until it is open; cancelling the ticket ends it early.
+///
+/// # Errors
+///
+/// [`OpenError`]; retrying does not help if it [is final](OpenError::is_final).
+pub fn open(gate: &Arc<Gate>, partition: i32, ticket: &Ticket) -> Result<Lane, OpenError> {
+    answered(partition, || {
+        let log = KafkaLog::new(gate, partition, ticket)?;
+        Opening::new(gate, partition, ticket, log).run()
+    })
+}
+
+/// Turns a panic into an error: without an answer the worker would wait for this lane forever.
+fn answered<T>(partition: i32, open: impl FnOnce() -> Result<T, OpenError>) -> Result<T, OpenError> {
+    catch_unwind(AssertUnwindSafe(open)).unwrap_or(Err(OpenError::Panicked { partition }))
+}
+
+/// One opening of a lane.
+pub(super) struct Opening<'g, S, L> {
+    gate: &'g Gate<S>,
+    partition: i32,
+    ticket: &'g Ticket,
+    log: L,
+}
+
+impl<'g, S: Services, L: LaneLog> Opening<'g, S, L> {
+    pub(super) fn new(gate: &'g Gate<S>, partition: i32, ticket: &'g Ticket, log: L) -> Self {
+        Self {
+            gate,
+            partition,
+            ticket,
+            log,
+        }
+    }
+
+    pub(super) fn run(&self) -> Result<Lane, OpenError> {
+        let started = self.gate.services.now();
+        let outset = self.agree()?;
+        let position = outset.position();
+        let (past, rescanned) = self.rebuild(position)?;
+        let lane = Lane::open(
+            &self.gate.config.topics.raw,
+            self.partition,
+            outset,
+            past.admission,
+            past.budget,
+        );
+        self.gate.opened(self.partition);
+        let elapsed_ms = (self.gate.services.now() - started).as_millis();
+        info!(
+            lane = self.partition,
+            position, rescanned, elapsed_ms, "lane opened"
+        );
+        Ok(lane)
+    }
+
+    /// Retries until the group, the ledger and the log agree: the markers of the last committed transaction may reach
+    /// the ledger's partition later, by up to the transaction timeout.
+    fn agree(&self) -> Result<Outset, OpenError> {
+        let gate = self.gate;
+        let reconcile = |rewind| {
+            let refused = |refusal| OpenError::Refused {
+                partition: self.partition,
+                refusal,
+            };
+            self.standing()?.reconcile(rewind).map_err(refused)
+        };
+        let patience = Duration::from_millis(gate.config.gate.transaction_timeout_ms);
+        let mut pauses = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(50))
+            .with_max_delay(Duration::from_secs(1))
+            .without_max_times()
+            .with_total_delay(Some(patience))
+            .build();
+        loop {
+            let agreed = reconcile(false);
+            let Err(OpenError::Refused { refusal, .. }) = &agreed else {
+                return agreed;
+            };
+            let passing = refusal.may_pass() && !self.ticket.is_cancelled() && !planted!(HeadNotAwaited);
+            match pauses.next().filter(|_| passing) {
+                Some(pause) => gate.services.rest(pause),
+                // Only after the retries: while the last ledger record is not visible yet, the chain would continue
+                // from the record before it.
+                None if gate.may_rewind(self.partition) => return reconcile(true),
+                None => return agreed,
+            }
+        }
+    }
+
+    fn standing(&self) -> Result<Standing, OpenError> {
+        // Read the committed offset first: the broker answers only when no transaction has offsets pending here, so
+        // the ledger read afterwards cannot be older.
+        let committed = self.log.committed()?;
+        let head = self.log.head()?;
+        let (low, high) = self.log.watermarks()?;
+        Ok(Standing {
+            head,
+            committed,
+            low: if planted!(RetentionUnnoticed) { 0 } else { low },
+            high,
+        })
+    }
+
+    /// Replays the log from the start of the previous generation up to `position`, which gives the admission the state
+    /// that it would have had without a pause (see [`Admission`](pulsegate_core::gate::admit::Admission)).
+    fn rebuild(&self, position: i64) -> Result<(Past, usize), OpenError> {
+        let mut past = self.gate.no_past(&self.gate.services.knowledge());
+        let Some(from) = self.rescan_start(position)?.filter(|_| !planted!(PastNotRebuilt)) else {
+            return Ok((past, 0));
+        };
+        let (mut pipeline, mut rescanned) = (Pipeline::default(), 0);
+        self.log.read(from, |records| {
+            rescanned += records.len();
+            self.replay(&mut past, &mut pipeline, records, position)
+        })?;
+        Ok((past, rescanned))
+    }
+
+    /// Replays one chunk. True when it reached `position` or the end of the log.
+    fn replay(
+        &self,
+        past: &mut Past,
+        pipeline: &mut Pipeline,
+        records: &L::Records,
+        position: i64,
+    ) -> Result<bool, OpenError> {
+        let knowledge = self.gate.services.knowledge();
+        let rules = self.gate.rules(&knowledge);
+        pipeline.clear();
+        past.admission.learn_classes(knowledge.keyring.classes());
+        let mut next = None;
+        for record in records.iter() {
+            match record.error() {
+                Some(RDKafkaErrorCode::PartitionEOF) => return Ok(true),
+                Some(code) => {
+                    return Err(OpenError::Kafka {
+                        partition: self.partition,
+                        error: KafkaError::MessageConsumption(code),
+                    });
+                }
+                None => {}
+            }
+            let (record, by_broker) = record.received();
+            if record.offset >= position {
+                return Ok(true);
+            }
+            next = Some(record.offset + 1);
+            // The timestamp is the producer's: no worker admitted this record, and the lane was moved past it.
+            if by_broker {
+                past.replay(pipeline, record, &rules, |id| self.ask_about_schema(id))?;
+            }
+        }
+        Ok(next.is_some_and(|next| next >= position))
+    }
+
+    /// Resolves a schema id on this thread: if the opening started over after each id, the first of many ids would be
+    /// evicted from the cache before the last were resolved.
+    fn ask_about_schema(&self, id: u32) -> Result<Verdict, OpenError> {
+        S::ask_about_schema(self.gate, id).map_err(|error| OpenError::Schema {
+            partition: self.partition,
+            id,
+            error,
+        })
+    }
+
+    /// The first offset of the generation before the one of the record at `position`; `None` when there is nothing to
+    /// replay before it.
+    fn rescan_start(&self, position: i64) -> Result<Option<i64>, OpenError> {
+        let (low, _) = self.log.watermarks()?;
+        if position <= low {
+            return Ok(None);
+        }
+        let last_ms = match self.log.timestamp(position - 1)? {
+            None => return Ok(None),
+            Some((last_ms, true)) => last_ms,
+            // A producer's timestamp does not tell how far back the generation began.
+            Some((_, false)) => return Ok(Some(low)),
+        };
+        let found = self.log.offset_at(self.gate.rebuild_start_ms(last_ms))?;
+        Ok(found
+            .filter(|&offset| offset < position)
+            .map(|offset| offset.max(low)))
+    }
+}
+
+/// Logs a failed opening: an error if an operator has to act, a warning if the lane is opened again.
+pub fn report(error: &OpenError) {
+    match error {
+        OpenError::Refused { .. } | OpenError::Ledger { .. } | OpenError::Panicked { .. } => {
+            tracing::error!(%error, "failed to open a lane: an operator has to act");
+        }
+        OpenError::Kafka { .. } | OpenError::Schema { .. } => {
+            warn!(%error, "failed to open a lane: retrying")
+        }
+        OpenError::Cancelled { .. } => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_while_opening_is_a_final_error() {
+        let opened = answered(3, || -> Result<(), _> { panic!("a bug") });
+        let Err(error @ OpenError::Panicked { partition: 3 }) = opened else {
+            panic!("{opened:?}");
+        };
+        assert!(error.is_final());
+    }
+}

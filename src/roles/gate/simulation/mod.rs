@@ -1,0 +1,2 @@
+//! The simulation of the gate.
+pub mod bug;
