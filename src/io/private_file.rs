@@ -1,10 +1,11 @@
 //! Files that only their owner may access: logins and keys.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::Path;
 
+use tempfile::NamedTempFile;
 use zeroize::Zeroizing;
 
 /// Reads the text of a file that only its owner may access.
@@ -31,35 +32,51 @@ pub(super) fn read_public(path: &Path, bytes_max: u64) -> io::Result<Zeroizing<S
 
 /// Writes a file, replacing an existing one. It is renamed into place, so that no reader sees half of it.
 pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
-    fs::rename(write_beside(path, text)?, path)
+    write_beside(path, text)?.persist(path)?;
+    Ok(())
 }
 
-/// Writes a file unless it exists. It is linked into place, so no reader sees half of it and no file is replaced.
+/// Writes a file unless it exists. It is moved into place, so no reader sees half of it and no file is replaced.
 pub(super) fn create(path: &Path, text: &str) -> io::Result<()> {
-    let temporary = write_beside(path, text)?;
-    let linked = fs::hard_link(&temporary, path);
-    fs::remove_file(&temporary)?;
-    match linked {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+    match write_beside(path, text)?.persist_noclobber(path) {
+        Err(failed) if failed.error.kind() != io::ErrorKind::AlreadyExists => Err(failed.error),
         _ => Ok(()),
     }
 }
 
-fn write_beside(path: &Path, text: &str) -> io::Result<PathBuf> {
-    if let Some(directory) = path.parent() {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)?;
-    }
-    let temporary = path.with_extension(format!("new-{}", std::process::id()));
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?;
+/// Writes a file with a random name and mode 0600 in the same directory. It is removed unless it is moved into place.
+fn write_beside(path: &Path, text: &str) -> io::Result<NamedTempFile> {
+    let directory = path
+        .parent()
+        .filter(|directory| !directory.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)?;
+    let mut file = NamedTempFile::new_in(directory)?;
     writeln!(file, "{text}")?;
-    file.sync_all()?;
-    Ok(temporary)
+    file.as_file().sync_all()?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_files_are_for_their_owner_and_leave_nothing_beside_them() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("logins").join("role");
+        create(&path, "first").expect("created");
+        create(&path, "second").expect("an existing file is kept");
+        assert_eq!(*read(&path, 64).expect("private"), "first\n");
+        replace(&path, "third").expect("replaced");
+        assert_eq!(*read(&path, 64).expect("private"), "third\n");
+        let mode = |path: &Path| fs::metadata(path).expect("exists").permissions().mode() & 0o777;
+        assert_eq!(mode(&path), 0o600);
+        let parent = path.parent().expect("a parent");
+        assert_eq!(mode(parent), 0o700);
+        assert_eq!(fs::read_dir(parent).expect("readable").count(), 1);
+    }
 }

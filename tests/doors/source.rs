@@ -237,3 +237,31 @@ pub fn module(path: &Path) -> Vec<String> {
     }
     segments
 }
+
+#[test]
+fn paths_are_read_from_code_alone() {
+    let text = r##"
+        //! use crate::comment;
+        use crate::a::{self, b::C as D, e};
+        pub use self::f::G;
+        fn h<'x>(_: &'x str) -> impl Fn() + use<'x> { /* crate::comment */ i::j("crate::text", '"', r#"crate::raw"#) }
+        #[cfg(test)]
+        mod tests { use crate::test; }
+        #[cfg(test)] mod more;
+    "##;
+    let (code, tests) = code(text);
+    let found: Vec<_> = paths(&code)
+        .iter()
+        .map(|named| named.segments.join("::"))
+        .collect();
+    assert_eq!(
+        found,
+        ["crate::a", "crate::a::b::C", "crate::a::e", "self::f::G", "i::j"]
+    );
+    assert_eq!(tests, ["more"]);
+    let line = text
+        .lines()
+        .position(|line| line.contains("use crate::a"))
+        .map(|index| index + 1);
+    assert_eq!(paths(&code).first().map(|named| named.line), line);
+}

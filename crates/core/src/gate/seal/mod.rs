@@ -10,9 +10,7 @@ mod nonces;
 use std::io::Write as _;
 use std::ops::Range;
 
-use thiserror::Error;
-
-use crate::crypto::envelope::{Context, Exhausted, Expanded, FieldKey, Fields, TooLong, write_context};
+use crate::crypto::envelope::{Context, Expanded, FieldKey, Fields, TooLong, write_context};
 use crate::crypto::keys::{SubjectKey, Tenant};
 use crate::crypto::token::Token;
 use crate::event::{Arena, Plan, Rewriter, Seal, Walk};
