@@ -26,7 +26,7 @@ pub use self::analytics::{Analytics, Batch, Claim, Snapshot};
 pub use self::jobs::{JobLock, Ran};
 pub use self::operations::{JobRun, Operations};
 pub use self::outbox::{OutboxBatch, OutboxRow};
-pub use self::rollouts::{Chosen, ROLLOUT_DAYS};
+pub use self::rollouts::Chosen;
 pub use self::settled::SettledBatch;
 use crate::io::postgres::{Access, check_url};
 pub use pulsegate_detect::kpi::Kpi;
@@ -97,7 +97,7 @@ impl Default for Config {
 const CHUNKS_MAX: u64 = 10_000;
 /// Readings must outlive the judgement of rollouts, including the day before the oldest rollout, until the present day
 /// is over.
-const READINGS_DAYS_MIN: u64 = ROLLOUT_DAYS as u64 + 2;
+const READINGS_DAYS_MIN: u64 = pulsegate_detect::regression::schedule::ROLLOUT_DAYS as u64 + 2;
 
 impl Config {
     /// Reports invalid settings to `check`.
