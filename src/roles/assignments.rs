@@ -265,7 +265,13 @@ impl<S: Source, L> Assignments<S, L> {
     /// # Errors
     ///
     /// When the source refuses; the partition is then not open.
-    pub fn open(&mut self, partition: i32, opening: Opening, lane: L, position: i64) -> Result<(), KafkaError> {
+    pub fn open(
+        &mut self,
+        partition: i32,
+        opening: Opening,
+        lane: L,
+        position: i64,
+    ) -> Result<(), KafkaError> {
         self.source.start(partition, position)?;
         self.slots[partition as usize] = Slot::Open(opening, Box::new(lane));
         Ok(())
@@ -299,7 +305,11 @@ impl<S: Source, L> Assignments<S, L> {
             return;
         };
         for (partition, stable) in stable {
-            let Some(Reached { position, appended_ms }) = self.lane(partition).map(|lane| reached(lane)) else {
+            let Some(Reached {
+                position,
+                appended_ms,
+            }) = self.lane(partition).map(|lane| reached(lane))
+            else {
                 continue;
             };
             let records = (stable - position).max(0).cast_unsigned();

@@ -74,7 +74,9 @@ impl Analytics {
                     .map_err(failed(action))
             })
             .await?;
-        Ok(comparison::hours().filter(|hour| !measured.contains(hour)).collect())
+        Ok(comparison::hours()
+            .filter(|hour| !measured.contains(hour))
+            .collect())
     }
 
     /// Measures an hour of a rollout, unless it is already measured. Stores all of it or nothing. Returns whether it

@@ -265,10 +265,15 @@ impl Feed for CleanFeed {
             append_ms: record.append_ms,
             value: record.value,
         };
-        let taken = state.detectors.observe(&clean, &self.decoder.load(), &mut batch.output);
+        let taken = state
+            .detectors
+            .observe(&clean, &self.decoder.load(), &mut batch.output);
         taken.map_err(|needs| NeedsSchema(needs.0))?;
         if let Some(lost) = state.lost.take() {
-            batch.output.findings.push(state.detectors.lost(lost, record.append_ms));
+            batch
+                .output
+                .findings
+                .push(state.detectors.lost(lost, record.append_ms));
         }
         state.records += 1;
         batch.records += 1;
@@ -291,8 +296,8 @@ impl Feed for CleanFeed {
         batch.series = state.detectors.series();
         let evicted = state.detectors.evicted();
         batch.evicted = evicted.since(std::mem::replace(&mut state.evicted, evicted));
-        let due =
-            state.snapshot_at.elapsed() >= self.snapshot_interval || state.records >= self.snapshot_records_max;
+        let due = state.snapshot_at.elapsed() >= self.snapshot_interval
+            || state.records >= self.snapshot_records_max;
         if !due {
             return;
         }

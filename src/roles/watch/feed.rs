@@ -141,7 +141,12 @@ pub(super) async fn claim<C, N: Future<Output = Result<(), OpenFault>>>(
     if !planted!(ForgetLogEnd) {
         note_log_end(end).await?;
     }
-    Err(OpenFault::truncated(what.database, what.topic, what.partition, end))
+    Err(OpenFault::truncated(
+        what.database,
+        what.topic,
+        what.partition,
+        end,
+    ))
 }
 
 /// How the records of one topic are processed.

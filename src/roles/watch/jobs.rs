@@ -165,7 +165,10 @@ impl Jobs {
         let Some(_lock) = self.sink.lock(Job::Shifts.as_str()).await? else {
             return Ok(Ran::Elsewhere);
         };
-        let Range { start: from, end: until } = shifts_judged(minute_of(now));
+        let Range {
+            start: from,
+            end: until,
+        } = shifts_judged(minute_of(now));
         let operations = self.operations().await?;
         if operations.is_due(until).await? {
             info!("KPIs are still to be computed: shifts are judged by the next run");

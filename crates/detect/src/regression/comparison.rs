@@ -99,7 +99,9 @@ pub fn side(versions: &[Version<'_>], rollout: &Rollout) -> Option<Side> {
     let newest_before = |time_ms: i64| versions.iter().rev().find(|version| version.since_ms < time_ms);
     let has_other = |version: &Version<'_>| version.firmware != rollout.firmware;
 
-    let had_other = newest_before(times.day_ms).filter(is_of_model).is_some_and(has_other);
+    let had_other = newest_before(times.day_ms)
+        .filter(is_of_model)
+        .is_some_and(has_other);
     let receives = versions.iter().filter(is_of_model).any(|version| {
         let on_the_day = (times.day_ms..times.changed_ms).contains(&version.since_ms);
         on_the_day && version.firmware == rollout.firmware
@@ -149,18 +151,39 @@ mod tests {
             assert_eq!(days.iter().filter(|of| **of == day).count(), 24, "{day}");
         }
         let times = Times::of(DAY);
-        assert_eq!(times.first_ms, DAY + i64::from(hours().min().unwrap_or(0)) * HOUR_MS);
-        assert_eq!(times.end_ms, DAY + (i64::from(hours().max().unwrap_or(0)) + 1) * HOUR_MS);
+        assert_eq!(
+            times.first_ms,
+            DAY + i64::from(hours().min().unwrap_or(0)) * HOUR_MS
+        );
+        assert_eq!(
+            times.end_ms,
+            DAY + (i64::from(hours().max().unwrap_or(0)) + 1) * HOUR_MS
+        );
     }
 
     #[test]
     fn a_device_that_changes_on_the_day_is_treated() {
         assert_eq!(side_of(&[(0, "1", "m"), (DAY, "2", "m")]), Some(Side::Treated));
-        assert_eq!(side_of(&[(DAY - 1, "1", "m"), (DAY + DAY_MS - 1, "2", "m")]), Some(Side::Treated));
-        assert_eq!(side_of(&[(0, "1", "m"), (DAY + DAY_MS, "2", "m")]), None, "a day later");
+        assert_eq!(
+            side_of(&[(DAY - 1, "1", "m"), (DAY + DAY_MS - 1, "2", "m")]),
+            Some(Side::Treated)
+        );
+        assert_eq!(
+            side_of(&[(0, "1", "m"), (DAY + DAY_MS, "2", "m")]),
+            None,
+            "a day later"
+        );
         assert_eq!(side_of(&[(DAY, "2", "m")]), None, "never seen before");
-        assert_eq!(side_of(&[(0, "2", "m"), (DAY, "2", "m")]), None, "it had the firmware");
-        assert_eq!(side_of(&[(0, "1", "n"), (DAY, "2", "m")]), None, "another model before");
+        assert_eq!(
+            side_of(&[(0, "2", "m"), (DAY, "2", "m")]),
+            None,
+            "it had the firmware"
+        );
+        assert_eq!(
+            side_of(&[(0, "1", "n"), (DAY, "2", "m")]),
+            None,
+            "another model before"
+        );
     }
 
     #[test]

@@ -94,7 +94,11 @@ mod tests {
         let now = 10 * DAY_MINUTES;
         assert_eq!(kpis_computed(Some(now - 1), now), now - 61..now);
         assert_eq!(kpis_computed(None, now), 7 * DAY_MINUTES..now);
-        assert_eq!(kpis_computed(Some(now + 500), now), now - 60..now, "a clock was ahead");
+        assert_eq!(
+            kpis_computed(Some(now + 500), now),
+            now - 60..now,
+            "a clock was ahead"
+        );
     }
 
     #[test]

@@ -3,7 +3,13 @@
 use std::collections::BTreeSet;
 
 use super::log::Partition;
+use super::run::BATCH_ROWS_MAX;
+use super::source::CHUNK_MAX;
 use crate::io::postgres::offsets::{Position, Step, Stepped};
+
+/// Maximum number of rows of one write: while one is under way, the next is filled up to twice the limit of a batch,
+/// and one chunk more.
+const ROWS_MAX: usize = 2 * BATCH_ROWS_MAX + CHUNK_MAX;
 
 /// The rows of one write.
 #[derive(Clone, Debug, Default)]
@@ -112,7 +118,10 @@ impl Sink {
             }
             self.state = fold(self.state, row.id);
             if row.state != self.state && !self.is_state_unknown {
-                return Err(format!("the state after offset {} is not that of the log", row.offset));
+                return Err(format!(
+                    "the state after offset {} is not that of the log",
+                    row.offset
+                ));
             }
         }
         self.snapshots.extend(batch.snapshot);
@@ -127,10 +136,16 @@ impl Sink {
         if batch.epoch != step.epoch {
             return Err("records of another claim are written".to_owned());
         }
+        if batch.rows.len() > ROWS_MAX {
+            return Err(format!("{} rows are written at once", batch.rows.len()));
+        }
         let mut last = range.start - 1;
         for row in &batch.rows {
             if row.offset <= last || row.offset >= range.end {
-                return Err(format!("offset {} is out of order or out of {range:?}", row.offset));
+                return Err(format!(
+                    "offset {} is out of order or out of {range:?}",
+                    row.offset
+                ));
             }
             if !log.ever_held(row.offset, row.id) {
                 return Err(format!("offset {} never held the record", row.offset));

@@ -11,7 +11,9 @@ use super::log::Entry;
 use super::world::{Fate, Shared, World};
 use crate::io::postgres::offsets::{Position, Step, verdict};
 use crate::io::postgres::{DatabaseError, WriteError};
-use crate::roles::watch::feed::{Claiming, Feed, Found, NeedsSchema, OpenFault, Opened, Stretch, Taken, claim};
+use crate::roles::watch::feed::{
+    Claiming, Feed, Found, NeedsSchema, OpenFault, Opened, Stretch, Taken, claim,
+};
 use crate::telemetry::health::{HoldCause, Log};
 
 const TOPIC: &str = "simulated";
@@ -65,8 +67,12 @@ impl SimulatedFeed {
             }
             Fate::Done | Fate::Unconfirmed => {
                 let done = what(&mut self.world.lock());
-                self.world.wait(limit_ms / 4).await;
-                if fate == Fate::Done { Ok(done) } else { Err(unreachable()) }
+                self.world.wait(limit_ms).await;
+                if fate == Fate::Done {
+                    Ok(done)
+                } else {
+                    Err(unreachable())
+                }
             }
         }
     }
@@ -76,8 +82,22 @@ impl SimulatedFeed {
         let offsets = self.world.lock().log[partition as usize].offsets();
         self.world.wait(limit_ms).await;
         match fate {
-            Fate::Failed => Err(KafkaError::MetadataFetch(RDKafkaErrorCode::BrokerTransportFailure)),
+            Fate::Failed => Err(KafkaError::MetadataFetch(
+                RDKafkaErrorCode::BrokerTransportFailure,
+            )),
             _ => Ok(offsets),
+        }
+    }
+
+    /// A claim fences the partition's owner, so only its owner may begin one.
+    fn check_assigned(&self, partition: i32) {
+        let mut world = self.world.lock();
+        let member = world.group.members.get(&self.member);
+        if !member.is_some_and(|member| member.assigned.contains_key(&partition)) {
+            world.violate(format!(
+                "member {} claims lane {partition}, which it has given back",
+                self.member
+            ));
         }
     }
 
@@ -123,13 +143,20 @@ impl Feed for SimulatedFeed {
         let note = |end| async move {
             let noted = self.ask(move |world| {
                 if !world.log[partition as usize].truncated {
-                    world.violate(format!("lane {partition} is held as truncated, and its log is complete"));
+                    world.violate(format!(
+                        "lane {partition} is held as truncated, and its log is complete"
+                    ));
                 }
                 world.sinks[partition as usize].note_log_end(end);
             });
             noted.await.map_err(fault)
         };
-        let ((claimed, snapshot), log) = claim(what, claiming, self.offsets(partition), note).await?;
+        self.check_assigned(partition);
+        let claimed = claim(what, claiming, self.offsets(partition), note).await;
+        if matches!(&claimed, Err(fault) if fault.cause == HoldCause::Truncated) {
+            self.world.lock().log[partition as usize].is_seen_truncated = true;
+        }
+        let ((claimed, snapshot), log) = claimed?;
         let (position, fold) = snapshot.unwrap_or((log.start, 0));
         let position = position.max(log.start);
         let mut world = self.world.lock();
@@ -251,5 +278,5 @@ impl Feed for SimulatedFeed {
     }
 }
 
-/// The longest time for which the past can still reach a worker: late requests, and lost lanes.
-pub const PAST: Duration = Duration::from_millis(LATE_MS + 2_000);
+/// The longest time for which the past can still reach a worker: slow requests, and those that take effect late.
+pub const PAST: Duration = Duration::from_secs(12);

@@ -75,9 +75,13 @@ impl Group {
 
     /// Assigns a partition to another member. When it is lost, its holder hears of that only after `delay`.
     pub fn reassign(&mut self, partition: usize, to: usize, lost: Option<Duration>) {
-        let Some(from) = self.holders[partition] else { return };
+        let Some(from) = self.holders[partition] else {
+            return;
+        };
         let lane = partition as i32;
-        let Some(member) = self.members.get_mut(&from) else { return };
+        let Some(member) = self.members.get_mut(&from) else {
+            return;
+        };
         if from == to || member.leaving.contains(&lane) {
             return;
         }
@@ -112,9 +116,11 @@ impl Group {
 
     /// The member no longer fetches the partition, which may be its answer to a rebalance.
     pub fn unassign(&mut self, of: usize, partition: i32) {
-        let Some(member) = self.members.get_mut(&of) else { return };
+        let Some(member) = self.members.get_mut(&of) else {
+            return;
+        };
         member.assigned.remove(&partition);
-        member.queue.retain(|message| message.partition != partition);
+        member.discard(partition);
         if member.revoking.remove(&partition) == Some(false) {
             member.leaving.remove(&partition);
             self.holders[partition as usize] = None;
@@ -124,7 +130,9 @@ impl Group {
 
     /// Assigns the partitions that no member holds.
     fn balance(&mut self) {
-        let Some(&any) = self.members.keys().next() else { return };
+        let Some(&any) = self.members.keys().next() else {
+            return;
+        };
         let mut assigned: BTreeMap<usize, Vec<i32>> = BTreeMap::new();
         for partition in 0..PARTITIONS {
             if self.holders[partition].is_some() {
@@ -145,9 +153,16 @@ impl Group {
 }
 
 impl Member {
+    /// Discards what was fetched of a partition. The errors of a broker stay: they stand for other partitions too.
+    pub fn discard(&mut self, partition: i32) {
+        let of_broker = |message: &Message| message.content == Err(RDKafkaErrorCode::BrokerTransportFailure);
+        self.queue
+            .retain(|message| message.partition != partition || of_broker(message));
+    }
+
     /// Fetches from `offset` on; what was fetched before is never delivered.
     pub fn seek(&mut self, partition: i32, offset: i64) {
-        self.queue.retain(|message| message.partition != partition);
+        self.discard(partition);
         let fetch = Fetch {
             position: Some(offset),
             ..Fetch::default()
@@ -157,7 +172,13 @@ impl Member {
 
     /// Fetches up to `count` messages. With `faults` an error may come in place of a record; then records are missing
     /// behind it, as from a broker that has restarted.
-    pub fn fetch(&mut self, log: &[Partition; PARTITIONS], rng: &mut fastrand::Rng, count: usize, faults: bool) {
+    pub fn fetch(
+        &mut self,
+        log: &[Partition; PARTITIONS],
+        rng: &mut fastrand::Rng,
+        count: usize,
+        faults: bool,
+    ) {
         for _ in 0..count {
             let fetching = |(partition, fetch): (&i32, &Fetch)| fetch.position.map(|_| *partition);
             let lanes: Vec<i32> = self.assigned.iter().filter_map(fetching).collect();
@@ -178,7 +199,9 @@ impl Member {
     }
 
     fn fetch_one(&mut self, partition: i32, log: &Partition, rng: &mut fastrand::Rng) {
-        let Some(fetch) = self.assigned.get_mut(&partition) else { return };
+        let Some(fetch) = self.assigned.get_mut(&partition) else {
+            return;
+        };
         let Some(position) = fetch.position else { return };
         let offsets = log.offsets();
         if position < offsets.start || position > offsets.end {

@@ -47,6 +47,8 @@ pub struct Partition {
     ever: BTreeMap<u64, i64>,
     /// Whether it ever lost its end.
     pub truncated: bool,
+    /// Whether a worker has found that it did.
+    pub is_seen_truncated: bool,
 }
 
 impl Partition {

@@ -25,6 +25,8 @@ const RECOVERY_MAX: Duration = Duration::from_secs(60);
 /// Pause of each worker between two passes of its loop while nothing goes wrong: less to simulate.
 const CALM_PAUSE: Duration = Duration::from_millis(150);
 
+/// Maximum number of rows of a batch, so that batches fill up.
+pub const BATCH_ROWS_MAX: usize = 8;
 /// Processes at once.
 const PROCESSES: usize = 2;
 
@@ -67,7 +69,7 @@ pub fn run(seed: u64, is_traced: bool) -> Result<(), String> {
     };
     let config = Config {
         batch: Batch {
-            rows_max: 8,
+            rows_max: BATCH_ROWS_MAX,
             time_max_ms: 100,
         },
         drain_timeout_ms: 1_000,
@@ -152,6 +154,7 @@ impl Run {
             health: self.health.worker_of(index, Log::Clean),
             partitions: PARTITIONS,
             tasks: SimulatedTasks {
+                world: self.world.clone(),
                 runtime: Rc::clone(&self.runtime),
                 running: Rc::clone(&tasks),
             },
@@ -175,7 +178,11 @@ impl Run {
             self.world
                 .lock()
                 .trace(|| format!("member {} crashes", process.member));
-            let Process { worker, tasks, member } = process;
+            let Process {
+                worker,
+                tasks,
+                member,
+            } = process;
             for task in tasks.borrow().iter() {
                 task.abort();
             }
@@ -190,7 +197,11 @@ impl Run {
             self.world
                 .lock()
                 .trace(|| format!("member {} stops", process.member));
-            let Process { worker, tasks, member } = process;
+            let Process {
+                worker,
+                tasks,
+                member,
+            } = process;
             worker.drain();
             for task in tasks.borrow().iter() {
                 task.abort();
@@ -206,11 +217,18 @@ impl Run {
     }
 
     fn reassign(&self, partition: usize, index: usize) {
-        let Some(process) = &self.processes[index] else { return };
+        let Some(process) = &self.processes[index] else {
+            return;
+        };
         let mut world = self.world.lock();
         let delay = Duration::from_millis(world.rng.u64(..2_000));
         let lost = world.rng.bool().then_some(delay);
-        world.trace(|| format!("lane {partition} goes to member {}, lost: {lost:?}", process.member));
+        world.trace(|| {
+            format!(
+                "lane {partition} goes to member {}, lost: {lost:?}",
+                process.member
+            )
+        });
         world.group.reassign(partition, process.member, lost);
     }
 
@@ -241,7 +259,9 @@ impl Run {
             match missing {
                 None if begun.elapsed() >= PAST => return self.check_claims(),
                 Some((partition, offset)) if begun.elapsed() >= RECOVERY_MAX => {
-                    return Err(format!("lane {partition} stands still: offset {offset} is not stored"));
+                    return Err(format!(
+                        "lane {partition} stands still: offset {offset} is not stored"
+                    ));
                 }
                 _ => {}
             }
@@ -250,9 +270,9 @@ impl Run {
 
     fn check_claims(&self) -> Result<(), String> {
         match self.world.lock().stale_claim() {
-            Some((member, partition, _)) => {
-                Err(format!("member {member} never releases a claim of lane {partition}"))
-            }
+            Some((member, partition, _)) => Err(format!(
+                "member {member} never releases a claim of lane {partition}"
+            )),
             None => Ok(()),
         }
     }

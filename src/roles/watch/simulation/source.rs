@@ -19,7 +19,10 @@ use crate::io::kafka::source::{Record, Records, Source};
 use crate::roles::watch::tasks::Tasks;
 
 /// Maximum number of records that a call delivers, so that chunks end everywhere.
-const CHUNK_MAX: usize = 12;
+pub const CHUNK_MAX: usize = 12;
+
+/// How long a busy runtime may keep a task waiting, in ms.
+const BUSY_MS: u64 = 500;
 
 /// A member of the group, as its worker sees it.
 pub struct SimulatedSource {
@@ -124,7 +127,7 @@ impl Source for SimulatedSource {
             }
             Some(_) => {
                 // As the consumer does: reassigned, it takes the next seek.
-                member.queue.retain(|message| message.partition != partition);
+                member.discard(partition);
                 member.assigned.insert(partition, Fetch::default());
                 Self::seek_refused()
             }
@@ -165,7 +168,9 @@ impl Drop for SimulatedSource {
     fn drop(&mut self) {
         let mut world = self.world.lock();
         if Arc::strong_count(&self.held) > 1 {
-            world.violate("the source is closed while its records are held, and would wait for ever".to_owned());
+            world.violate(
+                "the source is closed while its records are held, and would wait for ever".to_owned(),
+            );
         }
         world.group.leave(self.member);
     }
@@ -223,6 +228,8 @@ impl<'a> Record<'a> for &'a Message {
 
 /// The tasks of one worker, which end with its process.
 pub struct SimulatedTasks {
+    /// The world.
+    pub world: Shared,
     /// Where they run.
     pub runtime: Rc<Runtime>,
     /// How they are ended.
@@ -231,7 +238,14 @@ pub struct SimulatedTasks {
 
 impl Tasks for SimulatedTasks {
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let task = self.runtime.spawn(task);
+        let world = self.world.clone();
+        let task = self.runtime.spawn(async move {
+            // A runtime does not start a task at once when it is busy.
+            if world.is_busy() {
+                world.wait(BUSY_MS).await;
+            }
+            task.await;
+        });
         self.running.borrow_mut().push(task.abort_handle());
     }
 

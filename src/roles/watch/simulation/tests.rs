@@ -10,7 +10,7 @@ const SEED: &str = "PULSEGATE_SEED";
 /// Number of seeds.
 const SEEDS: u64 = 10_000;
 /// Number of seeds among which each planted bug is found.
-const BUG_SEEDS: u64 = 2_000;
+const BUG_SEEDS: u64 = 10_000;
 
 #[test]
 fn every_offset_is_stored_exactly_once_and_in_order_whatever_goes_wrong() {

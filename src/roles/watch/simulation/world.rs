@@ -83,6 +83,12 @@ impl Shared {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a task does not start at once.
+    pub fn is_busy(&self) -> bool {
+        let mut world = self.lock();
+        world.faults && world.rng.u32(..100) < 10
+    }
+
     /// Waits for a random time of at most `limit_ms`.
     pub async fn wait(&self, limit_ms: u64) {
         let pause = self.lock().rng.u64(..=limit_ms);
@@ -109,7 +115,7 @@ impl World {
         if !self.faults {
             return (Fate::Done, 10);
         }
-        let slow = self.rng.u32(..100) < 5;
+        let slow = self.rng.u32(..100) < 8;
         let limit_ms = if slow { 4_000 } else { 20 };
         let fate = match self.rng.u32(..100) {
             0..5 => Fate::Failed,
@@ -121,12 +127,12 @@ impl World {
         (fate, limit_ms)
     }
 
-    /// Appends a few records and transaction markers to a partition, unless its log has just lost its end: nobody could
-    /// see that it did if it grew past what is stored before a watch looked at it.
+    /// Appends a few records and transaction markers to a partition, unless its log has just lost its end: no watch
+    /// could see that it did if it grew past what is stored before a watch looked at it.
     pub fn append(&mut self, partition: usize) {
-        let noted = self.sinks[partition].row.and_then(|row| row.log_end);
-        let end = self.log[partition].offsets().end;
-        if noted.is_none() && self.sinks[partition].next().is_some_and(|next| next > end) {
+        let log = &self.log[partition];
+        let lacks = |next| next > log.offsets().end;
+        if log.truncated && !log.is_seen_truncated && self.sinks[partition].next().is_some_and(lacks) {
             return;
         }
         for _ in 0..self.rng.u32(1..=8) {
@@ -153,7 +159,9 @@ impl World {
 
     /// Deletes the end of a partition, some of which is stored.
     pub fn truncate(&mut self, partition: usize) {
-        let Some(next) = self.sinks[partition].next() else { return };
+        let Some(next) = self.sinks[partition].next() else {
+            return;
+        };
         let offsets = self.log[partition].offsets();
         if self.log[partition].truncated || next <= offsets.start + 1 || next > offsets.end {
             return;

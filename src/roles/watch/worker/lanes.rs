@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use super::{FENCED_PAUSE, News, REVOKE_TIME_MAX, RETRY_PAUSE, Worker};
+use super::{FENCED_PAUSE, News, RETRY_PAUSE, REVOKE_TIME_MAX, Worker};
 use crate::io::kafka::source::Source;
 use crate::roles::assignments::{AssignmentError, Opening};
 use crate::roles::watch::feed::{Feed, OpenFault, Opened};
@@ -68,7 +68,12 @@ impl<F: Feed, S: Source, T: Tasks> Worker<F, S, T> {
                 if !is_rebuilding {
                     self.assignments.health().release(partition);
                 }
-                info!(log = F::LOG.as_str(), lane = partition, offset = position, "lane opened");
+                info!(
+                    log = F::LOG.as_str(),
+                    lane = partition,
+                    offset = position,
+                    "lane opened"
+                );
             }
             Err(error) => {
                 warn!(log = F::LOG.as_str(), lane = partition, %error, "failed to seek: reopening the lane");
@@ -78,12 +83,10 @@ impl<F: Feed, S: Source, T: Tasks> Worker<F, S, T> {
     }
 
     pub(super) fn ended(&mut self, partition: i32, opening: &Opening, batch: F::Batch, ended: &Ended) {
-        let lane = if planted!(StaleResults) {
-            self.assignments.lane(partition)
-        } else {
-            self.assignments.lane_of(partition, opening)
+        // A lane that was closed or given back meanwhile has no use for the result.
+        let Some(lane) = self.assignments.lane_of(partition, opening) else {
+            return;
         };
-        let Some(lane) = lane else { return };
         match ended {
             Ended::Written => {
                 lane.written(batch);
