@@ -21,8 +21,8 @@ pub const FILE: &str = "pulsegate.toml";
 pub const PROFILE_VARIABLE: &str = "PULSEGATE_PROFILE";
 /// Prefix of the environment variables that are settings …
 pub const PREFIX: &str = "PULSEGATE_";
-/// … except those of the development stack, which pass addresses to its own tools.
-const STACK_PREFIX: &str = "PULSEGATE_STACK_";
+/// … except those of the development stack and of the tests, which only their own tools read.
+const NOT_SETTINGS: [&str; 2] = ["PULSEGATE_STACK_", "PULSEGATE_TEST_"];
 /// Largest configuration file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -156,7 +156,7 @@ fn layers_above_profile(inputs: &Inputs, schema: &Json, problems: &mut Vec<Probl
         let Some(rest) = name.strip_prefix(PREFIX) else {
             continue;
         };
-        if name == PROFILE_VARIABLE || name.starts_with(STACK_PREFIX) {
+        if name == PROFILE_VARIABLE || NOT_SETTINGS.iter().any(|prefix| name.starts_with(prefix)) {
             continue;
         }
         let segments: Vec<String> = rest.split("__").map(str::to_ascii_lowercase).collect();

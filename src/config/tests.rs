@@ -156,6 +156,7 @@ fn variables_of_the_stack_and_of_others_are_not_settings() {
     let empty = file("");
     let environment = [
         ("PULSEGATE_STACK_DATABASE_URL", "x"),
+        ("PULSEGATE_TEST_SKIP", "x"),
         ("PULSEGATEWAY", "x"),
         ("PATH", "/bin"),
     ];

@@ -15,6 +15,7 @@ use crate::io::postgres::offsets::{Position, Step};
 use crate::io::postgres::{DatabaseError, Pool, WriteError};
 use crate::telemetry::metrics::PoolStatistics;
 use pulsegate_ledger::log::chain::Chain;
+use pulsegate_ledger::log::checkpoint::Signed;
 use pulsegate_ledger::log::entry::ADMINISTRATION;
 use pulsegate_ledger::log::{lane_of, origin};
 use pulsegate_ledger::merkle::{self, MerkleRoot};
@@ -26,10 +27,6 @@ pub const BATCH_RECORDS_MAX: usize = 21_024;
 
 /// Most connections of one watch: its lanes append one after another, and rarely.
 const CONNECTIONS_MAX: u32 = 5;
-
-/// Interval between checkpoints of an idle lane, in seconds: they show that the log is alive. At the interval of
-/// growing lanes, idle ones would fill 75 MB a day.
-pub const IDLE_CHECKPOINT_INTERVAL_S: i64 = 60;
 
 /// A record of the ledger topic.
 #[derive(Clone, Copy, Debug)]
@@ -105,20 +102,6 @@ struct Lane {
     tree: MerkleRoot,
     chain: Chain,
     signed: Option<Signed>,
-}
-
-/// Size of a lane when it was last signed, and the time.
-#[derive(Clone, Copy)]
-struct Signed {
-    size: u64,
-    at_s: i64,
-}
-
-impl Signed {
-    /// Whether a checkpoint of `size` entries would add information to this one.
-    fn is_outdated(self, size: u64, now_s: i64) -> bool {
-        self.size != size || !(0..IDLE_CHECKPOINT_INTERVAL_S).contains(&(now_s - self.at_s))
-    }
 }
 
 impl AuditLog {
@@ -327,7 +310,7 @@ impl AuditLog {
     }
 
     /// Signs the heads of the lanes claimed by this worker and of the lane `administration`: those that have grown
-    /// since they were last signed, and any after [`IDLE_CHECKPOINT_INTERVAL_S`]. To be called every
+    /// since they were last signed, and any after [`pulsegate_ledger::log::checkpoint::IDLE_INTERVAL_S`]. To be called every
     /// `audit.checkpoint_interval_ms`, also when no records arrive. Returns the number of lanes signed.
     ///
     /// # Errors

@@ -99,6 +99,11 @@ pub trait Record<'a>: Copy {
     /// The error in its place.
     fn error(self) -> Option<RDKafkaErrorCode>;
 
+    /// Whether it marks the present end of the log; such messages come only with `enable.partition.eof`.
+    fn is_end(self) -> bool {
+        self.error() == Some(RDKafkaErrorCode::PartitionEOF)
+    }
+
     /// The record, and whether its timestamp is the broker's (`LogAppendTime`).
     fn received(self) -> (Received<'a>, bool);
 }

@@ -4,10 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::io::postgres::{Access, check_url};
+use pulsegate_detect::regression::schedule::ROLLOUT_DAYS;
 use pulsegate_settings::{Check, Secret};
-
-/// Age in days up to which rollouts are judged.
-pub const ROLLOUT_DAYS: i32 = 7;
 
 /// Connections to the watch's databases, and retention of their data.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]

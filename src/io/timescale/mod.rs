@@ -19,7 +19,7 @@ pub mod schema;
 mod settled;
 
 pub use self::analytics::{Analytics, Batch, Claim, Snapshot};
-pub use self::config::{Config, ROLLOUT_DAYS, Settings};
+pub use self::config::{Config, Settings};
 pub use self::jobs::{JobLock, Ran};
 pub use self::operations::{JobRun, Operations};
 pub use self::outbox::{OutboxBatch, OutboxRow};

@@ -8,16 +8,10 @@ use sqlx::{Executor, PgConnection, Row};
 
 use super::Analytics;
 use super::analytics::failed;
-use super::config::ROLLOUT_DAYS;
 use crate::io::postgres::DatabaseError;
 use pulsegate_detect::reading::{DeviceMedian, Rollout, Token};
-
-/// Retention of a rollout's measurements: one day more, since the clock of the judging process and that of the
-/// database, which retention uses, can differ.
-const KEPT_DAYS: i32 = ROLLOUT_DAYS + 1;
-/// Minimum number of good readings behind a day's median.
-const DAY_READINGS_MIN: i64 = 20;
-const HOUR_MS: i64 = 3_600_000;
+use pulsegate_detect::regression::comparison::{self, DAY_READINGS_MIN, HOUR_MS, Times};
+use pulsegate_detect::regression::schedule::ROLLOUT_KEPT_DAYS;
 
 /// A rollout with its chosen devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,12 +22,6 @@ pub struct Chosen {
     pub treated: u32,
     /// Number of devices that they are compared with.
     pub controls: u32,
-}
-
-/// Hours to compare, counted from the beginning of the rollout's day: those of the day before it and of the two days
-/// after it.
-fn compared() -> impl Iterator<Item = i16> {
-    (-24..0).chain(24..72)
 }
 
 impl Analytics {
@@ -86,7 +74,9 @@ impl Analytics {
                     .map_err(failed(action))
             })
             .await?;
-        Ok(compared().filter(|hour| !measured.contains(hour)).collect())
+        Ok(comparison::hours()
+            .filter(|hour| !measured.contains(hour))
+            .collect())
     }
 
     /// Measures an hour of a rollout, unless it is already measured. Stores all of it or nothing. Returns whether it
@@ -135,19 +125,17 @@ where d.since >= to_timestamp($1 / 1000.0) and d.since < to_timestamp($2 / 1000.
 group by 1, 2, 3 having count(distinct d.device) >= $3
 order by day, d.firmware, d.model";
 
-/// Treated devices and controls are compared over the same days, so that external influences on both cancel out. A
-/// treated device ran other firmware when the day began. A control is of the same model, existed before, did not change
-/// meanwhile and ran other firmware.
+/// Executes [`comparison::side`] for all devices at once.
 const CHOOSE: &str = "
-with days (rollout, first, after) as (
-    select to_timestamp($3 / 1000.0), to_timestamp($3 / 1000.0) - interval '1 day', to_timestamp($3 / 1000.0) + interval '3 days'
+with days (first, rollout, changed, after) as (
+    select to_timestamp($6 / 1000.0), to_timestamp($3 / 1000.0), to_timestamp($7 / 1000.0), to_timestamp($8 / 1000.0)
 ), treated as (
     select d.device from days cross join device_version d
     join lateral (
         select firmware, model from device_version p where p.device = d.device and p.since < rollout
         order by since desc limit 1
     ) before on before.firmware <> $1 and before.model = $2
-    where d.firmware = $1 and d.model = $2 and d.since >= rollout and d.since < rollout + interval '1 day'
+    where d.firmware = $1 and d.model = $2 and d.since >= rollout and d.since < changed
     group by d.device order by hashtextextended(d.device, 0) limit $4
 ), control as (
     select d.device from device_version d, days
@@ -200,12 +188,16 @@ async fn choose(
     .fetch_optional(&mut *connection)
     .await?;
     if let Some(id) = new {
+        let times = Times::of(rollout.day_ms);
         sqlx::query(CHOOSE)
             .bind(&rollout.firmware)
             .bind(&rollout.model)
-            .bind(rollout.day_ms)
+            .bind(times.day_ms)
             .bind(i64::from(devices_max))
             .bind(id)
+            .bind(times.first_ms)
+            .bind(times.changed_ms)
+            .bind(times.end_ms)
             .execute(&mut *connection)
             .await?;
     }
@@ -252,8 +244,8 @@ async fn measure(connection: &mut PgConnection, chosen: &Chosen, hour: i16) -> R
 
 /// Drops rollouts that are no longer judged; their devices, hours and medians go with them.
 pub(super) async fn drop_rollouts(connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
-    let done = sqlx::query("delete from rollout where day < now() - make_interval(days => $1)")
-        .bind(KEPT_DAYS)
+    let done = sqlx::query("delete from rollout where day < now() - make_interval(days => $1::int)")
+        .bind(ROLLOUT_KEPT_DAYS)
         .execute(connection)
         .await?;
     Ok(done.rows_affected())
@@ -302,14 +294,5 @@ mod tests {
         sent(|analytics, _, chosen| analytics.hours_left(chosen));
         sent(|analytics, _, chosen| analytics.measure_hour(chosen, 0));
         sent(|analytics, _, chosen| analytics.device_medians(chosen));
-    }
-
-    #[test]
-    fn three_days_are_compared_excluding_the_rollouts_own() {
-        let days: Vec<i16> = compared().map(|hour| hour.div_euclid(24)).collect();
-        assert_eq!(days.len(), 72);
-        for day in [-1, 1, 2] {
-            assert_eq!(days.iter().filter(|of| **of == day).count(), 24, "{day}");
-        }
     }
 }

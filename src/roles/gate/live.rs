@@ -69,6 +69,10 @@ impl Services for Live {
         thread::sleep(pause);
     }
 
+    fn random(&self, bytes: &mut [u8]) -> Result<(), getrandom::Error> {
+        getrandom::fill(bytes)
+    }
+
     fn transactional_id(&self, worker: usize) -> String {
         self.settings.transactional_id(worker)
     }

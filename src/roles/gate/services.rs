@@ -51,6 +51,13 @@ pub trait Services: Sized {
     /// Waits.
     fn rest(&self, pause: Duration);
 
+    /// Overwrites `bytes` with random bytes, from which the IVs of ciphertexts are taken.
+    ///
+    /// # Errors
+    ///
+    /// When there are none.
+    fn random(&self, bytes: &mut [u8]) -> Result<(), getrandom::Error>;
+
     /// The transactional id of a worker.
     fn transactional_id(&self, worker: usize) -> String;
 

@@ -10,8 +10,8 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::feed::{Feed, NeedsSchema, OpenFault, Opened, Stretch, Taken, truncated_at};
-use super::log;
+use super::feed::{Claiming, Feed, Found, NeedsSchema, OpenFault, Opened, Stretch, Taken, claim};
+use super::log::Log as Topic;
 use crate::config::watch::Config;
 use crate::io::postgres::{DatabaseError, WriteError};
 use crate::io::registry::{Questions, Registry};
@@ -25,6 +25,7 @@ use pulsegate_detect::lane::{CleanRecord, Evicted, Lane, Output, Rules};
 /// Stores what the clean topic holds in the analytics database.
 pub struct CleanFeed {
     topic: String,
+    log: Topic,
     sink: Analytics,
     rules: Arc<Rules>,
     /// The models and settings that the state in snapshots belongs to.
@@ -65,8 +66,8 @@ impl Leads {
 const DENIED_FOR: Duration = Duration::from_secs(30);
 
 /// State of a lane of the clean topic.
-pub struct CleanLane {
-    lane: Lane,
+pub struct CleanState {
+    detectors: Lane,
     /// Offsets that retention deleted before they were read; reported with the first record.
     lost: Option<Range<i64>>,
     snapshot_at: Instant,
@@ -99,10 +100,10 @@ pub struct Knowledge {
 }
 
 impl CleanFeed {
-    /// Creates a feed that stores `topic` in `sink`.
+    /// Creates a feed that stores the topic of `log` in `sink`.
     #[must_use]
     pub fn new(
-        topic: &str,
+        log: Topic,
         config: &Config,
         knowledge: Knowledge,
         sink: Analytics,
@@ -112,7 +113,8 @@ impl CleanFeed {
         let model = knowledge.rules.model();
         info!(model, "detection model set up");
         Self {
-            topic: topic.to_owned(),
+            topic: log.topic().to_owned(),
+            log,
             sink,
             model,
             rules: Arc::new(knowledge.rules),
@@ -195,7 +197,7 @@ impl CleanFeed {
 }
 
 impl Feed for CleanFeed {
-    type Lane = CleanLane;
+    type State = CleanState;
     type Batch = CleanBatch;
 
     const LOG: Log = Log::Clean;
@@ -204,7 +206,7 @@ impl Feed for CleanFeed {
         &self.topic
     }
 
-    async fn open(&self, partition: i32, log: &log::Log) -> Result<Opened<CleanLane>, OpenFault> {
+    async fn open(&self, partition: i32) -> Result<Opened<CleanState>, OpenFault> {
         let failed = |error: DatabaseError| {
             self.metrics.failed(Service::Analytics);
             OpenFault {
@@ -212,16 +214,24 @@ impl Feed for CleanFeed {
                 reason: error.to_string(),
             }
         };
-        let claim = self.sink.claim(&self.topic, partition).await.map_err(failed)?;
-        let log = log.offsets(partition).await?;
-        if let Some(end) = truncated_at(claim.next, claim.log_end, &log) {
+        let what = Claiming {
+            database: "analytics",
+            topic: &self.topic,
+            partition,
+        };
+        let claiming = async {
+            let claim = self.sink.claim(&self.topic, partition).await.map_err(failed)?;
+            let (next, log_end) = (claim.next, claim.log_end);
+            Ok((Found { next, log_end }, claim))
+        };
+        let note = |end| async move {
             let noted = self.sink.note_log_end(&self.topic, partition, end).await;
-            noted.map_err(failed)?;
-            return Err(OpenFault::truncated("analytics", &self.topic, partition, end));
-        }
+            noted.map_err(failed)
+        };
+        let (claim, log) = claim(what, claiming, self.log.offsets(partition), note).await?;
         self.leads.claimed(partition, claim.epoch);
         let low = log.start;
-        let (lane, position) = self.restored(partition, low, claim.snapshot);
+        let (detectors, position) = self.restored(partition, low, claim.snapshot);
         let lost = claim.next.filter(|next| *next < low).map(|next| next..low);
         if let Some(lost) = &lost {
             warn!(
@@ -231,8 +241,8 @@ impl Feed for CleanFeed {
             );
         }
         Ok(Opened {
-            lane: CleanLane {
-                lane,
+            state: CleanState {
+                detectors,
                 lost,
                 snapshot_at: Instant::now(),
                 records: 0,
@@ -246,7 +256,7 @@ impl Feed for CleanFeed {
 
     fn take(
         &self,
-        lane: &mut CleanLane,
+        state: &mut CleanState,
         record: &Taken<'_>,
         batch: &mut CleanBatch,
     ) -> Result<(), NeedsSchema> {
@@ -255,12 +265,17 @@ impl Feed for CleanFeed {
             append_ms: record.append_ms,
             value: record.value,
         };
-        let taken = lane.lane.observe(&clean, &self.decoder.load(), &mut batch.output);
+        let taken = state
+            .detectors
+            .observe(&clean, &self.decoder.load(), &mut batch.output);
         taken.map_err(|needs| NeedsSchema(needs.0))?;
-        if let Some(lost) = lane.lost.take() {
-            batch.output.findings.push(lane.lane.lost(lost, record.append_ms));
+        if let Some(lost) = state.lost.take() {
+            batch
+                .output
+                .findings
+                .push(state.detectors.lost(lost, record.append_ms));
         }
-        lane.records += 1;
+        state.records += 1;
         batch.records += 1;
         batch.appended_ms = record.append_ms;
         Ok(())
@@ -277,17 +292,17 @@ impl Feed for CleanFeed {
         batch.records = 0;
     }
 
-    fn seal(&self, lane: &mut CleanLane, next: i64, batch: &mut CleanBatch) {
-        batch.series = lane.lane.series();
-        let evicted = lane.lane.evicted();
-        batch.evicted = evicted.since(std::mem::replace(&mut lane.evicted, evicted));
-        let due =
-            lane.snapshot_at.elapsed() >= self.snapshot_interval || lane.records >= self.snapshot_records_max;
+    fn seal(&self, state: &mut CleanState, next: i64, batch: &mut CleanBatch) {
+        batch.series = state.detectors.series();
+        let evicted = state.detectors.evicted();
+        batch.evicted = evicted.since(std::mem::replace(&mut state.evicted, evicted));
+        let due = state.snapshot_at.elapsed() >= self.snapshot_interval
+            || state.records >= self.snapshot_records_max;
         if !due {
             return;
         }
-        (lane.snapshot_at, lane.records) = (Instant::now(), 0);
-        let state = lane.lane.snapshot();
+        (state.snapshot_at, state.records) = (Instant::now(), 0);
+        let state = state.detectors.snapshot();
         if state.len() > SNAPSHOT_BYTES_MAX {
             warn!(
                 bytes = state.len(),

@@ -5,10 +5,9 @@ use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
 
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, KafkaResult};
 use thiserror::Error;
 
-use super::log;
 use crate::io::postgres::WriteError;
 use crate::telemetry::health::{HoldCause, Log};
 
@@ -26,9 +25,9 @@ pub struct Taken<'r> {
 }
 
 /// A lane that was claimed.
-pub struct Opened<L> {
+pub struct Opened<T> {
     /// State that the lane keeps from record to record.
-    pub lane: L,
+    pub state: T,
     /// Epoch of the claim, which grows with each claim of the partition.
     pub epoch: i64,
     /// The first offset that is not stored; `None` if none ever was.
@@ -96,10 +95,64 @@ pub fn truncated_at(next: Option<i64>, noted: Option<i64>, log: &Range<i64>) -> 
     noted.or_else(|| next.is_some_and(|next| log.end < next).then_some(log.end))
 }
 
+/// A partition that is to be claimed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Claiming<'a> {
+    /// Name of the database, for messages.
+    pub database: &'static str,
+    /// Name of the topic.
+    pub topic: &'a str,
+    /// Partition of the topic.
+    pub partition: i32,
+}
+
+/// What a claim found in the row of `sink_offset`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    /// The first offset that is not stored; `None` if none ever was.
+    pub next: Option<i64>,
+    /// The end of the log, if it was found to end before `next`.
+    pub log_end: Option<i64>,
+}
+
+/// Claims a partition, then asks for the log's offsets and compares them with what is stored. The order matters: the
+/// former owner stores nothing after the claim, so the stored offset is compared with a log that is at least as long.
+///
+/// # Errors
+///
+/// [`OpenFault`]: a step failed, or the log ended before what is stored, which is noted in the database.
+pub(super) async fn claim<C, N: Future<Output = Result<(), OpenFault>>>(
+    what: Claiming<'_>,
+    claim: impl Future<Output = Result<(Found, C), OpenFault>>,
+    offsets: impl Future<Output = KafkaResult<Range<i64>>>,
+    note_log_end: impl FnOnce(i64) -> N,
+) -> Result<(C, Range<i64>), OpenFault> {
+    let (found, claim, log) = if planted!(LogBeforeClaim) {
+        let log = offsets.await?;
+        let (found, claim) = claim.await?;
+        (found, claim, log)
+    } else {
+        let (found, claim) = claim.await?;
+        (found, claim, offsets.await?)
+    };
+    let Some(end) = truncated_at(found.next, found.log_end, &log) else {
+        return Ok((claim, log));
+    };
+    if !planted!(ForgetLogEnd) {
+        note_log_end(end).await?;
+    }
+    Err(OpenFault::truncated(
+        what.database,
+        what.topic,
+        what.partition,
+        end,
+    ))
+}
+
 /// How the records of one topic are processed.
 pub trait Feed: Send + Sync + 'static {
     /// State that a lane keeps from record to record.
-    type Lane: Send + 'static;
+    type State: Send + 'static;
     /// Rows to be written at once.
     type Batch: Default + Send + Sync + 'static;
 
@@ -109,13 +162,8 @@ pub trait Feed: Send + Sync + 'static {
     /// Name of the topic.
     fn topic(&self) -> &str;
 
-    /// Claims a partition, then asks `log` for its offsets, and returns where to resume. Its former owner stores
-    /// nothing after the claim, so the stored offset is compared with a log that is at least as long.
-    fn open(
-        &self,
-        partition: i32,
-        log: &log::Log,
-    ) -> impl Future<Output = Result<Opened<Self::Lane>, OpenFault>> + Send;
+    /// Claims a partition and returns where to resume.
+    fn open(&self, partition: i32) -> impl Future<Output = Result<Opened<Self::State>, OpenFault>> + Send;
 
     /// Takes a record.
     ///
@@ -124,7 +172,7 @@ pub trait Feed: Send + Sync + 'static {
     /// [`NeedsSchema`]: nothing was taken.
     fn take(
         &self,
-        lane: &mut Self::Lane,
+        state: &mut Self::State,
         record: &Taken<'_>,
         batch: &mut Self::Batch,
     ) -> Result<(), NeedsSchema>;
@@ -136,7 +184,7 @@ pub trait Feed: Send + Sync + 'static {
     fn clear(batch: &mut Self::Batch);
 
     /// Completes a batch that is about to be written up to `next`.
-    fn seal(&self, lane: &mut Self::Lane, next: i64, batch: &mut Self::Batch);
+    fn seal(&self, state: &mut Self::State, next: i64, batch: &mut Self::Batch);
 
     /// Writes a batch, all of it or nothing.
     fn write(

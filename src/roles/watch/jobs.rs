@@ -2,6 +2,7 @@
 //! a time, so a job never runs in two processes at once.
 
 use std::future::Future;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,12 +13,17 @@ use tracing::{debug, info, warn};
 
 use crate::config::Config;
 use crate::io::postgres::DatabaseError;
-use crate::io::timescale::{Analytics, JobLock, JobRun, Operations, ROLLOUT_DAYS, Ran};
+use crate::io::timescale::{Analytics, JobLock, JobRun, Operations, Ran};
 use crate::telemetry::health::{Health, Log};
 use crate::telemetry::metrics::{Job, Metrics, Service};
 use pulsegate_detect::finding::Finding;
 use pulsegate_detect::quality::Metrics as MetricsTable;
 use pulsegate_detect::reading::{DeviceMedian, Rollout};
+use pulsegate_detect::regression::comparison::{DEVICES_MAX, DEVICES_MIN, is_comparable};
+use pulsegate_detect::regression::schedule::{
+    CATCH_UP_INTERVAL, ROLLOUT_INTERVAL, ROLLOUT_LAG_SECONDS_MAX, SHIFT_INTERVAL, SHIFT_LAG_SECONDS_MAX,
+    kpis_computed, rollouts_judged, shifts_judged,
+};
 use pulsegate_detect::{kpi, regression};
 
 /// How often minutes are rolled up.
@@ -27,41 +33,11 @@ const ROLLUP_INTERVAL: Duration = Duration::from_secs(20);
 const GROUPS_INTERVAL: Duration = Duration::from_secs(2);
 /// How often expired data is deleted.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(3_600);
-/// How often KPIs are computed, and for how many past minutes those of readings are recomputed for late readings.
+/// How often KPIs are computed.
 const KPI_INTERVAL: Duration = Duration::from_secs(60);
-const KPI_MINUTES: i64 = 60;
-
-/// How often KPIs and cohorts are checked for shifts. The first check is one interval after the start, so that this
-/// process has had time to catch up with records that arrived while no watch was running.
-const SHIFT_INTERVAL: Duration = Duration::from_secs(600);
-/// Number of days read for the check: those that are judged, and the day before them.
-const SHIFT_DAYS: i64 = 3;
 /// Maximum number of cohorts (firmware, model, metric) that are checked, the largest first.
 const COHORTS_MAX: u32 = 500;
-const DAY_MINUTES: i64 = 1_440;
-
-/// How often rollouts are judged, and after how many days: two have to be over, and a third for late uploads, since an
-/// hour is measured only once.
-const REGRESSION_INTERVAL: Duration = Duration::from_secs(3_600);
-const ROLLOUT_OVER_DAYS: i64 = 3;
-/// Maximum lag, in seconds, at which this process measures hours that ended a day ago; and the pause before it checks
-/// its lag again.
-const LAG_SECONDS_MAX: f64 = 3_600.0;
-const CATCH_UP_INTERVAL: Duration = Duration::from_secs(60);
-/// Maximum lag, in seconds, in either log that KPIs are counted from, at which minutes that ended [`KPI_MINUTES`] ago
-/// are judged: half of that, since the lag is known only from time to time.
-const SHIFT_LAG_SECONDS_MAX: f64 = KPI_MINUTES as f64 * 60.0 / 2.0;
-/// Minimum number of devices on either side for a rollout to be judged.
-const ROLLOUT_DEVICES_MIN: u32 = 20;
-/// Maximum number of devices compared on either side if both have as many; if fewer have changed, there are more
-/// controls. Each device is 288 rows with four metrics, and readings to sort. Four standard errors between 2,000
-/// devices and 2,000 are 4 √(2 / 2,000) = 0.13 standard deviations of a device's change from before to after (between
-/// 1,000 and 3,000: 0.15). A difference of that size is found in every other rollout, one of 0.15 in four of five. For
-/// a heart rate whose medians vary by 3 beats a minute from day to day these are 0.46 and 0.56 beats a minute. Finding
-/// 0.1 standard deviations in every other rollout would take 3,200 devices a side, in four of five 4,700.
-const ROLLOUT_DEVICES_MAX: u32 = 2_000;
 const MINUTE_MS: i64 = 60_000;
-const DAY_MS: i64 = DAY_MINUTES * MINUTE_MS;
 
 /// The jobs of one process.
 pub struct Jobs {
@@ -142,10 +118,10 @@ impl Jobs {
     /// Runs the job over all readings of several days, which may take hours. An hour is measured only once, hence not
     /// by a process that lags behind, or that has no lanes to tell its lag from.
     async fn compare(&self, health: &Health) {
-        let mut regressions = every(REGRESSION_INTERVAL);
+        let mut regressions = every(ROLLOUT_INTERVAL);
         loop {
             regressions.tick().await;
-            if health.is_behind(Log::Clean, LAG_SECONDS_MAX) {
+            if health.is_behind(Log::Clean, ROLLOUT_LAG_SECONDS_MAX) {
                 info!("the watch lags behind: rollouts are not judged until it has caught up");
                 regressions.reset_after(CATCH_UP_INTERVAL);
             } else {
@@ -172,9 +148,8 @@ impl Jobs {
         let operations = self.operations().await?;
         let settled = operations.compute_kpis().await?;
         let now = minute_of(Timestamp::now());
-        let newest = operations.newest(kpi::READINGS).await?.unwrap_or(0).min(now);
-        let from = (newest - KPI_MINUTES).max(now - SHIFT_DAYS * DAY_MINUTES);
-        let minutes = self.sink.fleet_minutes(from, now).await?;
+        let minutes = kpis_computed(operations.newest(kpi::READINGS).await?, now);
+        let minutes = self.sink.fleet_minutes(minutes.start, minutes.end).await?;
         let kpis = kpi::of_readings(&minutes);
         operations.store_kpis(&kpis).await?;
         Ok(Ran::Done(settled + kpis.len() as u64))
@@ -190,8 +165,10 @@ impl Jobs {
         let Some(_lock) = self.sink.lock(Job::Shifts.as_str()).await? else {
             return Ok(Ran::Elsewhere);
         };
-        let until = minute_of(now) - KPI_MINUTES;
-        let from = ((until - 1).div_euclid(DAY_MINUTES) + 1 - SHIFT_DAYS) * DAY_MINUTES;
+        let Range {
+            start: from,
+            end: until,
+        } = shifts_judged(minute_of(now));
         let operations = self.operations().await?;
         if operations.is_due(until).await? {
             info!("KPIs are still to be computed: shifts are judged by the next run");
@@ -226,12 +203,8 @@ impl Jobs {
         let Some(mut lock) = self.sink.lock(Job::Regressions.as_str()).await? else {
             return Ok(Ran::Elsewhere);
         };
-        let today_ms = Timestamp::now().as_millisecond().div_euclid(DAY_MS) * DAY_MS;
-        let (from_ms, until_ms) = (
-            today_ms - i64::from(ROLLOUT_DAYS) * DAY_MS,
-            today_ms - ROLLOUT_OVER_DAYS * DAY_MS,
-        );
-        let rollouts = self.sink.rollouts(from_ms, until_ms, ROLLOUT_DEVICES_MIN).await?;
+        let began = rollouts_judged(Timestamp::now().as_millisecond());
+        let rollouts = self.sink.rollouts(began.start, began.end, DEVICES_MIN).await?;
         let (mut judged, mut failed) = (Vec::with_capacity(rollouts.len()), None);
         for rollout in rollouts {
             // A rollout that is too much for the database must not hide the others.
@@ -253,8 +226,8 @@ impl Jobs {
         lock: &mut JobLock,
     ) -> Result<Option<Vec<DeviceMedian>>, DatabaseError> {
         lock.keep().await?;
-        let chosen = self.sink.choose_devices(rollout, ROLLOUT_DEVICES_MAX).await?;
-        if chosen.treated.min(chosen.controls) < ROLLOUT_DEVICES_MIN {
+        let chosen = self.sink.choose_devices(rollout, DEVICES_MAX).await?;
+        if !is_comparable(chosen.treated, chosen.controls) {
             return Ok(None);
         }
         for hour in self.sink.hours_left(&chosen).await? {

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::feed::{Feed, NeedsSchema, OpenFault, Opened, Stretch, Taken, truncated_at};
-use super::log;
+use super::feed::{Claiming, Feed, Found, NeedsSchema, OpenFault, Opened, Stretch, Taken, claim};
+use super::log::Log as Topic;
 use crate::io::postgres::offsets::Step;
 use crate::io::postgres::{DatabaseError, WriteError};
 use crate::io::timescale::{Operations, SettledBatch};
@@ -18,16 +18,18 @@ use pulsegate_detect::kpi::Settled;
 /// Counts ledger records into the operations database.
 pub struct KpiFeed {
     topic: String,
+    log: Topic,
     sink: Operations,
     metrics: Arc<Metrics>,
 }
 
 impl KpiFeed {
-    /// Creates a feed that counts `topic` into `sink`.
+    /// Creates a feed that counts the topic of `log` into `sink`.
     #[must_use]
-    pub fn new(topic: &str, sink: Operations, metrics: Arc<Metrics>) -> Self {
+    pub fn new(log: Topic, sink: Operations, metrics: Arc<Metrics>) -> Self {
         Self {
-            topic: topic.to_owned(),
+            topic: log.topic().to_owned(),
+            log,
             sink,
             metrics,
         }
@@ -36,7 +38,7 @@ impl KpiFeed {
 
 impl Feed for KpiFeed {
     /// Stateless: each ledger record can be counted on its own.
-    type Lane = ();
+    type State = ();
     type Batch = Settled;
 
     const LOG: Log = Log::Kpis;
@@ -45,7 +47,7 @@ impl Feed for KpiFeed {
         &self.topic
     }
 
-    async fn open(&self, partition: i32, log: &log::Log) -> Result<Opened<()>, OpenFault> {
+    async fn open(&self, partition: i32) -> Result<Opened<()>, OpenFault> {
         let failed = |error: DatabaseError| {
             self.metrics.failed(Service::Operations);
             OpenFault {
@@ -53,15 +55,23 @@ impl Feed for KpiFeed {
                 reason: error.to_string(),
             }
         };
-        let position = self.sink.claim(&self.topic, partition).await.map_err(failed)?;
-        let log = log.offsets(partition).await?;
-        if let Some(end) = truncated_at(position.next, position.log_end, &log) {
+        let what = Claiming {
+            database: "operations",
+            topic: &self.topic,
+            partition,
+        };
+        let claiming = async {
+            let position = self.sink.claim(&self.topic, partition).await.map_err(failed)?;
+            let (next, log_end) = (position.next, position.log_end);
+            Ok((Found { next, log_end }, position))
+        };
+        let note = |end| async move {
             let noted = self.sink.note_log_end(&self.topic, partition, end).await;
-            noted.map_err(failed)?;
-            return Err(OpenFault::truncated("operations", &self.topic, partition, end));
-        }
+            noted.map_err(failed)
+        };
+        let (position, log) = claim(what, claiming, self.log.offsets(partition), note).await?;
         Ok(Opened {
-            lane: (),
+            state: (),
             epoch: position.epoch,
             stored: position.next,
             position: position.next.unwrap_or(log.start).max(log.start),

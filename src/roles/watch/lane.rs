@@ -1,44 +1,14 @@
-//! The state of a partition within a worker, and the batch that is filled from it.
+//! An open lane of a worker, and the batch that is filled from it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::feed::{Feed, NeedsSchema, Opened, Stretch, Taken};
 use crate::config::watch::Batch as Limits;
-
-/// State of one partition.
-pub(super) enum Slot<F: Feed> {
-    /// Not assigned to this worker.
-    Absent,
-    /// Assigned, to be opened from this instant on.
-    Closed(Instant),
-    /// Being opened; the flag cancels it.
-    Opening(Arc<AtomicBool>),
-    /// Open.
-    Open(Box<Lane<F>>),
-    /// Another process has claimed it in the database twice. It is left alone until the group assigns it again.
-    Fenced,
-}
-
-impl<F: Feed> Slot<F> {
-    pub fn open(&mut self) -> Option<&mut Lane<F>> {
-        match self {
-            Self::Open(lane) => Some(lane),
-            _ => None,
-        }
-    }
-
-    /// Replaces the slot and cancels what is under way for the old one.
-    pub fn replace(&mut self, by: Self) {
-        match self {
-            Self::Opening(cancelled) => cancelled.store(true, Ordering::Relaxed),
-            Self::Open(lane) => lane.cancelled.store(true, Ordering::Relaxed),
-            Self::Absent | Self::Closed(_) | Self::Fenced => {}
-        }
-        *self = by;
-    }
-}
+use crate::roles::assignments::Reached;
+use crate::telemetry::health::HoldCause;
 
 /// Why fetching is paused for an open lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,11 +19,43 @@ pub(super) enum Paused {
     Schema(u32),
 }
 
+impl Paused {
+    /// The cause that health reports.
+    pub const fn cause(self) -> HoldCause {
+        match self {
+            Self::Database => HoldCause::Database,
+            Self::Schema(_) => HoldCause::SchemaRegistry,
+        }
+    }
+}
+
+/// A claim of a partition in the database. The feed learns when it is dropped.
+pub(super) struct Claim<F: Feed> {
+    feed: Arc<F>,
+    partition: i32,
+    epoch: i64,
+}
+
+impl<F: Feed> Claim<F> {
+    pub fn new(feed: &Arc<F>, partition: i32, epoch: i64) -> Self {
+        Self {
+            feed: Arc::clone(feed),
+            partition,
+            epoch,
+        }
+    }
+}
+
+impl<F: Feed> Drop for Claim<F> {
+    fn drop(&mut self) {
+        self.feed.release(self.partition, self.epoch);
+    }
+}
+
 /// An open lane.
-pub(super) struct Lane<F: Feed> {
-    known: F::Lane,
-    /// Epoch of its claim in the database.
-    pub epoch: i64,
+pub(super) struct OpenLane<F: Feed> {
+    claim: Claim<F>,
+    state: F::State,
     /// The sink's offset once the write under way is done.
     expected: Option<i64>,
     /// The first offset that was not taken.
@@ -67,16 +69,14 @@ pub(super) struct Lane<F: Feed> {
     pub writing: Option<Instant>,
     pub paused: Option<Paused>,
     /// Append time of the last record taken, in ms since the Unix epoch.
-    pub appended_ms: i64,
-    /// Identifies this opening: results of tasks of an earlier one are ignored.
-    pub cancelled: Arc<AtomicBool>,
+    appended_ms: i64,
 }
 
-impl<F: Feed> Lane<F> {
-    pub fn new(opened: Opened<F::Lane>) -> Self {
+impl<F: Feed> OpenLane<F> {
+    pub fn new(claim: Claim<F>, opened: Opened<F::State>) -> Self {
         Self {
-            known: opened.lane,
-            epoch: opened.epoch,
+            claim,
+            state: opened.state,
             expected: opened.stored,
             position: opened.position,
             end: 0,
@@ -86,7 +86,6 @@ impl<F: Feed> Lane<F> {
             writing: None,
             paused: None,
             appended_ms: 0,
-            cancelled: Arc::default(),
         }
     }
 
@@ -96,12 +95,14 @@ impl<F: Feed> Lane<F> {
     }
 
     /// Takes the next record, unless it lies before the position: then it was taken already.
-    pub fn take(&mut self, feed: &F, record: &Taken<'_>) -> Result<(), NeedsSchema> {
+    pub fn take(&mut self, record: &Taken<'_>) -> Result<(), NeedsSchema> {
         if record.offset < self.position {
             return Ok(());
         }
-        feed.take(&mut self.known, record, &mut self.filling)?;
-        if self.expected.is_some_and(|stored| record.offset < stored) {
+        let feed = &self.claim.feed;
+        feed.take(&mut self.state, record, &mut self.filling)?;
+        let is_stored = self.expected.is_some_and(|stored| record.offset < stored);
+        if is_stored && !planted!(StoreRebuilt) {
             F::clear(&mut self.filling);
         } else {
             self.begun.get_or_insert_with(Instant::now);
@@ -127,21 +128,34 @@ impl<F: Feed> Lane<F> {
         self.begun.map(|begun| limit.saturating_sub(begun.elapsed()))
     }
 
+    /// Whether the open batch is full or its time is over.
+    pub fn is_due(&self, limits: &Limits) -> bool {
+        self.is_full(limits) || self.patience(limits).is_some_and(|left| left.is_zero())
+    }
+
     /// Whether something is not stored yet.
     pub fn is_dirty(&self) -> bool {
         self.begun.is_some() || self.writing.is_some()
     }
 
+    /// How far the lane has read. The offsets behind the last record are transaction markers, which readers never see.
+    pub fn reached(&self) -> Reached {
+        Reached {
+            position: self.position.max(self.end),
+            appended_ms: self.appended_ms,
+        }
+    }
+
     /// Closes the batch, if there is one and none is being written.
-    pub fn hand_over(&mut self, feed: &F, partition: i32) -> Option<(Stretch, F::Batch)> {
+    pub fn hand_over(&mut self) -> Option<(Stretch, F::Batch)> {
         if self.writing.is_some() || self.begun.is_none() {
             return None;
         }
         let mut batch = std::mem::replace(&mut self.filling, self.spare.take().unwrap_or_default());
-        feed.seal(&mut self.known, self.position, &mut batch);
+        self.claim.feed.seal(&mut self.state, self.position, &mut batch);
         let stretch = Stretch {
-            partition,
-            epoch: self.epoch,
+            partition: self.claim.partition,
+            epoch: self.claim.epoch,
             expected: self.expected,
             next: self.position,
         };

@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::feed::{Feed, NeedsSchema, OpenFault, Opened, Stretch, Taken, truncated_at};
-use super::log;
+use super::feed::{Claiming, Feed, Found, NeedsSchema, OpenFault, Opened, Stretch, Taken, claim};
+use super::log::Log as Topic;
 use crate::io::audit::{AuditError, AuditLog, LedgerBatch, LedgerRecord};
 use crate::io::postgres::WriteError;
 use crate::telemetry::health::{HoldCause, Log};
@@ -14,6 +14,7 @@ use crate::telemetry::metrics::{Metrics, Service, Took};
 /// Appends ledger records to the audit log.
 pub struct LedgerFeed {
     topic: String,
+    log: Topic,
     sink: Arc<AuditLog>,
     metrics: Arc<Metrics>,
 }
@@ -26,11 +27,12 @@ pub struct Records {
 }
 
 impl LedgerFeed {
-    /// Creates a feed that appends `topic` to `sink`.
+    /// Creates a feed that appends the topic of `log` to `sink`.
     #[must_use]
-    pub fn new(topic: &str, sink: Arc<AuditLog>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(log: Topic, sink: Arc<AuditLog>, metrics: Arc<Metrics>) -> Self {
         Self {
-            topic: topic.to_owned(),
+            topic: log.topic().to_owned(),
+            log,
             sink,
             metrics,
         }
@@ -39,7 +41,7 @@ impl LedgerFeed {
 
 impl Feed for LedgerFeed {
     /// Stateless: the audit log keeps the state of its lanes.
-    type Lane = ();
+    type State = ();
     type Batch = Records;
 
     const LOG: Log = Log::Ledger;
@@ -48,7 +50,7 @@ impl Feed for LedgerFeed {
         &self.topic
     }
 
-    async fn open(&self, partition: i32, log: &log::Log) -> Result<Opened<()>, OpenFault> {
+    async fn open(&self, partition: i32) -> Result<Opened<()>, OpenFault> {
         let failed = |error: AuditError| {
             self.metrics.failed(Service::Audit);
             OpenFault {
@@ -59,15 +61,23 @@ impl Feed for LedgerFeed {
                 reason: error.to_string(),
             }
         };
-        let claim = self.sink.claim(partition).await.map_err(failed)?;
-        let log = log.offsets(partition).await?;
-        if let Some(end) = truncated_at(claim.next, claim.log_end, &log) {
+        let what = Claiming {
+            database: "audit",
+            topic: &self.topic,
+            partition,
+        };
+        let claiming = async {
+            let claim = self.sink.claim(partition).await.map_err(failed)?;
+            let (next, log_end) = (claim.next, claim.log_end);
+            Ok((Found { next, log_end }, claim))
+        };
+        let note = |end| async move {
             let noted = self.sink.note_log_end(partition, end).await;
-            noted.map_err(|error| failed(error.into()))?;
-            return Err(OpenFault::truncated("audit", &self.topic, partition, end));
-        }
+            noted.map_err(|error| failed(error.into()))
+        };
+        let (claim, log) = claim(what, claiming, self.log.offsets(partition), note).await?;
         Ok(Opened {
-            lane: (),
+            state: (),
             epoch: claim.epoch,
             stored: claim.next,
             // A gap left by retention shows in the sequence of the records, and becomes an entry.

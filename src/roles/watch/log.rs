@@ -1,4 +1,4 @@
-//! A topic seen from outside: how many partitions it has, where they begin and where they end.
+//! A topic seen from outside: where its partitions begin and where they end.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,12 +13,11 @@ use tokio::task::spawn_blocking;
 /// Timeout of one request to the broker.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A topic and its number of partitions.
+/// A topic.
 #[derive(Clone)]
 pub struct Log {
     client: Arc<BaseConsumer>,
     topic: Arc<str>,
-    partitions: usize,
 }
 
 impl Log {
@@ -27,18 +26,17 @@ impl Log {
     /// # Errors
     ///
     /// When librdkafka refuses the configuration.
-    pub fn new(config: &ClientConfig, topic: &str, partitions: usize) -> KafkaResult<Self> {
+    pub fn new(config: &ClientConfig, topic: &str) -> KafkaResult<Self> {
         Ok(Self {
             client: Arc::new(BaseConsumer::from_config(config)?),
             topic: topic.into(),
-            partitions,
         })
     }
 
-    /// Number of partitions of the topic.
+    /// Name of the topic.
     #[must_use]
-    pub fn partitions(&self) -> usize {
-        self.partitions
+    pub fn topic(&self) -> &str {
+        &self.topic
     }
 
     /// The offsets from the first one still in the log up to the last stable offset, exclusive. Control records have

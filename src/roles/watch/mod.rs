@@ -11,6 +11,9 @@
 //! Exactly-once comes from the databases: a batch and the offset after it are one transaction, and a lane resumes from
 //! the offset that its database has.
 
+#[macro_use]
+mod planted;
+
 pub mod clean;
 pub mod feed;
 pub mod jobs;
@@ -19,6 +22,9 @@ mod lane;
 pub mod ledger;
 pub mod log;
 pub mod relay;
+#[cfg(test)]
+mod simulation;
+pub mod tasks;
 pub mod worker;
 mod write;
 

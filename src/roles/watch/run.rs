@@ -24,15 +24,17 @@ use super::kpis::KpiFeed;
 use super::ledger::LedgerFeed;
 use super::log::Log;
 use super::relay::Relay;
-use super::worker::{Setup, Worker, WorkerError};
+use super::worker::{Setup, Worker};
 use crate::config::Config;
 use crate::io::audit::{AuditError, AuditLog};
 use crate::io::host;
+use crate::io::kafka::consumer::Consumer;
 use crate::io::postgres::DatabaseError;
 use crate::io::registry::Registry;
 use crate::io::schemas::Schemas;
 use crate::io::timescale::{Analytics, Operations};
 use crate::roles::Failure;
+use crate::roles::assignments::AssignmentError;
 use crate::roles::{clients as settings, topics};
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::{Metrics, Service};
@@ -52,7 +54,7 @@ const POOL_INTERVAL: Duration = Duration::from_secs(2);
 pub enum Problem {
     /// A worker failed.
     #[error("a worker failed: {0}")]
-    Worker(#[from] WorkerError),
+    Worker(#[from] AssignmentError),
     /// A database cannot be used, and waiting does not help.
     #[error("{0}")]
     Database(String),
@@ -200,9 +202,12 @@ async fn run_clean(shared: Arc<Shared>, knowledge: Knowledge) {
         return;
     };
     shared.metrics.watch.edition(sink.edition());
+    let Some(log) = shared.log(&shared.config.topics.clean) else {
+        return;
+    };
     let table = knowledge.rules.metrics.clone();
     let feed = Arc::new(CleanFeed::new(
-        &shared.config.topics.clean,
+        log,
         &shared.watch,
         knowledge,
         sink,
@@ -249,9 +254,12 @@ async fn run_ledger(shared: Arc<Shared>) {
     let Some(sink) = shared.connected(Service::Audit, connect, passes).await else {
         return;
     };
+    let Some(log) = shared.log(&shared.config.topics.ledger) else {
+        return;
+    };
     let sink = Arc::new(sink);
     let feed = Arc::new(LedgerFeed::new(
-        &shared.config.topics.ledger,
+        log,
         Arc::clone(&sink),
         Arc::clone(&shared.metrics),
     ));
@@ -272,11 +280,10 @@ async fn run_kpis(shared: Arc<Shared>) {
     let Some(sink) = shared.connected(Service::Operations, connect, passes).await else {
         return;
     };
-    let feed = KpiFeed::new(
-        &shared.config.topics.ledger,
-        sink.clone(),
-        Arc::clone(&shared.metrics),
-    );
+    let Some(log) = shared.log(&shared.config.topics.ledger) else {
+        return;
+    };
+    let feed = KpiFeed::new(log, sink.clone(), Arc::clone(&shared.metrics));
     let mut settings = crate::config::watch::Config::clone(&shared.watch);
     settings.batch.time_max_ms = KPI_BATCH_TIME_MS;
     let worker = shared.watch.workers + 1;
@@ -337,6 +344,18 @@ impl Shared {
         }
     }
 
+    /// A view of a topic. `None` when librdkafka refuses the configuration, which is reported.
+    fn log(&self, topic: &str) -> Option<Log> {
+        match Log::new(&self.config.kafka.client(), topic) {
+            Ok(log) => Some(log),
+            Err(error) => {
+                let problem = Problem::Worker(AssignmentError::from(error));
+                let _ = self.ended.send(Err(problem));
+                None
+            }
+        }
+    }
+
     /// Runs the workers of one part until the last has ended.
     async fn run<F: Feed>(
         &self,
@@ -348,27 +367,22 @@ impl Shared {
     ) {
         let (outbox, mut ended) = mpsc::unbounded_channel();
         for index in workers {
-            let log = Log::new(&self.config.kafka.client(), feed.topic(), self.partitions);
-            let started = log
-                .map_err(|error| Problem::Worker(error.into()))
-                .and_then(|log| {
-                    let setup = Setup {
-                        feed: Arc::clone(feed),
-                        config: Arc::clone(settings),
-                        health: self.health.worker_of(index, F::LOG),
-                        client: self.client(part, index),
-                        log,
-                        runtime: Handle::current(),
-                    };
-                    let (stop, outbox) = (Arc::clone(&self.stop), outbox.clone());
-                    let run = move || {
-                        let result = came_to(|| Worker::new(setup)?.run(&stop));
-                        // Sending fails only when the process is ending.
-                        let _ = outbox.send(result);
-                    };
-                    let spawned = thread::Builder::new().name(format!("{part}-{index}")).spawn(run);
-                    spawned.map(drop).map_err(Problem::Thread)
-                });
+            let setup = Setup {
+                feed: Arc::clone(feed),
+                config: Arc::clone(settings),
+                health: self.health.worker_of(index, F::LOG),
+                partitions: self.partitions,
+                tasks: Handle::current(),
+            };
+            let (client, topic) = (self.client(part, index), feed.topic().to_owned());
+            let (stop, outbox) = (Arc::clone(&self.stop), outbox.clone());
+            let run = move || {
+                let work = || Worker::new(setup, Consumer::subscribe(&client, &topic)?).run(&stop);
+                // Sending fails only when the process is ending.
+                let _ = outbox.send(came_to(work));
+            };
+            let spawned = thread::Builder::new().name(format!("{part}-{index}")).spawn(run);
+            let started = spawned.map(drop).map_err(Problem::Thread);
             if let Err(problem) = started {
                 let _ = self.ended.send(Err(problem));
             }
@@ -407,7 +421,7 @@ impl Shared {
 }
 
 /// Runs a worker and reports a panic as a problem too: otherwise its lanes would stand still unnoticed.
-fn came_to(work: impl FnOnce() -> Result<(), WorkerError>) -> Result<(), Problem> {
+fn came_to(work: impl FnOnce() -> Result<(), AssignmentError>) -> Result<(), Problem> {
     // Unwind-safe: only the lock of its health outlives the worker, and that tolerates a panic.
     let result = catch_unwind(AssertUnwindSafe(work)).map_err(|_| Problem::Panicked)?;
     result.map_err(Problem::from)

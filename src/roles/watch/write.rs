@@ -1,16 +1,16 @@
 //! Writes a batch to a database, retrying until it is stored or the lane has another owner.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use crossbeam_channel::Sender;
+use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, warn};
 
 use super::feed::{Feed, Stretch};
 use super::worker::News;
 use crate::io::postgres::{DatabaseError, WriteError};
+use crate::roles::assignments::Opening;
 
 /// The shortest and the longest pause between two attempts.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
@@ -32,8 +32,8 @@ pub(super) async fn until_done<F: Feed>(
     feed: Arc<F>,
     stretch: Stretch,
     mut batch: F::Batch,
-    cancelled: Arc<AtomicBool>,
-    outbox: Sender<News<F>>,
+    opening: Opening,
+    outbox: UnboundedSender<News<F>>,
 ) {
     let mut pauses = ExponentialBuilder::default()
         .with_min_delay(PAUSES.0)
@@ -63,11 +63,12 @@ pub(super) async fn until_done<F: Feed>(
         }
         F::lighten(&mut batch);
         // Sending fails only when the worker has ended.
-        let _ = outbox.send(News::Waiting(lane, Arc::clone(&cancelled)));
-        tokio::time::sleep(pauses.next().unwrap_or(PAUSES.1)).await;
-        if cancelled.load(Ordering::Relaxed) {
-            break Ended::Cancelled;
+        let _ = outbox.send(News::Waiting(lane, opening.clone()));
+        tokio::select! {
+            biased;
+            () = opening.cancelled() => break Ended::Cancelled,
+            () = tokio::time::sleep(pauses.next().unwrap_or(PAUSES.1)) => {}
         }
     };
-    let _ = outbox.send(News::Ended(stretch.partition, cancelled, batch, ended));
+    let _ = outbox.send(News::Ended(stretch.partition, opening, batch, ended));
 }

@@ -13,7 +13,9 @@
 //! watched for a cohort is its difference from the rest of its model ([`cohorts`]).
 
 mod cohort;
+pub mod comparison;
 mod pipeline;
+pub mod schedule;
 mod shift;
 mod statistics;
 #[cfg(test)]
@@ -21,6 +23,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+use self::comparison::{DAY_MS, Times, is_comparable};
 use self::statistics::{Welch, discoveries, median, welch};
 use super::anomaly::Direction;
 use super::finding::{ChangeDetail, Cohort, Finding, FindingId, Kind, Origin, Severity};
@@ -34,8 +37,6 @@ pub use shift::{Known, MODEL as SHIFT_MODEL, Point, Series, Size, news, shifts};
 /// The version of the method, stored in every finding it makes.
 pub const MODEL: &str = "regression-2";
 
-/// Minimum number of treated devices, and of controls.
-const DEVICES_MIN: usize = 20;
 /// Minimum difference in standard errors, over both days and over each day alone.
 const ERRORS_MIN: f64 = 4.0;
 const ERRORS_DAY_MIN: f64 = 2.0;
@@ -159,7 +160,8 @@ fn compare(devices: &Devices, after: fn(&Days) -> Option<f64>) -> Option<Welch> 
             .collect()
     };
     let (mut treated, mut controls) = (differences(true), differences(false));
-    if treated.len().min(controls.len()) < DEVICES_MIN {
+    let count = |devices: &Vec<f64>| u32::try_from(devices.len()).unwrap_or(u32::MAX);
+    if !is_comparable(count(&treated), count(&controls)) {
         return None;
     }
     clip(&mut treated);
@@ -196,7 +198,6 @@ impl Judged<'_> {
             rollout.firmware, rollout.model
         );
         let origin = Origin::window(rollout.day_ms);
-        let end_ms = rollout.day_ms.saturating_add(3 * DAY_MS);
         // The estimated value of the devices without the rollout, ± two standard errors.
         let without = self.after - pooled.difference;
         let reach = 1.96 * pooled.error;
@@ -208,7 +209,7 @@ impl Judged<'_> {
             device: None,
             metric: (*metric).to_owned(),
             time_ms: rollout.day_ms,
-            detected_ms: end_ms,
+            detected_ms: Times::of(rollout.day_ms).end_ms,
             origin,
             value: Some(self.after),
             unit: (*unit).to_owned(),

@@ -1,6 +1,7 @@
 //! The audit log of one lane: what its entries are, and which entries a ledger record adds.
 
 pub mod chain;
+pub mod checkpoint;
 pub mod entry;
 
 /// The name under which the checkpoints of a lane are signed.
