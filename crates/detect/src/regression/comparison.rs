@@ -120,6 +120,7 @@ pub fn side(versions: &[Version<'_>], rollout: &Rollout) -> Option<Side> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::HOUR_MS;
 
     const DAY: i64 = 100 * DAY_MS;
 
