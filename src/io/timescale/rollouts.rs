@@ -10,8 +10,9 @@ use super::Analytics;
 use super::analytics::failed;
 use crate::io::postgres::DatabaseError;
 use pulsegate_detect::reading::{DeviceMedian, Rollout, Token};
-use pulsegate_detect::regression::comparison::{self, DAY_READINGS_MIN, HOUR_MS, Times};
+use pulsegate_detect::regression::comparison::{self, DAY_READINGS_MIN, Times};
 use pulsegate_detect::regression::schedule::ROLLOUT_KEPT_DAYS;
+use pulsegate_detect::time::HOUR_MS;
 
 /// A rollout with its chosen devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,10 +4,8 @@
 use std::ops::Range;
 
 use crate::reading::Rollout;
+use crate::time::DAY_MS;
 
-pub(super) const DAY_MS: i64 = 24 * HOUR_MS;
-/// Length of an hour, in milliseconds.
-pub const HOUR_MS: i64 = 3_600_000;
 /// Number of days compared before the day of the rollout, and after it. The day itself is not compared: devices change
 /// in the course of it.
 const DAYS_BEFORE: i64 = 1;
@@ -122,6 +120,7 @@ pub fn side(versions: &[Version<'_>], rollout: &Rollout) -> Option<Side> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::HOUR_MS;
 
     const DAY: i64 = 100 * DAY_MS;
 

@@ -23,7 +23,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use self::comparison::{DAY_MS, Times, is_comparable};
+use self::comparison::{Times, is_comparable};
 use self::statistics::{Welch, discoveries, median, welch};
 use super::anomaly::Direction;
 use super::finding::{ChangeDetail, Cohort, Finding, FindingId, Kind, Origin, Severity};

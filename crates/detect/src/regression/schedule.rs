@@ -3,7 +3,8 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::comparison::{DAY_MS, DAYS_AFTER};
+use super::comparison::DAYS_AFTER;
+use crate::time::DAY_MS;
 
 /// How often rollouts are judged.
 pub const ROLLOUT_INTERVAL: Duration = Duration::from_secs(3_600);
