@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, warn};
 
-use super::gate::Gate;
 use super::services::{Knowledge, Services};
+use super::shared::Gate;
 use super::slot::{Need, Slot};
 use super::worker::WorkerError;
 use crate::io::kafka::source::{Record, Records, Source};
@@ -227,7 +227,7 @@ impl<S: Services> Filling<S> {
         self.spent(gate, Stage::Keys, &mut since);
         let decided = admit(slots, &knowledge.keyring, ready);
         self.spent(gate, Stage::Admit, &mut since);
-        self.seal(knowledge, slots, &decided)?;
+        self.seal(gate, knowledge, slots, &decided)?;
         self.spent(gate, Stage::Seal, &mut since);
         Ok(cuts)
     }
@@ -333,15 +333,17 @@ impl<S: Services> Filling<S> {
     /// Seals every record into the batch, and accounts for it.
     fn seal(
         &mut self,
+        gate: &Gate<S>,
         knowledge: &Knowledge<S::Keys>,
         slots: &mut [Slot],
         decided: &[Decided<'_, '_>],
     ) -> Result<(), WorkerError> {
         let (arena, tenants) = (self.pipeline.arena(), &*knowledge.tenants);
+        let random = |bytes: &mut [u8]| gate.services.random(bytes);
         for (record, verdict) in decided {
             let sealed = self
                 .output
-                .seal(record, verdict, arena, tenants, getrandom::fill)
+                .seal(record, verdict, arena, tenants, random)
                 .map_err(|error| match error {
                     OutputError::Seal(error) => WorkerError::Seal(error),
                     OutputError::Random(error) => WorkerError::Random(error),

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use rdkafka::error::{KafkaError, KafkaResult};
 
-use super::gate::Gate;
 use super::opening::Opened;
+use super::shared::Gate;
 use super::slot::Ticket;
 use crate::io::kafka::settle::{Job, SettleError, Settled};
 use crate::io::kafka::source::Source;
@@ -50,6 +50,13 @@ pub trait Services: Sized {
 
     /// Waits.
     fn rest(&self, pause: Duration);
+
+    /// Overwrites `bytes` with random bytes, from which the IVs of ciphertexts are taken.
+    ///
+    /// # Errors
+    ///
+    /// When there are none.
+    fn random(&self, bytes: &mut [u8]) -> Result<(), getrandom::Error>;
 
     /// The transactional id of a worker.
     fn transactional_id(&self, worker: usize) -> String;
