@@ -12,7 +12,7 @@ use crate::io::audit::journal::{self, Role};
 use crate::io::http::Server;
 use crate::roles::Failure;
 use crate::roles::gate::Gate;
-use crate::roles::gate::worker::WorkerError;
+use crate::roles::gate::WorkerError;
 use crate::roles::gate::workers::Workers;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;

@@ -15,10 +15,11 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, warn};
 
-use super::services::{Knowledge, Services};
+use super::error::WorkerError;
+use super::knowledge::Knowledge;
+use super::services::Services;
 use super::shared::Gate;
 use super::slot::{Need, Slot};
-use super::worker::WorkerError;
 use crate::io::kafka::source::{Record, Records, Source};
 use crate::telemetry::metrics::Stage;
 use pulsegate_core::crypto::envelope::TooLong;

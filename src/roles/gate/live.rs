@@ -11,8 +11,9 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use tokio::runtime::Handle;
 use tracing::warn;
 
-use super::opening::{self, Opened};
-use super::services::{Knowledge, Services, Settle};
+use super::knowledge::Knowledge;
+use super::opening::{self, KafkaLog, Opened};
+use super::services::{Services, Settle};
 use super::shared::Gate;
 use super::slot::Ticket;
 use crate::io::kafka::consumer::Consumer;
@@ -91,7 +92,7 @@ impl Services for Live {
 
     /// Opening a lane blocks, so each is opened on a thread of its own.
     fn begin_opening(
-        gate: &Arc<Gate>,
+        gate: &Arc<Gate<Self>>,
         partition: i32,
         ticket: Ticket,
         outbox: Sender<Opened>,
@@ -100,7 +101,9 @@ impl Services for Live {
         thread::Builder::new()
             .name(format!("open-{partition}"))
             .spawn(move || {
-                let result = opening::open(&gate, partition, &ticket);
+                let (settings, topics) = (&gate.services.settings.opener, &gate.config.topics);
+                let log = || KafkaLog::new(settings, topics, partition, &ticket);
+                let result = opening::open(&gate, partition, &ticket, log);
                 // Sending fails only when the worker has ended.
                 let _ = outbox.send(Opened {
                     partition,
@@ -131,7 +134,7 @@ impl Services for Live {
 
     /// A vault known to be down is not asked: waiting for it would also delay subjects whose keys are in memory. The task
     /// that follows the device keys notices when it is back.
-    fn fetch_subject_keys(gate: &Gate, subjects: &[(u16, &[u8])]) {
+    fn fetch_subject_keys(gate: &Gate<Self>, subjects: &[(u16, &[u8])]) {
         let Self { vault, runtime, .. } = &gate.services;
         if vault.is_down() {
             return;
@@ -149,7 +152,7 @@ impl Services for Live {
     }
 
     /// The ids are resolved one after the other.
-    fn resolve_schemas(gate: &Arc<Gate>, ids: Vec<u32>) {
+    fn resolve_schemas(gate: &Arc<Gate<Self>>, ids: Vec<u32>) {
         let begin = |&id: &u32| gate.services.questions.begin(id);
         let ids: Vec<_> = ids.into_iter().filter(begin).collect();
         if ids.is_empty() {
@@ -169,7 +172,7 @@ impl Services for Live {
         });
     }
 
-    fn ask_about_schema(gate: &Gate, id: u32) -> Result<Verdict, RegistryFault> {
+    fn ask_about_schema(gate: &Gate<Self>, id: u32) -> Result<Verdict, RegistryFault> {
         let Self {
             registry, runtime, ..
         } = &gate.services;

@@ -23,7 +23,10 @@ macro_rules! planted {
     }};
 }
 
+mod connect;
+mod error;
 pub mod filling;
+mod knowledge;
 mod live;
 pub mod opening;
 pub mod progress;
@@ -35,5 +38,7 @@ pub mod slot;
 pub mod worker;
 pub mod workers;
 
+pub use self::error::WorkerError;
 pub use self::live::Live;
-pub use self::shared::Gate;
+/// The gate of this process, on the real services.
+pub type Gate = shared::Gate<Live>;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use rdkafka::error::{KafkaError, KafkaResult};
 
+use super::knowledge::Knowledge;
 use super::opening::Opened;
 use super::shared::Gate;
 use super::slot::Ticket;
@@ -18,21 +19,8 @@ use crate::io::kafka::settle::{Job, SettleError, Settled};
 use crate::io::kafka::source::Source;
 use crate::io::registry::RegistryFault;
 use pulsegate_core::crypto::keys::SubjectKey;
-use pulsegate_core::event::{Ids, Verdict};
-use pulsegate_core::gate::keyring::Keyring;
+use pulsegate_core::event::Verdict;
 use pulsegate_core::gate::pipeline::TenantKeys;
-
-/// A snapshot of keys and schema ids, used for one chunk of records.
-pub struct Knowledge<K> {
-    /// Device keys.
-    pub keyring: Arc<Keyring>,
-    /// Revision of the device keys.
-    pub revision: u64,
-    /// Keys of tenants.
-    pub tenants: Arc<K>,
-    /// The registry's verdicts so far; `None` without a registry.
-    pub ids: Option<Arc<Ids>>,
-}
 
 /// What a worker asks of the process and of the services around it.
 pub trait Services: Sized {

@@ -9,8 +9,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::error::WorkerError;
+use super::live::Live;
 use super::shared::Gate;
-use super::worker::{Worker, WorkerError};
+use super::worker::Worker;
 
 /// The workers of one process.
 pub struct Workers {
@@ -24,7 +26,7 @@ impl Workers {
     /// # Errors
     ///
     /// When the operating system cannot start a thread.
-    pub fn start(gate: &Arc<Gate>) -> std::io::Result<Self> {
+    pub fn start(gate: &Arc<Gate<Live>>) -> std::io::Result<Self> {
         let shared = Arc::clone(gate);
         Self::spawn(gate.config.gate.workers, move |index, stop| {
             Worker::new(Arc::clone(&shared), index).and_then(|worker| worker.run(stop))

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::config::FromClientConfig;
+use rdkafka::config::{ClientConfig, FromClientConfig};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::{Message as _, Offset, Timestamp, TopicPartitionList};
 
-use super::{LaneLog, OpenError};
+use super::opened::OpenError;
+use crate::io::kafka::Topics;
 use crate::io::kafka::committed::committed;
 use crate::io::kafka::raw::{Messages, Queue};
-use crate::roles::gate::Gate;
+use crate::io::kafka::source::Records;
 use crate::roles::gate::slot::Ticket;
 use pulsegate_ledger::entry::Head;
 
@@ -24,9 +25,57 @@ const TAIL_OFFSETS: i64 = 16;
 /// How long a rescan waits for a full chunk.
 const RESCAN_WAIT: Duration = Duration::from_millis(50);
 
+/// What opening a lane asks of Kafka about its partition of the raw topic and of the ledger. Every call blocks.
+pub trait LaneLog {
+    /// Raw records that were fetched together.
+    type Records: Records;
+
+    /// The group's committed offset, once no transaction has offsets pending here.
+    ///
+    /// # Errors
+    /// [`OpenError::Kafka`].
+    fn committed(&self) -> Result<Option<i64>, OpenError>;
+
+    /// The head after the lane's last visible ledger record.
+    ///
+    /// # Errors
+    /// [`OpenError::Kafka`], or [`OpenError::Ledger`] if the record is invalid.
+    fn head(&self) -> Result<Option<Head>, OpenError>;
+
+    /// The first offset of the raw log, and the first that is not written yet.
+    ///
+    /// # Errors
+    /// [`OpenError::Kafka`].
+    fn watermarks(&self) -> Result<(i64, i64), OpenError>;
+
+    /// The timestamp of the first raw record at or after `offset`, since offsets may be missing, and whether it is the
+    /// broker's; `None` at the end of the log.
+    ///
+    /// # Errors
+    /// [`OpenError::Kafka`].
+    fn timestamp(&self, offset: i64) -> Result<Option<(i64, bool)>, OpenError>;
+
+    /// The first raw offset with a timestamp at or after `time_ms`.
+    ///
+    /// # Errors
+    /// [`OpenError::Kafka`].
+    fn offset_at(&self, time_ms: i64) -> Result<Option<i64>, OpenError>;
+
+    /// Reads the raw log from `offset` on, until `visit` returns true.
+    ///
+    /// # Errors
+    /// [`OpenError::Kafka`], [`OpenError::Cancelled`], or that of `visit`.
+    fn read(
+        &self,
+        offset: i64,
+        visit: impl FnMut(&Self::Records) -> Result<bool, OpenError>,
+    ) -> Result<(), OpenError>;
+}
+
 /// One lane's partitions of the raw topic and of the ledger.
-pub(super) struct KafkaLog<'g> {
-    gate: &'g Arc<Gate>,
+pub struct KafkaLog<'g> {
+    settings: &'g ClientConfig,
+    topics: &'g Topics,
     partition: i32,
     ticket: &'g Ticket,
     client: BaseConsumer,
@@ -34,11 +83,20 @@ pub(super) struct KafkaLog<'g> {
 
 impl<'g> KafkaLog<'g> {
     /// Creates a client, which connects with the first request.
-    pub(super) fn new(gate: &'g Arc<Gate>, partition: i32, ticket: &'g Ticket) -> Result<Self, OpenError> {
-        let client = BaseConsumer::from_config(&gate.services.settings.opener)
-            .map_err(|error| OpenError::Kafka { partition, error })?;
+    ///
+    /// # Errors
+    /// [`OpenError::Kafka`] when librdkafka refuses the settings.
+    pub fn new(
+        settings: &'g ClientConfig,
+        topics: &'g Topics,
+        partition: i32,
+        ticket: &'g Ticket,
+    ) -> Result<Self, OpenError> {
+        let client =
+            BaseConsumer::from_config(settings).map_err(|error| OpenError::Kafka { partition, error })?;
         Ok(Self {
-            gate,
+            settings,
+            topics,
             partition,
             ticket,
             client,
@@ -46,7 +104,7 @@ impl<'g> KafkaLog<'g> {
     }
 
     fn raw(&self) -> &str {
-        &self.gate.config.topics.raw
+        &self.topics.raw
     }
 
     fn watermarks_of(&self, topic: &str) -> Result<(i64, i64), OpenError> {
@@ -99,7 +157,7 @@ impl LaneLog for KafkaLog<'_> {
 
     /// Searches at the end of the ledger, then further back while it finds only transaction markers.
     fn head(&self) -> Result<Option<Head>, OpenError> {
-        let topic = &self.gate.config.topics.ledger;
+        let topic = &self.topics.ledger;
         let (low, high) = self.watermarks_of(topic)?;
         let mut back = TAIL_OFFSETS;
         loop {
@@ -152,7 +210,7 @@ impl LaneLog for KafkaLog<'_> {
         mut visit: impl FnMut(&Messages) -> Result<bool, OpenError>,
     ) -> Result<(), OpenError> {
         // Use a separate client: one that had the partition assigned before undoes the forwarding when it unassigns it.
-        let client = Arc::new(self.kafka(BaseConsumer::from_config(&self.gate.services.settings.opener))?);
+        let client = Arc::new(self.kafka(BaseConsumer::from_config(self.settings))?);
         let queue = Queue::new(&client);
         self.kafka(queue.forward(self.raw(), self.partition))?;
         self.assign(&client, self.raw(), offset)?;

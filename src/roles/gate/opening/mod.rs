@@ -2,173 +2,42 @@
 //! replay windows and rates from the log itself. What it asks of Kafka is [`LaneLog`].
 
 mod log;
+mod opened;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use thiserror::Error;
-use tracing::{info, warn};
+use tracing::info;
 
-use self::log::KafkaLog;
+pub use self::log::{KafkaLog, LaneLog};
+pub use self::opened::{OpenError, Opened, report};
 use super::services::Services;
 use super::shared::Gate;
 use super::slot::Ticket;
 use crate::io::kafka::source::{Record as _, Records};
-use crate::io::registry::RegistryFault;
-use crate::telemetry::health::HoldCause;
 use pulsegate_core::event::Verdict;
 use pulsegate_core::gate::lane::Lane;
 use pulsegate_core::gate::pipeline::{Past, Pipeline};
-use pulsegate_ledger::entry::{EntryError, Head, Outset, Refusal, Standing};
+use pulsegate_ledger::entry::{Outset, Standing};
 
 /// How often a broker looks for transactions that have timed out
 /// (`transaction.abort.timed.out.transaction.cleanup.interval.ms`).
 const ABORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Why a lane did not open.
-#[derive(Debug, Error)]
-pub enum OpenError {
-    /// The ledger and the group's offsets disagree: an operator has to decide.
-    #[error("lane {partition}: {refusal}")]
-    Refused {
-        /// Partition of the raw topic.
-        partition: i32,
-        /// The disagreement, and what to do about it.
-        refusal: Refusal,
-    },
-    /// The last ledger record is invalid.
-    #[error("lane {partition}: the last ledger record cannot be read: {error}")]
-    Ledger {
-        /// Partition of the raw topic.
-        partition: i32,
-        /// Why the record is invalid.
-        error: EntryError,
-    },
-    /// A request to Kafka failed: the lane is opened again later.
-    #[error("lane {partition}: a request to Kafka failed: {error}")]
-    Kafka {
-        /// Partition of the raw topic.
-        partition: i32,
-        /// The client's error.
-        error: KafkaError,
-    },
-    /// The registry has not resolved the schema of a record in the log: the lane is opened again later.
-    #[error("lane {partition}: schema id {id} is not resolved yet: {error}")]
-    Schema {
-        /// Partition of the raw topic.
-        partition: i32,
-        /// Id of the schema in the registry.
-        id: u32,
-        /// Why the registry gave no answer.
-        error: RegistryFault,
-    },
-    /// Opening the lane panicked, which is a defect.
-    #[error("lane {partition}: opening the lane panicked; this is a defect, please report it")]
-    Panicked {
-        /// Partition of the raw topic.
-        partition: i32,
-    },
-    /// The lane was revoked before it was open.
-    #[error("lane {partition} was revoked while it was being opened")]
-    Cancelled {
-        /// Partition of the raw topic.
-        partition: i32,
-    },
-}
-
-impl OpenError {
-    /// The service that the lane waits for; `None` if it is not opened again.
-    #[must_use]
-    pub const fn cause(&self) -> Option<HoldCause> {
-        match self {
-            Self::Kafka { .. } => Some(HoldCause::Kafka),
-            Self::Schema { .. } => Some(HoldCause::SchemaRegistry),
-            Self::Refused { .. } | Self::Ledger { .. } | Self::Panicked { .. } | Self::Cancelled { .. } => {
-                None
-            }
-        }
-    }
-
-    /// Whether opening the lane again would fail in the same way.
-    #[must_use]
-    pub const fn is_final(&self) -> bool {
-        matches!(
-            self,
-            Self::Refused { .. } | Self::Ledger { .. } | Self::Panicked { .. }
-        )
-    }
-}
-
-/// The result of an opening.
-pub struct Opened {
-    /// Partition of the raw topic.
-    pub partition: i32,
-    /// The opening that it is the result of.
-    pub ticket: Ticket,
-    /// The lane, or why it did not open.
-    pub result: Result<Lane, OpenError>,
-}
-
-/// What opening a lane asks of Kafka about its partition of the raw topic and of the ledger. Every call blocks.
-pub trait LaneLog {
-    /// Raw records that were fetched together.
-    type Records: Records;
-
-    /// The group's committed offset, once no transaction has offsets pending here.
-    ///
-    /// # Errors
-    /// [`OpenError::Kafka`].
-    fn committed(&self) -> Result<Option<i64>, OpenError>;
-
-    /// The head after the lane's last visible ledger record.
-    ///
-    /// # Errors
-    /// [`OpenError::Kafka`], or [`OpenError::Ledger`] if the record is invalid.
-    fn head(&self) -> Result<Option<Head>, OpenError>;
-
-    /// The first offset of the raw log, and the first that is not written yet.
-    ///
-    /// # Errors
-    /// [`OpenError::Kafka`].
-    fn watermarks(&self) -> Result<(i64, i64), OpenError>;
-
-    /// The timestamp of the first raw record at or after `offset`, since offsets may be missing, and whether it is the
-    /// broker's; `None` at the end of the log.
-    ///
-    /// # Errors
-    /// [`OpenError::Kafka`].
-    fn timestamp(&self, offset: i64) -> Result<Option<(i64, bool)>, OpenError>;
-
-    /// The first raw offset with a timestamp at or after `time_ms`.
-    ///
-    /// # Errors
-    /// [`OpenError::Kafka`].
-    fn offset_at(&self, time_ms: i64) -> Result<Option<i64>, OpenError>;
-
-    /// Reads the raw log from `offset` on, until `visit` returns true.
-    ///
-    /// # Errors
-    /// [`OpenError::Kafka`], [`OpenError::Cancelled`], or that of `visit`.
-    fn read(
-        &self,
-        offset: i64,
-        visit: impl FnMut(&Self::Records) -> Result<bool, OpenError>,
-    ) -> Result<(), OpenError>;
-}
-
-/// Opens `partition`, blocking until it is open; cancelling the ticket ends it early.
+/// Opens `partition`, of which `log` makes the log, blocking until it is open; cancelling the ticket ends it early.
 ///
 /// # Errors
 ///
 /// [`OpenError`]; retrying does not help if it [is final](OpenError::is_final).
-pub fn open(gate: &Arc<Gate>, partition: i32, ticket: &Ticket) -> Result<Lane, OpenError> {
-    answered(partition, || {
-        let log = KafkaLog::new(gate, partition, ticket)?;
-        Opening::new(gate, partition, ticket, log).run()
-    })
+pub fn open<S: Services, L: LaneLog>(
+    gate: &Gate<S>,
+    partition: i32,
+    ticket: &Ticket,
+    log: impl FnOnce() -> Result<L, OpenError>,
+) -> Result<Lane, OpenError> {
+    answered(partition, || Opening::new(gate, partition, ticket, log()?).run())
 }
 
 /// Turns a panic into an error: without an answer the worker would wait for this lane forever.
@@ -346,19 +215,6 @@ impl<'g, S: Services, L: LaneLog> Opening<'g, S, L> {
         Ok(found
             .filter(|&offset| offset < position)
             .map(|offset| offset.max(low)))
-    }
-}
-
-/// Logs a failed opening: an error if an operator has to act, a warning if the lane is opened again.
-pub fn report(error: &OpenError) {
-    match error {
-        OpenError::Refused { .. } | OpenError::Ledger { .. } | OpenError::Panicked { .. } => {
-            tracing::error!(%error, "failed to open a lane: an operator has to act");
-        }
-        OpenError::Kafka { .. } | OpenError::Schema { .. } => {
-            warn!(%error, "failed to open a lane: retrying")
-        }
-        OpenError::Cancelled { .. } => {}
     }
 }
 

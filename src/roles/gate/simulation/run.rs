@@ -7,8 +7,9 @@ use super::bug::{self, Bug};
 use super::fixture::{PARTITIONS, fixture};
 use super::services::Sim;
 use super::world::{Shared, World};
-use crate::roles::gate::Gate;
-use crate::roles::gate::worker::{Worker, WorkerError};
+use crate::roles::gate::error::WorkerError;
+use crate::roles::gate::shared::Gate;
+use crate::roles::gate::worker::Worker;
 use crate::telemetry::health::Health;
 
 /// Steps of a script.

@@ -3,8 +3,9 @@
 
 use tracing::{debug, warn};
 
-use super::{ABORTS_REFUSED, RETRY_PAUSE, SCHEMA_PAUSE, Worker, WorkerError};
+use super::{ABORTS_REFUSED, RETRY_PAUSE, SCHEMA_PAUSE, Worker};
 use crate::io::kafka::source::Source as _;
+use crate::roles::gate::error::WorkerError;
 use crate::roles::gate::filling::Cut;
 use crate::roles::gate::opening::{self, Opened};
 use crate::roles::gate::services::Services;
