@@ -266,7 +266,7 @@ mod tests {
 
     use super::nonces::tests::nonces;
     use super::*;
-    use crate::crypto::envelope::Nonce;
+    use crate::crypto::envelope::{Exhausted, Nonce};
     use crate::crypto::kek::Kek;
     use crate::crypto::keys::Key32;
     use crate::event::{self, Catalog, Format, Ids, Located, Source};
