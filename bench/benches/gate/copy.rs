@@ -25,7 +25,7 @@ use pulsegate::io::kafka::raw::{self, Messages, Outgoing, Topic};
 use pulsegate::roles::clients::Settings;
 use rdkafka::config::FromClientConfig;
 use rdkafka::consumer::ConsumerGroupMetadata;
-use rdkafka::producer::{BaseProducer, Producer};
+use rdkafka::producer::{BaseProducer, DefaultProducerContext, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 
 /// Maximum number of messages taken at once, as in the gate.
@@ -208,13 +208,14 @@ impl Batch {
 
 /// The producing half of a worker.
 struct Settling {
-    clean: Topic,
-    producer: BaseProducer,
+    clean: Topic<DefaultProducerContext>,
+    producer: Arc<BaseProducer>,
 }
 
 impl Settling {
     fn new(settings: &Settings, config: &Config, index: usize) -> Result<Self> {
-        let producer = BaseProducer::from_config(&settings.settler(index).client)?;
+        let producer: Arc<BaseProducer> =
+            Arc::new(BaseProducer::from_config(&settings.settler(index).client)?);
         producer.init_transactions(TIMEOUT)?;
         let clean = Topic::new(&producer, &config.topics.clean)?;
         Ok(Self { clean, producer })

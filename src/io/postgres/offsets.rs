@@ -41,7 +41,7 @@ pub struct Step<'a> {
 
 /// Result of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stepped {
+pub enum Stepped {
     /// The step was taken: commit.
     Taken,
     /// An earlier attempt took the step, and its commit was not confirmed: roll back, everything is stored.
@@ -195,7 +195,7 @@ async fn step(connection: &mut PgConnection, step: &Step<'_>) -> Result<Stepped,
 ///
 /// # Errors
 /// [`WriteError`] unless the batch is already stored.
-fn verdict(database: &'static str, step: &Step<'_>, stepped: Stepped) -> Result<(), WriteError> {
+pub fn verdict(database: &'static str, step: &Step<'_>, stepped: Stepped) -> Result<(), WriteError> {
     match stepped {
         Stepped::Taken | Stepped::TakenBefore => Ok(()),
         Stepped::Fenced => Err(WriteError::Fenced {

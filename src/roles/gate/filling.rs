@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, warn};
 
-use super::gate::Gate;
 use super::services::{Knowledge, Services};
+use super::shared::Gate;
 use super::slot::{Need, Slot};
 use super::worker::WorkerError;
 use crate::io::kafka::source::{Record, Records, Source};

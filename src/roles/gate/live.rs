@@ -11,9 +11,9 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use tokio::runtime::Handle;
 use tracing::warn;
 
-use super::gate::Gate;
 use super::opening::{self, Opened};
 use super::services::{Knowledge, Services, Settle};
+use super::shared::Gate;
 use super::slot::Ticket;
 use crate::io::kafka::consumer::Consumer;
 use crate::io::kafka::settle::{Job, SettleError, Settled, Settler};

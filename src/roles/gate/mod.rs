@@ -3,7 +3,7 @@
 //! ```text
 //!            consumer ──▶ filling ──▶ settle ──▶ broker
 //! worker ─┬─ opening (a thread a lane, before its first record)
-//!         └─ gate (what all workers share), on top of services (what a worker asks of the world around it)
+//!         └─ shared (what all workers share), on top of services (what a worker asks of the world around it)
 //! ```
 //!
 //! `simulation` runs the same worker, lanes and openings in a scripted world, and checks the invariants of exactly-once
@@ -24,16 +24,16 @@ macro_rules! planted {
 }
 
 pub mod filling;
-mod gate;
 mod live;
 pub mod opening;
 pub mod progress;
 mod services;
+mod shared;
 #[cfg(test)]
 mod simulation;
 pub mod slot;
 pub mod worker;
 pub mod workers;
 
-pub use self::gate::Gate;
 pub use self::live::Live;
+pub use self::shared::Gate;

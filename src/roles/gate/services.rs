@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use rdkafka::error::{KafkaError, KafkaResult};
 
-use super::gate::Gate;
 use super::opening::Opened;
+use super::shared::Gate;
 use super::slot::Ticket;
 use crate::io::kafka::settle::{Job, SettleError, Settled};
 use crate::io::kafka::source::Source;

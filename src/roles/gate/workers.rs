@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::gate::Gate;
+use super::shared::Gate;
 use super::worker::{Worker, WorkerError};
 
 /// The workers of one process.

@@ -11,7 +11,7 @@ use rdkafka::{Message as _, Offset, Timestamp, TopicPartitionList};
 use super::{LaneLog, OpenError};
 use crate::io::kafka::committed::committed;
 use crate::io::kafka::raw::{Messages, Queue};
-use crate::roles::gate::gate::Gate;
+use crate::roles::gate::Gate;
 use crate::roles::gate::slot::Ticket;
 use pulsegate_ledger::entry::Head;
 

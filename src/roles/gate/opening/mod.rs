@@ -13,8 +13,8 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use self::log::KafkaLog;
-use super::gate::Gate;
 use super::services::Services;
+use super::shared::Gate;
 use super::slot::Ticket;
 use crate::io::kafka::source::{Record as _, Records};
 use crate::io::registry::RegistryFault;
@@ -23,6 +23,10 @@ use pulsegate_core::event::Verdict;
 use pulsegate_core::gate::lane::Lane;
 use pulsegate_core::gate::pipeline::{Past, Pipeline};
 use pulsegate_ledger::entry::{EntryError, Head, Outset, Refusal, Standing};
+
+/// How often a broker looks for transactions that have timed out
+/// (`transaction.abort.timed.out.transaction.cleanup.interval.ms`).
+const ABORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Why a lane did not open.
 #[derive(Debug, Error)]
@@ -212,7 +216,8 @@ impl<'g, S: Services, L: LaneLog> Opening<'g, S, L> {
     }
 
     /// Retries until the group, the ledger and the log agree: the markers of the last committed transaction may reach
-    /// the ledger's partition later, by up to the transaction timeout.
+    /// the ledger's partition later, and a transaction that its worker has left open hides everything behind it until
+    /// the broker aborts it.
     fn agree(&self) -> Result<Outset, OpenError> {
         let gate = self.gate;
         let reconcile = |rewind| {
@@ -222,19 +227,22 @@ impl<'g, S: Services, L: LaneLog> Opening<'g, S, L> {
             };
             self.standing()?.reconcile(rewind).map_err(refused)
         };
-        let patience = Duration::from_millis(gate.config.gate.transaction_timeout_ms);
+        let timeout = Duration::from_millis(gate.config.gate.transaction_timeout_ms);
+        let until = gate.services.now() + timeout + ABORT_INTERVAL;
         let mut pauses = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(50))
             .with_max_delay(Duration::from_secs(1))
             .without_max_times()
-            .with_total_delay(Some(patience))
             .build();
         loop {
             let agreed = reconcile(false);
             let Err(OpenError::Refused { refusal, .. }) = &agreed else {
                 return agreed;
             };
-            let passing = refusal.may_pass() && !self.ticket.is_cancelled() && !planted!(HeadNotAwaited);
+            let passing = refusal.may_pass()
+                && gate.services.now() < until
+                && !self.ticket.is_cancelled()
+                && !planted!(HeadNotAwaited);
             match pauses.next().filter(|_| passing) {
                 Some(pause) => gate.services.rest(pause),
                 // Only after the retries: while the last ledger record is not visible yet, the chain would continue

@@ -119,7 +119,7 @@ impl Source for SimConsumer {
     }
 
     fn start(&self, partition: i32, offset: i64) -> KafkaResult<()> {
-        if self.world.lock().fails(60) {
+        if self.world.lock().fails(90) {
             self.with(partition, |fetch| *fetch = Fetch::default())?;
             return Err(KafkaError::Seek("the assignment is not applied yet".to_owned()));
         }

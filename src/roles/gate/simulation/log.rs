@@ -187,6 +187,14 @@ impl Log {
         self.mark(id, true, true);
     }
 
+    /// Another producer takes over the transactional id.
+    pub fn fence(&mut self, id: usize) {
+        if let Some(epoch) = self.epochs.get_mut(&self.transactions[id].producer) {
+            *epoch += 1;
+        }
+        self.abort(id, Answer::Fenced);
+    }
+
     /// Writes the markers of a transaction whose end is decided.
     pub fn mark(&mut self, id: usize, offsets: bool, ledger: bool) {
         let transaction = &mut self.transactions[id];

@@ -65,7 +65,7 @@ impl Model {
         for (partition, value) in &transaction.ledger {
             let entry = Entry::parse(value).map_err(|error| error.to_string())?;
             let lane = &mut self.lanes[*partition as usize];
-            lane.follow(&entry, value)
+            lane.follow(&entry, value, log.partition(*partition))
                 .and_then(|first| {
                     lane.account(
                         *partition,
@@ -104,7 +104,16 @@ struct Produced {
 
 impl Lane {
     /// Appends an entry to the chain. Returns the first offset that it covers.
-    fn follow(&mut self, entry: &Entry, value: &[u8]) -> Result<i64, String> {
+    fn follow(&mut self, entry: &Entry, value: &[u8], log: &Partition) -> Result<i64, String> {
+        let gone = |offset| {
+            log.raw
+                .iter()
+                .all(|raw| raw.offset >= offset || raw.offset < log.low)
+        };
+        if self.seq == 0 && gone(entry.first) {
+            // A lane begins with what retention has left.
+            self.next = entry.first;
+        }
         same("number of the entry", &self.seq, &entry.seq)?;
         same("previous entry", &hex::encode(self.hash), &entry.prev)?;
         same("first offset", &self.next, &entry.first)?;

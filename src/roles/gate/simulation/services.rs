@@ -14,7 +14,7 @@ use super::log::Answer;
 use super::world::Shared;
 use crate::io::kafka::settle::{Job, SettleError, Settled, Timings};
 use crate::io::registry::RegistryFault;
-use crate::roles::gate::gate::Gate;
+use crate::roles::gate::Gate;
 use crate::roles::gate::opening::{LaneLog, OpenError, Opened, Opening};
 use crate::roles::gate::services::{Knowledge, Services, Settle};
 use crate::roles::gate::slot::Ticket;
@@ -119,7 +119,9 @@ impl Services for Sim {
     }
 
     fn group(&self, _: &SimConsumer) -> Option<Token> {
-        self.world.lock().group.token(self.member)
+        let mut world = self.world.lock();
+        let unknown = world.fails(40);
+        world.group.token(self.member).filter(|_| !unknown)
     }
 
     fn start_settler(&self, worker: usize) -> Result<SimSettler, KafkaError> {

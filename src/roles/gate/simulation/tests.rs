@@ -8,7 +8,7 @@ use super::run::run;
 /// Seeds that are played unless `PULSEGATE_SEEDS` says otherwise.
 const SEEDS: u64 = 10_000;
 /// Seeds within which a planted bug must be found.
-const BUG_SEEDS: u64 = 2_000;
+const BUG_SEEDS: u64 = 10_000;
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;

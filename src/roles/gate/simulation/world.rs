@@ -104,6 +104,7 @@ impl World {
             Stage::Produced if !self.group.accepts(self.log.group(id)) => {
                 self.log.abort(id, Answer::Aborted);
             }
+            Stage::Produced if self.fails(8) => self.log.fence(id),
             Stage::Produced if self.fails(15) => self.answer(id, Answer::Unknown),
             Stage::Produced if self.fails(15) => self.answer(id, Answer::Hangs),
             Stage::Produced => self.log.transactions[id].stage = Stage::OffsetsSent,

@@ -18,10 +18,10 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use super::filling::{Filling, Size};
-use super::gate::Gate;
 use super::live::Live;
 use super::opening::{OpenError, Opened};
 use super::services::{Services, Settle};
+use super::shared::Gate;
 use super::slot::Slot;
 use crate::io::kafka::consumer::Rebalance;
 use crate::io::kafka::settle::{Job, SettleError, Settled, Timings};

@@ -47,6 +47,7 @@ impl SimulatedFeed {
             database: "simulated",
             action: "ask",
             reason: format!("{fate:?}"),
+            sqlstate: None,
         };
         self.world.wait(limit_ms).await;
         match fate {
@@ -55,6 +56,7 @@ impl SimulatedFeed {
                 database: "simulated",
                 action: "ask",
                 reason: "out of sorts".to_owned(),
+                sqlstate: None,
             }),
             Fate::Late => {
                 let world = self.world.clone();
