@@ -78,12 +78,12 @@ fn files(krate: &str) -> Vec<File> {
     let (mut files, mut test_modules, mut folders) = (Vec::new(), Vec::new(), vec![root.clone()]);
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
-            let path = entry.unwrap().path();
+            let path = entry.expect("a readable directory").path();
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let (code, tests) = source::code(&fs::read_to_string(&path).unwrap());
-                let module = source::module(path.strip_prefix(&root).unwrap());
+                let (code, tests) = source::code(&fs::read_to_string(&path).expect("UTF-8"));
+                let module = source::module(path.strip_prefix(&root).expect("below the root"));
                 test_modules.extend(
                     tests
                         .into_iter()
