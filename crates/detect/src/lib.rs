@@ -4,6 +4,7 @@
 //! Nothing below this module does I/O or reads a clock, the environment or global randomness. Event times and broker
 //! append times are arguments, so a rebuild from the clean log produces the same findings under the same ids.
 
+mod absorbed;
 pub mod alert;
 pub mod anomaly;
 pub mod changes;
@@ -16,3 +17,5 @@ pub mod quality;
 pub mod reading;
 pub mod regression;
 pub mod series;
+
+pub use absorbed::absorbed;
