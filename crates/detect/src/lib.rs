@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod absorbed;
 pub mod alert;
 pub mod anomaly;
 pub mod changes;
@@ -13,3 +14,5 @@ pub mod reading;
 pub mod regression;
 pub mod series;
 pub mod time;
+
+pub use absorbed::absorbed;

@@ -11,6 +11,7 @@ use sqlx::{Executor as _, PgConnection, Row};
 use super::analytics::failed;
 use super::{Analytics, findings};
 use crate::io::postgres::DatabaseError;
+use pulsegate_detect::absorbed;
 use pulsegate_detect::alert::{
     DEVICES_MIN, GroupsConfig, Sighting, Version, WINDOW_MS, WINDOWS_BACK, gather,
 };
@@ -170,40 +171,48 @@ async fn devices(connection: &mut PgConnection) -> Result<BTreeMap<Version, u32>
     rows.iter().map(of).collect()
 }
 
-/// Leaves rows that the relay is about to take to the relay; both lock their rows in the same order.
-///
-/// Replaces the document's two members in its text, which otherwise stays the same byte for byte. Within a string their
-/// quotation marks would be escaped, so the replaced texts occur nowhere else.
-const SILENCE: &str = r#"
-with joined as (
-    select * from unnest($1::uuid[], $2::uuid[]) as j (id, group_id)
-), waiting as (
-    select sequence from outbox where batch is null and id = any ($1::uuid[])
-    order by sequence for update skip locked
-), silent as (
-    update outbox o
-    set document = convert_to(
-        replace(replace(convert_from(o.document, 'UTF8'), '"notify":true', '"notify":false'),
-                '"group":null', format('"group":"%s"', j.group_id)), 'UTF8')
-    from joined j, waiting w
-    where o.sequence = w.sequence and o.id = j.id and convert_from(o.document, 'UTF8') like '%"group":null%'
-    returning o.id, o.time, o.document, j.group_id
+/// Locks the waiting documents. Leaves rows that the relay is about to take to the relay; both lock their rows in the
+/// same order.
+const WAITING: &str = "
+select sequence, id::text, document from outbox where batch is null and id = any ($1::uuid[])
+order by sequence for update skip locked";
+
+const SILENCE: &str = "
+with silent as (
+    update outbox o set document = a.document
+    from unnest($1::bigint[], $2::bytea[], $3::uuid[]) as a (sequence, document, group_id)
+    where o.sequence = a.sequence
+    returning o.id, o.time, o.document, a.group_id
 )
 update findings f set notify = false, group_id = s.group_id, document = convert_from(s.document, 'UTF8')::json
-from silent s where f.id = s.id and f.time = s.time and f.time between to_timestamp($3) and to_timestamp($4)"#;
+from silent s where f.id = s.id and f.time = s.time and f.time between to_timestamp($4) and to_timestamp($5)";
 
 async fn silence(
     connection: &mut PgConnection,
     joined: &[(FindingId, FindingId)],
     (first, last): (f64, f64),
 ) -> Result<(), sqlx::Error> {
-    let (ids, groups): (Vec<_>, Vec<_>) = joined
+    let groups: BTreeMap<String, FindingId> = joined
         .iter()
-        .map(|(id, group)| (id.to_string(), group.to_string()))
-        .unzip();
+        .map(|(id, group)| (id.to_string(), *group))
+        .collect();
+    let ids: Vec<&String> = groups.keys().collect();
+    let waiting = sqlx::query(WAITING).bind(ids).fetch_all(&mut *connection).await?;
+    let (mut sequences, mut documents, mut of) = (Vec::new(), Vec::new(), Vec::new());
+    for row in &waiting {
+        let Some(group) = groups.get(row.try_get::<&str, _>(1)?) else {
+            continue;
+        };
+        if let Some(document) = absorbed(row.try_get(2)?, *group) {
+            sequences.push(row.try_get::<i64, _>(0)?);
+            documents.push(document);
+            of.push(group.to_string());
+        }
+    }
     sqlx::query(SILENCE)
-        .bind(ids)
-        .bind(groups)
+        .bind(sequences)
+        .bind(documents)
+        .bind(of)
         .bind(first)
         .bind(last)
         .execute(connection)
