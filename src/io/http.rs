@@ -175,7 +175,9 @@ async fn readyz(State(shared): State<Shared>) -> Response {
 
 async fn scrape(State(shared): State<Shared>) -> Response {
     let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (content_type, shared.metrics.render(&shared.health)).into_response()
+    let mut text = shared.metrics.render();
+    shared.health.render(&mut text);
+    (content_type, text).into_response()
 }
 
 fn answer(good: bool, body: &impl Serialize) -> Response {

@@ -45,7 +45,7 @@ const HOUSE: [(&str, &[&[&str]]); 6] = [
 const PURE: [&str; 4] = ["crates/settings", "crates/ledger", "crates/detect", "crates/core"];
 
 /// Rooms with a circle inside that is not mended yet. The list only shrinks.
-const UNMENDED: [&str; 3] = ["src/roles/gate/", "src/roles/watch/", "loadtest/src/fleet/"];
+const UNMENDED: [&str; 0] = [];
 
 /// What a pure crate does not name: a path that contains one of these, in a row, is an offence.
 const WORLD: [&[&str]; 15] = [

@@ -3,9 +3,9 @@
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
+use super::draft::{Draft, Kind};
 use super::event::Format;
-use super::keys::{Claim, DeviceKey, Profile};
-use super::{Draft, keys::Secret};
+use super::keys::{Claim, DeviceKey, Profile, Secret};
 use crate::outcome::{Outcome, Outcomes};
 use crate::record::{Header, JWS_SIGNATURE, WEBHOOK_SIGNATURE};
 
@@ -29,60 +29,6 @@ pub struct Hostile {
     /// Size in bytes of an oversized value; 0 makes none. Default 0, because the operator sets the gate's and broker's
     /// limits.
     pub oversized_bytes: usize,
-}
-
-/// What is wrong with a record.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    /// Nothing.
-    #[default]
-    Good,
-    /// Nothing; beside the signature it has a header whose name is not UTF-8.
-    StrangeHeader,
-    /// Signed with another secret under the device's key id.
-    ForgedSecret,
-    /// One byte changed after signing.
-    Tampered,
-    /// Signed under an unknown key id or by an unknown device.
-    UnknownKey,
-    /// Signed by one device, while the payload names another.
-    Impostor,
-    /// An exact copy of an earlier record.
-    Replayed,
-    /// An exact copy of an earlier record in another partition.
-    Misplaced,
-    /// Signed an hour ago.
-    Old,
-    /// Signed an hour ahead.
-    Future,
-    /// Signed for another topic.
-    WrongAudience,
-    /// Part of a burst.
-    Flood,
-    /// No headers.
-    Unsigned,
-    /// The signature header occurs twice.
-    RepeatedHeader,
-    /// A signature header that is not a signature.
-    GarbageSignature,
-    /// An empty value, validly signed.
-    Empty,
-    /// Bytes in no known format.
-    NotJson,
-    /// Cut off in the middle, validly signed.
-    Truncated,
-    /// A single-object header with an unknown fingerprint.
-    UnknownSchema,
-    /// A member that the schema does not have.
-    UnknownField,
-    /// A member of the wrong type.
-    WrongType,
-    /// The same member occurs twice.
-    DuplicateMember,
-    /// Required members missing.
-    MissingField,
-    /// Exceeds the size limit.
-    Oversized,
 }
 
 const FORGED: [Kind; 4] = [

@@ -17,6 +17,7 @@
 //! # Ok::<(), anyhow::Error>(())
 //! ```
 
+mod draft;
 pub mod event;
 mod hostile;
 pub mod incident;
@@ -33,8 +34,9 @@ use uuid::Builder;
 
 use crate::outcome::{Outcome, Outcomes};
 use crate::record::Record;
+pub use draft::{Draft, Kind};
 use event::{BiometricEvent, Format, Location, Reading, Subject};
-pub use hostile::{Hostile, Kind};
+pub use hostile::Hostile;
 use incident::{Incident, Planned};
 use keys::{Claim, DeviceKey, Profile, Scratch};
 use person::Person;
@@ -121,19 +123,6 @@ struct Device {
     sequence: u64,
     events: i64,
     incident: Option<Planned>,
-}
-
-/// One record to be produced, with its expected outcomes.
-#[derive(Clone, Default)]
-pub struct Draft {
-    /// Key, value and headers.
-    pub record: Record,
-    /// Whether the record goes to another partition than its home on purpose.
-    pub misplaced: bool,
-    /// Outcomes that the gate may give it.
-    pub expected: Outcomes,
-    /// What is wrong with the record.
-    pub kind: Kind,
 }
 
 impl Options {
@@ -493,29 +482,6 @@ impl Device {
         incident.happen(at_ms, readings);
         if is_rollout {
             self.person.firmware = self.person.next_firmware;
-        }
-    }
-}
-
-impl Draft {
-    /// Destination among so many partitions: the record's home, or the next one for a misplaced copy.
-    #[must_use]
-    pub fn partition(&self, partitions: i32) -> i32 {
-        let home = crate::murmur2::home(self.record.key.as_deref().unwrap_or_default(), partitions);
-        if self.misplaced {
-            (home + 1) % partitions
-        } else {
-            home
-        }
-    }
-
-    /// Outcomes expected in a topic with so many partitions: with a single partition nothing is misplaced.
-    #[must_use]
-    pub fn expected_among(&self, partitions: i32) -> Outcomes {
-        if self.misplaced && partitions == 1 {
-            Outcome::Duplicate.into()
-        } else {
-            self.expected
         }
     }
 }

@@ -21,6 +21,7 @@ pub mod kpis;
 mod lane;
 pub mod ledger;
 pub mod log;
+mod news;
 pub mod relay;
 #[cfg(test)]
 mod simulation;

@@ -8,24 +8,12 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, warn};
 
 use super::feed::{Feed, Stretch};
-use super::worker::News;
+use super::news::{Ended, News};
 use crate::io::postgres::{DatabaseError, WriteError};
 use crate::roles::assignments::Opening;
 
 /// The shortest and the longest pause between two attempts.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
-
-/// How writing a batch ended.
-pub(super) enum Ended {
-    /// It is stored.
-    Written,
-    /// Another process has claimed the lane.
-    Fenced(WriteError),
-    /// The sink's offset is not the one that this worker expects.
-    Lost,
-    /// The lane was given back before the batch was stored.
-    Cancelled,
-}
 
 /// Writes a batch, retrying without limit. After each failed attempt it notifies the worker, which pauses the lane.
 pub(super) async fn until_done<F: Feed>(

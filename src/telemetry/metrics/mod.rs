@@ -16,7 +16,6 @@ pub use self::catalogue::{Kind, Metric};
 use self::catalogue::{counter, describe, gauge, histogram};
 pub use self::labels::{Edition, PoolStatistics};
 pub use self::watch::{Job, Took, WatchMetrics};
-use super::health::Health;
 use pulsegate_ledger::outcome::Outcome;
 
 /// A stage of the work on a batch, for measuring where its time goes.
@@ -224,12 +223,10 @@ impl Metrics {
         self.failures[service as usize].increment(1);
     }
 
-    /// Renders all metrics in Prometheus' text format: the handles' own series and the gauges of `health`.
+    /// Renders the series of the handles in Prometheus' text format; [`Health`](super::Health) renders its own gauges.
     #[must_use]
-    pub fn render(&self, health: &Health) -> String {
-        let mut text = self.exporter.render();
-        health.render(&mut text);
-        text
+    pub fn render(&self) -> String {
+        self.exporter.render()
     }
 
     /// Moves recorded samples into their buckets. Call it every few seconds: otherwise they would pile up between

@@ -6,7 +6,9 @@ fn scrape(metrics: &Metrics) -> String {
     let worker = health.worker(0);
     worker.assigned(0);
     worker.lag(0, 1, 0);
-    metrics.render(&health)
+    let mut text = metrics.render();
+    health.render(&mut text);
+    text
 }
 
 #[test]

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use super::limits::{BATCH_ROWS_MAX, CHUNK_MAX};
 use super::log::Partition;
-use super::run::BATCH_ROWS_MAX;
-use super::source::CHUNK_MAX;
 use crate::io::postgres::offsets::{Position, Step, Stepped};
 
 /// Maximum number of rows of one write: while one is under way, the next is filled up to twice the limit of a batch,

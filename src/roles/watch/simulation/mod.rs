@@ -8,6 +8,7 @@
 mod database;
 mod feed;
 mod group;
+mod limits;
 mod log;
 mod run;
 mod source;

@@ -10,6 +10,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::feed::{PAST, SimulatedFeed};
+use super::limits::BATCH_ROWS_MAX;
 use super::log::PARTITIONS;
 use super::source::{SimulatedSource, SimulatedTasks};
 use super::world::Shared;
@@ -25,8 +26,6 @@ const RECOVERY_MAX: Duration = Duration::from_secs(60);
 /// Pause of each worker between two passes of its loop while nothing goes wrong: less to simulate.
 const CALM_PAUSE: Duration = Duration::from_millis(150);
 
-/// Maximum number of rows of a batch, so that batches fill up.
-pub const BATCH_ROWS_MAX: usize = 8;
 /// Processes at once.
 const PROCESSES: usize = 2;
 

@@ -13,13 +13,11 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use super::group::{Fetch, Message};
+use super::limits::CHUNK_MAX;
 use super::world::Shared;
 use crate::io::kafka::consumer::Rebalance;
 use crate::io::kafka::source::{Record, Records, Source};
 use crate::roles::watch::tasks::Tasks;
-
-/// Maximum number of records that a call delivers, so that chunks end everywhere.
-pub const CHUNK_MAX: usize = 12;
 
 /// How long a busy runtime may keep a task waiting, in ms.
 const BUSY_MS: u64 = 500;

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use super::{FENCED_PAUSE, News, RETRY_PAUSE, REVOKE_TIME_MAX, Worker};
+use super::{FENCED_PAUSE, RETRY_PAUSE, REVOKE_TIME_MAX, Worker};
 use crate::io::kafka::source::Source;
 use crate::roles::assignments::{AssignmentError, Opening};
 use crate::roles::watch::feed::{Feed, OpenFault, Opened};
 use crate::roles::watch::lane::{Claim, OpenLane, Paused};
+use crate::roles::watch::news::{Ended, News};
 use crate::roles::watch::tasks::Tasks;
-use crate::roles::watch::write::Ended;
 use crate::telemetry::health::HoldCause;
 
 impl<F: Feed, S: Source, T: Tasks> Worker<F, S, T> {

@@ -18,10 +18,10 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
-use super::feed::{Feed, OpenFault, Opened};
+use super::feed::Feed;
 use super::lane::{OpenLane, Paused};
+use super::news::News;
 use super::tasks::Tasks;
-use super::write::Ended;
 use crate::config::watch::Config;
 use crate::io::kafka::source::Source;
 use crate::roles::assignments::{AssignmentError, Assignments, Change, Opening};
@@ -41,16 +41,6 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 const FENCED_PAUSE: Duration = Duration::from_secs(10);
 /// How long a lane that is closed or revoked may take to store what it holds.
 const REVOKE_TIME_MAX: Duration = Duration::from_secs(2);
-
-/// A task's message to the worker.
-pub(super) enum News<F: Feed> {
-    /// Opening a lane succeeded or failed.
-    Opened(i32, Opening, Result<Opened<F::State>, OpenFault>),
-    /// Writing a batch has succeeded, or was given up.
-    Ended(i32, Opening, F::Batch, Ended),
-    /// Writing a batch failed and is retried.
-    Waiting(i32, Opening),
-}
 
 /// One worker.
 pub struct Worker<F: Feed, S: Source, T: Tasks> {
