@@ -32,7 +32,6 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use uuid::Builder;
 
-use crate::outcome::{Outcome, Outcomes};
 use crate::record::Record;
 pub use draft::{Draft, Kind};
 use event::{BiometricEvent, Format, Location, Reading, Subject};
