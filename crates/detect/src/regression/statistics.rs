@@ -141,6 +141,9 @@ fn ln_gamma(mut x: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use statrs::distribution::{ContinuousCDF as _, StudentsT};
+
     use super::*;
 
     /// Quantiles of Student's t from the usual tables. With many degrees of freedom it is the normal distribution,
@@ -168,6 +171,19 @@ mod tests {
             "{}",
             ln_tails(40.0, 1e9) / LN_10
         );
+    }
+
+    proptest! {
+        /// `statrs` computes the same tails and the same gamma function, where its result does not underflow.
+        #[test]
+        fn a_statistics_library_computes_the_same_tails(t in 0.01_f64..30.0, freedom in 1.0_f64..500.0) {
+            let theirs = 2.0 * StudentsT::new(0.0, 1.0, freedom).expect("a distribution").sf(t);
+            prop_assume!(theirs > 1e-200);
+            let ours = ln_tails(t, freedom);
+            prop_assert!((ours - theirs.ln()).abs() < 1e-7 * theirs.ln().abs().max(1.0), "{} {}", ours, theirs.ln());
+            let gamma = statrs::function::gamma::ln_gamma(freedom);
+            prop_assert!((ln_gamma(freedom) - gamma).abs() < 1e-9 * gamma.abs().max(1.0));
+        }
     }
 
     #[test]

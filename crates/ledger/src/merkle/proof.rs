@@ -217,6 +217,26 @@ mod tests {
         roots.finish().expect("every leaf was pushed")
     }
 
+    proptest! {
+        /// `ct-merkle`, an implementation of RFC 6962 that shares no code with this one, makes the same roots and proofs.
+        #[test]
+        fn another_implementation_makes_the_same_trees(new in 1_u64..200, seed: u64) {
+            let values: Vec<[u8; 8]> = (0..new).map(|number| (number ^ seed).to_be_bytes()).collect();
+            let leaves: Vec<Hash> = values.iter().map(|value| leaf(&[value])).collect();
+            let mut tree = ct_merkle::mem_backed_tree::MemoryBackedTree::<sha2::Sha256, [u8; 8]>::new();
+            values.iter().for_each(|value| tree.push(*value));
+            let (index, old) = (seed % new, seed % new + 1);
+            prop_assert_eq!(root(&leaves).to_vec(), tree.root().as_bytes().to_vec());
+            let inclusion = prove(inclusion_ranges(index, new), &leaves);
+            prop_assert_eq!(inclusion.concat(), tree.prove_inclusion(index as usize).as_bytes().to_vec());
+            if old < new {
+                let consistency = prove(consistency_ranges(old, new), &leaves);
+                let theirs = tree.prove_consistency((new - old) as usize);
+                prop_assert_eq!(consistency.concat(), theirs.as_bytes());
+            }
+        }
+    }
+
     /// Inputs and proofs of certificate-transparency's `merkle_verifier` reference tests, also used by the libraries of
     /// transparency-dev.
     #[test]

@@ -208,3 +208,19 @@ proptest! {
         prop_assert!(record.check().is_err());
     }
 }
+
+proptest! {
+    /// The reference library of Standard Webhooks signs what this stage accepts, and with another secret what it does not.
+    #[test]
+    fn the_reference_library_signs_what_verifies(id in "[A-Za-z0-9_-]{1,64}", body in "[ -~]{0,200}") {
+        let sign = |secret: &[u8]| {
+            let library = standardwebhooks::Webhook::from_bytes(secret.to_vec()).unwrap();
+            let signature = library.sign(&id, NOW_S, body.as_bytes()).unwrap();
+            let mut record = webhook_record("d-hook", secret, &id, &NOW_S.to_string(), body.as_bytes());
+            record.headers[2].1 = signature.into_bytes();
+            record
+        };
+        prop_assert!(sign(&SECRET).check().is_ok());
+        prop_assert_eq!(sign(&LONG_SECRET).check(), Err(Reason::BadSignature));
+    }
+}
