@@ -256,7 +256,7 @@ fn settings_must_fit_together() {
         ),
         (
             "gate.batch.time_max_ms=60000",
-            "gate.batch.time_max_ms: must be less than gate.transaction",
+            "gate.batch.time_max_ms: must be less than transaction_timeout_ms",
         ),
         // Beyond these limits one record could stop its lane forever: sealed, it would exceed what a producer accepts,
         // an encryption context, or the nonces that are drawn at once.
