@@ -1,11 +1,10 @@
 //! The partitions that the group has assigned to a worker: the group protocol, the state of each partition, its
 //! openings and its lag. Both roles' workers stand on this; what they do with an open lane is their own.
 
-use std::time::Duration;
+use std::time::Instant;
 
 use rdkafka::error::KafkaError;
 use thiserror::Error;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -123,39 +122,44 @@ impl<S: Source, L> Assignments<S, L> {
         &self.health
     }
 
-    /// Serves the group protocol. Returns the oldest change that the worker has not seen yet; call it until there is
-    /// none.
+    /// Serves the group protocol; what it changes is then taken by [`Self::change`].
     ///
     /// # Errors
     ///
     /// [`AssignmentError`]: the worker cannot continue.
-    pub fn serve(&mut self) -> Result<Option<Change>, AssignmentError> {
-        if let Some(error) = self.source.serve() {
-            return Err(error.into());
-        }
-        let log = self.log;
+    pub fn serve(&self) -> Result<(), AssignmentError> {
+        self.source.serve().map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// Takes the oldest change that the worker has not seen yet. Assigned partitions are due to be opened `now`.
+    ///
+    /// # Errors
+    ///
+    /// [`AssignmentError`]: the worker cannot continue.
+    pub fn change(&mut self, now: Instant) -> Result<Option<Change>, AssignmentError> {
+        let (log, worker) = (self.log, self.health.index());
         Ok(match self.source.rebalance() {
             None => None,
             Some(Rebalance::Assign(partitions)) => {
-                info!(log, ?partitions, "lanes assigned");
-                self.take_over(&partitions)?;
+                info!(log, worker, ?partitions, "lanes assigned");
+                self.take_over(&partitions, now)?;
                 Some(Change::Assigned(partitions))
             }
             Some(Rebalance::Revoke { partitions, lost }) => {
-                info!(log, ?partitions, lost, "lanes revoked");
+                info!(log, worker, ?partitions, lost, "lanes revoked");
                 Some(Change::Revoked { partitions, lost })
             }
         })
     }
 
-    fn take_over(&mut self, partitions: &[i32]) -> Result<(), AssignmentError> {
+    fn take_over(&mut self, partitions: &[i32], now: Instant) -> Result<(), AssignmentError> {
         let known = self.slots.len();
         if partitions.iter().any(|&partition| known <= partition as usize) {
             return Err(AssignmentError::Partitions { known });
         }
         self.source.assign(partitions)?;
         for &partition in partitions {
-            self.replace(partition, Slot::Closed(Instant::now()));
+            self.replace(partition, Slot::Closed(now));
             self.health.assigned(partition);
         }
         // After its lanes are registered: a worker that has joined without lanes counts as ready.
@@ -236,9 +240,8 @@ impl<S: Source, L> Assignments<S, L> {
             })
     }
 
-    /// Marks the closed lanes that are due as being opened, and returns their openings.
-    pub fn begin_openings(&mut self) -> Vec<(i32, Opening)> {
-        let now = Instant::now();
+    /// Marks the closed lanes that are due `now` as being opened, and returns their openings.
+    pub fn begin_openings(&mut self, now: Instant) -> Vec<(i32, Opening)> {
         let mut begun = Vec::new();
         for (partition, slot) in (0..).zip(&mut self.slots) {
             if !matches!(slot, Slot::Closed(at) if *at <= now) {
@@ -255,31 +258,22 @@ impl<S: Source, L> Assignments<S, L> {
         begun
     }
 
-    /// Whether the partition is still being opened by this opening.
-    pub fn awaits(&self, partition: i32, opening: &Opening) -> bool {
-        matches!(self.slots.get(partition as usize), Some(Slot::Opening(current)) if current == opening)
+    /// The opening whose result the partition waits for.
+    pub fn awaited(&self, partition: i32) -> Option<&Opening> {
+        match self.slots.get(partition as usize)? {
+            Slot::Opening(opening) => Some(opening),
+            _ => None,
+        }
     }
 
-    /// Makes a lane that was opened the partition's, and fetches it from `position` on.
-    ///
-    /// # Errors
-    ///
-    /// When the source refuses; the partition is then not open.
-    pub fn open(
-        &mut self,
-        partition: i32,
-        opening: Opening,
-        lane: L,
-        position: i64,
-    ) -> Result<(), KafkaError> {
-        self.source.start(partition, position)?;
+    /// Makes a lane that was opened the partition's. It is not fetched yet.
+    pub fn open(&mut self, partition: i32, opening: Opening, lane: L) {
         self.slots[partition as usize] = Slot::Open(opening, Box::new(lane));
-        Ok(())
     }
 
-    /// Closes a lane, or ends its opening, and opens it after `pause`.
-    pub fn close(&mut self, partition: i32, pause: Duration) {
-        self.replace(partition, Slot::Closed(Instant::now() + pause));
+    /// Closes a lane, or ends its opening; it is due to be opened again from `at` on.
+    pub fn close(&mut self, partition: i32, at: Instant) {
+        self.replace(partition, Slot::Closed(at));
     }
 
     /// Closes a lane and leaves it alone until the group assigns it again.
@@ -300,7 +294,7 @@ impl<S: Source, L> Assignments<S, L> {
     }
 
     /// Reports the lag of the open lanes, as far as the log's ends are known.
-    pub fn report_lag(&mut self, reached: impl Fn(&L) -> Reached) {
+    pub fn report_lag(&mut self, reached: impl Fn(i32, &L) -> Reached) {
         let Some(stable) = self.source.take_stable_offsets() else {
             return;
         };
@@ -308,7 +302,7 @@ impl<S: Source, L> Assignments<S, L> {
             let Some(Reached {
                 position,
                 appended_ms,
-            }) = self.lane(partition).map(|lane| reached(lane))
+            }) = self.lane(partition).map(|lane| reached(partition, lane))
             else {
                 continue;
             };

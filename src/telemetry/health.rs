@@ -364,6 +364,12 @@ pub struct WorkerHealth {
 }
 
 impl WorkerHealth {
+    /// Index of the worker within its process.
+    #[must_use]
+    pub const fn index(&self) -> usize {
+        self.index
+    }
+
     /// Marks the worker as a member of the group, with or without lanes.
     pub fn joined(&self) {
         self.set(Worker::Joined);

@@ -5,6 +5,7 @@ use thiserror::Error;
 
 use super::opening::OpenError;
 use crate::io::kafka::settle::SettleError;
+use crate::roles::assignments::AssignmentError;
 use pulsegate_core::crypto::envelope::TooLong;
 use pulsegate_core::gate::seal::SealError;
 
@@ -51,4 +52,13 @@ pub enum WorkerError {
     /// Without random bytes there are no IVs.
     #[error("the operating system gave no random bytes: {0}")]
     Random(getrandom::Error),
+}
+
+impl From<AssignmentError> for WorkerError {
+    fn from(error: AssignmentError) -> Self {
+        match error {
+            AssignmentError::Kafka(error) => Self::Kafka(error),
+            AssignmentError::Partitions { known } => Self::Partitions { known },
+        }
+    }
 }

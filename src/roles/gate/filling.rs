@@ -17,9 +17,9 @@ use tracing::{error, warn};
 
 use super::error::WorkerError;
 use super::knowledge::Knowledge;
+use super::lane::{Lanes, Need};
 use super::services::Services;
 use super::shared::Gate;
-use super::slot::{Need, Slot};
 use crate::io::kafka::source::{Record, Records, Source};
 use crate::telemetry::metrics::Stage;
 use pulsegate_core::crypto::envelope::TooLong;
@@ -195,14 +195,18 @@ impl<S: Services> Filling<S> {
     /// # Errors
     ///
     /// [`WorkerError`] when a record carries its producer's timestamp or cannot be sealed: the batch must not commit.
-    pub fn process(&mut self, gate: &Arc<Gate<S>>, slots: &mut [Slot]) -> Result<Vec<Cut>, WorkerError> {
+    pub fn process(
+        &mut self,
+        gate: &Arc<Gate<S>>,
+        lanes: &mut Lanes<S::Consumer>,
+    ) -> Result<Vec<Cut>, WorkerError> {
         let knowledge = gate.services.knowledge();
         self.size.key_rev = knowledge.revision;
         // Borrowed by the items, while the other fields change.
         let mut messages = std::mem::replace(&mut self.messages, S::Consumer::buffer(0));
         let room = gate.config.gate.batch.bytes_max.saturating_sub(self.size.bytes);
         let count = fitting(messages.iter().map(Record::bytes), room);
-        let result = self.verbs(gate, &knowledge, slots, messages.iter().take(count));
+        let result = self.verbs(gate, &knowledge, lanes, messages.iter().take(count));
         messages.release(count);
         self.messages = messages;
         result
@@ -212,23 +216,23 @@ impl<S: Services> Filling<S> {
         &mut self,
         gate: &Arc<Gate<S>>,
         knowledge: &Knowledge<S::Keys>,
-        slots: &mut [Slot],
+        lanes: &mut Lanes<S::Consumer>,
         messages: impl Iterator<Item = impl Record<'r>>,
     ) -> Result<Vec<Cut>, WorkerError> {
         let rules = gate.rules(knowledge);
         self.pipeline.clear();
         let mut since = gate.services.now();
         let mut cuts = Vec::new();
-        let verified = self.verify(messages, &rules, slots, &mut cuts)?;
+        let verified = self.verify(messages, &rules, lanes, &mut cuts)?;
         self.spent(gate, Stage::Verify, &mut since);
         let decoded = self.decode(gate, &rules, verified);
         self.spent(gate, Stage::Decode, &mut since);
         let keyed = self.find_keys(gate, decoded);
-        let ready = cut(slots, keyed, &mut cuts);
+        let ready = cut(lanes, keyed, &mut cuts);
         self.spent(gate, Stage::Keys, &mut since);
-        let decided = admit(slots, &knowledge.keyring, ready);
+        let decided = admit(lanes, &knowledge.keyring, ready);
         self.spent(gate, Stage::Admit, &mut since);
-        self.seal(gate, knowledge, slots, &decided)?;
+        self.seal(gate, knowledge, lanes, &decided)?;
         self.spent(gate, Stage::Seal, &mut since);
         Ok(cuts)
     }
@@ -244,7 +248,7 @@ impl<S: Services> Filling<S> {
         &mut self,
         messages: impl Iterator<Item = impl Record<'r>>,
         rules: &Rules<'k>,
-        slots: &mut [Slot],
+        lanes: &mut Lanes<S::Consumer>,
         cuts: &mut Vec<Cut>,
     ) -> Result<Vec<Item<'r, 'k, Verified<'k>>>, WorkerError> {
         let mut items = Vec::with_capacity(CHUNK_RECORDS);
@@ -259,7 +263,7 @@ impl<S: Services> Filling<S> {
                 });
                 continue;
             }
-            let Some(lane) = open(slots, partition) else {
+            let Some(lane) = open(lanes, partition) else {
                 continue;
             };
             let (record, by_broker) = message.received();
@@ -336,7 +340,7 @@ impl<S: Services> Filling<S> {
         &mut self,
         gate: &Gate<S>,
         knowledge: &Knowledge<S::Keys>,
-        slots: &mut [Slot],
+        lanes: &mut Lanes<S::Consumer>,
         decided: &[Decided<'_, '_>],
     ) -> Result<(), WorkerError> {
         let (arena, tenants) = (self.pipeline.arena(), &*knowledge.tenants);
@@ -357,7 +361,7 @@ impl<S: Services> Filling<S> {
                     "failed to seal a valid event: rejected as a schema violation"
                 );
             }
-            let Some(lane) = open(slots, record.partition) else {
+            let Some(lane) = open(lanes, record.partition) else {
                 continue;
             };
             lane.account(record, sealed.outcome);
@@ -381,22 +385,21 @@ fn fitting(sizes: impl Iterator<Item = usize>, room: usize) -> usize {
         .count()
 }
 
-/// The lane of a partition, if it is open.
-fn open(slots: &mut [Slot], partition: i32) -> Option<&mut Lane> {
-    match usize::try_from(partition)
-        .ok()
-        .and_then(|index| slots.get_mut(index))
-    {
-        Some(Slot::Open(lane)) => Some(lane),
-        _ => None,
-    }
+/// The lane of a partition, if it is open and not held.
+fn open<S: Source>(lanes: &mut Lanes<S>, partition: i32) -> Option<&mut Lane> {
+    let open = lanes.lane(partition).filter(|open| open.hold.is_none())?;
+    Some(&mut open.lane)
 }
 
 /// Ends each lane's part of the chunk before the first record that waits. Returns the records that go on.
-fn cut<'r, 'k>(slots: &mut [Slot], items: Vec<Keyed<'r, 'k>>, cuts: &mut Vec<Cut>) -> Vec<Keyed<'r, 'k>> {
+fn cut<'r, 'k, S: Source>(
+    lanes: &mut Lanes<S>,
+    items: Vec<Keyed<'r, 'k>>,
+    cuts: &mut Vec<Cut>,
+) -> Vec<Keyed<'r, 'k>> {
     let mut waiting = Vec::new();
     let ready = pipeline::cut(items, &mut waiting, |partition, budget| {
-        if let Some(lane) = open(slots, partition) {
+        if let Some(lane) = open(lanes, partition) {
             lane.budget = budget;
         }
     });
@@ -410,14 +413,16 @@ fn cut<'r, 'k>(slots: &mut [Slot], items: Vec<Keyed<'r, 'k>>, cuts: &mut Vec<Cut
 }
 
 /// Decides replays and rates, which depend on each lane's past, in the order of its log.
-fn admit<'r, 'k>(slots: &mut [Slot], keyring: &Keyring, items: Vec<Keyed<'r, 'k>>) -> Vec<Decided<'r, 'k>> {
-    for slot in slots.iter_mut() {
-        if let Slot::Open(lane) = slot {
-            lane.admission.learn_classes(keyring.classes());
-        }
+fn admit<'r, 'k, S: Source>(
+    lanes: &mut Lanes<S>,
+    keyring: &Keyring,
+    items: Vec<Keyed<'r, 'k>>,
+) -> Vec<Decided<'r, 'k>> {
+    for (_, _, open) in lanes.lanes().filter(|(_, _, open)| open.hold.is_none()) {
+        open.lane.admission.learn_classes(keyring.classes());
     }
     let admit = |item: Keyed<'r, 'k>| {
-        let lane = open(slots, item.record.partition)?;
+        let lane = open(lanes, item.record.partition)?;
         pipeline::admit(item, &mut lane.admission)
     };
     items.into_iter().filter_map(admit).collect()

@@ -15,11 +15,11 @@ use super::knowledge::Knowledge;
 use super::opening::{self, KafkaLog, Opened};
 use super::services::{Services, Settle};
 use super::shared::Gate;
-use super::slot::Ticket;
 use crate::io::kafka::consumer::Consumer;
 use crate::io::kafka::settle::{Job, SettleError, Settled, Settler};
 use crate::io::registry::{Questions, Registry, RegistryFault};
 use crate::io::vault::{Keys, Vault};
+use crate::roles::assignments::Opening;
 use crate::roles::clients::Settings;
 use crate::telemetry::metrics::Service;
 use pulsegate_core::crypto::envelope::FieldKey;
@@ -94,7 +94,7 @@ impl Services for Live {
     fn begin_opening(
         gate: &Arc<Gate<Self>>,
         partition: i32,
-        ticket: Ticket,
+        opening: Opening,
         outbox: Sender<Opened>,
     ) -> io::Result<()> {
         let gate = Arc::clone(gate);
@@ -102,12 +102,12 @@ impl Services for Live {
             .name(format!("open-{partition}"))
             .spawn(move || {
                 let (settings, topics) = (&gate.services.settings.opener, &gate.config.topics);
-                let log = || KafkaLog::new(settings, topics, partition, &ticket);
-                let result = opening::open(&gate, partition, &ticket, log);
+                let log = || KafkaLog::new(settings, topics, partition, &opening);
+                let result = opening::open(&gate, partition, &opening, log);
                 // Sending fails only when the worker has ended.
                 let _ = outbox.send(Opened {
                     partition,
-                    ticket,
+                    opening,
                     result,
                 });
             })

@@ -27,6 +27,7 @@ mod connect;
 mod error;
 pub mod filling;
 mod knowledge;
+pub mod lane;
 mod live;
 pub mod opening;
 pub mod progress;
@@ -34,7 +35,6 @@ mod services;
 mod shared;
 #[cfg(test)]
 mod simulation;
-pub mod slot;
 pub mod worker;
 pub mod workers;
 

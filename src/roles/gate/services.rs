@@ -14,10 +14,10 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use super::knowledge::Knowledge;
 use super::opening::Opened;
 use super::shared::Gate;
-use super::slot::Ticket;
 use crate::io::kafka::settle::{Job, SettleError, Settled};
 use crate::io::kafka::source::Source;
 use crate::io::registry::RegistryFault;
+use crate::roles::assignments::Opening;
 use pulsegate_core::crypto::keys::SubjectKey;
 use pulsegate_core::event::Verdict;
 use pulsegate_core::gate::pipeline::TenantKeys;
@@ -75,7 +75,7 @@ pub trait Services: Sized {
     fn begin_opening(
         gate: &Arc<Gate<Self>>,
         partition: i32,
-        ticket: Ticket,
+        opening: Opening,
         outbox: Sender<Opened>,
     ) -> io::Result<()>;
 

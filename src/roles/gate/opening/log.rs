@@ -13,7 +13,7 @@ use crate::io::kafka::Topics;
 use crate::io::kafka::committed::committed;
 use crate::io::kafka::raw::{Messages, Queue};
 use crate::io::kafka::source::Records;
-use crate::roles::gate::slot::Ticket;
+use crate::roles::assignments::Opening;
 use pulsegate_ledger::entry::Head;
 
 /// Timeout of one request to the broker.
@@ -77,7 +77,7 @@ pub struct KafkaLog<'g> {
     settings: &'g ClientConfig,
     topics: &'g Topics,
     partition: i32,
-    ticket: &'g Ticket,
+    opening: &'g Opening,
     client: BaseConsumer,
 }
 
@@ -90,7 +90,7 @@ impl<'g> KafkaLog<'g> {
         settings: &'g ClientConfig,
         topics: &'g Topics,
         partition: i32,
-        ticket: &'g Ticket,
+        opening: &'g Opening,
     ) -> Result<Self, OpenError> {
         let client =
             BaseConsumer::from_config(settings).map_err(|error| OpenError::Kafka { partition, error })?;
@@ -98,7 +98,7 @@ impl<'g> KafkaLog<'g> {
             settings,
             topics,
             partition,
-            ticket,
+            opening,
             client,
         })
     }
@@ -217,7 +217,7 @@ impl LaneLog for KafkaLog<'_> {
         let mut messages = Messages::with_capacity(RESCAN_RECORDS);
         let mut heard = Instant::now();
         loop {
-            if self.ticket.is_cancelled() {
+            if self.opening.is_cancelled() {
                 return Err(OpenError::Cancelled {
                     partition: self.partition,
                 });

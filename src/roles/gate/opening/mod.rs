@@ -15,8 +15,8 @@ pub use self::log::{KafkaLog, LaneLog};
 pub use self::opened::{OpenError, Opened, report};
 use super::services::Services;
 use super::shared::Gate;
-use super::slot::Ticket;
 use crate::io::kafka::source::{Record as _, Records};
+use crate::roles::assignments::Opening;
 use pulsegate_core::event::Verdict;
 use pulsegate_core::gate::lane::Lane;
 use pulsegate_core::gate::pipeline::{Past, Pipeline};
@@ -26,7 +26,7 @@ use pulsegate_ledger::entry::{Outset, Standing};
 /// (`transaction.abort.timed.out.transaction.cleanup.interval.ms`).
 const ABORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Opens `partition`, of which `log` makes the log, blocking until it is open; cancelling the ticket ends it early.
+/// Opens `partition`, of which `log` makes the log, blocking until it is open; cancelling the opening ends it early.
 ///
 /// # Errors
 ///
@@ -34,10 +34,10 @@ const ABORT_INTERVAL: Duration = Duration::from_secs(10);
 pub fn open<S: Services, L: LaneLog>(
     gate: &Gate<S>,
     partition: i32,
-    ticket: &Ticket,
+    opening: &Opening,
     log: impl FnOnce() -> Result<L, OpenError>,
 ) -> Result<Lane, OpenError> {
-    answered(partition, || Opening::new(gate, partition, ticket, log()?).run())
+    answered(partition, || Opener::new(gate, partition, opening, log()?).run())
 }
 
 /// Turns a panic into an error: without an answer the worker would wait for this lane forever.
@@ -45,20 +45,20 @@ fn answered<T>(partition: i32, open: impl FnOnce() -> Result<T, OpenError>) -> R
     catch_unwind(AssertUnwindSafe(open)).unwrap_or(Err(OpenError::Panicked { partition }))
 }
 
-/// One opening of a lane.
-pub(super) struct Opening<'g, S, L> {
+/// Opens one lane.
+pub(super) struct Opener<'g, S, L> {
     gate: &'g Gate<S>,
     partition: i32,
-    ticket: &'g Ticket,
+    opening: &'g Opening,
     log: L,
 }
 
-impl<'g, S: Services, L: LaneLog> Opening<'g, S, L> {
-    pub(super) fn new(gate: &'g Gate<S>, partition: i32, ticket: &'g Ticket, log: L) -> Self {
+impl<'g, S: Services, L: LaneLog> Opener<'g, S, L> {
+    pub(super) fn new(gate: &'g Gate<S>, partition: i32, opening: &'g Opening, log: L) -> Self {
         Self {
             gate,
             partition,
-            ticket,
+            opening,
             log,
         }
     }
@@ -110,7 +110,7 @@ impl<'g, S: Services, L: LaneLog> Opening<'g, S, L> {
             };
             let passing = refusal.may_pass()
                 && gate.services.now() < until
-                && !self.ticket.is_cancelled()
+                && !self.opening.is_cancelled()
                 && !planted!(HeadNotAwaited);
             match pauses.next().filter(|_| passing) {
                 Some(pause) => gate.services.rest(pause),

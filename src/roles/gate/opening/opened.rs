@@ -5,7 +5,7 @@ use thiserror::Error;
 use tracing::warn;
 
 use crate::io::registry::RegistryFault;
-use crate::roles::gate::slot::Ticket;
+use crate::roles::assignments::Opening;
 use crate::telemetry::health::HoldCause;
 use pulsegate_core::gate::lane::Lane;
 use pulsegate_ledger::entry::{EntryError, Refusal};
@@ -89,7 +89,7 @@ pub struct Opened {
     /// Partition of the raw topic.
     pub partition: i32,
     /// The opening that it is the result of.
-    pub ticket: Ticket,
+    pub opening: Opening,
     /// The lane, or why it did not open.
     pub result: Result<Lane, OpenError>,
 }

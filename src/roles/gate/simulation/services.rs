@@ -14,11 +14,11 @@ use super::log::Answer;
 use super::world::Shared;
 use crate::io::kafka::settle::{Job, SettleError, Settled, Timings};
 use crate::io::registry::RegistryFault;
+use crate::roles::assignments::Opening;
 use crate::roles::gate::knowledge::Knowledge;
-use crate::roles::gate::opening::{LaneLog, OpenError, Opened, Opening};
+use crate::roles::gate::opening::{LaneLog, OpenError, Opened, Opener};
 use crate::roles::gate::services::{Services, Settle};
 use crate::roles::gate::shared::Gate;
-use crate::roles::gate::slot::Ticket;
 use pulsegate_core::crypto::keys::SubjectKey;
 use pulsegate_core::event::{Ids, Verdict};
 use pulsegate_core::gate::lane::Lane;
@@ -45,7 +45,7 @@ pub struct Sim {
 /// An opening under way.
 struct UnderWay {
     partition: i32,
-    ticket: Ticket,
+    opening: Opening,
     outbox: Sender<Opened>,
     result: Option<Result<Lane, OpenError>>,
 }
@@ -68,22 +68,22 @@ impl Sim {
             return;
         }
         let at = sim.world.lock().random.usize(0..openings.len());
-        let mut opening = openings.swap_remove(at);
-        if let Some(result) = opening.result.take() {
+        let mut under_way = openings.swap_remove(at);
+        if let Some(result) = under_way.result.take() {
             // Sending fails only when the worker has ended.
-            let _ = opening.outbox.send(Opened {
-                partition: opening.partition,
-                ticket: opening.ticket,
+            let _ = under_way.outbox.send(Opened {
+                partition: under_way.partition,
+                opening: under_way.opening,
                 result,
             });
         } else {
             let log = SimLog {
                 world: sim.world.clone(),
-                partition: opening.partition,
+                partition: under_way.partition,
             };
-            let run = Opening::new(gate, opening.partition, &opening.ticket, log).run();
-            opening.result = Some(run);
-            openings.push(opening);
+            let run = Opener::new(gate, under_way.partition, &under_way.opening, log).run();
+            under_way.result = Some(run);
+            openings.push(under_way);
         }
         sim.openings
             .lock()
@@ -142,15 +142,15 @@ impl Services for Sim {
     fn begin_opening(
         gate: &Arc<Gate<Self>>,
         partition: i32,
-        ticket: Ticket,
+        opening: Opening,
         outbox: Sender<Opened>,
     ) -> io::Result<()> {
         if gate.services.world.lock().fails(20) {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
-        let opening = UnderWay {
+        let under_way = UnderWay {
             partition,
-            ticket,
+            opening,
             outbox,
             result: None,
         };
@@ -159,7 +159,7 @@ impl Services for Sim {
             .openings
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        openings.push(opening);
+        openings.push(under_way);
         Ok(())
     }
 

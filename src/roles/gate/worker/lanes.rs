@@ -1,15 +1,18 @@
 //! A worker's lanes: each is opened on a thread of its own, held while a key, a schema or a broker is missing, and
 //! rewound to its last commit when a transaction fails.
 
+use std::time::Instant;
+
 use tracing::{debug, warn};
 
 use super::{ABORTS_REFUSED, RETRY_PAUSE, SCHEMA_PAUSE, Worker};
 use crate::io::kafka::source::Source as _;
+use crate::roles::assignments::Opening;
 use crate::roles::gate::error::WorkerError;
 use crate::roles::gate::filling::Cut;
-use crate::roles::gate::opening::{self, Opened};
+use crate::roles::gate::lane::{Hold, Need, OpenLane};
+use crate::roles::gate::opening::{self, OpenError, Opened};
 use crate::roles::gate::services::Services;
-use crate::roles::gate::slot::{Need, Slot, Ticket};
 use crate::telemetry::health::HoldCause;
 use pulsegate_core::gate::lane::Lane;
 use pulsegate_core::gate::pipeline::Missing;
@@ -17,108 +20,123 @@ use pulsegate_core::gate::pipeline::Missing;
 impl<S: Services> Worker<S> {
     /// Takes over the lanes that have been opened, and starts to open closed ones.
     pub(super) fn open_lanes(&mut self) -> Result<(), WorkerError> {
-        while let Ok(Opened {
-            partition,
-            ticket,
-            result,
-        }) = self.openings.1.try_recv()
-        {
-            // Revoked meanwhile, or revoked and reassigned: another opening is or will be under way.
-            if !self.slot(partition).awaits(&ticket) {
-                continue;
-            }
-            *self.slot(partition) = match result {
-                Ok(lane) => self.start(partition, Box::new(lane)),
-                Err(refused) if refused.is_final() => return Err(WorkerError::Refused(refused)),
-                Err(error) => {
-                    opening::report(&error);
-                    if let Some(cause) = error.cause() {
-                        self.health.hold(partition, cause);
-                    }
-                    Slot::Closed(self.gate.services.now() + RETRY_PAUSE)
-                }
-            };
+        while let Ok(opened) = self.openings.1.try_recv() {
+            self.opened(opened)?;
         }
-        if self.settler.is_none() {
-            return Ok(());
-        }
-        let now = self.gate.services.now();
-        for partition in 0..self.slots.len() as i32 {
-            if matches!(self.slot(partition), Slot::Closed(at) if *at <= now) {
-                *self.slot(partition) = self.begin_opening(partition);
-            }
+        if self.settler.is_some() {
+            self.begin_openings();
         }
         Ok(())
     }
 
-    fn begin_opening(&mut self, partition: i32) -> Slot {
-        self.openings_begun += 1;
-        let ticket = Ticket::new(self.openings_begun);
-        match S::begin_opening(&self.gate, partition, ticket.clone(), self.openings.0.clone()) {
-            Ok(()) => Slot::Opening(ticket),
-            Err(error) => {
+    fn opened(&mut self, opened: Opened) -> Result<(), WorkerError> {
+        let Opened {
+            partition,
+            opening,
+            result,
+        } = opened;
+        let is_it = |awaited: &Opening| *awaited == opening || planted!(StaleOpeningTaken);
+        // Revoked meanwhile, or revoked and reassigned: another opening is or will be under way.
+        if !self.assignments.awaited(partition).is_some_and(is_it) {
+            return Ok(());
+        }
+        match result {
+            Ok(lane) => {
+                self.assignments
+                    .open(partition, opening, OpenLane { lane, hold: None });
+                self.start(partition);
+            }
+            Err(refused) if refused.is_final() => return Err(WorkerError::Refused(refused)),
+            Err(error) => self.retry(partition, &error),
+        }
+        Ok(())
+    }
+
+    fn retry(&mut self, partition: i32, error: &OpenError) {
+        opening::report(error);
+        if let Some(cause) = error.cause() {
+            self.assignments.health().hold(partition, cause);
+        }
+        let retry_at = self.retry_at();
+        self.assignments.close(partition, retry_at);
+    }
+
+    fn begin_openings(&mut self) {
+        for (partition, opening) in self.assignments.begin_openings(self.gate.services.now()) {
+            let outbox = self.openings.0.clone();
+            if let Err(error) = S::begin_opening(&self.gate, partition, opening, outbox) {
                 warn!(lane = partition, %error, "failed to start a thread to open the lane: retrying");
-                Slot::Closed(self.gate.services.now() + RETRY_PAUSE)
+                let retry_at = self.retry_at();
+                self.assignments.close(partition, retry_at);
             }
         }
     }
 
-    /// Starts to fetch from the lane's position.
-    fn start(&mut self, partition: i32, lane: Box<Lane>) -> Slot {
+    fn retry_at(&self) -> Instant {
+        self.gate.services.now() + RETRY_PAUSE
+    }
+
+    /// Starts to fetch from an open lane's position.
+    fn start(&mut self, partition: i32) {
         // As the seek discards what librdkafka has fetched.
         if !planted!(SeekKeepsBuffered) {
             self.filling.forget(partition);
         }
-        match self.consumer.start(partition, lane.position()) {
-            Ok(()) => {
-                if is_refused(&lane) {
-                    // It retries, and is reported as held until a transaction has committed.
-                    self.health.hold(partition, HoldCause::Kafka);
-                } else {
-                    self.health.release(partition);
-                }
-                if lane.is_dirty() && !planted!(NoticeAwaitsRecord) {
-                    // A notice is written even when no record follows it.
-                    self.filling.begin(&self.gate);
-                }
-                Slot::Open(lane)
+        let Some(OpenLane { lane, .. }) = self.assignments.lane(partition) else {
+            return;
+        };
+        let (position, is_dirty, is_refused) = (lane.position(), lane.is_dirty(), is_refused(lane));
+        if let Err(error) = self.assignments.source().start(partition, position) {
+            warn!(lane = partition, %error, "failed to seek to the lane's position: retrying");
+            self.assignments.health().hold(partition, HoldCause::Kafka);
+            let retry_at = self.retry_at();
+            if planted!(FailedSeekClosesLane) {
+                self.assignments.close(partition, retry_at);
+                return;
             }
-            Err(error) => {
-                warn!(lane = partition, %error, "failed to seek to the lane's position: retrying");
-                self.health.hold(partition, HoldCause::Kafka);
-                if planted!(FailedSeekClosesLane) {
-                    return Slot::Closed(self.gate.services.now() + RETRY_PAUSE);
-                }
-                // Not closed: what it has accounted for may be in the open batch.
-                Slot::Held {
-                    lane,
-                    need: Need::Log,
-                    retry_at: self.gate.services.now() + RETRY_PAUSE,
-                }
-            }
+            // Not closed: what it has accounted for may be in the open batch.
+            let need = Need::Log;
+            self.set_hold(partition, Some(Hold { need, retry_at }));
+            return;
+        }
+        if is_refused {
+            // It retries, and is reported as held until a transaction has committed.
+            self.assignments.health().hold(partition, HoldCause::Kafka);
+        } else {
+            self.assignments.health().release(partition);
+        }
+        if is_dirty && !planted!(NoticeAwaitsRecord) {
+            // A notice is written even when no record follows it.
+            self.filling.begin(&self.gate);
+        }
+        self.set_hold(partition, None);
+    }
+
+    fn set_hold(&mut self, partition: i32, hold: Option<Hold>) {
+        if let Some(open) = self.assignments.lane(partition) {
+            open.hold = hold;
         }
     }
 
     /// Resumes held lanes whose pause is over and whose schema, if they wait for one, is resolved.
     pub(super) fn release_holds(&mut self) {
         let now = self.gate.services.now();
-        for partition in 0..self.slots.len() as i32 {
-            let Slot::Held { need, retry_at, .. } = &mut self.slots[partition as usize] else {
+        for partition in 0..self.assignments.partitions() {
+            let open = self.assignments.lane(partition);
+            let Some(hold) = open.and_then(|open| open.hold.as_mut()) else {
                 continue;
             };
-            if *retry_at > now {
+            if hold.retry_at > now {
                 continue;
             }
-            if let Need::Piece(Missing::Schema(id)) = *need
+            if let Need::Piece(Missing::Schema(id)) = hold.need
                 && !self.gate.services.knows_schema(id)
             {
-                *retry_at = now + SCHEMA_PAUSE;
+                hold.retry_at = now + SCHEMA_PAUSE;
                 S::resolve_schemas(&self.gate, vec![id]);
                 continue;
             }
-            if let Slot::Held { lane, .. } = std::mem::replace(self.slot(partition), Slot::Absent) {
-                *self.slot(partition) = self.start(partition, lane);
-            }
+            self.start(partition);
         }
     }
 
@@ -130,12 +148,11 @@ impl<S: Services> Worker<S> {
             }
             return self.find_out_what_is_left();
         }
-        let slot = std::mem::replace(self.slot(partition), Slot::Absent);
-        let Slot::Open(lane) = slot else {
-            *self.slot(partition) = slot;
+        let lane = self.assignments.lane(partition);
+        let Some(open) = lane.filter(|open| open.hold.is_none()) else {
             return Ok(());
         };
-        let (cause, offset) = (need.cause().as_str(), lane.position());
+        let (cause, offset) = (need.cause().as_str(), open.lane.position());
         match need {
             // The registry usually answers at once, and a failed request is logged where it is made.
             Need::Piece(Missing::Schema(_)) => debug!(
@@ -149,35 +166,30 @@ impl<S: Services> Worker<S> {
                 );
             }
         }
-        *self.slot(partition) = self.wait(partition, lane, need);
+        self.wait(partition, need);
         Ok(())
     }
 
-    fn wait(&self, partition: i32, lane: Box<Lane>, need: Need) -> Slot {
-        if let Err(error) = self.consumer.pause(partition) {
-            warn!(lane = partition, %error, "failed to pause fetching: records are discarded and read again later");
-        }
-        self.health.hold(partition, need.cause());
+    fn wait(&mut self, partition: i32, need: Need) {
+        self.assignments.pause(partition);
+        self.assignments.health().hold(partition, need.cause());
         let pause = match need {
             Need::Piece(Missing::SubjectKeys) | Need::Log | Need::Output => RETRY_PAUSE,
             Need::Piece(Missing::Schema(_)) => SCHEMA_PAUSE,
         };
-        Slot::Held {
-            lane,
-            need,
-            retry_at: self.gate.services.now() + pause,
-        }
+        let retry_at = self.gate.services.now() + pause;
+        self.set_hold(partition, Some(Hold { need, retry_at }));
     }
 
     /// Notes that the transaction with the lane's records is committed.
     pub(super) fn commit(&mut self, partition: i32) {
-        let slot = self.slot(partition);
-        let is_open = matches!(slot, Slot::Open(_));
-        let Some(lane) = slot.lane() else { return };
-        let was_refused = is_refused(lane);
+        let Some(OpenLane { lane, hold }) = self.assignments.lane(partition) else {
+            return;
+        };
+        let is_released = is_refused(lane) && hold.is_none();
         lane.commit();
-        if was_refused && is_open {
-            self.health.release(partition);
+        if is_released {
+            self.assignments.health().release(partition);
         }
     }
 
@@ -186,29 +198,26 @@ impl<S: Services> Worker<S> {
         if !planted!(RewindKeepsBatch) {
             self.filling.clear();
         }
-        for partition in 0..self.slots.len() as i32 {
-            let slot = std::mem::replace(self.slot(partition), Slot::Absent);
-            *self.slot(partition) = match slot {
-                Slot::Open(mut lane) => {
-                    lane.abort();
-                    if is_refused(&lane) {
-                        self.wait(partition, lane, Need::Output)
-                    } else {
-                        self.start(partition, lane)
-                    }
-                }
-                Slot::Held {
-                    mut lane,
-                    need,
-                    retry_at,
-                } => {
-                    if !planted!(HeldLaneNotRewound) {
-                        lane.abort();
-                    }
-                    Slot::Held { lane, need, retry_at }
-                }
-                other => other,
-            };
+        for partition in 0..self.assignments.partitions() {
+            self.rewind_lane(partition);
+        }
+    }
+
+    fn rewind_lane(&mut self, partition: i32) {
+        let Some(OpenLane { lane, hold }) = self.assignments.lane(partition) else {
+            return;
+        };
+        if hold.is_some() {
+            if !planted!(HeldLaneNotRewound) {
+                lane.abort();
+            }
+            return;
+        }
+        lane.abort();
+        if is_refused(lane) {
+            self.wait(partition, Need::Output);
+        } else {
+            self.start(partition);
         }
     }
 
@@ -225,36 +234,23 @@ impl<S: Services> Worker<S> {
     /// Reopens all lanes after a gap in a log: opening finds out what is left, and notes in the ledger what is lost.
     pub(super) fn find_out_what_is_left(&mut self) -> Result<(), WorkerError> {
         self.finish()?;
-        let ours = |slot: &Slot| !matches!(slot, Slot::Absent);
-        let lanes: Vec<_> = (0..)
-            .zip(&self.slots)
-            .filter(|(_, slot)| ours(slot))
-            .map(|(lane, _)| lane)
-            .collect();
         // What could not be committed is consumed again.
         if !planted!(GapKeepsBatch) {
             self.filling.clear();
         }
         self.close_lanes();
-        // librdkafka has stopped fetching the partition, and refuses to seek in it until it is reassigned. This is
-        // local: the group does not notice.
-        self.consumer.unassign(&lanes)?;
-        self.consumer.assign(&lanes)?;
-        Ok(())
+        Ok(self.assignments.reassign()?)
     }
 
     /// Closes all open lanes; `open_lanes` opens them again.
     fn close_lanes(&mut self) {
-        for partition in 0..self.slots.len() as i32 {
-            if self.slot(partition).lane().is_none() {
+        for partition in 0..self.assignments.partitions() {
+            if self.assignments.lane(partition).is_none() {
                 continue;
             }
-            if let Err(error) = self.consumer.pause(partition) {
-                warn!(lane = partition, %error, "failed to pause fetching: records are discarded and read again later");
-            }
-            let now = self.gate.services.now();
-            self.slot(partition).close(now);
-            self.health.hold(partition, HoldCause::Kafka);
+            self.assignments.pause(partition);
+            self.assignments.close(partition, self.gate.services.now());
+            self.assignments.health().hold(partition, HoldCause::Kafka);
         }
     }
 }

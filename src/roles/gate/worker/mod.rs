@@ -13,19 +13,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::error::WorkerError;
 use super::filling::{Filling, Size};
+use super::lane::Lanes;
 use super::live::Live;
 use super::opening::Opened;
 use super::services::{Services, Settle};
 use super::shared::Gate;
-use super::slot::Slot;
-use crate::io::kafka::consumer::Rebalance;
 use crate::io::kafka::settle::{Job, SettleError, Settled, Timings};
-use crate::io::kafka::source::Source;
-use crate::telemetry::health::WorkerHealth;
+use crate::roles::assignments::{Assignments, Change, Reached};
+use crate::telemetry::health::Log;
 use crate::telemetry::metrics::{self, AbortCause, Service, Stage};
 use pulsegate_core::gate::seal::SealedBatch;
 use pulsegate_ledger::entry::Stamp;
@@ -55,19 +54,16 @@ struct InFlight {
 /// One worker.
 pub struct Worker<S: Services = Live> {
     gate: Arc<Gate<S>>,
-    health: WorkerHealth,
     index: usize,
     transactional_id: String,
-    // Declared, hence dropped, before the consumer, which does not close while its messages are held.
+    // Declared, hence dropped, before the source, which does not close while its messages are held.
     filling: Filling<S>,
-    consumer: S::Consumer,
+    assignments: Lanes<S::Consumer>,
     settler: Option<S::Settler>,
     settler_at: Instant,
-    slots: Vec<Slot>,
     spare: Option<SealedBatch>,
     in_flight: Option<InFlight>,
     openings: (Sender<Opened>, Receiver<Opened>),
-    openings_begun: u64,
 }
 
 impl InFlight {
@@ -92,20 +88,22 @@ impl<S: Services> Worker<S> {
     ///
     /// When librdkafka refuses the configuration.
     pub fn new(gate: Arc<Gate<S>>, index: usize) -> Result<Self, WorkerError> {
-        let consumer = gate.services.subscribe(index, &gate.config.topics.raw)?;
+        let source = gate.services.subscribe(index, &gate.config.topics.raw)?;
         Ok(Self {
-            health: gate.health.worker(index),
             index,
             transactional_id: gate.services.transactional_id(index),
-            consumer,
+            assignments: Assignments::new(
+                source,
+                gate.partitions(),
+                gate.health.worker(index),
+                Log::Raw.as_str(),
+            ),
             settler: None,
             settler_at: gate.services.now(),
-            slots: (0..gate.partitions()).map(|_| Slot::Absent).collect(),
             filling: Filling::new(&gate)?,
             spare: Some(SealedBatch::default()),
             in_flight: None,
             openings: unbounded(),
-            openings_begun: 0,
             gate,
         })
     }
@@ -125,7 +123,7 @@ impl<S: Services> Worker<S> {
     /// One round of the loop.
     pub(super) fn step(&mut self) -> Result<(), WorkerError> {
         self.serve()?;
-        if self.consumer.take_gap() && !planted!(GapIgnored) {
+        if self.assignments.take_gap() && !planted!(GapIgnored) {
             self.find_out_what_is_left()?;
         }
         self.ensure_settler();
@@ -139,34 +137,11 @@ impl<S: Services> Worker<S> {
 
     /// Serves the group protocol and answers rebalances.
     fn serve(&mut self) -> Result<(), WorkerError> {
-        if let Some(error) = self.consumer.serve() {
-            return Err(error.into());
-        }
-        while let Some(rebalance) = self.consumer.rebalance() {
-            match rebalance {
-                Rebalance::Assign(partitions) => {
-                    info!(worker = self.index, ?partitions, "lanes assigned");
-                    if partitions
-                        .iter()
-                        .any(|&partition| self.slots.len() <= partition as usize)
-                    {
-                        return Err(WorkerError::Partitions {
-                            known: self.slots.len(),
-                        });
-                    }
-                    self.consumer.assign(&partitions)?;
-                    let now = self.gate.services.now();
-                    for partition in partitions {
-                        self.slots[partition as usize] = Slot::Closed(now);
-                        self.health.assigned(partition);
-                    }
-                    // After its lanes are registered: a worker that has joined without lanes counts as ready.
-                    self.health.joined();
-                }
-                Rebalance::Revoke { partitions, lost } => {
-                    info!(worker = self.index, ?partitions, lost, "lanes revoked");
-                    self.revoke(&partitions, lost)?;
-                }
+        self.assignments.serve()?;
+        while let Some(change) = self.assignments.change(self.gate.services.now())? {
+            match change {
+                Change::Assigned(_) => {}
+                Change::Revoked { partitions, lost } => self.revoke(&partitions, lost)?,
             }
         }
         Ok(())
@@ -187,14 +162,7 @@ impl<S: Services> Worker<S> {
         if self.is_dirty() && !planted!(RevokedLaneStaysInBatch) {
             self.rewind();
         }
-        for &partition in partitions {
-            let now = self.gate.services.now();
-            let slot = self.slot(partition);
-            slot.close(now);
-            *slot = Slot::Absent;
-            self.health.revoked(partition);
-        }
-        self.consumer.unassign(partitions)?;
+        self.assignments.give_back(partitions)?;
         Ok(())
     }
 
@@ -229,12 +197,12 @@ impl<S: Services> Worker<S> {
             return Ok(());
         }
         if self.filling.take(
-            &self.consumer,
+            self.assignments.source(),
             &self.gate,
             patience.unwrap_or(IDLE_WAIT).min(TAKE_WAIT_MAX),
         ) > 0
         {
-            for cut in self.filling.process(&self.gate, &mut self.slots)? {
+            for cut in self.filling.process(&self.gate, &mut self.assignments)? {
                 self.hold(cut)?;
             }
         } else if due {
@@ -245,7 +213,7 @@ impl<S: Services> Worker<S> {
 
     /// Closes the batch and gives it to the settler, if the settler is free.
     fn hand_over(&mut self) {
-        let group = self.gate.services.group(&self.consumer);
+        let group = self.gate.services.group(self.assignments.source());
         let (Some(settler), Some(group)) = (&mut self.settler, group) else {
             return;
         };
@@ -264,10 +232,11 @@ impl<S: Services> Worker<S> {
             outcomes: [0; Outcome::COUNT],
             size,
         };
-        for (partition, slot) in (0..).zip(&mut self.slots) {
-            let Some(lane) = slot.lane().filter(|lane| lane.is_dirty()) else {
+        for (partition, _, open) in self.assignments.lanes() {
+            let lane = &mut open.lane;
+            if !lane.is_dirty() {
                 continue;
-            };
+            }
             let counts = lane.hand_over(&stamp, &mut batch);
             in_flight
                 .outcomes
@@ -361,47 +330,26 @@ impl<S: Services> Worker<S> {
     }
 
     fn report_lag(&mut self) {
-        let Some(stable) = self.consumer.take_stable_offsets() else {
-            return;
-        };
-        for (partition, stable) in stable {
-            if let Some(lane) = self.slots.get_mut(partition as usize).and_then(Slot::lane) {
-                let records = (stable - lane.settled()).max(0).cast_unsigned();
-                let appended_ms = self.filling.last_appended_ms(partition);
-                self.health.lag(partition, records, appended_ms);
-            }
-        }
+        let filling = &self.filling;
+        self.assignments.report_lag(|partition, open| Reached {
+            position: open.lane.settled(),
+            appended_ms: filling.last_appended_ms(partition),
+        });
     }
 
     /// Commits what was consumed, gives the lanes back and leaves the group.
     pub(super) fn drain(mut self) -> Result<(), WorkerError> {
         self.finish()?;
-        let now = self.gate.services.now();
-        for partition in 0..self.slots.len() as i32 {
-            self.slot(partition).close(now);
-            self.health.revoked(partition);
-        }
         let Self {
-            filling,
-            consumer,
-            health,
-            ..
+            filling, assignments, ..
         } = self;
         drop(filling);
-        drop(consumer);
-        health.stopped();
+        assignments.leave();
         Ok(())
     }
 
     /// Whether a lane has accounted for records that are neither committed nor being committed.
     fn is_dirty(&mut self) -> bool {
-        self.slots
-            .iter_mut()
-            .filter_map(Slot::lane)
-            .any(|lane| lane.is_dirty())
-    }
-
-    fn slot(&mut self, partition: i32) -> &mut Slot {
-        &mut self.slots[partition as usize]
+        self.assignments.lanes().any(|(_, _, open)| open.lane.is_dirty())
     }
 }

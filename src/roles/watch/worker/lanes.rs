@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use super::{FENCED_PAUSE, RETRY_PAUSE, REVOKE_TIME_MAX, Worker};
+use super::{FENCED_PAUSE, RETRY_PAUSE, REVOKE_TIME_MAX, Worker, now};
 use crate::io::kafka::source::Source;
 use crate::roles::assignments::{AssignmentError, Opening};
 use crate::roles::watch::feed::{Feed, OpenFault, Opened};
@@ -18,7 +18,7 @@ use crate::telemetry::health::HoldCause;
 impl<F: Feed, S: Source, T: Tasks> Worker<F, S, T> {
     /// Starts to open the closed lanes that are due.
     pub(super) fn open_lanes(&mut self) {
-        for (partition, opening) in self.assignments.begin_openings() {
+        for (partition, opening) in self.assignments.begin_openings(now()) {
             let (feed, outbox) = (Arc::clone(&self.feed), self.outbox.clone());
             self.tasks.spawn(async move {
                 // Given back meanwhile: a claim now would fence the lane's new owner.
@@ -39,7 +39,7 @@ impl<F: Feed, S: Source, T: Tasks> Worker<F, S, T> {
         opened: Result<Opened<F::State>, OpenFault>,
     ) {
         let opened = opened.map(|opened| (Claim::new(&self.feed, partition, opened.epoch), opened));
-        if !self.assignments.awaits(partition, &opening) {
+        if self.assignments.awaited(partition) != Some(&opening) {
             // The lane was given back while it was being claimed, and so is the claim.
             if planted!(KeepLateClaim) {
                 std::mem::forget(opened);
@@ -63,8 +63,9 @@ impl<F: Feed, S: Source, T: Tasks> Worker<F, S, T> {
 
     fn start(&mut self, partition: i32, opening: Opening, lane: OpenLane<F>) {
         let (position, is_rebuilding) = (lane.position, lane.is_rebuilding());
-        match self.assignments.open(partition, opening, lane, position) {
+        match self.assignments.source().start(partition, position) {
             Ok(()) => {
+                self.assignments.open(partition, opening, lane);
                 if !is_rebuilding {
                     self.assignments.health().release(partition);
                 }
@@ -77,7 +78,7 @@ impl<F: Feed, S: Source, T: Tasks> Worker<F, S, T> {
             }
             Err(error) => {
                 warn!(log = F::LOG.as_str(), lane = partition, %error, "failed to seek: reopening the lane");
-                self.assignments.close(partition, RETRY_PAUSE);
+                self.assignments.close(partition, now() + RETRY_PAUSE);
             }
         }
     }
@@ -116,7 +117,7 @@ impl<F: Feed, S: Source, T: Tasks> Worker<F, S, T> {
     }
 
     fn close(&mut self, partition: i32, pause: Duration, cause: HoldCause) {
-        self.assignments.close(partition, pause);
+        self.assignments.close(partition, now() + pause);
         self.assignments.health().hold(partition, cause);
     }
 

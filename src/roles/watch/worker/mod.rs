@@ -42,6 +42,11 @@ const FENCED_PAUSE: Duration = Duration::from_secs(10);
 /// How long a lane that is closed or revoked may take to store what it holds.
 const REVOKE_TIME_MAX: Duration = Duration::from_secs(2);
 
+/// The present time, by the runtime's clock.
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
 /// One worker.
 pub struct Worker<F: Feed, S: Source, T: Tasks> {
     feed: Arc<F>,
@@ -113,13 +118,14 @@ impl<F: Feed, S: Source, T: Tasks> Worker<F, S, T> {
         } else {
             self.fill()?;
         }
-        self.assignments.report_lag(OpenLane::reached);
+        self.assignments.report_lag(|_, lane| lane.reached());
         Ok(())
     }
 
     /// Serves the group protocol and answers rebalances.
     fn serve(&mut self) -> Result<(), AssignmentError> {
-        while let Some(change) = self.assignments.serve()? {
+        self.assignments.serve()?;
+        while let Some(change) = self.assignments.change(now())? {
             match change {
                 Change::Assigned(partitions) => {
                     for partition in partitions {
