@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use pulsegate::config::Config;
 use pulsegate::io::timescale::{Analytics, Batch, DeviceVersion, Ran};
-use pulsegate::telemetry::health::Health;
 use pulsegate::telemetry::metrics::Metrics;
 use pulsegate_detect::finding::{Finding, FindingId, Kind, Origin};
 use sqlx::{Executor, PgConnection, Row};
@@ -183,7 +182,7 @@ async fn what_a_job_finds_is_counted_when_it_is_new() {
             let metrics = Arc::<Metrics>::default();
             let jobs = counted_jobs(&config, &analytics, Arc::clone(&metrics));
             let counted = || {
-                let text = metrics.render(&Health::new(1));
+                let text = metrics.render();
                 text.contains("\npulsegate_findings_total{kind=\"fleet\"} 1\n")
             };
             store(&analytics, 0, &[found(0, 1), found(1, 1)]).await;

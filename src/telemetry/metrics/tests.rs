@@ -1,4 +1,5 @@
 use super::*;
+use crate::telemetry::health::Health;
 use pulsegate_ledger::outcome::Reason;
 
 fn scrape(metrics: &Metrics) -> String {

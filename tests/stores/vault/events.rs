@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use pulsegate::config::Config;
 use pulsegate::io::postgres::logins;
 use pulsegate::io::vault::Vault;
-use pulsegate::telemetry::health::Health;
 use pulsegate::telemetry::metrics::Metrics;
 use pulsegate_core::crypto::keys::SubjectKey;
 use pulsegate_testkit::corner::{Corner, admin, in_a_corner};
@@ -177,7 +176,7 @@ async fn key_ids(gate: &Vault, subjects: &[&str]) -> HashSet<u64> {
 
 /// Number of failed requests to a service.
 fn failures(metrics: &Metrics, service: &str) -> u64 {
-    let text = metrics.render(&Health::new(1));
+    let text = metrics.render();
     let series = format!("pulsegate_service_failures_total{{service=\"{service}\"}} ");
     let count = text.lines().find_map(|line| line.strip_prefix(&series));
     count.and_then(|count| count.parse().ok()).expect("a series")

@@ -24,7 +24,7 @@ use super::news::News;
 use super::tasks::Tasks;
 use crate::config::watch::Config;
 use crate::io::kafka::source::Source;
-use crate::roles::assignments::{AssignmentError, Assignments, Change, Opening};
+use crate::roles::assignments::{AssignmentError, Assignments, Change};
 use crate::telemetry::health::WorkerHealth;
 
 /// Maximum number of records taken at once.
