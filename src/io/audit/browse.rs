@@ -141,7 +141,7 @@ async fn newest(
 /// Returns an entry with a proof that the lane's newest checkpoint covers it.
 ///
 /// # Errors
-/// [`VerifyError`], also if no trusted checkpoint covers the entry, or if the log differs from the signed one.
+/// [`BrowseError`], also if no trusted checkpoint covers the entry, or if the log differs from the signed one.
 pub async fn prove(settings: &Settings, lane: &str, entry: u64) -> Result<Proved, BrowseError> {
     let trusted = keys::trusted(settings)?;
     let pool = head::connect(settings, "verify_audit", 1).await?;

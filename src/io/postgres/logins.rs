@@ -40,7 +40,7 @@ const FILE_BYTES_MAX: u64 = 4096;
 /// The URL that the service role `role` (without prefix, such as `gate_vault`) connects with.
 ///
 /// # Errors
-/// [`Fault::Login`] where the file is missing, or other users may access it.
+/// [`LoginError::File`] where the file is missing, or other users may access it.
 pub fn read(config: &Config, role: &str) -> Result<Secret, LoginError> {
     find(config, role)?.ok_or_else(|| {
         let reason =
@@ -72,7 +72,7 @@ pub fn is_at(login: &Secret, admin: &PgConnectOptions) -> bool {
 /// Connection options of a service: the configured URL, or else the login of `role`.
 ///
 /// # Errors
-/// [`Fault`] where there is neither, or the URL is invalid, or unencrypted outside `local`.
+/// [`LoginError`] where there is neither, or the URL is invalid, or unencrypted outside `local`.
 pub fn options(
     access: &Access,
     database: &str,

@@ -38,7 +38,7 @@ impl Analytics {
     /// which rolls up by itself.
     ///
     /// # Errors
-    /// [`TimescaleError`]; the minutes wait for the next run then.
+    /// [`DatabaseError`]; the minutes wait for the next run then.
     pub async fn roll_up(&self) -> Result<Ran, DatabaseError> {
         if self.edition == Edition::Community {
             return Ok(Ran::Done(0));
@@ -55,7 +55,7 @@ impl Analytics {
     /// Drops data past its retention. On the Community edition the server does this for hypertables.
     ///
     /// # Errors
-    /// [`TimescaleError`]; the rest is dropped by the next run.
+    /// [`DatabaseError`]; the rest is dropped by the next run.
     pub async fn drop_old(&self) -> Result<Ran, DatabaseError> {
         let action = "dropping old data";
         let (edition, readings_days, rollups_days) = (self.edition, self.readings_days, self.rollups_days);
@@ -142,7 +142,7 @@ impl JobLock {
     /// [`super::Config::job_time_max_s`], or the server ends the session as idle.
     ///
     /// # Errors
-    /// [`TimescaleError`] if the lock is lost.
+    /// [`DatabaseError`] if the lock is lost.
     pub async fn keep(&mut self) -> Result<(), DatabaseError> {
         let action = "keeping the lock of a job";
         let asked = self.lease.connection().execute("select 1");

@@ -1,6 +1,6 @@
 //! TimescaleDB: storage of the watch's results, each exactly once.
 //!
-//! A batch of one partition and the step of that partition's offset are one transaction ([`offsets`]), so that no
+//! A batch of one partition and the step of that partition's offset are one transaction ([`crate::io::postgres::offsets`]), so that no
 //! duplicates have to be detected. [`analytics`] is the sink for readings and findings; [`operations`] stores KPIs and
 //! the state of jobs. The two editions of TimescaleDB give the same results in different ways ([`edition`]).
 

@@ -117,7 +117,7 @@ impl Operations {
     /// Records the last run of a job.
     ///
     /// # Errors
-    /// [`TimescaleError`].
+    /// [`DatabaseError`].
     pub async fn job_ran(&self, run: &JobRun<'_>) -> Result<(), DatabaseError> {
         self.ask("recording a job's run", async move |connection| {
             job_ran(connection, run).await

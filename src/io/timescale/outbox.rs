@@ -60,7 +60,7 @@ impl Analytics {
     /// restored, and a batch with a number already in the topic would pass for a sent one.
     ///
     /// # Errors
-    /// [`TimescaleError`]; the call may be repeated, as after a crash.
+    /// [`DatabaseError`]; the call may be repeated, as after a crash.
     pub async fn outbox_sent(&self, number: i64) -> Result<u64, DatabaseError> {
         let action = "deleting sent findings from the outbox";
         self.pool

@@ -50,7 +50,7 @@ impl Analytics {
     /// later: all hours of a rollout must cover the same devices.
     ///
     /// # Errors
-    /// [`TimescaleError`].
+    /// [`DatabaseError`].
     pub async fn choose_devices(&self, rollout: &Rollout, devices_max: u32) -> Result<Chosen, DatabaseError> {
         let action = "choosing the devices of a rollout";
         self.long(action, async |connection| {

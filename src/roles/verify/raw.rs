@@ -1,9 +1,4 @@
-//! Checks the ledger against the topics it accounts for: recomputes each range's counts and Merkle root from the raw,
-//! clean and deadletter topics.
-//!
-//! A record in the deadletter topic was rejected for the reason given there. Of the others, a record whose event is in
-//! the clean topic was accepted, and one whose event's clean records are all taken is a repeat ([`pass`]). Ranges that
-//! retention has partly deleted, or that a rewind covered twice, cannot be recomputed and are counted separately.
+//! Reads what [`pulsegate_ledger::verify::ranges`] recomputes: the raw, clean and deadletter records of one lane.
 
 use std::ops::Range;
 

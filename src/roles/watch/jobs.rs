@@ -133,7 +133,7 @@ impl Jobs {
     /// Makes one finding of the findings of devices that show the same at once.
     ///
     /// # Errors
-    /// [`TimescaleError`]; the next run does it, and findings that are due meanwhile notify on their own.
+    /// [`DatabaseError`]; the next run does it, and findings that are due meanwhile notify on their own.
     pub async fn gather(&self) -> Result<Ran, DatabaseError> {
         let Some(new) = self.sink.gather(&self.config.watch.groups).await? else {
             return Ok(Ran::Elsewhere);
@@ -198,7 +198,7 @@ impl Jobs {
     /// judged before gives the same finding, which is stored once.
     ///
     /// # Errors
-    /// [`TimescaleError`]; the next run measures the remaining hours, and judges the rollouts again.
+    /// [`DatabaseError`]; the next run measures the remaining hours, and judges the rollouts again.
     pub async fn judge_rollouts(&self) -> Result<Ran, DatabaseError> {
         let Some(mut lock) = self.sink.lock(Job::Regressions.as_str()).await? else {
             return Ok(Ran::Elsewhere);

@@ -98,7 +98,7 @@ pub struct Batch {
     pub transaction: Duration,
 }
 
-/// The handles of every metric that is not drawn from [`Health`]; shared by all threads.
+/// The handles of every metric that is not drawn from [`Health`](super::Health); shared by all threads.
 pub struct Metrics {
     exporter: PrometheusHandle,
     records: Vec<Counter>,

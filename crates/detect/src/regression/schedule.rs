@@ -27,7 +27,7 @@ pub const ROLLOUT_LAG_SECONDS_MAX: f64 = 3_600.0;
 
 /// Number of past minutes for which the KPIs of readings are recomputed, for late readings.
 const KPI_MINUTES: i64 = 60;
-/// Maximum lag, in seconds, in either log that KPIs are counted from, at which minutes that ended [`KPI_MINUTES`] ago
+/// Maximum lag, in seconds, in either log that KPIs are counted from, at which minutes that ended `KPI_MINUTES` ago
 /// are judged: half of that, since the lag is known only from time to time.
 pub const SHIFT_LAG_SECONDS_MAX: f64 = KPI_MINUTES as f64 * 60.0 / 2.0;
 /// Number of days read for a check: those that are judged, and the day before them.

@@ -21,8 +21,7 @@ pub struct Ends {
     pub clean_end: i64,
 }
 
-/// A comparison in progress. While it [needs a record](Comparison::needs_record), its caller passes it the next one of the
-/// topic.
+/// A comparison in progress. While it needs a record of the topic, its caller passes it the next one.
 pub struct Comparison {
     pub(super) topic: String,
     partition: i32,

@@ -1,10 +1,9 @@
-//! Ledger records beside what they account for: each range's counts and Merkle root, recomputed from the records of the
-//! raw, clean and deadletter topics.
+//! Checks ledger records against what they account for: recomputes each range's counts and Merkle root from the records
+//! of the raw, clean and deadletter topics.
 //!
-//! A record that is in the deadletter was rejected for the reason that stands there. Of the others, one whose event is in
-//! the clean topic was accepted, and one whose event is there no more often than it was taken is a repeat ([`pass`]).
-//! Ranges that retention has eaten into, or that were covered twice because of a rewind, cannot be recomputed and are
-//! counted apart.
+//! A record in the deadletter topic was rejected for the reason given there. Of the others, a record whose event is in
+//! the clean topic was accepted, and one whose event's clean records are all taken is a repeat ([`Pass`]). Ranges that
+//! retention has partly deleted, or that a rewind covered twice, cannot be recomputed and are counted separately.
 
 mod clean;
 mod dead;
