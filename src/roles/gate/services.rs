@@ -12,7 +12,7 @@ use crossbeam_channel::Sender;
 use rdkafka::error::{KafkaError, KafkaResult};
 
 use super::knowledge::Knowledge;
-use super::opening::Opened;
+use super::opening::opened::Opened;
 use super::shared::Gate;
 use crate::io::kafka::settle::{Job, SettleError, Settled};
 use crate::io::kafka::source::Source;

@@ -2,7 +2,7 @@
 //! replay windows and rates from the log itself. What it asks of Kafka is [`LaneLog`].
 
 mod log;
-mod opened;
+pub mod opened;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
