@@ -18,7 +18,7 @@ pub struct Config {
     /// Worker threads, each with its own consumer and producer. Default: 1.
     pub workers: usize,
     /// Limits of one transaction.
-    pub batch: Batch,
+    pub batch: BatchLimits,
     /// Limits of signature verification.
     pub verify: verify::Config,
     /// Limits of the replay and rate checks.
@@ -35,7 +35,7 @@ pub struct Config {
 /// Limits of one transaction; the first that is reached closes the batch.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Batch {
+pub struct BatchLimits {
     /// Maximum number of records. Default: 10,000.
     pub records_max: usize,
     /// Maximum received bytes of keys and values; the record that reaches it is the last. Default: 8 MiB.
@@ -50,7 +50,7 @@ impl Default for Config {
             group: "pulsegate-gate".to_owned(),
             instance: String::new(),
             workers: 1,
-            batch: Batch::default(),
+            batch: BatchLimits::default(),
             verify: verify::Config::default(),
             admit: admit::Config::default(),
             transaction_timeout_ms: 30_000,
@@ -60,7 +60,7 @@ impl Default for Config {
     }
 }
 
-impl Default for Batch {
+impl Default for BatchLimits {
     fn default() -> Self {
         Self {
             records_max: 10_000,

@@ -23,7 +23,7 @@ pub struct Config {
     /// Worker threads for the clean topic, each with its own consumer. The ledger has two more. Default: 2.
     pub workers: usize,
     /// Limits of one write to a database.
-    pub batch: Batch,
+    pub batch: BatchLimits,
     /// The file that describes the metrics. Default: `schemas/metrics.toml`.
     pub metrics_file: PathBuf,
     /// What counts as a fault of clock or transport.
@@ -46,7 +46,7 @@ pub struct Config {
 /// Limits of one write to a database; the first limit reached closes the batch. Each lane has one open batch.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Batch {
+pub struct BatchLimits {
     /// Maximum number of readings or ledger records. Default: 10,000.
     pub rows_max: usize,
     /// Maximum time from its first record, in milliseconds. It is most of the delay from a reading's append to its row:
@@ -60,7 +60,7 @@ impl Default for Config {
             group: "pulsegate-watch".to_owned(),
             instance: String::new(),
             workers: 2,
-            batch: Batch::default(),
+            batch: BatchLimits::default(),
             metrics_file: PathBuf::from("schemas/metrics.toml"),
             quality: quality::Config::default(),
             lane: lane::Config::default(),
@@ -73,7 +73,7 @@ impl Default for Config {
     }
 }
 
-impl Default for Batch {
+impl Default for BatchLimits {
     fn default() -> Self {
         Self {
             rows_max: 10_000,

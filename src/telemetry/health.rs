@@ -114,7 +114,7 @@ enum Worker {
 
 /// An owned lane.
 #[derive(Clone, Copy, Debug)]
-struct Lane {
+struct LaneHealth {
     worker: usize,
     held: Option<HoldCause>,
     /// Records up to the last stable offset, and the age of the first of them in seconds; unknown until measured.
@@ -123,7 +123,7 @@ struct Lane {
     caught_up_ms: i64,
 }
 
-impl Lane {
+impl LaneHealth {
     /// Estimates the age of the first unread record: it is younger than the last one read, and than the last time
     /// without lag.
     fn measure(&mut self, records: u64, appended_ms: i64, now_ms: i64) {
@@ -142,7 +142,7 @@ impl Lane {
 #[derive(Debug, Default)]
 struct State {
     workers: Vec<Worker>,
-    lanes: BTreeMap<(Log, i32), Lane>,
+    lanes: BTreeMap<(Log, i32), LaneHealth>,
     draining: bool,
 }
 
@@ -377,7 +377,7 @@ impl WorkerHealth {
 
     /// Makes the worker the owner of `lane`, which is held until [`WorkerHealth::release`]: its state must be rebuilt.
     pub fn assigned(&self, lane: i32) {
-        let owned = Lane {
+        let owned = LaneHealth {
             worker: self.index,
             held: Some(HoldCause::Rebuilding),
             lag: None,
@@ -427,7 +427,7 @@ impl WorkerHealth {
         }
     }
 
-    fn update(&self, lane: i32, change: impl FnOnce(&mut Lane)) {
+    fn update(&self, lane: i32, change: impl FnOnce(&mut LaneHealth)) {
         if let Some(owned) = self
             .health
             .lock()
@@ -546,7 +546,7 @@ mod tests {
 
     #[test]
     fn the_first_unread_record_is_no_older_than_the_last_read_or_than_the_last_time_without_lag() {
-        let mut lane = Lane {
+        let mut lane = LaneHealth {
             worker: 0,
             held: None,
             lag: None,

@@ -94,11 +94,11 @@ pub struct AuditLog {
 #[derive(Clone)]
 struct Claimed {
     epoch: i64,
-    lane: Arc<tokio::sync::Mutex<Lane>>,
+    lane: Arc<tokio::sync::Mutex<ClaimedLane>>,
 }
 
 /// State of a claimed lane after the last stored batch.
-struct Lane {
+struct ClaimedLane {
     tree: MerkleRoot,
     chain: Chain,
     signed: Option<Signed>,
@@ -201,7 +201,7 @@ impl AuditLog {
         connection: &mut PgConnection,
         name: &str,
         position: Position,
-    ) -> Result<Lane, AuditError> {
+    ) -> Result<ClaimedLane, AuditError> {
         let fault = failed("reading a lane");
         head::open_lane(connection, name).await.map_err(&fault)?;
         let origin = origin(&self.environment, name);
@@ -215,7 +215,7 @@ impl AuditLog {
             });
         }
         let chain = last_record(connection, name).await.map_err(&fault)?;
-        Ok(Lane {
+        Ok(ClaimedLane {
             tree,
             chain,
             signed: None,
@@ -279,7 +279,7 @@ impl AuditLog {
         &self,
         connection: &mut PgConnection,
         batch: &LedgerBatch<'_>,
-        lane: &Lane,
+        lane: &ClaimedLane,
         entries: &[Vec<u8>],
         tree: &MerkleRoot,
     ) -> Result<Duration, WriteError> {

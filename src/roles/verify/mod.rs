@@ -24,7 +24,7 @@ use pulsegate_ledger::log::{lane_of, origin};
 use pulsegate_ledger::note::{Note, NoteError, PublicKey, Signed};
 use pulsegate_ledger::verify::account::{Job, TopicNames};
 use pulsegate_ledger::verify::comparison::Comparison;
-use pulsegate_ledger::verify::lane::{AHEAD_ROWS, Lane, Verification, Verified};
+use pulsegate_ledger::verify::lane::{AHEAD_ROWS, LaneEvidence, Verification, Verified};
 pub use pulsegate_ledger::verify::report::{Continued, Kind, LaneReport, Problem, Report};
 use pulsegate_ledger::verify::stored::Head;
 use pulsegate_ledger::verify::window::Accounts;
@@ -165,7 +165,7 @@ async fn look(
         let next = ledger
             .as_ref()
             .map_or(0, |ledger| offsets.get(&ledger.partition).copied().unwrap_or(0));
-        let lane = Lane {
+        let lane = LaneEvidence {
             comparison: ledger
                 .as_ref()
                 .map(|ledger| Comparison::new(&config.topics.ledger, ledger.partition, ledger.ends, next)),
@@ -277,7 +277,7 @@ fn ledger(config: &Config, options: &Options, head: &Head) -> Result<Option<Ledg
 /// Feeds a lane's verification with its entries, checkpoints and ledger records.
 async fn walk(
     connection: &mut PgConnection,
-    lane: Lane<'_>,
+    lane: LaneEvidence<'_>,
     mut ledger: Option<&mut Ledger>,
     progress: &mut (dyn FnMut(u64) + Send),
 ) -> Result<Verified, VerifyError> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::feed::{Feed, NeedsSchema, Opened, Stretch, Taken};
-use crate::config::watch::Batch as Limits;
+use crate::config::watch::BatchLimits;
 use crate::roles::assignments::Reached;
 use crate::telemetry::health::HoldCause;
 
@@ -118,18 +118,18 @@ impl<F: Feed> OpenLane<F> {
     }
 
     /// Whether the open batch has as many rows as one write may have.
-    pub fn is_full(&self, limits: &Limits) -> bool {
+    pub fn is_full(&self, limits: &BatchLimits) -> bool {
         self.rows() >= limits.rows_max
     }
 
     /// Time left until the open batch is due; `None` when it is empty.
-    pub fn patience(&self, limits: &Limits) -> Option<Duration> {
+    pub fn patience(&self, limits: &BatchLimits) -> Option<Duration> {
         let limit = Duration::from_millis(limits.time_max_ms);
         self.begun.map(|begun| limit.saturating_sub(begun.elapsed()))
     }
 
     /// Whether the open batch is full or its time is over.
-    pub fn is_due(&self, limits: &Limits) -> bool {
+    pub fn is_due(&self, limits: &BatchLimits) -> bool {
         self.is_full(limits) || self.patience(limits).is_some_and(|left| left.is_zero())
     }
 

@@ -87,7 +87,7 @@ label_values!(Service { Kafka = "kafka", SchemaRegistry = "schema_registry", Vau
 
 /// Totals of one committed batch.
 #[derive(Clone, Debug, Default)]
-pub struct Batch {
+pub struct Committed {
     /// Records by [`Outcome::index`].
     pub outcomes: [u64; Outcome::COUNT],
     /// Received bytes.
@@ -174,7 +174,7 @@ impl Metrics {
 
     /// Records a committed transaction. Call it after the commit, never before: an aborted batch is read again and must
     /// not count twice.
-    pub fn committed(&self, batch: &Batch) {
+    pub fn committed(&self, batch: &Committed) {
         for (counter, &count) in self.records.iter().zip(&batch.outcomes) {
             counter.increment(count);
         }

@@ -59,10 +59,10 @@ fn every_metric_is_there_with_type_and_help_from_the_first_scrape_on() {
 fn a_committed_batch_is_counted_by_outcome_and_stage() {
     assert!(builder().is_ok());
     let metrics = Metrics::new();
-    let mut batch = Batch {
+    let mut batch = Committed {
         bytes: 2800,
         transaction: Duration::from_millis(80),
-        ..Batch::default()
+        ..Committed::default()
     };
     batch.outcomes[Outcome::Clean.index()] = 9;
     batch.outcomes[Outcome::from(Reason::Stale).index()] = 1;

@@ -67,12 +67,12 @@ pub struct Worker<S: Services = Live> {
 }
 
 impl InFlight {
-    fn into_metrics(self, timings: &Timings) -> metrics::Batch {
+    fn into_metrics(self, timings: &Timings) -> metrics::Committed {
         let mut stages = self.size.stages;
         stages[Stage::Produce as usize] = timings.produce + timings.deliver;
         stages[Stage::Commit as usize] = timings.commit;
         let transaction = timings.produce + timings.deliver + timings.commit;
-        metrics::Batch {
+        metrics::Committed {
             outcomes: self.outcomes,
             bytes: self.size.bytes as u64,
             stages,

@@ -14,7 +14,7 @@ use super::limits::BATCH_ROWS_MAX;
 use super::log::PARTITIONS;
 use super::source::{SimulatedSource, SimulatedTasks};
 use super::world::Shared;
-use crate::config::watch::{Batch, Config};
+use crate::config::watch::{BatchLimits, Config};
 use crate::roles::watch::worker::{Setup, Worker};
 use crate::telemetry::health::{Health, Log};
 
@@ -67,7 +67,7 @@ pub fn run(seed: u64, is_traced: bool) -> Result<(), String> {
         (rng.bool(), rng.u32(..4) == 0)
     };
     let config = Config {
-        batch: Batch {
+        batch: BatchLimits {
             rows_max: BATCH_ROWS_MAX,
             time_max_ms: 100,
         },

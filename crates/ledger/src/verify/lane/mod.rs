@@ -21,7 +21,7 @@ use crate::note::{Note, NoteError, PublicKey, Signed};
 pub const AHEAD_ROWS: usize = 64;
 
 /// A lane and what it is verified against.
-pub struct Lane<'a> {
+pub struct LaneEvidence<'a> {
     /// Its head.
     pub head: Head,
     /// The name under which its checkpoints are signed.
@@ -67,7 +67,7 @@ struct Bad {
 
 /// A verification in progress over a lane's entries.
 pub struct Verification<'a> {
-    lane: Lane<'a>,
+    lane: LaneEvidence<'a>,
     tree: MerkleRoot,
     chain: Chain,
     /// Alerts since the last ledger record, each with its number.
@@ -95,7 +95,7 @@ pub struct Verification<'a> {
 impl<'a> Verification<'a> {
     /// Before the first entry of a lane whose newest checkpoint has the size `newest`.
     #[must_use]
-    pub fn new(mut lane: Lane<'a>, newest: u64) -> Self {
+    pub fn new(mut lane: LaneEvidence<'a>, newest: u64) -> Self {
         let name = lane.head.lane.clone();
         let held = std::mem::take(&mut lane.held).into_iter().map(|(name, signed)| {
             let size = signed.checkpoint.size;
