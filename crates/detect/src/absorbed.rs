@@ -13,7 +13,7 @@ use super::finding::FindingId;
 struct Members<'d>(Vec<(&'d str, Cow<'d, RawValue>)>);
 
 /// The document of a finding (as [`super::finding::Finding::json`] makes it) once `group` speaks for it: it names the
-/// group and notifies nobody; all else stays as it is, byte for byte. `None` when the finding already belongs to a
+/// group and sends no notification; all else stays as it is, byte for byte. `None` when the finding already belongs to a
 /// group, or when this is not the document of a finding.
 #[must_use]
 pub fn absorbed(document: &[u8], group: FindingId) -> Option<Vec<u8>> {

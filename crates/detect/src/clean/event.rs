@@ -1,4 +1,4 @@
-//! A clean event with its readings, and why a record is none.
+//! A clean event with its readings, and why a record is not a clean event.
 
 use std::borrow::Cow;
 
